@@ -1,0 +1,145 @@
+"""What a layer type must tell about itself, and the registry of all layer types.
+
+A layer type is described once, in one class: its tops' shapes, its learned arrays, and its lowering to ONNX nodes.
+Other packages add types of the same form through the entry point group `caffeinit.layers`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from caffeinit.errors import LayerError
+from caffeinit.graph import Graph, Shape
+
+Layer = Any  # caffe.LayerParameter of the private descriptor pool: today's (V2) form, `name` unique within the net.
+
+
+@dataclass(frozen=True)
+class Param:
+    """One learned or stored array of a layer, in Caffe's own layout.
+
+    Attributes:
+        shape: Caffe's blob shape.
+        role: "weight" and "bias" of affine layers; "slope", "scale", "mean", "variance", "factor", "table", ...
+        filler: the layer's FillerParameter for it, or None; Caffe starts an array without filler at zero.
+    """
+
+    shape: Shape
+    role: str = "weight"
+    filler: Any = None
+
+
+class ParamGraph(Graph):
+    """A graph under construction that also knows the net's learned arrays."""
+
+    def param(self, layer: Layer, index: int) -> str:
+        """Return the value of blob `index` of `layer`, in Caffe's layout (shared parameters give the owner's value)."""
+        raise KeyError((layer.name, index))
+
+    def has_value(self, blob: str) -> bool:
+        """Return whether a bottom's value could be computed."""
+        return bool(blob)
+
+
+class LayerType:
+    """Base of all layer types.
+
+    `layer` is always the LayerParameter message. A subclass gives `infer` and `lower`, and `params` where it has any.
+    Raise `LayerError` for whatever cannot be done faithfully; the caller prefixes the layer's name and type.
+
+    Attributes:
+        type: the name in today's prototxt; set by `layer_type`.
+        is_data: tops come from outside and become graph inputs.
+        is_loss: compares against labels; left out when its labels are not fed.
+        num_bottoms, num_tops: (least, most) allowed; most None for any number.
+    """
+
+    type: str = ""
+    is_data = False
+    is_loss = False
+    num_bottoms: tuple[int, int | None] = (1, 1)
+    num_tops: tuple[int, int | None] = (1, 1)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the tops' shapes from the bottoms', with Caffe's rounding."""
+        raise NotImplementedError
+
+    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
+        """Return the layer's arrays in blob order."""
+        return []
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append nodes that compute the tops and return the tops' values.
+
+        A top that equals a bottom may return the bottom's name as it is. Read shapes with `graph.shape(bottom)`,
+        arrays with `graph.param(layer, index)`; reshape with `graph.reshape`: the batch size is never spelt out.
+        """
+        raise NotImplementedError
+
+    def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
+        """Return the multiply-adds of one forward pass at these bottom shapes."""
+        return 0
+
+
+_TYPES: dict[str, LayerType] = {}
+
+
+def layer_type(*names: str) -> Any:
+    """Register a class under its type names: today's first, then other spellings.
+
+    Raises:
+        ValueError: one of the names is taken.
+    """
+
+    def register(cls: type[LayerType]) -> type[LayerType]:
+        described = cls()
+        described.type = names[0]
+        for name in names:
+            if name in _TYPES:
+                raise ValueError(f"layer type {name!r} is described twice: {_TYPES[name].__class__} and {cls}")
+            _TYPES[name] = described
+        return cls
+
+    return register
+
+
+def find_type(name: str) -> LayerType | None:
+    """Return the description of a layer type, or None."""
+    return _TYPES.get(name)
+
+
+def known_types() -> list[str]:
+    """Return all names, sorted."""
+    return sorted(_TYPES)
+
+
+def unknown_type_message(name: str) -> str:
+    """Return a sentence on an unknown type, with near matches."""
+    near = difflib.get_close_matches(name, known_types(), n=3, cutoff=0.75)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"layer type {name!r} is not known{hint}"
+
+
+def check_counts(layer: Layer, described: LayerType) -> None:
+    """Raise LayerError where a layer has too few or too many bottoms or tops."""
+    for what, found, (least, most) in (
+        ("bottom", len(layer.bottom), described.num_bottoms),
+        ("top", len(layer.top), described.num_tops),
+    ):
+        if found < least or (most is not None and found > most):
+            wanted = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+            raise LayerError(f"has {found} {what}(s), needs {wanted}")
+
+
+def canonical_axis(axis: int, rank: int) -> int:
+    """Return Caffe's axis, which may count from the end, as a number from 0.
+
+    Raises:
+        LayerError: the axis is outside the blob.
+    """
+    if not -rank <= axis < rank:
+        raise LayerError(f"axis {axis} is outside a blob with {rank} axes")
+    return axis % rank

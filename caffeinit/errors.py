@@ -1,0 +1,29 @@
+"""The errors that a user's file or option can cause.
+
+The command line prints a `CaffeinitError` without traceback and exits with 1; anything else that escapes is our
+mistake. A message tells where, what was found against what was expected, and what to do about it.
+"""
+
+
+class CaffeinitError(Exception):
+    """A file, option or net that caffeinit refuses, with the reason in words a user understands."""
+
+
+class FormatError(CaffeinitError):
+    """A file is not what it should be: truncated, foreign, corrupt, or of an unsupported kind."""
+
+
+class LayerError(CaffeinitError):
+    """A layer asks for something that cannot be done faithfully; the message starts with the layer's name and type."""
+
+
+class WeightsError(CaffeinitError):
+    """The weights do not fit the net, or hold values that cannot be used."""
+
+
+class ImagesError(CaffeinitError):
+    """The calibration pictures cannot be read or do not fit the net's inputs."""
+
+
+class OutputError(CaffeinitError):
+    """An output exists already or cannot be written."""
