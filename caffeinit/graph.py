@@ -1,7 +1,7 @@
 """A small ONNX graph that can be built, looked at and cut into parts.
 
-Lowering, gradients, statistics and scale rules all speak this one form: a list of `onnx.NodeProto` in topological order,
-graph inputs, and initializers that stay numpy arrays (never copied into protobuf). A value is named by a `str`; its
+Lowering, gradients, statistics and scale rules all speak this one form: a list of `onnx.NodeProto` in topological
+order, graph inputs, and initializers that stay numpy arrays (never copied into protobuf). A value is named by a `str`; its
 element type and shape are inferred on demand with onnx's own shape inference. Shapes are concrete, taken at the batch
 size the graph was made for; nodes made with `reshape` do not spell the batch size out, so that the same graph runs
 with any batch size when `batch_axis_free` says so.
@@ -117,8 +117,8 @@ class Graph:
     def reshape(self, value: str, dims: Sequence[int]) -> str:
         """Reshape to `dims` without spelling out the batch size.
 
-        `dims` is the full concrete target. A leading dimension equal to the source's is copied (0); otherwise the leading
-        one is left to be inferred (-1), since it is the one that varies with the batch.
+        `dims` is the full concrete target. A leading dimension equal to the source's is copied (0);
+        otherwise it is left to be inferred (-1), since it is the one that varies with the batch.
         """
         source = self.shape(value)
         target = [int(d) for d in dims]
@@ -155,7 +155,7 @@ class Graph:
         return name
 
     def _claim(self, name: str) -> None:
-        assert name not in self._producers and name not in self.inputs and name not in self.initializers, name
+        assert not any(name in known for known in (self._producers, self.inputs, self.initializers)), name
         self._names.add(name)
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -278,8 +278,8 @@ class Graph:
         """Return an ONNX model of the graph.
 
         Args:
-            embed: initializers to store inside the model; default all. The others are declared as empty tensors of the right
-                type and must be handed to the session (`SessionOptions.add_initializer`) or declared as inputs by the caller.
+            embed: initializers to store inside the model; default all. The caller must declare the others as
+                inputs or hand them over beside the model (external data).
         """
         arrays = self.initializers if embed is None else embed
         outputs = self.outputs or self.unused()
