@@ -1,0 +1,1 @@
+"""Running graphs. The only package that imports onnxruntime."""

@@ -1,0 +1,129 @@
+"""One compiled graph: an onnxruntime session with its inputs and outputs bound to numpy arrays.
+
+Weights of matrix products enter as inputs, not as initializers: onnxruntime would copy and repack them for every
+session, which costs more than one pass over the calibration set, and the product is as fast without. Convolution
+weights stay initializers, or they lose the blocked layout.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from caffeinit.graph import Graph, Shape
+
+FED_ELEMENTS = 1 << 14  # matrices above this size are fed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sessions run.
+
+    Attributes:
+        threads: onnxruntime's threads; 0 for one per core.
+    """
+
+    threads: int = 0
+
+
+class Session:
+    """A graph ready to run.
+
+    Attributes:
+        inputs: the values a run must be given.
+        outputs: the values a run computes, in order.
+    """
+
+    def __init__(self, graph: Graph, settings: Settings) -> None:
+        self.inputs = list(graph.inputs)
+        self.outputs = list(graph.outputs)
+        self._weights = {n: graph.initializers[n] for n in _fed_weights(graph)}
+        model = _declare(graph, self._weights)
+        self._session = ort.InferenceSession(
+            model.SerializeToString(), _options(settings), providers=["CPUExecutionProvider"]
+        )
+        self._types = {o.name: o.type for o in self._session.get_outputs()}
+        self._read = {i.name for i in self._session.get_inputs()}
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Compute the outputs from the inputs.
+
+        Args:
+            feeds: input -> array of the input's type; contiguous arrays are not copied.
+            into: output -> contiguous array of the right shape and type, to be written in place.
+        Returns:
+            output -> array (the very arrays of `into` where given).
+        """
+        into = into or {}
+        binding = self._session.io_binding()
+        held = {n: np.ascontiguousarray(a) for n, a in (*self._weights.items(), *feeds.items()) if n in self._read}
+        for name, array in held.items():
+            _bind(binding.bind_input, name, array)
+        for name in self.outputs:
+            if name in into:
+                _bind(binding.bind_output, name, into[name])
+            else:
+                binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return {n: into[n] if n in into else v.numpy() for n, v in zip(self.outputs, values, strict=True)}
+
+
+def _bind(bind: Any, name: str, array: np.ndarray) -> None:
+    bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _fed_weights(graph: Graph) -> list[str]:
+    """Return the initializers that are best fed as inputs: large right-hand sides of matrix products."""
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        if node.op_type in ("Gemm", "MatMul"):
+            for name in node.input[:2]:
+                if name in graph.initializers and graph.initializers[name].size >= FED_ELEMENTS:
+                    found[name] = None
+    return list(found)
+
+
+def _declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return the model with the arrays of `fed` declared as inputs."""
+    model = graph.to_model(embed={n: a for n, a in graph.initializers.items() if n not in fed})
+    for name, array in fed.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+    return model
+
+
+def _options(settings: Settings) -> ort.SessionOptions:
+    _share_arena()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.log_severity_level = 3
+    # Threads that spin between runs take the core that decodes the next pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # One arena for all sessions: each with its own would fault its scratch memory in again.
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
+
+
+@functools.cache
+def _share_arena() -> None:
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
+
+
+def output_shape(shape: Shape, made_for: int, batch: int) -> Shape:
+    """Return a value's shape when the graph, made for `made_for` images, runs with `batch` of them."""
+    return (shape[0] * batch // made_for, *shape[1:])
+
+
+def compile_graph(graph: Graph, outputs: Sequence[str], settings: Settings, inputs: Sequence[str] = ()) -> Session:
+    """Compile the part of `graph` that computes `outputs` from `inputs` (and graph inputs)."""
+    return Session(graph.part(outputs, inputs), settings)

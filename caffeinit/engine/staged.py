@@ -1,0 +1,136 @@
+"""Runs a graph stage by stage over the whole calibration set, keeping only what later stages read.
+
+What is kept at any time is one cut through the net over all pictures. A value is given up batch by batch as its last
+reader runs, and its memory is written again by what that reader makes, because most of the cost of keeping activations
+is the page faults of fresh memory, not the copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from caffeinit.engine.buffers import BufferPool
+from caffeinit.engine.session import Settings, compile_graph, output_shape
+from caffeinit.engine.stages import Stage
+from caffeinit.graph import Graph
+
+Observer = Callable[[str, np.ndarray], None]
+MERGED_BYTES = 1 << 26  # the inputs of a stage of matrix products are merged into one batch up to this size
+
+
+class StagedRun:
+    """The state of one pass: the kept values, in pieces.
+
+    Args:
+        graph: made for some batch size; weights may change between stages, each stage is compiled when it starts.
+        batches: input -> array dictionaries; iterated over once for each stage that needs them afresh.
+        stages: from `plan_stages`.
+    """
+
+    def __init__(
+        self, graph: Graph, batches: Iterable[Mapping[str, np.ndarray]], stages: Sequence[Stage], settings: Settings
+    ) -> None:
+        self.graph = graph
+        self.stages = stages
+        self.settings = settings
+        self._batches = batches
+        self._pool = BufferPool()
+        self._kept: dict[str, list[np.ndarray]] = {}
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest amount of memory that the kept values took so far."""
+        return self._pool.peak
+
+    def run(self, number: int, observe: Observer) -> None:
+        """Run stage `number` over all pieces; `observe(checkpoint, values)` is called for each."""
+        stage = self.stages[number]
+        session = compile_graph(self.graph, stage.outputs, self.settings, stage.inputs)
+        made: dict[str, list[np.ndarray]] = {name: [] for name in stage.outputs}
+        spent = [n for n in stage.last_use if n in stage.inputs]
+        for feeds in self._feeds(number):
+            into = {n: a for n in stage.outputs if (a := self._allocate(n, feeds)) is not None}
+            for name, values in session.run(feeds, into).items():
+                made[name].append(values)
+                if name in stage.checkpoints:
+                    observe(name, values)
+            for name in spent:
+                self._pool.give_back(feeds[name])
+        self._kept.update(made)
+        for name in spent:
+            del self._kept[name]
+
+    def values(self, name: str) -> list[np.ndarray]:
+        """Return the pieces of a kept value; they may be changed in place before the next stage runs."""
+        return self._kept[name]
+
+    def release(self, number: int) -> None:
+        """Give up what stage `number` made and no later stage reads."""
+        for name in self.stages[number].last_use:
+            for array in self._kept.pop(name, []):
+                self._pool.give_back(array)
+
+    def _feeds(self, number: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield what each run of a stage is fed."""
+        stage = self.stages[number]
+        fresh = [n for n in stage.inputs if n in self.graph.inputs and n not in self._kept]
+        if not fresh:
+            self._align(stage)
+            for pieces in zip(*(self._kept[n] for n in stage.inputs), strict=True):
+                yield dict(zip(stage.inputs, pieces, strict=True))
+            return
+        later = [n for n in fresh if any(n in s.inputs for s in self.stages[number + 1 :])]
+        stored: dict[str, list[np.ndarray]] = {n: [] for n in later}
+        held = [n for n in stage.inputs if n not in fresh]
+        for index, batch in enumerate(self._batches):
+            for name in later:
+                stored[name].append(batch[name])
+            if index == 0 and held:
+                self._cut(held, [len(b[fresh[0]]) for b in self._batches])
+            yield {n: batch[n] if n in fresh else self._kept[n][index] for n in stage.inputs}
+        self._kept.update(stored)
+
+    def _align(self, stage: Stage) -> None:
+        """Bring the inputs of a stage into pieces of equal sizes; into one piece where that pays and is small."""
+        cuts = {n: [len(a) for a in self._kept[n]] for n in stage.inputs}
+        total = sum(a.nbytes for n in stage.inputs for a in self._kept[n])
+        if self.graph.batch_axis_free and total <= MERGED_BYTES and self._has_product(stage):
+            for name in stage.inputs:
+                self._kept[name] = [self._merge(self._kept[name])]
+            return
+        finest = max(cuts.values(), key=len)
+        self._cut([n for n in stage.inputs if len(cuts[n]) < len(finest)], finest)
+
+    def _cut(self, names: Iterable[str], sizes: Sequence[int]) -> None:
+        """Split values that were merged into one piece again."""
+        for name in names:
+            pieces = self._kept[name]
+            if len(pieces) == 1 and len(sizes) > 1:
+                ratio = len(pieces[0]) / sum(sizes)
+                self._kept[name] = self._pool.split(pieces[0], [round(s * ratio) for s in sizes])
+
+    def _merge(self, pieces: list[np.ndarray]) -> np.ndarray:
+        if len(pieces) == 1:
+            return pieces[0]
+        shape = (sum(len(p) for p in pieces), *pieces[0].shape[1:])
+        whole = np.concatenate(pieces, out=self._pool.take(shape, pieces[0].dtype))
+        for piece in pieces:
+            self._pool.give_back(piece)
+        return whole
+
+    def _has_product(self, stage: Stage) -> bool:
+        nodes = self.graph.ancestors(stage.outputs, stage.inputs)
+        return any(n.op_type in ("Gemm", "MatMul") for n in nodes)
+
+    def _allocate(self, name: str, feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Return the array that a run is to write `name` into; None where the shape depends on the data."""
+        shape = self.graph.shape(name)
+        if min(shape, default=1) < 0:
+            return None
+        if self.graph.batch_axis_free:
+            first = next(iter(feeds))
+            shape = output_shape(shape, self.graph.shape(first)[0], len(feeds[first]))
+        return self._pool.take(shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.graph.elem_type(name))))

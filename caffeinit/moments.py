@@ -1,0 +1,118 @@
+"""Streaming per-channel moments.
+
+Batches are folded in one at a time; no activation outlives its batch. An image's channel is summed in float32 in two
+passes (mean first, then squared deviations) while it lies in the cache; images and batches are merged in float64. A
+one-pass E[x^2] - m^2 in float32 would be percents off where the mean is a thousand deviations.
+
+An activation is (N, C, ...) or (N, C), channels on `axis`; moments are (C,), taken over all other axes. Another cut
+into batches changes the result by rounding only.
+Method: pairwise update of Chan, Golub & LeVeque, The American Statistician 37(3), 1983.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+# A channel whose deviation is below this fraction of its mean carries rounding noise only: float32 keeps 6e-8 of the
+# mean, and normalising would blow that noise up to unit size.
+DEAD_RATIO = 1e-5
+SMALLEST_STD = 1e-30
+BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block and its deviations stay in the second-level cache
+
+
+class Moments:
+    """Count, mean and deviation per channel of everything folded in so far.
+
+    Attributes:
+        count: values per channel.
+        mean: (C,) float64.
+        squares: (C,) float64, sums of squared deviations from the mean.
+        max_abs: largest magnitude over all channels.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(num_channels)
+        self.squares = np.zeros(num_channels)
+        self.max_abs = 0.0
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation per channel, (C,) float64, population form."""
+        return np.sqrt(self.squares / max(self.count, 1))
+
+    @property
+    def dead(self) -> np.ndarray:
+        """Boolean (C,): channels that do not vary, beyond rounding, and must not be divided by."""
+        return ~(self.std > np.maximum(DEAD_RATIO * np.abs(self.mean), SMALLEST_STD))
+
+    def merge(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
+        """Fold in another sample's count, means and sums of squared deviations."""
+        total = self.count + count
+        if count == 0:
+            return
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (count / total)
+        self.squares = self.squares + squares + delta * delta * (self.count * count / total)
+        self.count = total
+
+    def update(self, values: np.ndarray, axis: int = 1) -> None:
+        """Fold in one batch of activations, float32, channels on `axis`."""
+        for block in _as_blocks(values, axis):
+            count, mean, squares, largest = _block_moments(block)
+            self.merge(count, mean, squares)
+            # NaN must not get lost in a comparison: it is what a caller looks for.
+            self.max_abs = float(np.maximum(self.max_abs, largest))
+
+    def scaled(self, scale: np.ndarray, shift: np.ndarray) -> Moments:
+        """Return the moments of scale * x + shift, without looking at x again; max_abs is unknown (NaN)."""
+        other = Moments(len(self.mean))
+        other.count = self.count
+        other.mean = self.mean * scale + shift
+        other.squares = self.squares * scale * scale
+        other.max_abs = float("nan")
+        return other
+
+
+def _as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
+    """Cut an activation into (n, C, P) views (P positions) of about `BLOCK_ELEMENTS`."""
+    axis %= values.ndim
+    channels = values.shape[axis]
+    if axis == values.ndim - 1 and values.ndim > 1:
+        rows = values.reshape(-1, channels)  # (samples, C): positions are the rows
+        size = max(1, BLOCK_ELEMENTS // max(channels, 1))
+        return [rows[i : i + size].T[None] for i in range(0, len(rows), size)]
+    lead = int(np.prod(values.shape[:axis], dtype=np.int64))
+    stacked = values.reshape(lead, channels, -1)
+    size = max(1, BLOCK_ELEMENTS // max(channels * stacked.shape[2], 1))
+    return [stacked[i : i + size] for i in range(0, lead, size)]
+
+
+def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, float]:
+    """Return count, means, squared deviations and largest magnitude of one (n, C, P) block."""
+    images, channels, positions = block.shape
+    if block.size == 0:
+        return 0, np.zeros(channels), np.zeros(channels), 0.0
+    means = (block @ np.ones(positions, np.float32)) / np.float32(positions)
+    deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
+    # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
+    squares = np.vecdot(deviations, deviations).astype(np.float64)
+    exact = means.astype(np.float64)
+    mean = exact.mean(axis=0)
+    squares = squares.sum(axis=0) + positions * ((exact - mean) ** 2).sum(axis=0)
+    largest = max(float(block.max()), -float(block.min()))
+    return images * positions, mean, squares, largest
+
+
+_local = threading.local()
+
+
+def _scratch(shape: tuple[int, ...]) -> np.ndarray:
+    """Return this thread's scratch array in `shape`: a fresh one would cost a page fault every 4 KB."""
+    size = int(np.prod(shape))
+    if getattr(_local, "array", np.empty(0, np.float32)).size < size:
+        _local.array = np.empty(size, np.float32)
+    scratch: np.ndarray = _local.array[:size].reshape(shape)
+    return scratch
