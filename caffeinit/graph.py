@@ -1,7 +1,7 @@
 """A small ONNX graph that can be built, looked at and cut into parts.
 
 Lowering, gradients, statistics and scale rules all speak this one form: a list of `onnx.NodeProto` in topological
-order, graph inputs, and initializers that stay numpy arrays (never copied into protobuf). A value is named by a `str`; its
+order, graph inputs, and initializers that stay numpy arrays (never copied into protobuf). A value is a `str` name; its
 element type and shape are inferred on demand with onnx's own shape inference. Shapes are concrete, taken at the batch
 size the graph was made for; nodes made with `reshape` do not spell the batch size out, so that the same graph runs
 with any batch size when `batch_axis_free` says so.
@@ -143,6 +143,14 @@ class Graph:
         self._producers[new] = self._producers.pop(old)
         if old in self._types:
             self._types[new] = self._types.pop(old)
+
+    def drop(self, start: int) -> None:
+        """Take back all nodes from index `start` on."""
+        for node in self.nodes[start:]:
+            for output in node.output:
+                self._producers.pop(output, None)
+                self._types.pop(output, None)
+        del self.nodes[start:]
 
     def fresh(self, stem: str) -> str:
         """Return a value name that is not in use yet."""

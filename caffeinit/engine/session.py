@@ -38,12 +38,14 @@ class Session:
     Attributes:
         inputs: the values a run must be given.
         outputs: the values a run computes, in order.
+        embedded: the initializers that were built in; changing them later changes nothing here.
     """
 
     def __init__(self, graph: Graph, settings: Settings) -> None:
         self.inputs = list(graph.inputs)
         self.outputs = list(graph.outputs)
         self._weights = {n: graph.initializers[n] for n in _fed_weights(graph)}
+        self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = _declare(graph, self._weights)
         self._session = ort.InferenceSession(
             model.SerializeToString(), _options(settings), providers=["CPUExecutionProvider"]

@@ -9,7 +9,7 @@ Nodes that depend on initializers alone (a reshaped weight) belong to no stage; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -34,15 +34,20 @@ class Stage:
     last_use: list[str] = field(default_factory=list)
 
 
-def plan_stages(graph: Graph, checkpoints: Sequence[str], targets: Sequence[str] = ()) -> list[Stage]:
+def plan_stages(
+    graph: Graph, checkpoints: Sequence[str], targets: Sequence[str] = (), together: Sequence[Sequence[str]] = ()
+) -> list[Stage]:
     """Return the stages that make every checkpoint, and then the `targets`, in order.
+
+    Args:
+        together: groups of checkpoints that must fall into one stage; none may depend on another of its group.
 
     A node runs in the last stage that is early enough for all its readers, so that what is kept between stages is the
     checkpoint itself and not everything computed from it.
     """
     moving = _moving_values(graph)
     wanted = set(checkpoints)
-    levels = _levels(graph, wanted, moving)
+    levels = _levels_together(graph, wanted, moving, together)
     placed = _place(graph, wanted, set(targets), levels, moving)
     stages = [Stage() for _ in range(1 + max(placed.values(), default=-1))]
     _connect(graph, stages, placed, wanted, set(targets), moving)
@@ -58,13 +63,29 @@ def _moving_values(graph: Graph) -> set[str]:
     return moving
 
 
-def _levels(graph: Graph, checkpoints: Collection[str], moving: Collection[str]) -> dict[str, int]:
-    """Return for each moving value the first stage in which it can be computed."""
+def _levels_together(
+    graph: Graph, checkpoints: Collection[str], moving: Collection[str], together: Sequence[Sequence[str]]
+) -> dict[str, int]:
+    """Return the levels with every group on one; raising one member may raise what depends on it, so until at rest."""
+    least: dict[str, int] = {}
+    while True:
+        levels = _levels(graph, checkpoints, moving, least)
+        wanted = {member: max(levels[m] for m in group) for group in together for member in group}
+        if wanted == {m: levels[m] for m in wanted}:
+            return levels
+        assert max(wanted.values()) <= len(graph.nodes), "checkpoints of one group depend on each other"
+        least = wanted
+
+
+def _levels(
+    graph: Graph, checkpoints: Collection[str], moving: Collection[str], least: Mapping[str, int]
+) -> dict[str, int]:
+    """Return for each moving value the first stage in which it can be computed, not below `least`."""
     levels = dict.fromkeys(graph.inputs, 0)
     for node in graph.nodes:
         below = [levels[i] + (i in checkpoints) for i in node.input if i in moving]
         if below:
-            levels.update({o: max(below) for o in node.output if o})
+            levels.update({o: max(*below, least.get(o, 0)) for o in node.output if o})
     return levels
 
 

@@ -1,0 +1,239 @@
+"""From a Caffe net to an ONNX graph: shapes first, then nodes.
+
+`infer_net` walks the layers once for shapes and for the arrays that the weights file must hold; `lower_net` appends
+each layer's nodes. A layer that cannot run (unknown type, or something that cannot be done faithfully) is *blocked*, and so
+is all that depends on it; the rest of the net is lowered as if it were not there, and every reason is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffeinit.caffe.layers import Layer, LayerType, Param, ParamGraph, check_counts, find_type, unknown_type_message
+from caffeinit.caffe.net import NamedLayer, Net
+from caffeinit.errors import LayerError
+from caffeinit.graph import Graph, Shape
+from caffeinit.units import Learned
+
+ParamKey = tuple[str, int]
+
+
+@dataclass
+class Inference:
+    """What is known of a net at given input shapes, before any weights are seen.
+
+    Attributes:
+        net: the net.
+        inputs: input blob -> shape.
+        shapes: value -> shape, for every value that can be computed.
+        params: layer -> its arrays, for every layer whose bottoms are known.
+        owners: (layer, index) -> (layer, index) that holds the array; differs for shared parameters.
+        blocked: layer -> why it cannot run.
+        unshaped: tops of data layers whose shape nothing tells.
+    """
+
+    net: Net
+    inputs: dict[str, Shape] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    params: dict[str, list[Param]] = field(default_factory=dict)
+    owners: dict[ParamKey, ParamKey] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
+    unshaped: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Lowered:
+    """A net as an ONNX graph.
+
+    Attributes:
+        graph: its values bear Caffe's blob names; an in-place blob's earlier versions are "blob@layer".
+        learned: initializer -> which blob of which layer it is.
+        layer_tops: layer -> the values it makes.
+    """
+
+    graph: Graph
+    learned: dict[str, Learned]
+    layer_tops: dict[str, list[str]]
+
+
+def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
+    """Work out every shape.
+
+    Args:
+        given: input blob -> shape, taken instead of what the prototxt says; with one axis fewer than the blob has,
+            the batch axis is left as it is.
+    """
+    found = Inference(net)
+    named_params: dict[str, ParamKey] = {}
+    for entry in net.named_layers():
+        described = find_type(entry.layer.type)
+        if described is None:
+            found.blocked[entry.layer.name] = unknown_type_message(entry.layer.type)
+        elif described.is_data:
+            _infer_data(found, entry, described, given or {})
+        else:
+            _infer_layer(found, entry, described, named_params)
+    return found
+
+
+def _infer_data(found: Inference, entry: NamedLayer, described: LayerType, given: Mapping[str, Shape]) -> None:
+    try:
+        shapes: Sequence[Shape | None] = described.infer(entry.layer, [])
+    except LayerError as error:
+        found.blocked[entry.layer.name] = str(error)
+        return
+    for top, shape in zip(entry.tops, shapes, strict=True):
+        if top in given:
+            shape = _merge_shape(shape, given[top])
+        if shape is None or 0 in shape:
+            found.unshaped.append(top)
+        else:
+            found.inputs[top] = found.shapes[top] = tuple(int(d) for d in shape)
+
+
+def _merge_shape(declared: Shape | None, given: Shape) -> Shape:
+    rank = len(declared) if declared else 4
+    if len(given) == rank - 1:
+        return ((declared[0] if declared else 1) or 1, *given)
+    return tuple(given)
+
+
+def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, named_params: dict[str, ParamKey]) -> None:
+    layer = entry.layer
+    missing = [b for b in entry.bottoms if b not in found.shapes]
+    if missing:
+        found.blocked[layer.name] = _missing_reason(found, missing[0])
+        return
+    bottoms = [found.shapes[b] for b in entry.bottoms]
+    try:
+        check_counts(layer, described)
+        params = described.params(layer, bottoms)
+        tops = described.infer(layer, bottoms)
+        _share(found, layer, params, named_params)
+    except LayerError as error:
+        found.blocked[layer.name] = str(error)
+        return
+    found.params[layer.name] = params
+    found.shapes.update(zip(entry.tops, tops, strict=False))
+
+
+def _missing_reason(found: Inference, blob: str) -> str:
+    if blob in found.unshaped:
+        return f'the shape of input "{blob}" is not known: give --input-shape {blob}=C,H,W'
+    for entry in found.net.named_layers():
+        if blob in entry.tops:
+            return f'depends on layer "{entry.layer.name}" ({entry.layer.type}), which cannot run'
+    return f'blob "{blob}" is not there'
+
+
+def _share(found: Inference, layer: Layer, params: Sequence[Param], named: dict[str, ParamKey]) -> None:
+    """Tell which array each parameter is: its own, or that of an earlier layer with the same `param { name }`."""
+    for index, param in enumerate(params):
+        key = (layer.name, index)
+        name = layer.param[index].name if index < len(layer.param) else ""
+        owner = named.setdefault(name, key) if name else key
+        if owner != key:
+            theirs = found.params[owner[0]][owner[1]].shape
+            permissive = layer.param[index].share_mode == 1
+            if theirs != param.shape and not (permissive and np.prod(theirs) == np.prod(param.shape)):
+                raise LayerError(
+                    f'shares parameter "{name}" with layer "{owner[0]}", but needs {param.shape}, not {theirs}'
+                )
+        found.owners[key] = owner
+
+
+class _LoweringGraph(ParamGraph):
+    """The graph under construction, with the net's arrays as initializers that enter when they are first read."""
+
+    def __init__(self, found: Inference, arrays: Mapping[str, Sequence[np.ndarray]]) -> None:
+        super().__init__()
+        self._found = found
+        self._arrays = arrays
+        self.learned: dict[str, Learned] = {}
+        self._entered: dict[ParamKey, str] = {}
+
+    def param(self, layer: Layer, index: int) -> str:
+        own = (layer.name, index)
+        key = self._found.owners[own]
+        if key not in self._entered:
+            name = self.fresh_param(*key)
+            self.add_initializer(name, self._arrays[key[0]][key[1]])
+            self._entered[key] = name
+            self.learned[name] = self._describe(key)
+        wanted = self._found.params[own[0]][own[1]].shape
+        value = self._entered[key]
+        if wanted == self.shape(value):
+            return value
+        return self.op("Reshape", value, np.asarray(wanted, np.int64))
+
+    def fresh_param(self, layer: str, index: int) -> str:
+        scope, self.scope = self.scope, ""
+        name = self.fresh(f"{layer}/param{index}")
+        self.scope = scope
+        return name
+
+    def _describe(self, key: ParamKey) -> Learned:
+        layer = next(entry for entry in self._found.net.layers if entry.name == key[0])
+        param = self._found.params[key[0]][key[1]]
+        frozen = key[1] < len(layer.param) and layer.param[key[1]].lr_mult == 0
+        return Learned(*key, param.role, frozen, param.filler)
+
+
+def lower_net(found: Inference, arrays: Mapping[str, Sequence[np.ndarray]]) -> Lowered:
+    """Return the net as a graph over the given arrays, which are shared, not copied.
+
+    Layers that turn out not to be expressible are added to `found.blocked`.
+    """
+    graph = _LoweringGraph(found, arrays)
+    for name, shape in found.inputs.items():
+        graph.add_input(name, shape)
+    tops: dict[str, list[str]] = {}
+    for entry in found.net.named_layers():
+        described = find_type(entry.layer.type)
+        if described is None or described.is_data or entry.layer.name in found.blocked:
+            continue
+        if not all(b in graph.inputs or graph.producer(b) is not None for b in entry.bottoms):
+            missing = next(b for b in entry.bottoms if b not in graph.inputs and graph.producer(b) is None)
+            found.blocked[entry.layer.name] = _missing_reason(found, missing)
+            continue
+        tops[entry.layer.name] = _lower_layer(graph, entry, described, found)
+    graph.batch_axis_free = is_batch_axis_free(found)
+    return Lowered(graph, graph.learned, tops)
+
+
+def _lower_layer(graph: _LoweringGraph, entry: NamedLayer, described: LayerType, found: Inference) -> list[str]:
+    layer, start = entry.layer, len(graph.nodes)
+    graph.scope = layer.name
+    try:
+        values = described.lower(layer, graph, entry.bottoms)
+    except LayerError as error:
+        found.blocked[layer.name] = str(error)
+        graph.drop(start)
+        return []
+    finally:
+        graph.scope = ""
+    for value, top in zip(values, entry.tops, strict=False):
+        made_here = any(value in n.output for n in graph.nodes[start:])
+        if made_here and values.count(value) == 1:
+            graph.rename(value, top, since=start)
+        else:
+            graph.op("Identity", value, name=top)
+        graph.set_shape(top, found.shapes[top], graph.elem_type(top))
+    return list(entry.tops)
+
+
+def is_batch_axis_free(found: Inference) -> bool:
+    """Return whether all inputs have one batch size and every shape in the net follows it on axis 0 alone."""
+    sizes = {shape[0] for shape in found.inputs.values() if shape}
+    if len(sizes) != 1 or not all(found.inputs.values()):
+        return False
+    doubled = infer_net(found.net, {n: (2 * s[0], *s[1:]) for n, s in found.inputs.items()})
+    if set(doubled.blocked) != set(found.blocked):
+        return False
+    return all(
+        (other := doubled.shapes.get(name)) == (2 * shape[0], *shape[1:]) if shape else other == shape
+        for name, shape in found.shapes.items()
+    )

@@ -1,0 +1,112 @@
+"""What a run found and did, as data: the tables, the JSON and the reports are made from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from caffeinit.moments import Moments
+from caffeinit.network import Skipped
+
+
+@dataclass(frozen=True)
+class UnitStats:
+    """A unit's output over the calibration set.
+
+    Attributes:
+        mean, std: averages over the channels of their means and standard deviations.
+        out_cvar: coefficient of variation of the channels' deviations, dead channels left out.
+        max_abs: largest magnitude; NaN where it was not looked at.
+        channel_means, channel_stds: (C,) float64.
+    """
+
+    mean: float
+    std: float
+    out_cvar: float
+    max_abs: float
+    channel_means: np.ndarray = field(repr=False)
+    channel_stds: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, moments: Moments) -> UnitStats:
+        """Return the statistics of these moments."""
+        alive = moments.std[~moments.dead]
+        cvar = float(alive.std() / alive.mean()) if len(alive) else math.nan
+        mean, std = float(moments.mean.mean()), float(moments.std.mean())
+        return cls(mean, std, cvar, moments.max_abs, moments.mean, moments.std)
+
+
+@dataclass
+class UnitReport:
+    """One unit: what was found, what was done, or why nothing was.
+
+    Attributes:
+        done: what was done, in a few words; empty if nothing was.
+        reason: why nothing was done; empty if something was.
+        dead: indices of channels that do not vary and were left as they are.
+    """
+
+    name: str
+    kind: str
+    num_channels: int
+    before: UnitStats | None = None
+    after: UnitStats | None = None
+    done: str = ""
+    reason: str = ""
+    dead: list[int] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; numbers that are not finite become None."""
+        entry: dict[str, Any] = {
+            "name": self.name,
+            "type": self.kind,
+            "num_channels": self.num_channels,
+            "dead_channels": len(self.dead),
+            "dead": self.dead,
+            "done": self.done,
+            "reason": self.reason,
+        }
+        for when, stats in (("before", self.before), ("after", self.after)):
+            entry[when] = stats and {
+                "out_mean": finite(stats.mean),
+                "out_std": finite(stats.std),
+                "out_cvar": finite(stats.out_cvar),
+                "max_abs": finite(stats.max_abs),
+            }
+        return entry
+
+
+def finite(number: float) -> float | None:
+    """Return the number, or None where JSON has no form for it."""
+    return number if math.isfinite(number) else None
+
+
+@dataclass
+class Result:
+    """The outcome of `init` or `rescale`.
+
+    Attributes:
+        units: one report per unit, in the order of the graph.
+        skipped: layers that cannot run.
+        notes: what else a user should know.
+        num_images: calibration pictures used.
+        peak_bytes: the most memory that kept activations took.
+    """
+
+    units: list[UnitReport] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    num_images: int = 0
+    peak_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "units": [u.to_json() for u in self.units],
+            "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
+            "notes": self.notes,
+            "num_images": self.num_images,
+        }

@@ -1,0 +1,295 @@
+"""The units of a network: where it multiplies by arrays that it has learned.
+
+Units are found on the ONNX graph, whatever file it came from. A learned array may reach its node through Reshape,
+Transpose and the like; those are followed with numpy views, so that writing into a unit's `weight` writes into the
+array itself, in the layout of the file.
+
+Three kinds: *affine* (Conv, ConvTranspose, Gemm, MatMul; a learned Add right after belongs to it), *channel* (a learned
+factor and/or shift per channel: Caffe's Scale and Bias) and *norm* (BatchNormalization with stored statistics).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from caffeinit.graph import Graph, Shape, attribute
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Where an initializer comes from.
+
+    Attributes:
+        layer: name of the layer (Caffe) or of the initializer itself (ONNX).
+        index: blob number within the layer.
+        role: as in `caffe.layers.base.Param`.
+        frozen: the net's author switched its training off (lr_mult 0).
+        filler: the prototxt's filler, or None.
+    """
+
+    layer: str
+    index: int
+    role: str = "weight"
+    frozen: bool = False
+    filler: object | None = None
+
+
+@dataclass
+class Use:
+    """One place where a unit stands in the graph: `output` = unit(`input`), channels on `axis` of the output."""
+
+    node: onnx.NodeProto
+    input: str
+    output: str
+    axis: int
+
+
+@dataclass
+class Unit:
+    """One unit with views of its arrays; writing into them changes the network.
+
+    Attributes:
+        name: layer name (Caffe) or node name (ONNX).
+        kind: "affine", "channel" or "norm".
+        uses: all places that share the arrays, in graph order.
+        weight: affine: (group, O/group, I/group, *kernel); channel and norm: (C,) factors, or None.
+        bias: (O,) or None.
+        mean, variance, factor: norm only; the stored statistics are mean / factor and variance / factor.
+        epsilon: norm only.
+        initializers: the initializers behind the arrays.
+        frozen: some array's training is switched off.
+    """
+
+    name: str
+    kind: str
+    uses: list[Use]
+    weight: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    mean: np.ndarray | None = None
+    variance: np.ndarray | None = None
+    factor: np.ndarray | None = None
+    epsilon: float = 0.0
+    initializers: list[str] = field(default_factory=list)
+    frozen: bool = False
+
+    @property
+    def num_channels(self) -> int:
+        """Output channels."""
+        if self.kind == "affine":
+            assert self.weight is not None
+            return self.weight.shape[0] * self.weight.shape[1]
+        arrays = [a for a in (self.weight, self.bias, self.mean) if a is not None]
+        return len(arrays[0])
+
+    def rescale(self, scale: np.ndarray, shift: np.ndarray) -> None:
+        """Change the arrays so that the output becomes scale * output + shift, per channel.
+
+        Args:
+            scale, shift: (O,) float64. A unit without bias cannot shift: `shift` must then be 0.
+        """
+        if self.weight is not None:
+            rows = (
+                scale.reshape(self.weight.shape[:2] + (1,) * (self.weight.ndim - 2)) if self.kind == "affine" else scale
+            )
+            self.weight[...] = self.weight * rows
+        else:
+            assert np.all(scale == 1)
+        if self.bias is not None:
+            self.bias[...] = self.bias * scale + shift
+        else:
+            assert not np.any(shift)
+
+
+def array_view(graph: Graph, value: str) -> tuple[str, np.ndarray] | None:
+    """Return (initializer, view of it in the form in which `value` has it), or None where it is not a plain view."""
+    chain: list[onnx.NodeProto] = []
+    while value not in graph.initializers:
+        node = graph.producer(value)
+        if node is None or node.op_type not in _VIEWS:
+            return None
+        chain.append(node)
+        value = node.input[0]
+    view = graph.initializers[value]
+    for node in reversed(chain):
+        view = _apply_view(graph, node, view)
+    return (value, view) if np.shares_memory(view, graph.initializers[value]) or view.size == 0 else None
+
+
+_VIEWS = ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten")
+
+
+def _apply_view(graph: Graph, node: onnx.NodeProto, array: np.ndarray) -> np.ndarray:
+    if node.op_type == "Transpose":
+        return array.transpose(attribute(node, "perm", list(range(array.ndim))[::-1]))
+    return array.reshape(graph.shape(node.output[0]))
+
+
+def find_units(graph: Graph, learned: Mapping[str, Learned]) -> list[Unit]:
+    """Return all units in graph order; nodes that share an array make one unit with several uses."""
+    finder = _Finder(graph, learned)
+    for node in graph.nodes:
+        finder.visit(node)
+    return list(finder.units.values())
+
+
+class _Finder:
+    def __init__(self, graph: Graph, learned: Mapping[str, Learned]) -> None:
+        self.graph = graph
+        self.learned = learned
+        self.readers = graph.consumers()
+        self.units: dict[tuple[str, ...], Unit] = {}
+        self.taken: set[int] = set()  # ids of nodes that belong to a unit already
+
+    def visit(self, node: onnx.NodeProto) -> None:
+        if id(node) in self.taken:
+            return
+        unit = (
+            self._affine(node)
+            if node.op_type in _WEIGHT_VIEWS
+            else self._norm(node)
+            if node.op_type == "BatchNormalization"
+            else self._channel(node)
+            if node.op_type in ("Mul", "Add")
+            else None
+        )
+        if unit is None:
+            return
+        known = self.units.setdefault(tuple(unit.initializers), unit)
+        if known is not unit:
+            known.uses += unit.uses
+
+    def _view(self, value: str) -> tuple[str, np.ndarray] | None:
+        found = array_view(self.graph, value) if value else None
+        return found if found and found[0] in self.learned else None
+
+    def _unit(self, kind: str, uses: list[Use], initializers: list[str], **arrays: np.ndarray | None) -> Unit:
+        sources = [self.learned[i] for i in initializers]
+        return Unit(
+            name=sources[0].layer,
+            kind=kind,
+            uses=uses,
+            initializers=initializers,
+            frozen=any(s.frozen for s in sources if s.role in ("weight", "scale")),
+            **arrays,
+        )
+
+    def _affine(self, node: onnx.NodeProto) -> Unit | None:
+        side = 0 if node.op_type == "MatMul" and self._view(node.input[1]) is None else 1
+        weight = self._view(node.input[side])
+        if weight is None or side == 0:
+            return None
+        grouped = _WEIGHT_VIEWS[node.op_type](node, weight[1])
+        if grouped is None:
+            return None
+        output, axis = node.output[0], _channel_axis(node, self.graph)
+        bias_value = node.input[2] if len(node.input) > 2 else ""
+        bias = self._view(bias_value)
+        if bias_value and (bias is None or attribute(node, "beta", 1.0) != 1.0):
+            return None
+        initializers = [weight[0]]
+        if bias is None and (add := self._bias_after(output, axis)):
+            self.taken.add(id(add[0]))
+            output, bias = add[0].output[0], add[1]
+        if bias:
+            initializers.append(bias[0])
+        flat = bias[1].reshape(-1) if bias else None
+        if flat is not None and len(flat) != grouped.shape[0] * grouped.shape[1]:
+            return None
+        return self._unit("affine", [Use(node, node.input[0], output, axis)], initializers, weight=grouped, bias=flat)
+
+    def _bias_after(self, value: str, axis: int) -> tuple[onnx.NodeProto, tuple[str, np.ndarray]] | None:
+        """Return the Add of a learned shift per channel that alone reads `value`."""
+        readers = self.readers.get(value, [])
+        if len(readers) != 1 or readers[0].op_type != "Add" or value in self.graph.outputs:
+            return None
+        found = self._per_channel(readers[0], value)
+        return (readers[0], found[0]) if found and found[1] == axis else None
+
+    def _per_channel(self, node: onnx.NodeProto, moving: str) -> tuple[tuple[str, np.ndarray], int] | None:
+        """Return the learned operand of an elementwise node as ((initializer, (C,) view), channel axis)."""
+        others = [i for i in node.input if i != moving]
+        found = self._view(others[0]) if len(others) == 1 else None
+        if found is None:
+            return None
+        shape = self.graph.shape(node.output[0])
+        axis = _single_axis(found[1].shape, shape)
+        return ((found[0], found[1].reshape(-1)), axis) if axis is not None else None
+
+    def _channel(self, node: onnx.NodeProto) -> Unit | None:
+        moving = [i for i in node.input if self._view(i) is None]
+        found = self._per_channel(node, moving[0]) if len(moving) == 1 else None
+        if found is None or moving[0] in self.graph.initializers:
+            return None
+        (name, array), axis = found
+        output, initializers, bias = node.output[0], [name], None
+        if node.op_type == "Add":
+            use = Use(node, moving[0], output, axis)
+            return self._unit("channel", [use], initializers, bias=array)
+        if add := self._bias_after(output, axis):
+            self.taken.add(id(add[0]))
+            output, bias = add[0].output[0], add[1][1]
+            initializers.append(add[1][0])
+        return self._unit("channel", [Use(node, moving[0], output, axis)], initializers, weight=array, bias=bias)
+
+    def _norm(self, node: onnx.NodeProto) -> Unit | None:
+        if len(node.output) > 1 and any(node.output[1:]):
+            return None
+        roles = {self.learned[i].role: i for v in node.input[3:5] for i in self._sources(v)}
+        if not {"mean", "variance"} <= set(roles):
+            return None
+        arrays = {role: self.graph.initializers[roles[role]].reshape(-1) for role in roles}
+        weight, bias = self._view(node.input[1]), self._view(node.input[2])
+        names = [roles[r] for r in ("mean", "variance", "factor") if r in roles]
+        names += [v[0] for v in (weight, bias) if v]
+        unit = self._unit("norm", [Use(node, node.input[0], node.output[0], 1)], names)
+        unit.mean, unit.variance, unit.factor = arrays["mean"], arrays["variance"], arrays.get("factor")
+        unit.weight, unit.bias = weight[1] if weight else None, bias[1] if bias else None
+        unit.epsilon = attribute(node, "epsilon", 1e-5)
+        return unit
+
+    def _sources(self, value: str) -> list[str]:
+        """Return the learned initializers that a value is computed from."""
+        names = {value, *(i for n in self.graph.ancestors([value]) for i in n.input)}
+        return [i for i in names if i in self.learned]
+
+
+def _single_axis(operand: Shape, result: Shape) -> int | None:
+    """Return the one axis of `result` along which a broadcast operand varies; None if there are several."""
+    padded = (1,) * (len(result) - len(operand)) + tuple(operand)
+    axes = [i for i, d in enumerate(padded) if d != 1]
+    if len(axes) == 1 and padded[axes[0]] == result[axes[0]]:
+        return axes[0]
+    if not axes and len(result) > 1 and result[1] == 1:
+        return 1
+    return None
+
+
+def _channel_axis(node: onnx.NodeProto, graph: Graph) -> int:
+    return len(graph.shape(node.output[0])) - 1 if node.op_type == "MatMul" else 1
+
+
+def _conv_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
+    group = attribute(node, "group", 1)
+    return weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+
+
+def _deconv_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
+    group = attribute(node, "group", 1)
+    return weight.reshape(group, weight.shape[0] // group, *weight.shape[1:]).swapaxes(1, 2)
+
+
+def _gemm_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
+    if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0:
+        return None
+    return (weight if attribute(node, "transB", 0) else weight.T)[None]
+
+
+def _matmul_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
+    return weight.T[None] if weight.ndim == 2 else None
+
+
+_WEIGHT_VIEWS = {"Conv": _conv_view, "ConvTranspose": _deconv_view, "Gemm": _gemm_view, "MatMul": _matmul_view}

@@ -1,0 +1,250 @@
+"""Unit channels: every channel of every unit gets mean beta and standard deviation 1 on the calibration set.
+
+In topological order, with the units below already done, a unit's weights are divided by the deviation of its output
+and its bias is shifted. The correction is affine, so the output that was measured is corrected in place and nothing is
+computed twice: the whole costs about one forward pass. Where one unit follows directly on another (BatchNorm and Scale
+on a convolution), its moments are known without looking at its output.
+Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from caffeinit.engine.staged import StagedRun
+from caffeinit.engine.stages import plan_stages
+from caffeinit.errors import WeightsError
+from caffeinit.moments import Moments
+from caffeinit.network import Network
+from caffeinit.result import UnitReport, UnitStats
+from caffeinit.units import Unit, Use
+
+Batch = Mapping[str, np.ndarray]
+
+
+class InputSampler(Protocol):
+    """Sees all of a unit's input before the unit runs, then writes its weights."""
+
+    def observe(self, values: np.ndarray, use: int) -> None:
+        """Take in one batch of the unit's input at its use number `use`."""
+
+    def draw(self) -> None:
+        """Write the unit's weights."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What takes a unit's output to mean beta and deviation 1: output * scale + shift, (C,) float64 each."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+    dead: np.ndarray
+
+
+def plan_correction(unit: Unit, moments: Moments, beta: float) -> Correction:
+    """Return the correction of a unit with these output moments; dead channels are left as they are.
+
+    A unit without weight (a learned shift alone) keeps its deviation, one without bias keeps its mean's share.
+    """
+    dead = moments.dead
+    alive = ~dead
+    scale = np.ones(len(moments.mean))
+    if unit.weight is not None:
+        scale[alive] = 1 / moments.std[alive]
+    shift = np.zeros_like(scale)
+    if unit.bias is not None:
+        shift[alive] = beta - moments.mean[alive] * scale[alive]
+    return Correction(scale, shift, dead)
+
+
+def set_statistics(unit: Unit, moments: Moments) -> Moments:
+    """Store the moments of a norm unit's input as its statistics; return the moments of its output.
+
+    The unit's factor and shift become 1 and 0 per channel where it has them.
+    """
+    assert unit.mean is not None
+    assert unit.variance is not None
+    factor = 1.0
+    if unit.factor is not None:
+        if unit.factor[0] == 0:
+            unit.factor[...] = 1
+        factor = float(unit.factor[0])
+    variance = moments.std**2
+    unit.mean[...] = moments.mean * factor
+    unit.variance[...] = variance * factor
+    scale = 1 / np.sqrt(variance + unit.epsilon)
+    if unit.weight is not None:
+        unit.weight[...] = 1
+    if unit.bias is not None:
+        unit.bias[...] = 0
+    return moments.scaled(scale, -moments.mean * scale)
+
+
+@dataclass
+class _Pass:
+    """The state of one normalising pass."""
+
+    network: Network
+    beta: float
+    reports: dict[str, UnitReport]
+    measured: dict[str, Unit]  # checkpoint value -> unit
+    following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
+    moments: dict[str, Moments]
+
+
+def normalize(
+    network: Network,
+    batches: Iterable[Batch],
+    *,
+    beta: float = 0.1,
+    chosen: Callable[[Unit], str] = lambda unit: "",
+    samplers: Mapping[str, InputSampler] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[UnitReport], int]:
+    """Normalise the chosen units of a network in place.
+
+    Args:
+        batches: input -> array dictionaries; may be iterated over several times.
+        chosen: returns why a unit is to be left alone; empty to normalise it.
+        samplers: unit name -> what draws its weights from its inputs first.
+        progress: called with the number of finished stages and of all.
+    Returns:
+        One report per unit, and the peak size in bytes of the kept activations.
+    Raises:
+        WeightsError: a unit's output is not finite; the network is then half changed and must not be saved.
+    """
+    samplers = samplers or {}
+    state = _prepare(network, beta, chosen)
+    watched = {use.input: (name, number) for name, _ in samplers.items() for number, use in _uses(network, name)}
+    graph = network.graph
+    together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
+    stages = plan_stages(graph, [*state.measured, *(v for v in watched if v not in graph.inputs)], together=together)
+    run = StagedRun(graph, batches, stages, network.settings)
+    for number, stage in enumerate(stages):
+        state.moments = {v: Moments(graph.shape(v)[_axis(state, v)]) for v in stage.checkpoints if v in state.measured}
+        run.run(number, lambda value, values: _observe(state, value, values))
+        _finish_stage(state, run, stage.checkpoints)
+        run.release(number)
+        progress(number + 1, len(stages))
+    return list(state.reports.values()), run.peak_bytes
+
+
+def _uses(network: Network, name: str) -> list[tuple[int, Use]]:
+    unit = next(u for u in network.units if u.name == name)
+    return list(enumerate(unit.uses))
+
+
+def _axis(state: _Pass, value: str) -> int:
+    unit = state.measured[value]
+    return next(u.axis for u in unit.uses if u.output == value)
+
+
+def _observe(state: _Pass, value: str, values: np.ndarray) -> None:
+    if value in state.moments:
+        state.moments[value].update(values, _axis(state, value))
+
+
+def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str]) -> _Pass:
+    """Sort the units into those that are measured, those that follow from another, and those left alone."""
+    state = _Pass(network, beta, {}, {}, {}, {})
+    known: set[str] = set()
+    for unit in network.units:
+        report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=chosen(unit) or _obstacle(network, unit))
+        state.reports[unit.initializers[0]] = report
+        if report.reason:
+            continue
+        before = unit.uses[0].input
+        if len(unit.uses) == 1 and unit.kind != "affine" and before in known:
+            state.following.setdefault(before, []).append(unit)
+        elif unit.kind == "norm":
+            report.reason = "its input is no unit's output: the stored statistics are kept"
+            continue
+        else:
+            state.measured.update({use.output: unit for use in unit.uses})
+        known.update(use.output for use in unit.uses)
+    return state
+
+
+def _obstacle(network: Network, unit: Unit) -> str:
+    """Return why a unit cannot be normalised; empty if it can."""
+    outputs = [use.output for use in unit.uses]
+    graph = network.graph
+    for output in outputs:
+        below = {o for node in graph.ancestors([output]) for o in node.output} - {output}
+        if any(o in below for o in outputs):
+            return "its weights are used again on a value that depends on their first use"
+    return ""
+
+
+def _finish_stage(state: _Pass, run: StagedRun, checkpoints: Sequence[str]) -> None:
+    """Correct every unit whose output the stage made, and the units that follow directly on it."""
+    finished: dict[str, Unit] = {}
+    for value in checkpoints:
+        if value in state.measured:
+            finished[state.measured[value].initializers[0]] = state.measured[value]
+    for key, unit in finished.items():
+        pooled = Moments(unit.num_channels)
+        for use in unit.uses:
+            part = state.moments[use.output]
+            pooled.merge(part.count, part.mean, part.squares)
+            pooled.max_abs = float(np.maximum(pooled.max_abs, part.max_abs))
+        _check_finite(unit, pooled)
+        correction = plan_correction(unit, pooled, state.beta)
+        unit.rescale(correction.scale, correction.shift)
+        after = _report(state.reports[key], pooled, correction)
+        for use in unit.uses:
+            correct_values(run.values(use.output), correction, use.axis)
+            _follow(state, use.output, after)
+
+
+def _follow(state: _Pass, value: str, moments: Moments) -> None:
+    """Normalise the units directly on `value`, whose moments are given."""
+    for unit in state.following.get(value, []):
+        report = state.reports[unit.initializers[0]]
+        if unit.kind == "norm":
+            after = set_statistics(unit, moments)
+            report.before, report.after = UnitStats.of(moments), UnitStats.of(after)
+            report.dead = [int(i) for i in np.flatnonzero(moments.dead)]
+            report.done = "statistics set"
+        else:
+            ones = np.ones(unit.num_channels)
+            found = moments.scaled(
+                ones if unit.weight is None else unit.weight.astype(np.float64),
+                0 * ones if unit.bias is None else unit.bias.astype(np.float64),
+            )
+            correction = plan_correction(unit, found, state.beta)
+            unit.rescale(correction.scale, correction.shift)
+            after = _report(report, found, correction)
+        _follow(state, unit.uses[0].output, after)
+
+
+def _report(report: UnitReport, moments: Moments, correction: Correction) -> Moments:
+    after = moments.scaled(correction.scale, correction.shift)
+    report.before, report.after = UnitStats.of(moments), UnitStats.of(after)
+    report.dead = [int(i) for i in np.flatnonzero(correction.dead)]
+    report.done = "normalised"
+    return after
+
+
+def _check_finite(unit: Unit, moments: Moments) -> None:
+    if not (np.isfinite(moments.mean).all() and np.isfinite(moments.squares).all()):
+        raise WeightsError(
+            f'layer "{unit.name}": its output is not finite on the calibration pictures, so it has no deviation to '
+            "divide by. Look for NaN or overflow in its weights: caffeinit inspect"
+        )
+
+
+def correct_values(pieces: Iterable[np.ndarray], correction: Correction, axis: int) -> None:
+    """Apply a correction to kept activations in place, picture by picture so that each is in the cache."""
+    for piece in pieces:
+        axis %= piece.ndim
+        trailing = (1,) * (piece.ndim - axis - 1)
+        scale = correction.scale.astype(np.float32).reshape(-1, *trailing)
+        shift = correction.shift.astype(np.float32).reshape(-1, *trailing)
+        for part in [piece] if piece.ndim <= 2 or axis == 0 else piece:
+            np.multiply(part, scale, out=part)
+            np.add(part, shift, out=part)
