@@ -181,6 +181,14 @@ class Graph:
                     readers.setdefault(name, []).append(node)
         return readers
 
+    def moving_values(self) -> set[str]:
+        """Return the values that depend on a graph input; the others follow from initializers alone."""
+        moving = set(self.inputs)
+        for node in self.nodes:
+            if any(i in moving for i in node.input):
+                moving.update(o for o in node.output if o)
+        return moving
+
     def shape(self, value: str) -> Shape:
         """Return the concrete shape of a value; a dimension that depends on the data is -1.
 

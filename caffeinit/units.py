@@ -141,6 +141,7 @@ class _Finder:
         self.graph = graph
         self.learned = learned
         self.readers = graph.consumers()
+        self.moving = graph.moving_values()
         self.units: dict[tuple[str, ...], Unit] = {}
         self.taken: set[int] = set()  # ids of nodes that belong to a unit already
 
@@ -220,9 +221,9 @@ class _Finder:
         return ((found[0], found[1].reshape(-1)), axis) if axis is not None else None
 
     def _channel(self, node: onnx.NodeProto) -> Unit | None:
-        moving = [i for i in node.input if self._view(i) is None]
+        moving = [i for i in node.input if i in self.moving]
         found = self._per_channel(node, moving[0]) if len(moving) == 1 else None
-        if found is None or moving[0] in self.graph.initializers:
+        if found is None:
             return None
         (name, array), axis = found
         output, initializers, bias = node.output[0], [name], None

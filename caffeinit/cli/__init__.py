@@ -1,0 +1,74 @@
+"""The command line. Verbs are imported when they are used, so that `caffeinit --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+# Verb -> its line in the list; the module of the same name holds the command.
+VERBS = {
+    "init": "Draw all weights of a net, then normalise them on pictures.",
+    "rescale": "Rescale the channels of given weights, from what pictures do in the net.",
+    "inspect": "Show layers, shapes, parameters, and what can be rescaled.",
+    "demo": "Try it out: a small real net and real pictures, nothing needed.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when one is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of a user's work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a verb's command."""
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"caffeinit.cli.{cmd_name}_verb")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of verbs without importing any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="caffeinit")
+def group() -> None:
+    """Rescale the weights of Caffe nets from what calibration pictures do in them.
+
+    \b
+    caffeinit demo
+    caffeinit init net.prototxt --images pictures/ -o net.caffemodel
+    caffeinit rescale net.prototxt net.caffemodel --images pictures/ --mode normalize
+
+    Each verb explains itself: caffeinit VERB --help
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits 0 done, 1 refused or failed, 2 wrong usage."""
+    from caffeinit.errors import CaffeinitError
+
+    try:
+        code = group.main(arguments and list(arguments), standalone_mode=False)
+    except CaffeinitError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 1
+    except click.exceptions.Abort:
+        click.echo("stopped; nothing was written", err=True)
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`caffeinit inspect | head`): not an error of ours.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

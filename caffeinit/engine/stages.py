@@ -45,22 +45,13 @@ def plan_stages(
     A node runs in the last stage that is early enough for all its readers, so that what is kept between stages is the
     checkpoint itself and not everything computed from it.
     """
-    moving = _moving_values(graph)
+    moving = graph.moving_values()
     wanted = set(checkpoints)
     levels = _levels_together(graph, wanted, moving, together)
     placed = _place(graph, wanted, set(targets), levels, moving)
     stages = [Stage() for _ in range(1 + max(placed.values(), default=-1))]
     _connect(graph, stages, placed, wanted, set(targets), moving)
     return [stage for stage in stages if stage.outputs]
-
-
-def _moving_values(graph: Graph) -> set[str]:
-    """Return the values that depend on a graph input."""
-    moving = set(graph.inputs)
-    for node in graph.nodes:
-        if any(i in moving for i in node.input):
-            moving.update(o for o in node.output if o)
-    return moving
 
 
 def _levels_together(

@@ -1,0 +1,69 @@
+"""Tables and progress for the terminal. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from caffeinit.result import Result, UnitReport, UnitStats
+
+Advance = Callable[[int, int], None]
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a console; where the output is no terminal, lines are as long as they need to be."""
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+
+
+@contextmanager
+def progress(label: str, quiet: bool) -> Iterator[Advance]:
+    """Show a bar on stderr while something runs; the bar vanishes when it is done."""
+    shown = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        console=console(stderr=True),
+        transient=True,
+        disable=quiet,
+    )
+    with shown:
+        task = shown.add_task(label, total=1)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number in few characters, or a dash where there is none."""
+    return "-" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def unit_table(result: Result) -> Table:
+    """Return the table of all units, before and after."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit")
+    for heading in ("channels", "mean", "std", "cvar", "→ mean", "std", "cvar", "dead"):
+        table.add_column(heading, justify="right")
+    table.add_column("what was done, or why not", overflow="fold")
+    for unit in result.units:
+        dead = str(len(unit.dead)) if unit.after or unit.dead else "-"
+        cells = [unit.name, str(unit.num_channels), *_cells(unit.before), *_cells(unit.after), dead, _outcome(unit)]
+        table.add_row(*cells, style=None if unit.done else "dim")
+    return table
+
+
+def _cells(stats: UnitStats | None) -> list[str]:
+    if stats is None:
+        return ["-", "-", "-"]
+    return [number(stats.mean), number(stats.std), number(stats.out_cvar)]
+
+
+def _outcome(unit: UnitReport) -> str:
+    if unit.reason:
+        return f"left alone: {unit.reason}"
+    return unit.done + (f"; {len(unit.dead)} dead channels left as they are" if unit.dead else "")

@@ -1,0 +1,101 @@
+"""After normalising, every channel has mean beta and deviation 1, measured again by a plain forward."""
+
+import numpy as np
+import pytest
+
+from caffeinit.engine.session import Settings, compile_graph
+from caffeinit.errors import WeightsError
+from caffeinit.moments import Moments
+from caffeinit.within import normalize
+from tests.nets import NETS, NetBuilder, pictures
+
+
+def measured(net, batches):
+    values = {use.output: (unit, use) for unit in net.units for use in unit.uses}
+    session = compile_graph(net.graph, list(values), Settings(threads=1))
+    found = {v: Moments(unit.num_channels) for v, (unit, _) in values.items()}
+    for batch in batches:
+        for value, array in session.run(batch).items():
+            found[value].update(array, values[value][1].axis)
+    return {values[v][0].name: m for v, m in found.items()}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("beta", [0.1, -1.0])
+def test_every_channel_has_mean_beta_and_deviation_one(name, beta):
+    net, batches = NETS[name](), pictures()
+    reports, _ = normalize(net, batches, beta=beta)
+    again = measured(net, batches)
+    for unit, report in zip(net.units, reports, strict=True):
+        assert report.done
+        np.testing.assert_allclose(again[unit.name].std, 1, atol=1e-3)
+        if unit.bias is not None:
+            np.testing.assert_allclose(again[unit.name].mean, beta, atol=1e-3)
+        # What the report says is what a plain forward finds.
+        np.testing.assert_allclose(report.after.channel_means, again[unit.name].mean, atol=1e-4)
+        np.testing.assert_allclose(report.after.channel_stds, again[unit.name].std, atol=1e-4)
+
+
+def test_the_cut_into_batches_moves_the_weights_by_rounding_only():
+    one, other = NETS["inception"](), NETS["inception"]()
+    normalize(one, pictures(batch=12))
+    normalize(other, pictures(batch=5))
+    for layer, arrays in one.params.items():
+        for a, b in zip(arrays, other.params[layer], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dead_channel_is_left_as_it_is():
+    net, batches = NETS["chain"](), pictures()
+    net.params["conv1"][0][3] = 0
+    bias = net.params["conv1"][1][3].copy()
+    reports, _ = normalize(net, batches)
+    assert reports[0].dead == [3]
+    assert not net.params["conv1"][0][3].any()
+    assert net.params["conv1"][1][3] == bias
+    assert all(np.isfinite(a).all() for arrays in net.params.values() for a in arrays)
+
+
+def test_a_unit_that_is_not_chosen_keeps_its_bytes():
+    net, batches = NETS["chain"](), pictures()
+    before = [a.copy() for a in net.params["conv2"]]
+    reports, _ = normalize(net, batches, chosen=lambda u: "not named" if u.name == "conv2" else "")
+    assert [r.reason for r in reports] == ["", "not named", "", ""]
+    for a, b in zip(before, net.params["conv2"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_shared_weights_are_one_unit_over_all_its_uses():
+    b = NetBuilder()
+    x = b.conv("data", "conv1", 6)
+    weight, bias = "conv1/param0", "conv1/param1"
+    flipped = b.graph.op("Neg", "data")
+    y = b.graph.op("Conv", b.relu(flipped), weight, bias, kernel_shape=[3, 3], pads=[1] * 4)
+    net = b.finish(b.graph.op("Concat", x, y, axis=1))
+    assert [len(u.uses) for u in net.units] == [2]
+    normalize(net, pictures(), beta=0.1)
+    session = compile_graph(net.graph, [x, y], Settings(threads=1))
+    pooled = Moments(6)
+    for batch in pictures():
+        for array in session.run(batch).values():
+            pooled.update(array)
+    np.testing.assert_allclose(pooled.std, 1, atol=1e-3)
+    np.testing.assert_allclose(pooled.mean, 0.1, atol=1e-3)
+
+
+def test_weights_used_again_on_their_own_output_are_left_alone():
+    b = NetBuilder(shape=(4, 3, 8, 8))
+    x = b.relu(b.conv("data", "conv1", 3))
+    y = b.graph.op("Conv", x, "conv1/param0", "conv1/param1", kernel_shape=[3, 3], pads=[1] * 4)
+    net = b.finish(y)
+    before = net.params["conv1"][0].copy()
+    reports, _ = normalize(net, pictures(shape=(3, 8, 8)))
+    assert "used again" in reports[0].reason
+    np.testing.assert_array_equal(before, net.params["conv1"][0])
+
+
+def test_weights_that_are_not_finite_are_refused():
+    net = NETS["chain"]()
+    net.params["conv2"][0][0, 0, 0, 0] = np.nan
+    with pytest.raises(WeightsError, match="conv2"):
+        normalize(net, pictures())
