@@ -1,8 +1,8 @@
 """From a Caffe net to an ONNX graph: shapes first, then nodes.
 
 `infer_net` walks the layers once for shapes and for the arrays that the weights file must hold; `lower_net` appends
-each layer's nodes. A layer that cannot run (unknown type, or something that cannot be done faithfully) is *blocked*, and so
-is all that depends on it; the rest of the net is lowered as if it were not there, and every reason is kept.
+each layer's nodes. A layer that cannot run (unknown type, or something that cannot be done faithfully) is *blocked*,
+and so is all that depends on it; the rest is lowered as if it were not there, and every reason is kept.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
     """
     found = Inference(net)
     named_params: dict[str, ParamKey] = {}
-    for entry in net.named_layers():
+    for entry in net.named_layers:
         described = find_type(entry.layer.type)
         if described is None:
             found.blocked[entry.layer.name] = unknown_type_message(entry.layer.type)
@@ -123,7 +123,7 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
 def _missing_reason(found: Inference, blob: str) -> str:
     if blob in found.unshaped:
         return f'the shape of input "{blob}" is not known: give --input-shape {blob}=C,H,W'
-    for entry in found.net.named_layers():
+    for entry in found.net.named_layers:
         if blob in entry.tops:
             return f'depends on layer "{entry.layer.name}" ({entry.layer.type}), which cannot run'
     return f'blob "{blob}" is not there'
@@ -191,7 +191,7 @@ def lower_net(found: Inference, arrays: Mapping[str, Sequence[np.ndarray]]) -> L
     for name, shape in found.inputs.items():
         graph.add_input(name, shape)
     tops: dict[str, list[str]] = {}
-    for entry in found.net.named_layers():
+    for entry in found.net.named_layers:
         described = find_type(entry.layer.type)
         if described is None or described.is_data or entry.layer.name in found.blocked:
             continue

@@ -1,0 +1,276 @@
+"""A Caffe net as its file tells it: read, upgraded, filtered by phase, with every value named apart.
+
+Texts and binary nets of all three generations are read, and solver files that hold a net or name one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from caffeinit.caffe import schema
+from caffeinit.caffe.textformat import Reading, read_text
+from caffeinit.caffe.upgrade import generation, upgrade_net
+from caffeinit.errors import FormatError
+
+MAX_NET_BYTES = 1 << 28
+MAX_LAYERS = 100_000
+
+
+@dataclass
+class NamedLayer:
+    """A layer with the values that it reads and makes.
+
+    A blob that layers change in place is several values: the last bears the blob's name, earlier ones "blob@layer".
+    """
+
+    layer: Any
+    bottoms: list[str]
+    tops: list[str]
+
+
+@dataclass
+class Net:
+    """A net for one phase.
+
+    Attributes:
+        name: the net's own name.
+        path: its file.
+        generation: "V0", "V1" or "V2", as the file was written.
+        form: "text" or "binary".
+        layers: LayerParameter messages in today's form, those that take part in the phase; names are unique.
+        file_names: layer name here -> the name in the file, where a repeated one had to be changed.
+        message: the whole upgraded NetParameter, unfiltered.
+        notes: what was found odd.
+        unknown_fields: dotted names of fields that no known fork declares.
+        refusals: layer -> why it must not be run as it was read (a value of it was not understood).
+    """
+
+    name: str
+    path: Path
+    generation: str
+    form: str
+    layers: list[Any]
+    message: Any
+    notes: list[str] = field(default_factory=list)
+    unknown_fields: list[str] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
+    file_names: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def named_layers(self) -> list[NamedLayer]:
+        """All layers with their values named apart."""
+        try:
+            return name_values(self.layers, self.path)
+        except FormatError as error:
+            raise FormatError(f"{error}{self._left_out_hint(str(error))}") from None
+
+    def _left_out_hint(self, error: str) -> str:
+        """Return which rules kept out the layer that would make the blob an error speaks of."""
+        kept = {id(entry) for entry in self.layers}
+        for entry in self.message.layer:
+            if id(entry) not in kept and any(f'"{top}": no layer makes it' in error for top in entry.top):
+                rules = " ".join(str(r).replace("\n", " ") for r in (*entry.include, *entry.exclude))
+                return (
+                    f'.\nLayer "{entry.name}" would, but its rules keep it out: {rules.strip()}. Try --phase or --stage'
+                )
+        return ""
+
+
+def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, stages: Sequence[str] = ()) -> Net:
+    """Read a net file.
+
+    Args:
+        phase: "TRAIN" or "TEST".
+        level, stages: the state that `include` and `exclude` rules are held against.
+    Raises:
+        FormatError: the file is no net, or a net that Caffe would refuse, with the line or the layer.
+    """
+    path = Path(path)
+    message, reading, form = _read_message(path)
+    found = generation(message)
+    refused = _refused_layers(message, reading)
+    try:
+        upgraded = upgrade_net(message)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    if len(upgraded.layer) > MAX_LAYERS:
+        raise FormatError(f"{path}: {len(upgraded.layer)} layers are more than any real net has")
+    if not upgraded.layer:
+        raise FormatError(f"{path}: there are no layers in it")
+    layers = [entry for entry in upgraded.layer if _takes_part(entry, phase, level, stages, path)]
+    if not layers:
+        raise FormatError(f"{path}: no layer takes part in phase {phase} with level {level} and stages {list(stages)}")
+    net = Net(upgraded.name, path, found, form, layers, upgraded, list(reading.notes), reading.unknown_fields)
+    _make_names_unique(net)
+    net.refusals = {
+        entry.name: refused[net.file_names.get(entry.name, entry.name)]
+        for entry in layers
+        if net.file_names.get(entry.name, entry.name) in refused
+    }
+    return net
+
+
+def _read_message(path: Path) -> tuple[Any, Reading, str]:
+    """Return the NetParameter in a file, what the text said beyond it, and its form."""
+    raw = _read_bytes(path)
+    if _looks_binary(raw):
+        message = schema.message("NetParameter")()
+        try:
+            message.ParseFromString(raw)
+        except DecodeError:
+            raise FormatError(f"{path}: neither a text nor a binary net: the bytes do not parse") from None
+        return message, Reading(), "binary"
+    text = raw.decode("utf-8", "replace")
+    message = schema.message("NetParameter")()
+    try:
+        reading = read_text(text, message, str(path))
+    except FormatError as failure:
+        solver = _read_solver(text, path)
+        if solver is None:
+            raise failure from None
+        return solver
+    if not message.layer and not message.layers and reading.unknown_fields:
+        solver = _read_solver(text, path)
+        if solver is not None:
+            return solver
+    return message, reading, "text"
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise FormatError(f"{path}: there is no such file")
+    if not path.is_file():
+        raise FormatError(f"{path}: is not a regular file")
+    if path.stat().st_size > MAX_NET_BYTES:
+        raise FormatError(f"{path}: is larger than any net definition; are net and weights in the right order?")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _looks_binary(raw: bytes) -> bool:
+    head = raw[:4096]
+    return any(byte < 9 or 13 < byte < 32 for byte in head)
+
+
+def _read_solver(text: str, path: Path) -> tuple[Any, Reading, str] | None:
+    """Return the net that a solver file holds or names; None where the text is no solver."""
+    solver = schema.message("SolverParameter")()
+    try:
+        reading = read_text(text, solver, str(path))
+    except FormatError:
+        return None
+    for name in ("net_param", "train_net_param"):
+        if solver.HasField(name):
+            reading.unknown_values = [((n, i), text) for (n, i), text in reading.unknown_values]
+            return getattr(solver, name), reading, "text"
+    if solver.test_net_param:
+        return solver.test_net_param[0], reading, "text"
+    named = solver.net or solver.train_net or next(iter(solver.test_net), "")
+    if not named:
+        known = [f.name for f, _ in solver.ListFields()]
+        if not known:
+            return None
+        raise FormatError(f"{path}: is a solver file that neither holds a net nor names one")
+    for candidate in (path.parent / named, path.parent / Path(named).name, Path(named)):
+        if candidate.is_file() and candidate.resolve() != path.resolve():
+            return _read_message(candidate)
+    raise FormatError(
+        f'{path}: is a solver file; the net that it names, "{named}", is not beside it. Give the net itself'
+    )
+
+
+def _refused_layers(message: Any, reading: Reading) -> dict[str, str]:
+    """Return layer name -> reason for values that were not understood inside a layer."""
+    refused: dict[str, str] = {}
+    for (name, index), text in reading.unknown_values:
+        if name in ("layer", "layers"):
+            entry = getattr(message, name)[index]
+            refused[entry.name or (entry.layer.name if name == "layers" else "")] = text
+        else:
+            reading.notes.append(text)
+    return refused
+
+
+def _takes_part(layer: Any, phase: str, level: int, stages: Sequence[str], path: Path) -> bool:
+    if layer.include and layer.exclude:
+        raise FormatError(f'{path}: layer "{layer.name}" has include and exclude rules; Caffe allows one kind')
+    if layer.include:
+        return any(_meets(rule, phase, level, stages) for rule in layer.include)
+    return not any(_meets(rule, phase, level, stages) for rule in layer.exclude)
+
+
+def _meets(rule: Any, phase: str, level: int, stages: Sequence[str]) -> bool:
+    wanted = schema.message("NetState")(phase=phase)
+    if rule.HasField("phase") and rule.phase != wanted.phase:
+        return False
+    if rule.HasField("min_level") and level < rule.min_level:
+        return False
+    if rule.HasField("max_level") and level > rule.max_level:
+        return False
+    return all(s in stages for s in rule.stage) and not any(s in stages for s in rule.not_stage)
+
+
+def _make_names_unique(net: Net) -> None:
+    """Give layers of one name names of their own; Caffe loads weights into the first of them only."""
+    seen: Counter[str] = Counter()
+    taken = {entry.name for entry in net.layers}
+    for entry in net.layers:
+        given = entry.name
+        seen[given] += 1
+        if given and seen[given] == 1:
+            continue
+        stem = given or entry.type
+        name, count = (stem, 1) if not given and stem not in taken else (f"{stem}#{seen[given]}", seen[given])
+        while name in taken:
+            count += 1
+            name = f"{stem}#{count}"
+        taken.add(name)
+        entry.name = name
+        net.file_names[name] = given
+        if given:
+            net.notes.append(f'layer name "{given}" is given again; the later layer is called "{name}" here')
+
+
+def name_values(layers: Sequence[Any], path: Path | str = "net") -> list[NamedLayer]:
+    """Name the values of a net apart.
+
+    Raises:
+        FormatError: a bottom that no layer before makes (a cycle shows as one), or a top made twice and not in place.
+    """
+    version: dict[str, tuple[int, int]] = {}  # blob -> the (layer, top) that made its present version
+    reads: list[list[tuple[int, int]]] = []
+    for index, layer in enumerate(layers):
+        for bottom in layer.bottom:
+            if bottom not in version:
+                later = any(bottom in entry.top for entry in layers[index:])
+                why = "only a later layer makes it" if later else "no layer makes it"
+                raise FormatError(f'{path}: layer "{layer.name}" ({layer.type}): bottom "{bottom}": {why}')
+        reads.append([version[b] for b in layer.bottom])
+        for number, top in enumerate(layer.top):
+            in_place = number < len(layer.bottom) and layer.bottom[number] == top
+            if top in version and not in_place:
+                maker = layers[version[top][0]].name
+                raise FormatError(
+                    f'{path}: layer "{layer.name}" ({layer.type}): top "{top}" is made by layer "{maker}" already'
+                )
+            version[top] = (index, number)
+    final = {place: blob for blob, place in version.items()}
+    names = {
+        (i, n): final.get((i, n), f"{top}@{layer.name}")
+        for i, layer in enumerate(layers)
+        for n, top in enumerate(layer.top)
+    }
+    return [
+        NamedLayer(layer, [names[p] for p in read], [names[i, n] for n in range(len(layer.top))])
+        for i, (layer, read) in enumerate(zip(layers, reads, strict=True))
+    ]
