@@ -1,0 +1,110 @@
+"""The one path of all data-driven methods: patches -> whitening -> directions -> filters, filled up and made safe.
+
+Groups are independent: each has its own patches, whitening and random stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from .patches import PatchSet
+from .policies import POLICIES
+from .rng import fill_normal, unit_rng
+from .spec import Drawn, DrawOptions, WeightSpec
+from .whitening import fit_whitening
+from .workers import each, single_threaded
+
+Directions = Callable[[PatchSet, int], np.ndarray]
+
+
+def draw_learned(
+    spec: WeightSpec, seed: int, samples: np.ndarray, options: DrawOptions, directions: Directions, in_order: bool
+) -> Drawn:
+    """Draw a weight from its input patches.
+
+    Args:
+        spec: the unit's weight.
+        seed: of the whole run.
+        samples: (group, n, fan_in) float32 patches; rows that are not finite are left out, and said so.
+        options: regulariser, fill policy, threads.
+        directions: the method.
+        in_order: the method takes the leading directions only, so the others need not be computed.
+    """
+    assert samples.shape[0] == spec.group, f"{spec.name}: {samples.shape}"
+    assert samples.shape[2] == spec.fan_in, f"{spec.name}: {samples.shape}"
+    weight = np.empty((spec.group, spec.group_outputs, spec.fan_in), np.float32)
+
+    def draw_group(index: int) -> list[str]:
+        rng = unit_rng(seed, spec.name, index)
+        return _draw_rows(weight[index], samples[index], rng, options, directions, in_order)
+
+    with single_threaded():
+        notes = each(draw_group, range(spec.group), options.threads)
+    return Drawn(weight.reshape(spec.shape), _merge_notes(notes))
+
+
+def _draw_rows(
+    rows: np.ndarray,
+    samples: np.ndarray,
+    rng: np.random.Generator,
+    options: DrawOptions,
+    directions: Directions,
+    in_order: bool,
+) -> list[str]:
+    """Draw one group's filters into `rows` (group_outputs, fan_in); return notes."""
+    samples, notes = _usable(samples)
+    whitening = fit_whitening(samples, options.regulariser, len(rows) if in_order else None, options.threads)
+    patches = PatchSet(samples, whitening, rng, options, notes)
+    if whitening.rank == 0:
+        fill_normal(rows, rng, options.threads)
+        rows /= np.float32(np.sqrt(rows.shape[1]))
+        seen = "input patches do not vary" if len(samples) > 1 else f"{_patches(len(samples))} to draw from"
+        return [*notes, f"{seen}: drawn as gaussian"]
+    found = whitening.filters(directions(patches, len(rows)), options.threads)
+    found = found[_sound(found)]
+    rows[: len(found)] = found
+    if len(found) < len(rows):
+        POLICIES[options.fill](patches, rows[len(found) :])
+    return notes
+
+
+def _usable(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return the samples that are finite, each once, in order, and notes on what was left out."""
+    notes = []
+    sums = samples.sum(axis=1, dtype=np.float64)
+    finite = np.isfinite(sums)
+    if not finite.all():
+        notes.append(f"{_patches(int((~finite).sum()))} with NaN or infinity left out")
+        samples, sums = samples[finite], sums[finite]
+    if len(np.unique(sums)) == len(sums):  # equal rows would have equal sums
+        return samples, notes
+    firsts: dict[bytes, int] = {}
+    for index, row in enumerate(samples):
+        firsts.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), index)
+    if len(firsts) < len(samples):
+        samples = samples[list(firsts.values())]
+    return samples, notes
+
+
+def _sound(rows: np.ndarray) -> np.ndarray:
+    """Return which rows are finite and not zero."""
+    squares = np.einsum("kd,kd->k", rows, rows, dtype=np.float64)
+    sound: np.ndarray = np.isfinite(squares) & (squares > 0)
+    return sound
+
+
+def _patches(count: int) -> str:
+    return f"{count} input patch{'' if count == 1 else 'es'}"
+
+
+def _merge_notes(groups: list[list[str]]) -> list[str]:
+    """Say what several groups have in common once, with the number of groups where it is not all of them."""
+    counts = Counter(note for notes in groups for note in notes)
+    everywhere = len(groups)
+    return [
+        note if times == everywhere else f"{note} ({times} of {everywhere} groups)" for note, times in counts.items()
+    ]

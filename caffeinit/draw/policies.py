@@ -1,0 +1,102 @@
+"""What rows are made of when more are wanted than the data determines.
+
+`rotations`: random orthonormal mixtures in the whitened space, one basis of it after another. Like the principal
+directions they respond with unit variance and, within a basis, without correlation. Right where the samples span all
+that the input ever does: 64 filters on 27-dimensional patches.
+
+`balanced`: with few samples (an InnerProduct sees one per picture) thousands of mixtures in their small span would be
+nearly the same filters, blind to whatever the next picture has outside the span. So: noise in all dimensions, shaped
+twice by the data. Its columns follow the root mean square of their inputs: a column's rate of change is its
+input's rms over its norm (METHOD: C_kj), so all columns train at one rate, which plain noise does not reach. And
+directions that vary more than the average are toned down as whitening does, floor included, so that the rows do not all
+repeat the few leading directions; nothing is blown up.
+
+`gaussian`: plain noise, for comparison. `auto`: `rotations` with more samples than dimensions, else `balanced`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .baselines import orthonormal_rows
+from .patches import PatchSet
+from .rng import fill_normal
+from .whitening import fit_whitening
+from .workers import each, row_slices
+
+# Inputs that hardly ever fire keep at least this share of the typical column, so that they can learn at all.
+LEAST_COLUMN = 0.1
+
+# Fills rows (k, d), float32 and contiguous, in place; their responses to the samples get unit deviation.
+Policy = Callable[[PatchSet, np.ndarray], None]
+
+
+def auto(patches: PatchSet, rows: np.ndarray) -> None:
+    """Choose `rotations` or `balanced`."""
+    num_samples, dimension = patches.samples.shape
+    # A single direction cannot be rotated: all its filters would be one.
+    spanned = num_samples > dimension and patches.whitening.rank > 1
+    (rotations if spanned else balanced)(patches, rows)
+
+
+def rotations(patches: PatchSet, rows: np.ndarray) -> None:
+    """Random orthonormal bases of the whitened space."""
+    rank = patches.whitening.rank
+    patches.notes.append(f"{len(rows)} filled with random rotations of the {rank}-dimensional whitened space")
+    mixtures = orthonormal_rows(len(rows), rank, patches.rng)
+    rows[...] = patches.whitening.filters(mixtures, patches.options.threads)
+
+
+def balanced(patches: PatchSet, rows: np.ndarray) -> None:
+    """Noise with columns after the inputs' rms and leading directions toned down."""
+    patches.notes.append(f"{len(rows)} filled with noise shaped by {len(patches.samples)} samples")
+    columns = column_weights(patches.samples)
+    # The response of a row w * columns to x is that of w to x * columns.
+    weighted = fit_whitening(patches.samples * columns, patches.options.regulariser, threads=patches.options.threads)
+    # Directions without variance keep their noise as it is; the others are scaled relative to them.
+    kept = (weighted.scales * np.sqrt(weighted.floor)).astype(np.float32)
+    deviations = (kept * np.sqrt(weighted.variances)).astype(np.float32)
+    fill_normal(rows, patches.rng, patches.options.threads)
+
+    def shape(part: slice) -> None:
+        chunk = rows[part]
+        along = chunk @ weighted.directions.T
+        chunk -= (along * (1 - kept)) @ weighted.directions
+        chunk /= _nonzero(np.linalg.norm(along * deviations, axis=1))
+        chunk *= columns
+
+    each(shape, row_slices(len(rows), 256), patches.options.threads)
+
+
+def gaussian(patches: PatchSet, rows: np.ndarray) -> None:
+    """Plain noise."""
+    patches.notes.append(f"{len(rows)} filled with gaussian noise")
+    whitening = patches.whitening
+    spread = (whitening.directions * np.sqrt(whitening.variances)[:, None]).astype(np.float32)
+    fill_normal(rows, patches.rng, patches.options.threads)
+
+    def scale(part: slice) -> None:
+        rows[part] /= _nonzero(np.linalg.norm(rows[part] @ spread.T, axis=1))
+
+    each(scale, row_slices(len(rows), 256), patches.options.threads)
+
+
+def column_weights(samples: np.ndarray) -> np.ndarray:
+    """Return the root mean square of each input (d,), relative to its mean over the inputs, bounded from below."""
+    rms = np.sqrt(np.einsum("nd,nd->d", samples, samples, dtype=np.float64) / len(samples))
+    typical = rms.mean()
+    if typical == 0:
+        return np.ones(samples.shape[1], np.float32)
+    return np.maximum(rms / typical, LEAST_COLUMN).astype(np.float32)
+
+
+def _nonzero(deviations: np.ndarray) -> np.ndarray:
+    """Return divisors (k, 1); a row without response is left as it is."""
+    divisors = deviations[:, None].copy()
+    divisors[divisors == 0] = 1
+    return divisors
+
+
+POLICIES: dict[str, Policy] = {"auto": auto, "rotations": rotations, "balanced": balanced, "gaussian": gaussian}

@@ -1,0 +1,169 @@
+"""Input patches of a unit, gathered at random positions while batches stream by.
+
+A patch is what one output sees: the im2col column of a convolution, zero padding included, or the whole flattened
+input of an InnerProduct. Each picture gives the same number of patches (give or take one) per use of the weight,
+at positions without repetition; a picture with fewer positions gives them all. Positions depend on the seed, the unit,
+the use and the picture's index, so the cut into batches does not matter. Only what is sampled is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .rng import unit_rng
+
+
+class Geometry(Protocol):
+    """How a unit's input is cut into patches."""
+
+    group: int
+
+    def positions(self, shape: tuple[int, ...]) -> int:
+        """Return how many patches one picture has, of an input value (N, ...) with N the pictures."""
+        ...
+
+    def dimension(self, shape: tuple[int, ...]) -> int:
+        """Return the length of one group's patch."""
+        ...
+
+    def gather(self, value: np.ndarray, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the patches (m, group, d) of the given pictures of the batch at the given flat positions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution's sliding window over (N, C, *spatial), any number of spatial axes.
+
+    Attributes:
+        kernel, stride, dilation, pads_begin, pads_end: one entry per spatial axis.
+        group: channels are cut into so many consecutive groups.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
+    dilation: tuple[int, ...]
+    group: int = 1
+
+    def placements(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return how many windows fit along each spatial axis: the unit's output extent."""
+        axes = zip(shape[2:], self.kernel, self.stride, self.pads_begin, self.pads_end, self.dilation, strict=True)
+        return tuple(
+            (size + begin + end - (dilation * (kernel - 1) + 1)) // stride + 1
+            for size, kernel, stride, begin, end, dilation in axes
+        )
+
+    def positions(self, shape: tuple[int, ...]) -> int:
+        """Return how many windows one picture has."""
+        return math.prod(self.placements(shape))
+
+    def dimension(self, shape: tuple[int, ...]) -> int:
+        """Return I/group * kH * kW."""
+        return shape[1] // self.group * math.prod(self.kernel)
+
+    def gather(self, value: np.ndarray, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the im2col columns (m, group, d), d ordered (I/group, *kernel)."""
+        places = np.unravel_index(positions, self.placements(value.shape))
+        windows = self._windows(value)
+        index: tuple[Any, ...] = (pictures, slice(None), *places)
+        columns: np.ndarray = windows[index]
+        return columns.reshape(len(pictures), self.group, -1)
+
+    def _windows(self, value: np.ndarray) -> np.ndarray:
+        """Return a view (N, C, *placements, *kernel) of the padded value."""
+        if any(self.pads_begin) or any(self.pads_end):
+            value = np.pad(value, ((0, 0), (0, 0), *zip(self.pads_begin, self.pads_end, strict=True)))
+        extents = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        axes = tuple(range(2, value.ndim))
+        view = np.lib.stride_tricks.sliding_window_view(value, extents, axis=axes)
+        steps = (slice(None, None, step) for step in (*self.stride, *self.dilation))
+        return view[(slice(None), slice(None), *steps)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The input of an InnerProduct or a matrix product.
+
+    Attributes:
+        features: K, what one output sees. A value (N, ...) is read as (N, positions, K): one patch per picture for an
+            InnerProduct over a whole blob, several where leading axes are kept.
+    """
+
+    features: int
+    group: int = 1
+
+    def positions(self, shape: tuple[int, ...]) -> int:
+        """Return how many rows of `features` one picture has."""
+        return math.prod(shape[1:]) // self.features
+
+    def dimension(self, shape: tuple[int, ...]) -> int:
+        """Return K."""
+        return self.features
+
+    def gather(self, value: np.ndarray, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the rows (m, 1, K)."""
+        rows: np.ndarray = value.reshape(len(value), -1, 1, self.features)[pictures, positions]
+        return rows
+
+
+class PatchSampler:
+    """Collects one unit's patches over all its uses and batches.
+
+    The order of calls among uses does not matter; within a use pictures come in order.
+    """
+
+    def __init__(self, name: str, uses: list[Geometry], num_samples: int, num_pictures: int, seed: int) -> None:
+        """Plan for `num_samples` patches per group from `num_pictures` pictures and all `uses` together."""
+        self.name = name
+        self.uses = uses
+        self.seed = seed
+        self.num_pictures = num_pictures
+        self._quotas = _shares(num_samples, len(uses) * num_pictures).reshape(len(uses), num_pictures)
+        self._buffers: dict[int, np.ndarray] = {}
+        self._filled = [0] * len(uses)
+        self._seen = [0] * len(uses)
+
+    def add(self, value: np.ndarray, use: int = 0) -> None:
+        """Take what is needed from the next batch of the input of one use, (N, C, *spatial) or (N, ...).
+
+        Axis 0 counts pictures: a value with several rows per picture is to be reshaped first.
+        """
+        geometry, start = self.uses[use], self._seen[use]
+        stop = start + len(value)
+        assert stop <= self.num_pictures, f"{self.name}: more than the announced {self.num_pictures} pictures"
+        available = geometry.positions(value.shape)
+        counts = np.minimum(self._quotas[use, start:stop], available)
+        picked = [self._pick(use, start + i, int(count), available) for i, count in enumerate(counts)]
+        pictures = np.repeat(np.arange(len(value)), counts)
+        buffer = self._buffer(use, geometry, value.shape, available)
+        filled = self._filled[use]
+        patches = geometry.gather(value, pictures, np.concatenate(picked))
+        buffer[:, filled : filled + len(patches)] = patches.transpose(1, 0, 2)
+        self._filled[use] = filled + len(patches)
+        self._seen[use] = stop
+
+    def samples(self) -> np.ndarray:
+        """Return the patches so far, (group, n, d) float32, uses one after another."""
+        parts = [self._buffers[use][:, : self._filled[use]] for use in sorted(self._buffers)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _pick(self, use: int, picture: int, count: int, available: int) -> np.ndarray:
+        rng = unit_rng(self.seed, f"patches of {self.name}", use, picture)
+        return np.sort(rng.choice(available, count, replace=False))
+
+    def _buffer(self, use: int, geometry: Geometry, shape: tuple[int, ...], available: int) -> np.ndarray:
+        if use not in self._buffers:
+            rows = int(np.minimum(self._quotas[use], available).sum())
+            self._buffers[use] = np.empty((geometry.group, rows, geometry.dimension(shape)), np.float32)
+        return self._buffers[use]
+
+
+def _shares(total: int, parts: int) -> np.ndarray:
+    """Cut a total into whole shares that differ by at most one, spread evenly."""
+    return np.diff(np.arange(parts + 1) * total // parts)

@@ -1,0 +1,99 @@
+"""A picture of convolution filters: one tile each, in the order of the channels, for a person to judge.
+
+Filters of three input channels are drawn in colour, others one tile per filter in grey, taken over all their input
+channels side by side up to a limit. Zero is the same mid grey everywhere, so that what a filter likes is brighter and
+what it dislikes darker than the ground, and the largest magnitude, of the filter or of them all, is full contrast.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Scaling = Literal["filter", "all"]
+
+GROUND = 128  # of zero weights
+GAP = 255  # of the lines between tiles
+LEAST_SIDE = 600  # pixels: small mosaics are enlarged to about so much
+LARGEST_ZOOM = 16
+MAX_CHANNELS = 16  # input channels shown of a filter that is not in colour
+
+
+def draw_mosaic(
+    weight: np.ndarray, *, scaling: Scaling = "filter", bgr: bool = True, zoom: int | None = None
+) -> np.ndarray:
+    """Return filters as a picture, uint8 (height, width, 3), red first.
+
+    Args:
+        weight: (O, I, kH, kW); (O, I, kW) counts as one row high, and (O, I) as 1x1 kernels.
+        scaling: full contrast is each filter's own largest magnitude, or the largest of all.
+        bgr: three input channels are blue, green, red, as Caffe's pictures are.
+        zoom: pixels per weight; None chooses what makes the picture big enough to look at.
+    """
+    kernels = _contrast(_planar(weight), scaling)
+    tiles = _colour_tiles(kernels, bgr) if kernels.shape[1] == 3 else _grey_tiles(kernels)
+    height, width = tiles.shape[1:3]
+    columns = _columns(len(tiles), height, width)
+    rows = math.ceil(len(tiles) / columns)
+    if zoom is None:
+        zoom = min(max(1, LEAST_SIDE // max(rows * height, columns * width)), LARGEST_ZOOM)
+    tiles = tiles.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    return _lay_out(tiles, rows, columns, gap=max(1, zoom // 2))
+
+
+def save_mosaic(weight: np.ndarray, path: str | Path, *, scaling: Scaling = "filter", bgr: bool = True) -> None:
+    """Write `draw_mosaic` of a weight as PNG."""
+    from PIL import Image  # only who wants pictures pays for the import
+
+    Image.fromarray(draw_mosaic(weight, scaling=scaling, bgr=bgr)).save(path, format="PNG")
+
+
+def _planar(weight: np.ndarray) -> np.ndarray:
+    """Return (O, I, kH, kW), finite float32, of a weight with fewer or more than two spatial axes."""
+    outputs, inputs, *kernel = weight.shape
+    rows = math.prod(kernel[:-1])
+    planar = weight.reshape(outputs, inputs, rows, kernel[-1] if kernel else 1)
+    return np.nan_to_num(planar.astype(np.float32, copy=False), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _contrast(kernels: np.ndarray, scaling: Scaling) -> np.ndarray:
+    """Return uint8 kernels with zero at mid grey and the largest magnitude at full contrast."""
+    axes = (1, 2, 3) if scaling == "filter" else None
+    largest = np.abs(kernels).max(axis=axes, keepdims=True)
+    scaled = kernels / np.where(largest > 0, largest, 1)
+    return np.rint(GROUND + 127 * scaled).astype(np.uint8)
+
+
+def _colour_tiles(kernels: np.ndarray, bgr: bool) -> np.ndarray:
+    """Return (O, kH, kW, 3)."""
+    return kernels[:, :: -1 if bgr else 1].transpose(0, 2, 3, 1)
+
+
+def _grey_tiles(kernels: np.ndarray) -> np.ndarray:
+    """Return (O, kH, I * kW and gaps, 3): a filter's input channels side by side."""
+    shown = kernels[:, :MAX_CHANNELS]
+    if shown.shape[1] > 1:
+        shown = np.pad(shown, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=GAP)
+    outputs, channels, height, width = shown.shape
+    strip = shown.transpose(0, 2, 1, 3).reshape(outputs, height, channels * width)
+    strip = strip[:, :, :-1] if channels > 1 else strip
+    return strip[..., None].repeat(3, axis=3)
+
+
+def _columns(count: int, height: int, width: int) -> int:
+    """Return how many tiles to a row make the mosaic about square."""
+    return min(count, max(1, round(math.sqrt(count * (height + 1) / (width + 1)))))
+
+
+def _lay_out(tiles: np.ndarray, rows: int, columns: int, gap: int) -> np.ndarray:
+    """Return one picture of tiles (O, h, w, 3) with lines around each."""
+    count, height, width, _ = tiles.shape
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), GAP, np.uint8)
+    for index in range(count):
+        top = gap + index // columns * (height + gap)
+        left = gap + index % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = tiles[index]
+    return canvas
