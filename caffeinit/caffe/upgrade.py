@@ -214,8 +214,24 @@ def _from_v1(old: Any, new: Any) -> None:
 
 
 def v1_type(number: int) -> str:
-    """Return today's name of a V1 layer type."""
-    name = schema.message("V1LayerParameter").LayerType.Name(number)
+    """Return today's name of a V1 layer type; a number that is no type gives "unknown"."""
+    kinds = schema.message("V1LayerParameter").LayerType
+    return _today(kinds.Name(number)) if number in kinds.values() else "unknown"
+
+
+def v1_number(kind: str) -> int:
+    """Return the V1 number of a layer type in today's spelling.
+
+    Raises:
+        FormatError: V1 had no such type.
+    """
+    for name, number in schema.message("V1LayerParameter").LayerType.items():
+        if _today(name) == kind:
+            return int(number)
+    raise FormatError(f"there was no layer type {kind} in V1 files; upgrade the weights file first")
+
+
+def _today(name: str) -> str:
     return _V1_TYPES.get(name) or name.title().replace("_", "")
 
 

@@ -1,0 +1,220 @@
+"""One blob of a binary weights file: its shape, and where and how its numbers lie in the file.
+
+Numbers are packed floats (today), single floats with a tag each (2013), doubles of either kind, or raw bytes in half,
+single or double precision (NVCaffe). A blob is read and written in whichever form it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffeinit.caffe import wire
+from caffeinit.errors import WeightsError
+
+_DATA, _DOUBLE_DATA, _SHAPE, _RAW_TYPE, _RAW_DATA = 5, 8, 7, 10, 12
+_LEGACY_AXES = (1, 2, 3, 4)
+_RAW_TYPES = {0: np.dtype("<f8"), 1: np.dtype("<f4"), 2: np.dtype("<f2")}
+_FLOAT = np.dtype("<f4")
+_NAMES = {2: "float16", 4: "float", 8: "double"}
+
+
+@dataclass
+class Chunk:
+    """Numbers that follow each other: `step` bytes apart, the first at `start`."""
+
+    start: int
+    count: int
+    step: int
+
+
+@dataclass
+class Blob:
+    """A blob in a buffer.
+
+    Attributes:
+        where: names layer and blob in errors.
+        shape: as stored; four axes in old files.
+        dtype: the type of the stored numbers.
+        chunks: where they lie.
+    """
+
+    data: wire.Buffer
+    where: str
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype = _FLOAT
+    chunks: list[Chunk] = field(default_factory=list)
+
+    @property
+    def encoding(self) -> str:
+        """Name of the stored numbers' type."""
+        return _NAMES[self.dtype.itemsize]
+
+    @property
+    def count(self) -> int:
+        """How many numbers are stored."""
+        return sum(c.count for c in self.chunks)
+
+    def stored(self) -> np.ndarray:
+        """Return a copy of the numbers in their own type, (count,)."""
+        pieces = [self._view(c) for c in self.chunks]
+        return np.concatenate(pieces) if len(pieces) != 1 else pieces[0].copy()
+
+    def array(self) -> np.ndarray:
+        """Return a new float32 array in the stored shape.
+
+        Raises:
+            WeightsError: a stored double does not fit into float32.
+        """
+        numbers = self.stored() if self.chunks else np.empty(0, np.float32)
+        with np.errstate(over="ignore"):
+            array = numbers.astype(np.float32, copy=False).reshape(self.shape)
+        if self.dtype.itemsize == 8 and not np.array_equal(
+            np.isfinite(array), np.isfinite(numbers).reshape(self.shape)
+        ):
+            raise WeightsError(f"{self.where}: holds numbers that are too large for single precision")
+        return array
+
+    def patches(self, array: np.ndarray) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yield (offset, bytes) for what must be written over the buffer so that the blob holds `array`.
+
+        Numbers that did not change keep their bits, also where the stored type is wider or narrower than float32.
+
+        Raises:
+            WeightsError: a changed number is not finite, or not in the range of the stored type.
+        """
+        given = np.ascontiguousarray(array, np.float32).reshape(-1)
+        old = self.stored()
+        same = old if self.dtype == given.dtype else self.array().reshape(-1)
+        changed = same.view(np.uint32) != given.view(np.uint32)
+        if not changed.any():
+            return
+        if not np.isfinite(given[changed]).all():
+            raise WeightsError(f"{self.where}: a number to be written is not finite")
+        if self.dtype == given.dtype:
+            new = given
+        else:
+            new = old
+            with np.errstate(over="ignore"):
+                new[changed] = given[changed].astype(self.dtype)
+            if not np.isfinite(new[changed]).all():
+                raise WeightsError(
+                    f"{self.where}: {np.abs(given[changed]).max():.6g} is too large for {self.encoding}, "
+                    "the type in which the file stores this blob"
+                )
+        at = 0
+        for chunk in self.chunks:
+            yield chunk.start, self._encode(chunk, new[at : at + chunk.count])
+            at += chunk.count
+
+    def _view(self, chunk: Chunk) -> np.ndarray:
+        return np.ndarray((chunk.count,), self.dtype, self.data, chunk.start, (chunk.step,))
+
+    def _encode(self, chunk: Chunk, numbers: np.ndarray) -> bytes | memoryview:
+        if chunk.step == self.dtype.itemsize:
+            return np.ascontiguousarray(numbers, self.dtype).view(np.uint8).data
+        size = chunk.step * (chunk.count - 1) + self.dtype.itemsize
+        spread = bytearray(self.data[chunk.start : chunk.start + size])
+        np.ndarray((chunk.count,), self.dtype, spread, 0, (chunk.step,))[...] = numbers
+        return bytes(spread)
+
+
+def read_blob(data: wire.Buffer, start: int, end: int, where: str) -> Blob:
+    """Index the BlobProto that lies from `start` to `end`.
+
+    Raises:
+        WireError: the bytes are no message.
+        WeightsError: shape and numbers disagree, or the numbers are of a type that is not supported.
+    """
+    shape: list[int] | None = None
+    legacy = dict.fromkeys(_LEGACY_AXES, 0)
+    raw_type = None
+    chunks: dict[int, list[Chunk]] = {_DATA: [], _DOUBLE_DATA: [], _RAW_DATA: []}
+    old_shape = False
+    at = start
+    while at < end:
+        entry = next(wire.fields(data, at, end))
+        at = entry.end
+        if entry.number in _LEGACY_AXES and entry.wire == wire.VARINT:
+            legacy[entry.number] = entry.value
+            old_shape = True
+        elif entry.number == _SHAPE and entry.wire == wire.BYTES:
+            shape = (shape or []) + _read_shape(data, entry)
+        elif entry.number == _RAW_TYPE and entry.wire == wire.VARINT:
+            raw_type = entry.value
+        elif entry.number in chunks and entry.wire == wire.BYTES:
+            size = {_DATA: 4, _DOUBLE_DATA: 8}.get(entry.number, 1)
+            if (entry.end - entry.start) % size:
+                raise WeightsError(f"{where}: its numbers are cut off in the middle")
+            chunks[entry.number].append(Chunk(entry.start, (entry.end - entry.start) // size, size))
+        elif (entry.number, entry.wire) in ((_DATA, wire.FIXED32), (_DOUBLE_DATA, wire.FIXED64)):
+            count, step = _run_length(data, entry, end)
+            chunks[entry.number].append(Chunk(entry.start, count, step))
+            at = entry.begin + count * step
+    final = tuple(shape or ()) if shape is not None or not old_shape else tuple(legacy[a] for a in _LEGACY_AXES)
+    return _checked(Blob(data, where, final), chunks, raw_type)
+
+
+def _read_shape(data: wire.Buffer, entry: wire.Field) -> list[int]:
+    dims: list[int] = []
+    for inner in wire.fields(data, entry.start, entry.end):
+        if inner.number == 1 and inner.wire == wire.VARINT:
+            dims.append(inner.value)
+        elif inner.number == 1 and inner.wire == wire.BYTES:
+            at = inner.start
+            while at < inner.end:
+                value, at = wire.read_varint(data, at, inner.end)
+                dims.append(value)
+    return dims
+
+
+def _run_length(data: wire.Buffer, first: wire.Field, end: int) -> tuple[int, int]:
+    """Return how many equal tags follow each other with a number each, and their distance in bytes."""
+    width = first.start - first.begin
+    step = first.end - first.begin
+    most = (end - first.begin) // step
+    tags = np.ndarray((most, width), np.uint8, data, first.begin, (step, 1))
+    other = np.flatnonzero((tags != tags[0]).any(axis=1))
+    return (int(other[0]) if len(other) else most), step
+
+
+def _checked(blob: Blob, chunks: dict[int, list[Chunk]], raw_type: int | None) -> Blob:
+    if chunks[_RAW_DATA]:
+        if raw_type not in _RAW_TYPES:
+            raise WeightsError(f"{blob.where}: numbers of raw type {raw_type} (integers) are not supported")
+        blob.dtype = _RAW_TYPES[raw_type]
+        size = blob.dtype.itemsize
+        blob.chunks = [Chunk(c.start, c.count // size, size) for c in chunks[_RAW_DATA]]
+    elif chunks[_DOUBLE_DATA]:
+        blob.dtype, blob.chunks = np.dtype("<f8"), chunks[_DOUBLE_DATA]
+    else:
+        blob.chunks = chunks[_DATA]
+    wanted = 1
+    for dim in blob.shape:
+        wanted *= dim
+    if wanted != blob.count:
+        raise WeightsError(
+            f"{blob.where}: its shape {blob.shape} asks for {wanted} numbers, {blob.count} are there; "
+            "the file is damaged or cut off"
+        )
+    return blob
+
+
+def encode_blob(array: np.ndarray) -> bytes:
+    """Return a BlobProto in today's form."""
+    dims = b"".join(wire.encode_varint(d) for d in array.shape)
+    numbers = np.ascontiguousarray(array, "<f4").tobytes()
+    return wire.encode_bytes(_SHAPE, wire.encode_bytes(1, dims)) + wire.encode_bytes(_DATA, numbers)
+
+
+def encode_legacy_blob(array: np.ndarray) -> bytes:
+    """Return a BlobProto with the four axes of V0 and V1 files."""
+    axes = (1,) * (4 - array.ndim) + array.shape
+    if len(axes) != 4:
+        raise WeightsError(f"a blob of shape {array.shape} has no form in a V1 file; upgrade the file first")
+    numbers = np.ascontiguousarray(array, "<f4").tobytes()
+    return b"".join(wire.encode_number(n, d) for n, d in zip(_LEGACY_AXES, axes, strict=True)) + wire.encode_bytes(
+        _DATA, numbers
+    )

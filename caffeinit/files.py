@@ -1,0 +1,101 @@
+"""Reading inputs that are what they should be, and writing outputs whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+from caffeinit.errors import FormatError, OutputError
+
+
+def check_regular_file(path: str | PathLike[str]) -> Path:
+    """Return the path of a file that can be opened without surprises.
+
+    Raises:
+        FormatError: it is missing, a folder, a pipe or device, or not readable.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise FormatError(f"{path}: {_reason(error)}") from None
+    if stat.S_ISDIR(mode):
+        raise FormatError(f"{path}: is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{path}: is a pipe or device, not a regular file")
+    if not os.access(path, os.R_OK):
+        raise FormatError(f"{path}: may not be read")
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: str | PathLike[str], force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside the target; rename it onto the target when the block ends well.
+
+    A symbolic link is followed, so that the link stays and the file behind it changes. On any failure the temporary
+    file is removed and the target is as it was.
+
+    Raises:
+        OutputError: the target exists and `force` is not set, is no regular file, or cannot be written.
+    """
+    target = check_target(path, force)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {_reason(error)}") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _finish(temporary, target, force)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {_reason(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_target(path: str | PathLike[str], force: bool = False) -> Path:
+    """Return where an output is to go, links followed.
+
+    Raises:
+        OutputError: as `replacing`; callers ask before hours of work, not after.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        if not target.is_file():
+            raise OutputError(f"{path}: exists and is not a regular file")
+        if not force:
+            raise OutputError(f"{path}: exists already; --force replaces it")
+    if not target.parent.is_dir():
+        raise OutputError(f"{path}: the folder {target.parent} does not exist")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{path}: the folder {target.parent} may not be written to")
+    return target
+
+
+def _finish(temporary: Path, target: Path, force: bool) -> None:
+    """Bring the bytes to disk and the name to the target."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+    if force:
+        os.replace(temporary, target)
+        return
+    try:
+        # A link refuses to replace a file that appeared while we worked; a rename would not.
+        os.link(temporary, target)
+    except FileExistsError:
+        raise OutputError(f"{target}: appeared while the work was going on; --force replaces it") from None
+    except OSError:
+        os.replace(temporary, target)  # the file system has no hard links
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
