@@ -1,0 +1,61 @@
+"""Data-dependent rescaling of the weights of Caffe and ONNX nets.
+
+net = caffeinit.load("deploy.prototxt", "weights.caffemodel")
+result = caffeinit.rescale(net, caffeinit.read_images(net, "pictures/"), mode="normalize")
+net.save("rescaled.caffemodel")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from caffeinit.errors import (
+    CaffeinitError,
+    FormatError,
+    ImagesError,
+    LayerError,
+    OutputError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from caffeinit.network import Network
+
+__all__ = [
+    "CaffeinitError",
+    "FormatError",
+    "ImagesError",
+    "LayerError",
+    "OutputError",
+    "WeightsError",
+    "load",
+]
+
+
+def load(
+    net: str | PathLike[str],
+    weights: str | PathLike[str] | None = None,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    strict: bool = False,
+) -> Network:
+    """Load a net and, if given, its weights.
+
+    Args:
+        net: prototxt of any generation, text or binary, or a solver file that holds or names one.
+        weights: caffemodel (binary or HDF5); without it `params` holds zeros of the right shapes.
+        phase, level, stages: the state that the net's `include` and `exclude` rules are held against.
+        input_shapes: input blob -> shape, where the net does not tell it or another is wanted.
+        strict: refuse a net with a layer that cannot run, instead of leaving out what depends on it.
+    Raises:
+        FormatError: a file is not what it should be. WeightsError: the weights do not fit the net.
+    """
+    from caffeinit.caffe.source import load_caffe
+
+    shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
+    return load_caffe(net, weights, phase=phase, level=level, stages=stages, input_shapes=shapes, strict=strict)

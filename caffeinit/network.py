@@ -72,7 +72,7 @@ class Network:
     @property
     def outputs(self) -> list[str]:
         """Names of the blobs that nothing uses."""
-        return self.graph.unused()
+        return list(self.graph.outputs)
 
     @cached_property
     def units(self) -> list[Unit]:

@@ -70,7 +70,9 @@ def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
     named_params: dict[str, ParamKey] = {}
     for entry in net.named_layers:
         described = find_type(entry.layer.type)
-        if described is None:
+        if entry.layer.name in net.refusals:
+            found.blocked[entry.layer.name] = net.refusals[entry.layer.name]
+        elif described is None:
             found.blocked[entry.layer.name] = unknown_type_message(entry.layer.type)
         elif described.is_data:
             _infer_data(found, entry, described, given or {})
@@ -233,7 +235,12 @@ def is_batch_axis_free(found: Inference) -> bool:
     doubled = infer_net(found.net, {n: (2 * s[0], *s[1:]) for n, s in found.inputs.items()})
     if set(doubled.blocked) != set(found.blocked):
         return False
+    scalars = {
+        top for e in found.net.named_layers if (kind := find_type(e.layer.type)) and kind.is_loss for top in e.tops
+    }
     return all(
-        (other := doubled.shapes.get(name)) == (2 * shape[0], *shape[1:]) if shape else other == shape
+        name in scalars or (other := doubled.shapes.get(name)) == (2 * shape[0], *shape[1:])
+        if shape
+        else other == shape
         for name, shape in found.shapes.items()
     )

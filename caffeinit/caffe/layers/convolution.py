@@ -1,0 +1,167 @@
+"""Convolution and Deconvolution, of any number of spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
+from caffeinit.caffe.layers.windows import Windows, check_positive, per_axis, side_pads
+from caffeinit.errors import LayerError
+from caffeinit.graph import Shape
+
+
+class ConvolutionBase(LayerType):
+    """Windows and arrays that both directions share. Several bottoms pass through the same weights, each to its top."""
+
+    num_bottoms = (1, None)
+    num_tops = (1, None)
+
+    def group(self, layer: Layer, channels: int) -> int:
+        """Return the number of groups."""
+        return int(layer.convolution_param.group)
+
+    def num_output(self, layer: Layer, channels: int) -> int:
+        """Return the number of output channels."""
+        return int(layer.convolution_param.num_output)
+
+    def windows(self, layer: Layer, bottom: Shape) -> Windows:
+        """Return kernel, stride, pads and dilation."""
+        p = layer.convolution_param
+        if canonical_axis(p.axis, len(bottom)) != 1:
+            raise LayerError(f"axis {p.axis} is not supported: channels must be axis 1")
+        axes = len(bottom) - 2
+        pads, ends = side_pads(p, per_axis(p, "pad", "pad", axes, 0))
+        windows = Windows(
+            kernel=per_axis(p, "kernel_size", "kernel", axes, None),
+            stride=per_axis(p, "stride", "stride", axes, 1),
+            pads=pads,
+            ends=ends,
+            dilation=per_axis(p, "dilation", "dilation", axes, 1),
+        )
+        check_positive(windows)
+        return windows
+
+    def checked_group(self, layer: Layer, channels: int) -> tuple[int, int]:
+        """Return (group, num_output), both dividing as they must."""
+        group, outputs = self.group(layer, channels), self.num_output(layer, channels)
+        if outputs < 1:
+            raise LayerError("num_output is not given")
+        if group < 1 or channels % group or outputs % group:
+            raise LayerError(f"group {group} does not divide {channels} bottom channels and num_output {outputs}")
+        return group, outputs
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append one node per bottom; all share the arrays."""
+        return [self.lower_one(layer, graph, bottom) for bottom in bottoms]
+
+    def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
+        """Append the node for one bottom."""
+        raise NotImplementedError
+
+    def arrays(self, layer: Layer, graph: ParamGraph) -> list[str]:
+        """Return the values of weight and, if there is one, bias."""
+        return [graph.param(layer, i) for i in range(2 if layer.convolution_param.bias_term else 1)]
+
+    def weight_and_bias(self, layer: Layer, weight: Shape, outputs: int) -> list[Param]:
+        """Return the parameters in blob order."""
+        p = layer.convolution_param
+        params = [Param(weight, "weight", p.weight_filler if p.HasField("weight_filler") else None)]
+        if p.bias_term:
+            params.append(Param((outputs,), "bias", p.bias_filler if p.HasField("bias_filler") else None))
+        return params
+
+
+@layer_type("Convolution")
+class Convolution(ConvolutionBase):
+    """Cross-correlation with learned kernels; the output size is rounded down."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return num_output channels and the number of window positions."""
+        return [self._top(layer, bottom) for bottom in bottoms]
+
+    def _top(self, layer: Layer, bottom: Shape) -> Shape:
+        w = self.windows(layer, bottom)
+        _, outputs = self.checked_group(layer, bottom[1])
+        sizes = [
+            (size + a + b - extent) // stride + 1
+            for size, a, b, extent, stride in zip(bottom[2:], w.pads, w.ends, w.extent, w.stride, strict=True)
+        ]
+        if min(sizes, default=1) < 1:
+            raise LayerError(f"a kernel of {w.extent} does not fit into {bottom[2:]} with pad {w.pads}")
+        return (bottom[0], outputs, *sizes)
+
+    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
+        """Return weight (O, I/group, *kernel) and bias (O,)."""
+        group, outputs = self.checked_group(layer, bottoms[0][1])
+        kernel = self.windows(layer, bottoms[0]).kernel
+        return self.weight_and_bias(layer, (outputs, bottoms[0][1] // group, *kernel), outputs)
+
+    def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
+        """Append a Conv."""
+        shape = graph.shape(bottom)
+        w = self.windows(layer, shape)
+        group, _ = self.checked_group(layer, shape[1])
+        return graph.op(
+            "Conv",
+            bottom,
+            *self.arrays(layer, graph),
+            kernel_shape=list(w.kernel),
+            strides=list(w.stride),
+            pads=w.onnx_pads,
+            dilations=list(w.dilation),
+            group=group,
+        )
+
+    def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
+        """Return one product per weight and position."""
+        weight = self.params(layer, bottoms)[0].shape
+        return sum(int(np.prod(weight) * np.prod(top[2:]) * top[0]) for top in self.infer(layer, bottoms))
+
+
+@layer_type("Deconvolution")
+class Deconvolution(ConvolutionBase):
+    """The gradient of a convolution as a forward layer: up-sampling with learned kernels."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return num_output channels and the size whose convolution would give the bottom's."""
+        return [self._top(layer, bottom) for bottom in bottoms]
+
+    def _top(self, layer: Layer, bottom: Shape) -> Shape:
+        w = self.windows(layer, bottom)
+        _, outputs = self.checked_group(layer, bottom[1])
+        sizes = [
+            stride * (size - 1) + extent - a - b
+            for size, a, b, extent, stride in zip(bottom[2:], w.pads, w.ends, w.extent, w.stride, strict=True)
+        ]
+        if min(sizes, default=1) < 1:
+            raise LayerError(f"pad {w.pads} leaves nothing of the output")
+        return (bottom[0], outputs, *sizes)
+
+    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
+        """Return weight (I, O/group, *kernel) and bias (O,)."""
+        group, outputs = self.checked_group(layer, bottoms[0][1])
+        kernel = self.windows(layer, bottoms[0]).kernel
+        return self.weight_and_bias(layer, (bottoms[0][1], outputs // group, *kernel), outputs)
+
+    def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
+        """Append a ConvTranspose."""
+        shape = graph.shape(bottom)
+        w = self.windows(layer, shape)
+        group, _ = self.checked_group(layer, shape[1])
+        return graph.op(
+            "ConvTranspose",
+            bottom,
+            *self.arrays(layer, graph),
+            kernel_shape=list(w.kernel),
+            strides=list(w.stride),
+            pads=w.onnx_pads,
+            dilations=list(w.dilation),
+            group=group,
+        )
+
+    def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
+        """Return one product per weight and bottom position."""
+        weight = self.params(layer, bottoms)[0].shape
+        return sum(int(np.prod(weight) * np.prod(b[2:]) * b[0]) for b in bottoms)

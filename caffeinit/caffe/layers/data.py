@@ -1,0 +1,162 @@
+"""Layers whose tops come from outside. They become inputs of the net; no database is opened.
+
+Shapes are what the layer's own parameters tell; where nothing tells a top's shape it is None, and the user must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
+from caffeinit.errors import LayerError
+from caffeinit.graph import Shape
+
+
+class DataLayer(LayerType):
+    """A layer with tops and no bottoms."""
+
+    is_data = True
+    num_bottoms = (0, 0)
+    num_tops = (1, None)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return each top's shape, or None where nothing tells it."""
+        raise NotImplementedError
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Data layers have nothing to lower."""
+        raise AssertionError("data layers become graph inputs")
+
+
+@layer_type("Input")
+class Input(DataLayer):
+    """Inputs of a deploy net."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return the shapes given; one shape serves all tops."""
+        shapes: list[Any] = [tuple(int(d) for d in s.dim) for s in layer.input_param.shape]
+        if not shapes:
+            return [None] * len(layer.top)
+        if len(shapes) not in (1, len(layer.top)):
+            raise LayerError(f"{len(shapes)} shapes for {len(layer.top)} tops")
+        return shapes * (len(layer.top) if len(shapes) == 1 else 1)
+
+
+@layer_type("DummyData")
+class DummyData(DataLayer):
+    """Constants or noise in nets for timing; here an input."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return the shapes given, in today's or the four-axes form."""
+        p = layer.dummy_data_param
+        shapes = [tuple(int(d) for d in s.dim) for s in p.shape]
+        if not shapes:
+            axes = [list(values) for values in (p.num, p.channels, p.height, p.width)]
+            count = max(map(len, axes))
+            shapes = [tuple(int(a[min(i, len(a) - 1)]) for a in axes if a) for i in range(count)]
+        if not shapes:
+            return [None] * len(layer.top)
+        return [shapes[min(i, len(shapes) - 1)] for i in range(len(layer.top))]
+
+
+@layer_type("MemoryData")
+class MemoryData(DataLayer):
+    """Pictures and labels handed over in memory."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return (N, C, H, W) and (N,)."""
+        p = layer.memory_data_param
+        data = (int(p.batch_size), int(p.channels), int(p.height), int(p.width))
+        return [data, (data[0],)][: len(layer.top)]
+
+
+class PictureData(DataLayer):
+    """Pictures, and labels in the further tops; the size is that of the crop where there is one."""
+
+    param = ""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return (N, C, H, W) where the crop or new size tells it, and (N,) for a label."""
+        own = getattr(layer, self.param) if self.param else None
+        batch = int(getattr(own, "batch_size", 0) or 1)
+        size = self._size(layer, own)
+        data = (batch, self._channels(layer, own), *size) if size else None
+        label: Shape | None = (batch,)
+        return [data, *[label if self.labels_are_single else None] * (len(layer.top) - 1)]
+
+    labels_are_single = True
+
+    @staticmethod
+    def _channels(layer: Layer, own: Any) -> int:
+        t = layer.transform_param
+        grey = t.force_gray or (own is not None and own.DESCRIPTOR.fields_by_name.get("is_color") and not own.is_color)
+        return 1 if grey or len(t.mean_value) == 1 else 3
+
+    @staticmethod
+    def _size(layer: Layer, own: Any) -> tuple[int, int] | None:
+        t = layer.transform_param
+        for height, width in (
+            (t.crop_h, t.crop_w),
+            (t.crop_size, t.crop_size),
+            (t.resize_param.height, t.resize_param.width),
+            (getattr(own, "crop_height", 0), getattr(own, "crop_width", 0)),
+            (getattr(own, "crop_size", 0), getattr(own, "crop_size", 0)),
+            (getattr(own, "new_height", 0), getattr(own, "new_width", 0)),
+        ):
+            if height and width:
+                return int(height), int(width)
+        return None
+
+
+@layer_type("Data")
+class Data(PictureData):
+    """A LevelDB or LMDB of Datum records."""
+
+    param = "data_param"
+
+
+@layer_type("ImageData", "MultiImageData", "ImageDataMulti")
+class ImageData(PictureData):
+    """A list of picture files."""
+
+    param = "image_data_param"
+
+
+@layer_type("WindowData")
+class WindowData(PictureData):
+    """Windows cut from pictures."""
+
+    param = "window_data_param"
+
+
+@layer_type("VideoData")
+class VideoData(PictureData):
+    """Frames of videos; a fork's."""
+
+    param = "video_data_param"
+
+
+@layer_type("DenseImageData", "ImageLabelmapData", "ImageSegData", "SegData", "ImageLabelData")
+class DenseImageData(PictureData):
+    """Pictures with a label per pixel; forks'."""
+
+    param = "dense_image_data_param"
+    labels_are_single = False
+
+
+@layer_type("AnnotatedData", "BoxData", "LaneData", "DocData", "CPMData", "ImageDetectionData", "ROIData")
+class AnnotatedData(PictureData):
+    """Pictures with annotations; forks'."""
+
+    param = "data_param"
+    labels_are_single = False
+
+
+@layer_type("HDF5Data")
+class HDF5Data(DataLayer):
+    """Arrays from HDF5 files; only the files tell their shapes."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return None for each top."""
+        return [None] * len(layer.top)

@@ -1,0 +1,277 @@
+"""Losses and accuracy, as values. They compare against labels, and are left out where no labels are fed.
+
+A loss divides by the number of pictures, which is not spelt out: sums over pictures are means over axis 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, canonical_axis, layer_type
+from caffeinit.errors import LayerError
+from caffeinit.graph import Shape
+
+_FULL, _VALID, _BATCH_SIZE, _NONE, _PRE_FIXED = range(5)
+_SMALLEST = 1e-20  # Caffe's floor under a probability before the logarithm
+
+
+class Loss(LayerType):
+    """A layer with one number as its top."""
+
+    is_loss = True
+    num_bottoms = (2, 2)
+    num_tops = (0, 1)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return a scalar."""
+        return [()]
+
+
+def total(graph: ParamGraph, value: str) -> str:
+    """Return the sum over everything, as a scalar."""
+    return graph.op("ReduceSum", value, keepdims=0)
+
+
+def per_picture(graph: ParamGraph, value: str) -> str:
+    """Return the sum over everything, divided by the extent of axis 0, as a scalar."""
+    rank = len(graph.shape(value))
+    if rank > 1:
+        value = graph.op("ReduceSum", value, np.arange(1, rank), keepdims=0)
+    return graph.op("ReduceMean", value, keepdims=0)
+
+
+def normalized(layer: Layer, graph: ParamGraph, losses: str, valid: str | None, default: int) -> str:
+    """Return the sum of (N, ...) losses divided as `loss_param` says.
+
+    Args:
+        valid: ones where a loss counts, shaped like `losses`; None if all do.
+        default: the mode where the net states none.
+    """
+    p = layer.loss_param
+    mode = p.normalization if p.HasField("normalization") else default
+    if p.HasField("normalize") and not p.HasField("normalization"):
+        mode = _VALID if p.normalize else _BATCH_SIZE
+    if mode == _NONE:
+        return total(graph, losses)
+    if mode == _PRE_FIXED:
+        return graph.op("Div", total(graph, losses), float(p.pre_fixed_normalizer))
+    if mode == _BATCH_SIZE:
+        return per_picture(graph, losses)
+    if mode == _VALID and valid is not None:
+        return graph.op("Div", total(graph, losses), graph.op("Max", total(graph, valid), 1.0))
+    return graph.op("ReduceMean", losses, keepdims=0)
+
+
+def labelled(layer: Layer, graph: ParamGraph, scores: str, labels: str, axis: int) -> tuple[str, str, str]:
+    """Return (scores of the labelled class, integer labels, ones where the label counts), class axis kept as 1."""
+    shape = list(graph.shape(scores))
+    one = [*shape[:axis], 1, *shape[axis + 1 :]]
+    if int(np.prod(graph.shape(labels))) != int(np.prod(one)):
+        raise LayerError(f"{graph.shape(labels)} labels do not fit scores of {tuple(shape)} on axis {axis}")
+    given = graph.reshape(labels, one)
+    whole = graph.op("Cast", given, to=7)
+    p = layer.accuracy_param if layer.type == "Accuracy" else layer.loss_param
+    if p.HasField("ignore_label"):
+        ignored = graph.op("Equal", whole, np.asarray(p.ignore_label, np.int64))
+        valid = graph.mask(graph.op("Not", ignored))
+        whole = graph.op("Where", ignored, np.asarray(0, np.int64), whole)
+    else:
+        valid = graph.mask(graph.op("Equal", given, given))
+    return graph.op("GatherElements", scores, whole, axis=axis), whole, valid
+
+
+@layer_type("SoftmaxWithLoss", "SoftmaxLoss")
+class SoftmaxWithLoss(Loss):
+    """Cross entropy of a softmax; a second top gives the probabilities."""
+
+    num_bottoms = (2, 3)
+    num_tops = (0, 2)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return a scalar, and the scores' shape."""
+        return [(), bottoms[0]][: len(layer.top)]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append a LogSoftmax, the label's entry, and their mean."""
+        if len(bottoms) > 2 or layer.loss_param.class_weighting:
+            raise LayerError("weights for pictures or classes are not supported")
+        axis = canonical_axis(layer.softmax_param.axis, len(graph.shape(bottoms[0])))
+        logs = graph.op("LogSoftmax", bottoms[0], axis=axis)
+        picked, _, valid = labelled(layer, graph, logs, bottoms[1], axis)
+        losses = graph.op("Mul", graph.op("Neg", picked), valid)
+        tops = [normalized(layer, graph, losses, valid, _VALID)]
+        return [*tops, graph.op("Softmax", bottoms[0], axis=axis)] if len(layer.top) > 1 else tops
+
+
+@layer_type("EuclideanLoss")
+class EuclideanLoss(Loss):
+    """Half the mean squared distance."""
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the squared difference's sum."""
+        difference = graph.op("Sub", *bottoms)
+        return [graph.op("Mul", per_picture(graph, graph.op("Mul", difference, difference)), 0.5)]
+
+
+@layer_type("L1Loss")
+class L1Loss(Loss):
+    """Mean absolute distance; a fork's."""
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the absolute difference's sum."""
+        return [per_picture(graph, graph.op("Abs", graph.op("Sub", *bottoms)))]
+
+
+@layer_type("SmoothL1Loss")
+class SmoothL1Loss(Loss):
+    """Squared distance near 0, absolute distance beyond; with weights as further bottoms; R-CNN's."""
+
+    num_bottoms = (2, 4)
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append both branches."""
+        square = float(layer.smooth_l1_loss_param.sigma) ** 2
+        difference = graph.op("Sub", bottoms[0], bottoms[1])
+        if len(bottoms) > 2:
+            difference = graph.op("Mul", difference, bottoms[2])
+        size = graph.op("Abs", difference)
+        near = graph.op("Mul", graph.op("Mul", size, size), square / 2)
+        far = graph.op("Sub", size, 0.5 / square)
+        losses = graph.op("Where", graph.op("Less", size, 1 / square), near, far)
+        if len(bottoms) > 3:
+            losses = graph.op("Mul", losses, bottoms[3])
+        return [per_picture(graph, losses)]
+
+
+@layer_type("HingeLoss")
+class HingeLoss(Loss):
+    """Sum over classes of max(0, 1 - x) at the label and max(0, 1 + x) elsewhere; squared with norm L2."""
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the margins' sum."""
+        shape = graph.shape(bottoms[0])
+        scores = graph.reshape(bottoms[0], [shape[0], int(np.prod(shape[1:]))])
+        classes = graph.shape(scores)[1]
+        labels = graph.op("Cast", graph.reshape(bottoms[1], [shape[0], 1]), to=7)
+        is_label = graph.op("Equal", labels, np.arange(classes)[None])
+        signed = graph.op("Where", is_label, graph.op("Neg", scores), scores)
+        margins = graph.op("Relu", graph.op("Add", signed, 1.0))
+        if layer.hinge_loss_param.norm == 2:
+            margins = graph.op("Mul", margins, margins)
+        return [per_picture(graph, margins)]
+
+
+@layer_type("SigmoidCrossEntropyLoss")
+class SigmoidCrossEntropyLoss(Loss):
+    """Cross entropy of independent probabilities."""
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append max(x, 0) - x t + log(1 + exp(-|x|)), which does not overflow."""
+        x, target = bottoms
+        soft = graph.op("Softplus", graph.op("Neg", graph.op("Abs", x)))
+        losses = graph.op("Add", graph.op("Sub", graph.op("Relu", x), graph.op("Mul", x, target)), soft)
+        valid = None
+        if layer.loss_param.HasField("ignore_label"):
+            ignored = graph.op("Equal", target, float(layer.loss_param.ignore_label))
+            valid = graph.mask(graph.op("Not", ignored))
+            losses = graph.op("Mul", losses, valid)
+        return [normalized(layer, graph, losses, valid, _BATCH_SIZE)]
+
+
+@layer_type("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(Loss):
+    """Mean of -log of the label's probability, which the bottom gives."""
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the label's entry and its logarithm."""
+        shape = graph.shape(bottoms[0])
+        scores = graph.reshape(bottoms[0], [shape[0], int(np.prod(shape[1:]))])
+        picked, _, _ = labelled(layer, graph, scores, bottoms[1], 1)
+        return [per_picture(graph, graph.op("Neg", graph.op("Log", graph.op("Max", picked, _SMALLEST))))]
+
+
+@layer_type("InfogainLoss")
+class InfogainLoss(Loss):
+    """Cross entropy weighted by a matrix, given as third bottom."""
+
+    num_bottoms = (2, 3)
+    num_tops = (0, 2)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return a scalar, and the scores' shape."""
+        return [(), bottoms[0]][: len(layer.top)]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the label's row of the matrix times the logarithms."""
+        if len(bottoms) < 3:
+            raise LayerError(f'its matrix is in the file "{layer.infogain_loss_param.source}", which is not read')
+        shape = graph.shape(bottoms[0])
+        axis = canonical_axis(layer.infogain_loss_param.axis, len(shape))
+        if axis != 1 or len(shape) != 2:
+            raise LayerError("needs scores of shape (N, classes)")
+        probabilities = graph.op("Softmax", bottoms[0], axis=1)
+        matrix = graph.reshape(bottoms[2], [shape[1], shape[1]])
+        labels = graph.op("Cast", graph.reshape(bottoms[1], [shape[0]]), to=7)
+        rows = graph.op("Gather", matrix, labels, axis=0)
+        logs = graph.op("Log", graph.op("Max", probabilities, _SMALLEST))
+        losses = graph.op("Neg", graph.op("ReduceSum", graph.op("Mul", rows, logs), [1], keepdims=0))
+        tops = [normalized(layer, graph, losses, None, _VALID)]
+        return [*tops, probabilities] if len(layer.top) > 1 else tops
+
+
+@layer_type("ContrastiveLoss")
+class ContrastiveLoss(Loss):
+    """Pulls pairs of one kind together, pushes others apart up to a margin."""
+
+    num_bottoms = (3, 3)
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append both terms."""
+        p = layer.contrastive_loss_param
+        shape = graph.shape(bottoms[0])
+        difference = graph.op("Sub", bottoms[0], bottoms[1])
+        square = graph.op("Mul", difference, difference)
+        square = graph.op("ReduceSum", square, np.arange(1, len(shape)), keepdims=0)
+        same = graph.reshape(bottoms[2], [shape[0]])
+        if p.legacy_version:
+            apart = graph.op("Relu", graph.op("Sub", float(p.margin), square))
+        else:
+            gap = graph.op("Relu", graph.op("Sub", float(p.margin), graph.op("Sqrt", square)))
+            apart = graph.op("Mul", gap, gap)
+        together = graph.op("Mul", same, square)
+        losses = graph.op("Add", together, graph.op("Mul", graph.op("Sub", 1.0, same), apart))
+        return [graph.op("Mul", per_picture(graph, losses), 0.5)]
+
+
+@layer_type("Accuracy")
+class Accuracy(Loss):
+    """Share of pictures whose label is among the top_k scores; equal scores count against the label."""
+
+    num_tops = (0, 2)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return a scalar; a second top has one share per class."""
+        axis = canonical_axis(layer.accuracy_param.axis, len(bottoms[0]))
+        return [(), (bottoms[0][axis],)][: len(layer.top)]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append a count of scores that are not below the label's."""
+        p = layer.accuracy_param
+        axis = canonical_axis(p.axis, len(graph.shape(bottoms[0])))
+        picked, labels, valid = labelled(layer, graph, bottoms[0], bottoms[1], axis)
+        ahead = graph.mask(graph.op("GreaterOrEqual", bottoms[0], picked))
+        rank = graph.op("ReduceSum", ahead, [axis], keepdims=1)
+        correct = graph.mask(graph.op("LessOrEqual", rank, float(p.top_k)))
+        correct = graph.op("Mul", correct, valid)
+        tops = [graph.op("Div", total(graph, correct), graph.op("Max", total(graph, valid), 1.0))]
+        if len(layer.top) > 1:
+            classes = graph.shape(bottoms[0])[axis]
+            index = np.arange(classes).reshape([-1 if i == axis else 1 for i in range(len(graph.shape(bottoms[0])))])
+            member = graph.op("Mul", graph.mask(graph.op("Equal", labels, index)), valid)
+            others = [i for i in range(len(graph.shape(bottoms[0]))) if i != axis]
+            hits = graph.op("ReduceSum", graph.op("Mul", member, correct), others, keepdims=0)
+            count = graph.op("ReduceSum", member, others, keepdims=0)
+            tops.append(graph.op("Div", hits, graph.op("Max", count, 1.0)))
+        return tops

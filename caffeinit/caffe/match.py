@@ -1,0 +1,118 @@
+"""Brings a weights file's blobs and a net's parameters together, by Caffe's rules, and says where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffeinit.caffe.weights import BlobKey, StoredBlob, WeightsFile
+from caffeinit.errors import WeightsError
+from caffeinit.graph import Shape
+
+
+@dataclass
+class Matched:
+    """The arrays of a net.
+
+    Attributes:
+        arrays: layer -> its arrays in the net's shapes, float32; shared parameters are one array object.
+        stored: (layer, index) of the net -> (layer, index) in the file.
+        missing: what the file does not hold; zeros.
+        unused: layers with blobs in the file that the net does not have.
+        mismatches: one sentence for each blob that does not fit.
+    """
+
+    arrays: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    stored: dict[BlobKey, BlobKey] = field(default_factory=dict)
+    missing: list[BlobKey] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def match_weights(
+    file: WeightsFile | None,
+    wanted: Mapping[str, Sequence[Shape]],
+    owners: Mapping[BlobKey, BlobKey],
+    file_names: Mapping[str, str],
+) -> Matched:
+    """Match by layer name, as Caffe does.
+
+    Where layers share a parameter and the file holds a copy for each, the last copy counts, as it does in Caffe.
+
+    Args:
+        wanted: layer -> shapes of its parameters.
+        owners: (layer, index) -> the (layer, index) that holds the array.
+        file_names: layers that were renamed because the name was taken; Caffe loads nothing into them.
+    """
+    found = Matched()
+    for layer, shapes in wanted.items():
+        blobs = file.layers.get(layer, []) if file and layer not in file_names else []
+        if blobs and len(blobs) != len(shapes):
+            found.mismatches.append(
+                f'layer "{layer}": the file has {len(blobs)} blobs, the net asks for {len(shapes)} {_list(shapes)}'
+            )
+            blobs = []
+        found.arrays[layer] = [
+            _place(found, (layer, i), shape, blobs[i] if blobs else None, owners) for i, shape in enumerate(shapes)
+        ]
+    if file:
+        found.unused = [name for name, blobs in file.layers.items() if blobs and name not in wanted]
+    return found
+
+
+def _list(shapes: Sequence[Shape]) -> str:
+    return ", ".join(map(str, shapes))
+
+
+def _place(
+    found: Matched, key: BlobKey, shape: Shape, blob: StoredBlob | None, owners: Mapping[BlobKey, BlobKey]
+) -> np.ndarray:
+    """Return the array of one parameter: its owner's where it is shared, filled from the blob if there is one."""
+    owner = owners.get(key, key)
+    shared = owner != key
+    array = found.arrays[owner[0]][owner[1]] if shared else None
+    if blob is None:
+        if not shared:
+            found.missing.append(key)
+        return np.zeros(shape, np.float32) if array is None else array
+    found.stored[key] = key
+    if not shapes_equal(blob.shape, shape):
+        found.mismatches.append(
+            f'layer "{key[0]}", blob {key[1]}: the file has {blob.shape}, the net asks for {tuple(shape)}'
+        )
+        return np.zeros(shape, np.float32) if array is None else array
+    stored = blob.array().reshape(shape)
+    if array is None:
+        return stored
+    if owner in found.missing:
+        found.missing.remove(owner)
+    elif not np.array_equal(array.reshape(-1), stored.reshape(-1)):
+        found.notes.append(
+            f'layers "{owner[0]}" and "{key[0]}" share a parameter, but the file has two; the last counts'
+        )
+    array.reshape(-1)[...] = stored.reshape(-1)
+    return array
+
+
+def shapes_equal(stored: Shape, wanted: Shape) -> bool:
+    """Return whether a stored blob fits; old files pad shapes to four axes in front.
+
+    Source: BVLC/caffe, src/caffe/blob.cpp, ShapeEquals.
+    """
+    if tuple(stored) == tuple(wanted):
+        return True
+    return len(stored) == 4 and len(wanted) < 4 and (1,) * (4 - len(wanted)) + tuple(wanted) == tuple(stored)
+
+
+def mismatch_error(found: Matched, net: object, weights: object) -> WeightsError:
+    """Return the error that shows all mismatches together."""
+    lines = "\n".join(f"  {m}" for m in found.mismatches[:20])
+    more = f"\n  and {len(found.mismatches) - 20} more" if len(found.mismatches) > 20 else ""
+    return WeightsError(
+        f"{weights}: the weights do not fit the net {net}:\n{lines}{more}\n"
+        "Do both files come from the same model, and is the input size right (--input-shape)?\n"
+        f"To compare them: caffeinit inspect {net} {weights}"
+    )

@@ -1,0 +1,126 @@
+"""Caffe files as the source of a Network: loading them, lowering again for other shapes, writing the weights back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+
+from caffeinit.caffe.lower import Inference, infer_net, lower_net
+from caffeinit.caffe.match import Matched, match_weights, mismatch_error
+from caffeinit.caffe.net import Net, read_net
+from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
+from caffeinit.errors import CaffeinitError, LayerError
+from caffeinit.graph import Graph, Shape
+from caffeinit.network import Network, Params, Skipped
+
+Path = str | PathLike[str]
+
+
+@dataclass
+class CaffeSource:
+    """A net, its weights file if there is one, and how they fit."""
+
+    net: Net
+    file: WeightsFile | None
+    found: Inference
+    matched: Matched
+
+    def lower(self, shapes: Mapping[str, Shape]) -> Graph:
+        """Return the graph for other input shapes.
+
+        Raises:
+            LayerError: the net's parameters do not allow them.
+        """
+        again = infer_net(self.net, shapes)
+        for layer, params in self.found.params.items():
+            other = again.params.get(layer)
+            if other is None:
+                raise LayerError(f'layer "{layer}" cannot run with inputs {dict(shapes)}: {again.blocked[layer]}')
+            if [p.shape for p in other] != [p.shape for p in params]:
+                raise LayerError(
+                    f'layer "{layer}": its weights are {params[0].shape}; inputs {dict(shapes)} would need {other[0].shape}'
+                )
+        return lower_net(again, self.matched.arrays).graph
+
+    def write(self, path: Path, params: Params, force: bool) -> None:
+        """Write the weights in the form they came in; without a source file, a new one."""
+        if self.file is None:
+            types = {entry.name: entry.type for entry in self.net.layers}
+            write_new(path, {n: (types[n], a) for n, a in params.items() if a}, self.net.name, force)
+            return
+        arrays = {at: params[layer][index] for (layer, index), at in self.matched.stored.items()}
+        self.file.write(path, arrays, self._added(params), force)
+
+    def _added(self, params: Params) -> dict[str, tuple[str, Sequence[np.ndarray]]]:
+        """Return the layers that the file lacks and that have been given numbers."""
+        held = {layer for layer, _ in self.matched.stored}
+        types = {entry.name: entry.type for entry in self.net.layers}
+        return {
+            layer: (types[layer], arrays)
+            for layer, arrays in params.items()
+            if arrays and layer not in held and any(a.any() for a in arrays)
+        }
+
+
+def load_caffe(
+    net_path: Path,
+    weights_path: Path | None = None,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Shape] | None = None,
+    strict: bool = False,
+) -> Network:
+    """Load a Caffe net as a Network; see `caffeinit.load`."""
+    net = read_net(net_path, phase, level, stages)
+    found = infer_net(net, input_shapes)
+    _check_inputs(found, input_shapes or {})
+    file = open_weights(weights_path) if weights_path is not None else None
+    wanted = {layer: [p.shape for p in params] for layer, params in found.params.items()}
+    matched = match_weights(file, wanted, found.owners, net.file_names)
+    if matched.mismatches:
+        raise mismatch_error(matched, net_path, weights_path)
+    lowered = lower_net(found, matched.arrays)
+    if strict and found.blocked:
+        raise CaffeinitError(_blocked_message(found, net_path))
+    graph = lowered.graph
+    computed = {o for node in graph.nodes for o in node.output} | set(graph.inputs)
+    final = {blob for entry in net.layers for blob in entry.top}
+    order = [v for entry in net.named_layers for v in entry.tops if v in final and v in computed]
+    used = {b for entry in net.layers for b in entry.bottom}
+    graph.outputs = [b for b in dict.fromkeys(order) if b not in used or _ends_in_place(net, b)]
+    graph.outputs = [b for b in graph.outputs if b not in graph.inputs]
+    return Network(
+        graph=graph,
+        params={n: tuple(a) for n, a in matched.arrays.items() if a},
+        learned=lowered.learned,
+        source=CaffeSource(net, file, found, matched),
+        blobs=list(dict.fromkeys(order)),
+        skipped=[Skipped(layer, reason) for layer, reason in found.blocked.items()],
+        missing=matched.missing,
+        notes=[*net.notes, *(file.notes if file else []), *matched.notes],
+    )
+
+
+def _ends_in_place(net: Net, blob: str) -> bool:
+    """Return whether all readers of a blob's name read it before its last version is made."""
+    return not any(blob in entry.bottoms for entry in net.named_layers)
+
+
+def _check_inputs(found: Inference, given: Mapping[str, Shape]) -> None:
+    tops = {top for entry in found.net.named_layers for top in entry.tops if not entry.bottoms}
+    for name in given:
+        if name not in tops:
+            raise CaffeinitError(
+                f'{found.net.path}: there is no input "{name}" to give a shape to; inputs: {sorted(tops)}'
+            )
+
+
+def _blocked_message(found: Inference, path: Path) -> str:
+    kinds = {entry.name: entry.type for entry in found.net.layers}
+    lines = "\n".join(f'  layer "{n}" ({kinds[n]}): {reason}' for n, reason in found.blocked.items())
+    return f"{path}: these layers cannot run:\n{lines}\nWithout --strict, what does not depend on them is still done."
