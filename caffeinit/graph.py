@@ -305,7 +305,7 @@ class Graph:
                 name,
                 [self._value_info(n, is_input=True) for n in self.inputs],
                 [self._value_info(n, is_input=False) for n in outputs],
-                [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in arrays.items()],
+                [numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in arrays.items()],
             ),
             opset_imports=[helper.make_opsetid("", self.opset)],
             ir_version=IR_VERSION,

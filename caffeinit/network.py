@@ -90,7 +90,7 @@ class Network:
         Raises:
             CaffeinitError: an input is missing or does not fit, or there is no such blob.
         """
-        feeds = {name: np.ascontiguousarray(a, np.float32) for name, a in inputs.items()}
+        feeds = {name: np.asarray(a, np.float32, order="C") for name, a in inputs.items()}
         self._check_inputs(feeds)
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         reachable = _reachable(graph, feeds)

@@ -41,7 +41,8 @@ class CaffeSource:
                 raise LayerError(f'layer "{layer}" cannot run with inputs {dict(shapes)}: {again.blocked[layer]}')
             if [p.shape for p in other] != [p.shape for p in params]:
                 raise LayerError(
-                    f'layer "{layer}": its weights are {params[0].shape}; inputs {dict(shapes)} would need {other[0].shape}'
+                    f'layer "{layer}": its weights are {params[0].shape}; '
+                    f"inputs {dict(shapes)} would need {other[0].shape}"
                 )
         return lower_net(again, self.matched.arrays).graph
 

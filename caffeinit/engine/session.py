@@ -66,7 +66,7 @@ class Session:
         """
         into = into or {}
         binding = self._session.io_binding()
-        held = {n: np.ascontiguousarray(a) for n, a in (*self._weights.items(), *feeds.items()) if n in self._read}
+        held = {n: np.asarray(a, order="C") for n, a in (*self._weights.items(), *feeds.items()) if n in self._read}
         for name, array in held.items():
             _bind(binding.bind_input, name, array)
         for name in self.outputs:

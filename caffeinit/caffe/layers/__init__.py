@@ -1,6 +1,6 @@
 """Layer types, one class each. Importing this package fills the registry."""
 
-from caffeinit.caffe.layers import (
+from caffeinit.caffe.layers import (  # noqa: F401
     activation,
     convolution,
     data,
@@ -10,6 +10,9 @@ from caffeinit.caffe.layers import (
     lrn,
     normalize,
     pooling,
+    recurrent,
+    reduce,
+    select,
     shape,
 )
 from caffeinit.caffe.layers.base import (
@@ -37,5 +40,3 @@ __all__ = [
     "layer_type",
     "unknown_type_message",
 ]
-
-_MODULES = (activation, convolution, data, eltwise, innerproduct, loss, lrn, normalize, pooling, shape)

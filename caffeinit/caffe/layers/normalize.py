@@ -15,8 +15,8 @@ from caffeinit.graph import Shape
 class BatchNorm(LayerType):
     """top = (x - mean) / sqrt(variance + eps), with stored statistics or, if the net says so, those of the batch.
 
-    The file stores sums: both statistics are to be divided by the third blob, and count as 0 where that is 0. Forks fold
-    a Scale into the layer (scale_bias, use_weight_bias).
+    The file stores sums: both statistics are to be divided by the third blob, and count as 0 where that is 0. Forks
+    fold a Scale into the layer (scale_bias, use_weight_bias).
     """
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
