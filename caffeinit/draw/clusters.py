@@ -21,6 +21,7 @@ from .workers import each, row_slices, single_threaded
 LEAST_CLUSTERS = 8
 SEED_BLOCKS = 16
 CANDIDATES = 3  # for each centre of a block
+LEAST_DISTANCE = 1e-6  # squared, between unit points; below it is rounding
 
 
 def kmeans(patches: PatchSet, count: int) -> np.ndarray:
@@ -45,23 +46,25 @@ def kmeans(patches: PatchSet, count: int) -> np.ndarray:
 def cluster(
     points: np.ndarray, count: int, rng: np.random.Generator, rounds: int, threads: int | None = None
 ) -> np.ndarray:
-    """Return `count` k-means centres (count, r), not of unit length, of unit points (n, r), n above count."""
+    """Return k-means centres (count, r), not of unit length, of different unit points (n, r), n above count."""
     from sklearn.cluster import KMeans  # half a second to import
 
     first = points[seed_centres(points, count, rng, threads)]
     with single_threaded():
-        fitted = KMeans(count, init=first, n_init=1, max_iter=rounds).fit(points)
+        fitted = KMeans(len(first), init=first, n_init=1, max_iter=rounds).fit(points)
     return np.asarray(fitted.cluster_centers_, np.float32)
 
 
 def seed_centres(points: np.ndarray, count: int, rng: np.random.Generator, threads: int | None = None) -> np.ndarray:
-    """Return the indices (count,) of different unit points (n, r) to start k-means from, n at least count."""
+    """Return the indices of `count` unit points (n, r) to start k-means from; fewer if no more are different."""
     nearest = np.full(len(points), 2.0, np.float32)  # squared distance to the nearest centre so far
     chosen: list[np.ndarray] = []
     bounds = np.arange(SEED_BLOCKS + 1) * count // SEED_BLOCKS
     for wanted in np.diff(bounds)[np.diff(bounds) > 0]:
-        weights = nearest.astype(np.float64)
+        weights = np.where(nearest > LEAST_DISTANCE, nearest, 0.0).astype(np.float64)
         num_candidates = min(CANDIDATES * wanted, np.count_nonzero(weights))
+        if num_candidates == 0:
+            break
         candidates = rng.choice(len(points), num_candidates, replace=False, p=weights / weights.sum())
         distances = _squared_distances(points, points[candidates], threads)
         gains = np.maximum(nearest[:, None] - distances, 0.0).sum(axis=0)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .patches import PatchSet
+from .patches import SAME_DIRECTION, PatchSet
 from .policies import POLICIES
 from .rng import fill_normal, unit_rng
 from .spec import Drawn, DrawOptions, WeightSpec
@@ -56,15 +56,17 @@ def _draw_rows(
     in_order: bool,
 ) -> list[str]:
     """Draw one group's filters into `rows` (group_outputs, fan_in); return notes."""
+    given = len(samples)
     samples, notes = _usable(samples)
     whitening = fit_whitening(samples, options.regulariser, len(rows) if in_order else None, options.threads)
     patches = PatchSet(samples, whitening, rng, options, notes)
     if whitening.rank == 0:
         fill_normal(rows, rng, options.threads)
         rows /= np.float32(np.sqrt(rows.shape[1]))
-        seen = "input patches do not vary" if len(samples) > 1 else f"{_patches(len(samples))} to draw from"
+        too_few = len(samples) == 0 or given == 1
+        seen = f"{_patches(len(samples))} to draw from" if too_few else "input patches do not vary"
         return [*notes, f"{seen}: drawn as gaussian"]
-    found = whitening.filters(directions(patches, len(rows)), options.threads)
+    found = whitening.filters(_distinct(directions(patches, len(rows))), options.threads)
     found = found[_sound(found)]
     rows[: len(found)] = found
     if len(found) < len(rows):
@@ -88,6 +90,14 @@ def _usable(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if len(firsts) < len(samples):
         samples = samples[list(firsts.values())]
     return samples, notes
+
+
+def _distinct(coordinates: np.ndarray) -> np.ndarray:
+    """Return directions (k, r) without those that equal an earlier one: inputs that are copies make such rows."""
+    lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
+    unit = coordinates / np.where(lengths > 0, lengths, 1)
+    repeats = np.tril(unit @ unit.T > SAME_DIRECTION, -1).any(axis=1)
+    return coordinates[~repeats] if repeats.any() else coordinates
 
 
 def _sound(rows: np.ndarray) -> np.ndarray:

@@ -13,6 +13,9 @@ import numpy as np
 from .spec import DrawOptions
 from .whitening import Whitening
 
+# Cosine from which on two directions in float32 are the same.
+SAME_DIRECTION = 1 - 1e-6
+
 
 @dataclass
 class PatchSet:
@@ -33,14 +36,27 @@ class PatchSet:
     notes: list[str] = field(default_factory=list)
 
     def unit_points(self) -> np.ndarray:
-        """Return the whitened patches (n', r) at unit length; those at the mean itself have no direction and go."""
+        """Return the whitened patches (n', r) at unit length, without those at the mean itself and without repeats."""
         points = self.whitening.whiten(self.samples, self.options.threads)
         lengths = np.sqrt(np.einsum("nr,nr->n", points, points))
         present = lengths > 1e-6 * lengths.max(initial=0.0)
         if not present.all():
             points, lengths = points[present], lengths[present]
         points /= lengths[:, None]
-        return points
+        return self._without_repeats(points)
+
+    def _without_repeats(self, points: np.ndarray) -> np.ndarray:
+        """Drop unit points that equal another: different patches may lie in one direction, on one line all do.
+
+        Equal points have equal projections on any line, so they are neighbours once sorted by that.
+        """
+        line = self.rng.standard_normal(points.shape[1], dtype=np.float32)
+        projections = points @ line
+        order = np.argsort(projections, kind="stable")
+        near = np.flatnonzero(np.diff(projections[order]) < 1e-5 * np.linalg.norm(line))
+        one, other = order[near], order[near + 1]
+        same = np.einsum("nr,nr->n", points[one], points[other]) > SAME_DIRECTION
+        return np.delete(points, other[same], axis=0) if same.any() else points
 
 
 def pca(patches: PatchSet, count: int) -> np.ndarray:

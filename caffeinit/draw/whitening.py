@@ -32,7 +32,7 @@ RANK_TOLERANCE = 1e-6
 CONSTANT_RATIO = 1e-5
 # Beyond this order a decomposition takes several seconds of one core, and grows with the cube.
 LARGEST_ORDER = 2500
-# Up to this order a decomposition in float64 is cheap, beyond it float32 halves the time.
+# Up to this order products and decomposition in float64 are cheap, beyond it float32 halves the time.
 FLOAT64_ORDER = 1024
 
 
@@ -129,10 +129,11 @@ def _mean_square(samples: np.ndarray) -> float:
 
 
 def _covariance(samples: np.ndarray, mean: np.ndarray, threads: int | None) -> np.ndarray:
-    """Population covariance (d, d), float32, summed in float64 over blocks of rows."""
+    """Population covariance (d, d), summed in float64 over blocks of rows; products are float32 where d is large."""
+    precise = np.float64 if samples.shape[1] <= FLOAT64_ORDER else np.float32
 
     def block(rows: slice) -> np.ndarray:
-        centred = samples[rows] - mean
+        centred = samples[rows].astype(precise) - mean
         return np.asarray(centred.T @ centred)
 
     total = np.zeros((samples.shape[1], samples.shape[1]))
@@ -141,7 +142,7 @@ def _covariance(samples: np.ndarray, mean: np.ndarray, threads: int | None) -> n
         for part in each(block, blocks[start : start + 4], threads):
             total += part
     total /= len(samples)
-    return total.astype(np.float32)
+    return total.astype(precise, copy=False)
 
 
 def _gram(samples: np.ndarray, mean: np.ndarray, threads: int | None) -> np.ndarray:
@@ -174,8 +175,6 @@ def _sample_directions(vectors: np.ndarray, samples: np.ndarray, mean: np.ndarra
 def _leading_eigenvectors(matrix: np.ndarray, leading: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Return variances (r,), largest first, and unit eigenvectors as rows (r, order), both above rounding."""
     order = len(matrix)
-    if order <= FLOAT64_ORDER:
-        matrix = matrix.astype(np.float64)
     # A quarter of the spectrum is where computing part of it starts to pay.
     if leading is not None and leading < order // 4:
         values, vectors = scipy.linalg.eigh(
