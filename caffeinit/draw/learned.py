@@ -58,6 +58,7 @@ def _draw_rows(
     """Draw one group's filters into `rows` (group_outputs, fan_in); return notes."""
     given = len(samples)
     samples, notes = _usable(samples)
+    samples = _in_range(samples)
     whitening = fit_whitening(samples, options.regulariser, len(rows) if in_order else None, options.threads)
     patches = PatchSet(samples, whitening, rng, options, notes)
     if whitening.rank == 0:
@@ -90,6 +91,12 @@ def _usable(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if len(firsts) < len(samples):
         samples = samples[list(firsts.values())]
     return samples, notes
+
+
+def _in_range(samples: np.ndarray) -> np.ndarray:
+    """Return samples whose squares and their sums are far from float32's limits; normalisation sets the scale later."""
+    largest = float(np.abs(samples).max(initial=0.0))
+    return samples if largest == 0 or 1e-6 < largest < 1e6 else samples / np.float32(largest)
 
 
 def _distinct(coordinates: np.ndarray) -> np.ndarray:
