@@ -9,28 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffeinit.errors import (
     CaffeinitError,
     FormatError,
     ImagesError,
     LayerError,
+    OptionError,
     OutputError,
     WeightsError,
 )
 
 if TYPE_CHECKING:
+    from caffeinit.images import Calibration
     from caffeinit.network import Network
+    from caffeinit.result import Result
 
 __all__ = [
     "CaffeinitError",
     "FormatError",
     "ImagesError",
     "LayerError",
+    "OptionError",
     "OutputError",
     "WeightsError",
+    "init",
     "load",
+    "read_images",
+    "rescale",
 ]
 
 
@@ -59,3 +66,32 @@ def load(
 
     shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
     return load_caffe(net, weights, phase=phase, level=level, stages=stages, input_shapes=shapes, strict=strict)
+
+
+def read_images(net: Network, sources: Any, **options: Any) -> Calibration:
+    """Read calibration pictures for a net, prepared as its data layer says.
+
+    Args:
+        sources: a folder, file, glob, list file, array file, database, or several; or input -> sources.
+        options: num_images, batch_size, strict, threads, root as `caffeinit.images.read_images`, and whatever a
+            `caffeinit.images.Preprocessing` takes (mean, scale, crop, resize, channels, ...), over what the net says.
+    Raises:
+        ImagesError: no picture can be used.
+    """
+    from caffeinit.jobs import read_calibration
+
+    return read_calibration(net, sources, **options)
+
+
+def init(net: Network, images: Any, **options: Any) -> Result:
+    """Draw all weights of a net and normalise them on pictures; see `caffeinit.jobs.init` for the options."""
+    from caffeinit import jobs
+
+    return jobs.init(net, images, **options)
+
+
+def rescale(net: Network, images: Any, **options: Any) -> Result:
+    """Rescale the weights of a net by what pictures do in it; see `caffeinit.jobs.rescale` for the options."""
+    from caffeinit import jobs
+
+    return jobs.rescale(net, images, **options)

@@ -25,5 +25,9 @@ class ImagesError(CaffeinitError):
     """The calibration pictures cannot be read or do not fit the net's inputs."""
 
 
+class OptionError(CaffeinitError):
+    """An option or argument that does not fit the net or itself."""
+
+
 class OutputError(CaffeinitError):
     """An output exists already or cannot be written."""

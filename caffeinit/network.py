@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,6 +32,9 @@ class Source(Protocol):
 
     def lower(self, shapes: Mapping[str, Shape]) -> Graph:
         """Return the graph for other input shapes, over the same arrays."""
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        """Return input -> `images.Preprocessing`, as far as the files tell it."""
 
     def write(self, path: str | PathLike[str], params: Params, force: bool) -> None:
         """Write the weights file with these numbers; everything else as in the source."""

@@ -47,6 +47,7 @@ class UnitReport:
         done: what was done, in a few words; empty if nothing was.
         reason: why nothing was done; empty if something was.
         dead: indices of channels that do not vary and were left as they are.
+        notes: what else is worth knowing.
     """
 
     name: str
@@ -57,6 +58,7 @@ class UnitReport:
     done: str = ""
     reason: str = ""
     dead: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; numbers that are not finite become None."""
@@ -68,6 +70,7 @@ class UnitReport:
             "dead": self.dead,
             "done": self.done,
             "reason": self.reason,
+            "notes": self.notes,
         }
         for when, stats in (("before", self.before), ("after", self.after)):
             entry[when] = stats and {

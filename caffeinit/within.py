@@ -21,7 +21,7 @@ from caffeinit.errors import WeightsError
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 from caffeinit.result import UnitReport, UnitStats
-from caffeinit.units import Unit, Use
+from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
 
@@ -29,8 +29,8 @@ Batch = Mapping[str, np.ndarray]
 class InputSampler(Protocol):
     """Sees all of a unit's input before the unit runs, then writes its weights."""
 
-    def observe(self, values: np.ndarray, use: int) -> None:
-        """Take in one batch of the unit's input at its use number `use`."""
+    def observe(self, values: np.ndarray, use: int, pictures: int) -> None:
+        """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
 
     def draw(self) -> None:
         """Write the unit's weights."""
@@ -119,23 +119,67 @@ def normalize(
     """
     samplers = samplers or {}
     state = _prepare(network, beta, chosen)
-    watched = {use.input: (name, number) for name, _ in samplers.items() for number, use in _uses(network, name)}
+    watch = _Watch(network, samplers)
+    watch.see_inputs(batches)
     graph = network.graph
     together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
-    stages = plan_stages(graph, [*state.measured, *(v for v in watched if v not in graph.inputs)], together=together)
+    stages = plan_stages(
+        graph, [*state.measured, *(v for v in watch.values if v not in graph.inputs)], together=together
+    )
     run = StagedRun(graph, batches, stages, network.settings)
     for number, stage in enumerate(stages):
         state.moments = {v: Moments(graph.shape(v)[_axis(state, v)]) for v in stage.checkpoints if v in state.measured}
         run.run(number, lambda value, values: _observe(state, value, values))
         _finish_stage(state, run, stage.checkpoints)
+        watch.see(run, stage.checkpoints)
         run.release(number)
         progress(number + 1, len(stages))
     return list(state.reports.values()), run.peak_bytes
 
 
-def _uses(network: Network, name: str) -> list[tuple[int, Use]]:
-    unit = next(u for u in network.units if u.name == name)
-    return list(enumerate(unit.uses))
+class _Watch:
+    """Shows the units' inputs to what draws weights from them; a unit is drawn when all its uses have been seen."""
+
+    def __init__(self, network: Network, samplers: Mapping[str, InputSampler]) -> None:
+        self.graph = network.graph
+        self.samplers = samplers
+        self.values: dict[str, list[tuple[str, int]]] = {}
+        self.waiting: dict[str, set[int]] = {}
+        for unit in network.units:
+            if unit.name in samplers:
+                self.waiting[unit.name] = set(range(len(unit.uses)))
+                for number, use in enumerate(unit.uses):
+                    self.values.setdefault(use.input, []).append((unit.name, number))
+
+    def see_inputs(self, batches: Iterable[Batch]) -> None:
+        """Show the net's own inputs, before anything runs."""
+        inputs = [v for v in self.values if v in self.graph.inputs]
+        if inputs:
+            for batch in batches:
+                for value in inputs:
+                    self._show(value, batch[value])
+            for value in inputs:
+                self._finish(value)
+
+    def see(self, run: StagedRun, checkpoints: Sequence[str]) -> None:
+        """Show what a stage has made, corrected."""
+        for value in checkpoints:
+            if value in self.values:
+                for piece in run.values(value):
+                    self._show(value, piece)
+                self._finish(value)
+
+    def _show(self, value: str, piece: np.ndarray) -> None:
+        made_for = next(iter(self.graph.inputs.values()))[0]
+        pictures = len(piece) * made_for // self.graph.shape(value)[0]
+        for name, use in self.values[value]:
+            self.samplers[name].observe(piece, use, pictures)
+
+    def _finish(self, value: str) -> None:
+        for name, use in self.values[value]:
+            self.waiting[name].discard(use)
+            if not self.waiting[name]:
+                self.samplers[name].draw()
 
 
 def _axis(state: _Pass, value: str) -> int:

@@ -14,6 +14,7 @@ from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
 from caffeinit.errors import CaffeinitError, LayerError
 from caffeinit.graph import Graph, Shape
+from caffeinit.images import Preprocessing, preprocessing_of_net
 from caffeinit.network import Network, Params, Skipped
 
 Path = str | PathLike[str]
@@ -45,6 +46,10 @@ class CaffeSource:
                     f"inputs {dict(shapes)} would need {other[0].shape}"
                 )
         return lower_net(again, self.matched.arrays).graph
+
+    def preprocessing(self) -> dict[str, Preprocessing]:
+        """Return input -> how the net's own data layers prepare pictures."""
+        return preprocessing_of_net(self.net.layers, self.net.path.parent)
 
     def write(self, path: Path, params: Params, force: bool) -> None:
         """Write the weights in the form they came in; without a source file, a new one."""

@@ -1,8 +1,11 @@
-"""RNN and LSTM over a stream, with Caffe's continuation indicators.
+"""Recurrent layers, unrolled: BVLC's LSTM and RNN, and the Lstm of junhyukoh's fork.
 
-The time steps are unrolled into plain nodes, so that gradients and shapes are those of any other net. A bottom is
-(T, N, ...), its indicators (T, N): 0 where a sequence begins, which resets the state.
-Source: BVLC/caffe, src/caffe/layers/rnn_layer.cpp, lstm_layer.cpp, lstm_unit_layer.cpp.
+Axis 0 is time, so the number of steps is spelt out and the batch is axis 1. Every step is plain nodes, which gradients
+can pass. A sequence starts from zeros, or from the hidden state handed in: Caffe also carries the state over from its
+last forward pass, which a graph cannot.
+
+The weights of input and state are joined into one matrix (input, static input, state). Steps depend on each other
+through it, so it is not an affine unit whose outputs could be normalised one after the other.
 """
 
 from __future__ import annotations
@@ -10,124 +13,240 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
-MAX_STEPS = 512  # each step is a dozen nodes
+MOST_STEPS = 2048  # above, the unrolled graph has tens of thousands of nodes
 
 
 class Recurrent(LayerType):
-    """What both kinds share: bottoms x, cont and optionally x_static; the state starts at zero."""
+    """What BVLC's recurrent layers share.
 
-    num_bottoms = (2, 3)
+    Bottoms: x (T, N, ...), cont (T, N), which is 0 where a sequence starts, perhaps a static input (N, ...), and with
+    expose_hidden the first state. Tops: y (T, N, H), and with expose_hidden the last state.
+    """
+
+    num_bottoms = (2, 5)
+    num_tops = (1, 3)
+    num_states = 1
     gates = 1
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Return (T, N, num_output)."""
+        """Return (T, N, H), and (1, N, H) for each exposed state."""
+        self._check(layer, bottoms)
+        hidden = int(layer.recurrent_param.num_output)
+        steps, batch = bottoms[0][:2]
+        exposed = self.num_states if layer.recurrent_param.expose_hidden else 0
+        return [(steps, batch, hidden), *[(1, batch, hidden)] * exposed]
+
+    def _check(self, layer: Layer, bottoms: Sequence[Shape]) -> None:
         p = layer.recurrent_param
-        if p.expose_hidden:
-            raise LayerError("expose_hidden: true is not supported")
-        if not p.num_output:
+        if p.num_output < 1:
             raise LayerError("num_output is not given")
-        if bottoms[0][:2] != bottoms[1]:
-            raise LayerError(f"indicators {bottoms[1]} do not fit x {bottoms[0]}")
-        if bottoms[0][0] > MAX_STEPS:
-            raise LayerError(f"{bottoms[0][0]} time steps; {MAX_STEPS} are the most that are unrolled")
-        return [(*bottoms[0][:2], int(p.num_output))]
+        x, cont = bottoms[:2]
+        if len(x) < 2 or cont != x[:2]:
+            raise LayerError(f"the second bottom must be {x[:2]} (steps, sequences), got {cont}")
+        exposed = self.num_states if p.expose_hidden else 0
+        if len(bottoms) - exposed not in (2, 3) or len(layer.top) != 1 + exposed:
+            raise LayerError(f"has {len(bottoms)} bottoms and {len(layer.top)} tops with {exposed} exposed states")
+        if x[0] > MOST_STEPS:
+            raise LayerError(f"{x[0]} steps are too many to unroll, at most {MOST_STEPS}")
 
-    def input_params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
-        """Return W_x, its bias, and W_static where there is a static input."""
-        p = layer.recurrent_param
-        rows = self.gates * int(p.num_output)
-        weight = p.weight_filler if p.HasField("weight_filler") else None
-        bias = p.bias_filler if p.HasField("bias_filler") else None
-        params = [
-            Param((rows, int(np.prod(bottoms[0][2:]))), "weight", weight),
-            Param((rows,), "bias", bias),
-        ]
-        if len(bottoms) > 2:
-            params.append(Param((rows, int(np.prod(bottoms[2][1:]))), "weight", weight))
-        return params
-
-    def inputs(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return what x contributes to the gates at each step, (1, N, gates), and the indicators, (N, 1)."""
-        shape = graph.shape(bottoms[0])
-        steps, batch, rows = shape[0], shape[1], self.gates * int(layer.recurrent_param.num_output)
-        x = graph.op("Reshape", bottoms[0], [-1, int(np.prod(shape[2:]))])
-        gates = graph.op("Gemm", x, graph.param(layer, 0), graph.param(layer, 1), transB=1)
-        gates = graph.op("Reshape", gates, [steps, batch, rows])
-        if len(bottoms) > 2:
-            static = graph.reshape(bottoms[2], [batch, int(np.prod(graph.shape(bottoms[2])[1:]))])
-            gates = graph.op("Add", gates, graph.op("Gemm", static, graph.param(layer, 2), transB=1))
-        conts = graph.op("Reshape", bottoms[1], [steps, batch, 1])
-        ones = np.ones(steps, np.int64)
-        if steps == 1:
-            return [gates], [graph.op("Squeeze", conts, [0])]
-        return (
-            graph.ops("Split", gates, ones, outputs=steps, axis=0),
-            [graph.op("Squeeze", c, [0]) for c in graph.ops("Split", conts, ones, outputs=steps, axis=0)],
-        )
-
-
-@layer_type("RNN")
-class RNN(Recurrent):
-    """h = tanh(W_hh h' + W_xh x + b), o = tanh(W_ho h + b_o)."""
+    def _has_static(self, layer: Layer, count: int) -> bool:
+        return count - (self.num_states if layer.recurrent_param.expose_hidden else 0) > 2
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
-        """Return W_xh, b_h, [W_static], W_hh, W_ho, b_o."""
-        size = int(layer.recurrent_param.num_output)
-        params = self.input_params(layer, bottoms)
-        weight, bias = params[0].filler, params[1].filler
-        square = Param((size, size), "weight", weight)
-        return [*params, square, square, Param((size,), "bias", bias)]
+        """Return input weight (G, I), bias (G,), with a static input its weight (G, S), and state weight (G, H)."""
+        self._check(layer, bottoms)
+        p = layer.recurrent_param
+        rows = self.gates * int(p.num_output)
+        filler = p.weight_filler if p.HasField("weight_filler") else None
+        bias_filler = p.bias_filler if p.HasField("bias_filler") else None
+        params = [Param((rows, int(np.prod(bottoms[0][2:]))), "recurrent", filler), Param((rows,), "bias", bias_filler)]
+        if self._has_static(layer, len(bottoms)):
+            params.append(Param((rows, int(np.prod(bottoms[2][1:]))), "recurrent", filler))
+        return [*params, Param((rows, int(p.num_output)), "recurrent", filler)]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Unroll the steps."""
-        gates, conts = self.inputs(layer, graph, bottoms)
-        first = 3 if len(bottoms) > 2 else 2
-        hidden, outputs = "", []
-        for gate, cont in zip(gates, conts, strict=True):
-            inner = graph.op("Squeeze", gate, [0])
-            if hidden:
-                state = graph.op("Mul", hidden, cont)
-                inner = graph.op("Add", inner, graph.op("Gemm", state, graph.param(layer, first), transB=1))
-            hidden = graph.op("Tanh", inner)
-            out = graph.op("Gemm", hidden, graph.param(layer, first + 1), graph.param(layer, first + 2), transB=1)
-            outputs.append(graph.op("Unsqueeze", graph.op("Tanh", out), [0]))
-        return [graph.op("Concat", *outputs, axis=0)]
+        """Append the nodes of all steps."""
+        steps, batch = graph.shape(bottoms[0])[:2]
+        hidden = int(layer.recurrent_param.num_output)
+        static = self._has_static(layer, len(bottoms))
+        first = bottoms[2 + static :]
+        zeros = np.zeros((batch, hidden), np.float32)
+        states = [graph.op("Reshape", s, [batch, hidden]) for s in first] or [graph.constant(zeros)] * self.num_states
+        rolled = Unrolled(
+            graph,
+            inputs=split_steps(graph, bottoms[0], steps, batch),
+            cont=list(split_steps(graph, bottoms[1], steps, batch)),
+            static=graph.op("Reshape", bottoms[2], [batch, -1]) if static else None,
+            weights=[graph.param(layer, i) for i in ([0, 2, 3] if static else [0, 2])],
+            bias=graph.param(layer, 1),
+        )
+        outputs, last = self.unroll(layer, rolled, states)
+        top = graph.op("Reshape", outputs, [steps, batch, hidden])
+        exposed = last if layer.recurrent_param.expose_hidden else []
+        return [top, *[graph.op("Reshape", s, [1, batch, hidden]) for s in exposed]]
+
+    def unroll(self, layer: Layer, steps: Unrolled, states: list[str]) -> tuple[str, list[str]]:
+        """Return the outputs (T * N, H) and the last states."""
+        raise NotImplementedError
+
+    def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
+        """Return one product per weight and step."""
+        weights = sum(int(np.prod(p.shape)) for p in self.params(layer, bottoms) if len(p.shape) == 2)
+        return weights * int(np.prod(bottoms[0][:2]))
+
+
+class Unrolled:
+    """The steps' inputs, and the one product that each step begins with."""
+
+    def __init__(
+        self,
+        graph: ParamGraph,
+        inputs: Sequence[str],
+        cont: Sequence[str | None],
+        static: str | None,
+        weights: Sequence[str],
+        bias: str,
+    ) -> None:
+        self.graph = graph
+        self.inputs = inputs
+        self.cont = cont
+        self.static = static
+        self.bias = bias
+        self.weight = graph.op("Concat", *weights, axis=1)
+
+    def gate_inputs(self, step: int, state: str) -> str:
+        """Return W (x, static, cont * state) + b, (N, G)."""
+        cont = self.cont[step]
+        kept = self.graph.op("Mul", state, cont) if cont else state
+        parts = [self.inputs[step], *([self.static] if self.static else []), kept]
+        return self.graph.op("Gemm", self.graph.op("Concat", *parts, axis=1), self.weight, self.bias, transB=1)
+
+    def lstm(self, hidden: str, cell: str) -> tuple[str, list[str]]:
+        """Return all h as (T * N, H), and the last h and c; gates are in the order i, f, o, g."""
+        graph, outputs = self.graph, []
+        size = graph.shape(hidden)[1]
+        for step in range(len(self.inputs)):
+            gates = self.gate_inputs(step, hidden)
+            opening, content = graph.ops("Split", gates, [3 * size, size], outputs=2, axis=1)
+            enter, forget, leave = graph.ops("Split", graph.op("Sigmoid", opening), [size] * 3, outputs=3, axis=1)
+            cont = self.cont[step]
+            kept = graph.op("Mul", forget, cell)
+            kept = graph.op("Mul", kept, cont) if cont else kept
+            cell = graph.op("Add", kept, graph.op("Mul", enter, graph.op("Tanh", content)))
+            hidden = graph.op("Mul", leave, graph.op("Tanh", cell))
+            outputs.append(hidden)
+        return graph.op("Concat", *outputs, axis=0), [hidden, cell]
+
+
+def split_steps(graph: ParamGraph, x: str, steps: int, batch: int) -> list[str]:
+    """Return each step of (T, N, ...) as (N, ...) flattened to two axes."""
+    flat = graph.op("Reshape", x, [steps * batch, -1])
+    return graph.ops("Split", flat, [batch] * steps, outputs=steps, axis=0)
 
 
 @layer_type("LSTM")
 class LSTM(Recurrent):
-    """Gates i, f, o, g; c = f c' + i g, h = o tanh(c); an indicator of 0 takes h' and the forget gate to 0."""
+    """c = cont f c' + i g and h = o tanh(c), with gates from W_xc x + W_hc (cont h') + b."""
 
+    num_states = 2
     gates = 4
 
+    def unroll(self, layer: Layer, steps: Unrolled, states: list[str]) -> tuple[str, list[str]]:
+        """Return the hidden states."""
+        return steps.lstm(*states)
+
+
+@layer_type("RNN")
+class RNN(Recurrent):
+    """h = tanh(W_hh (cont h') + W_xh x + b_h) and y = tanh(W_ho h + b_o)."""
+
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
-        """Return W_xc, b_c, [W_static], W_hc."""
+        """Return what all recurrent layers have, then the output's weight (H, H) and bias (H,)."""
+        shared = super().params(layer, bottoms)
         size = int(layer.recurrent_param.num_output)
-        params = self.input_params(layer, bottoms)
-        return [*params, Param((4 * size, size), "weight", params[0].filler)]
+        weight, bias = shared[0].filler, shared[1].filler
+        return [*shared, Param((size, size), "weight", weight), Param((size,), "bias", bias)]
+
+    def unroll(self, layer: Layer, steps: Unrolled, states: list[str]) -> tuple[str, list[str]]:
+        """Return the outputs, all steps' in one product."""
+        graph, hidden = steps.graph, states[0]
+        passed = []
+        for step in range(len(steps.inputs)):
+            hidden = graph.op("Tanh", steps.gate_inputs(step, hidden))
+            passed.append(hidden)
+        index = 4 if steps.static else 3
+        weight, bias = graph.param(layer, index), graph.param(layer, index + 1)
+        product = graph.op("Gemm", graph.op("Concat", *passed, axis=0), weight, bias, transB=1)
+        return graph.op("Tanh", product), [hidden]
+
+
+@layer_type("Lstm")
+class Lstm(LayerType):
+    """LSTM over (T * N, ...), the N sequences of `batch_size` side by side in each step; a second bottom is cont.
+
+    Clipping concerns gradients only. Its CPU code adds the first sequence's state to all; this is what its GPU code
+    does. Source: junhyukoh/caffe-lstm, src/caffe/layers/lstm_layer.cu.
+    """
+
+    num_bottoms = (1, 2)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return (T * N, H)."""
+        self._steps(layer, bottoms)
+        return [(bottoms[0][0], int(layer.lstm_param.num_output))]
+
+    @staticmethod
+    def _steps(layer: Layer, bottoms: Sequence[Shape]) -> tuple[int, int]:
+        """Return (T, N)."""
+        p = layer.lstm_param
+        if p.num_output < 1:
+            raise LayerError("num_output is not given")
+        rows, batch = bottoms[0][0], int(p.batch_size)
+        if batch < 1 or rows % batch:
+            raise LayerError(f"batch_size {batch} does not divide {rows} rows")
+        if len(bottoms) > 1 and int(np.prod(bottoms[1])) != rows:
+            raise LayerError(f"the second bottom must hold {rows} numbers, got {bottoms[1]}")
+        if rows // batch > MOST_STEPS:
+            raise LayerError(f"{rows // batch} steps are too many to unroll, at most {MOST_STEPS}")
+        return rows // batch, batch
+
+    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
+        """Return input weight (4H, I), state weight (4H, H) and bias (4H,)."""
+        p = layer.lstm_param
+        size = int(p.num_output)
+        filler = p.weight_filler if p.HasField("weight_filler") else None
+        bias = p.bias_filler if p.HasField("bias_filler") else None
+        inputs = int(np.prod(bottoms[0][1:]))
+        return [
+            Param((4 * size, inputs), "recurrent", filler),
+            Param((4 * size, size), "recurrent", filler),
+            Param((4 * size,), "bias", bias),
+        ]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Unroll the steps."""
-        size = int(layer.recurrent_param.num_output)
-        gates, conts = self.inputs(layer, graph, bottoms)
-        recurrent = 3 if len(bottoms) > 2 else 2
-        hidden, cell, outputs = "", "", []
-        for gate, cont in zip(gates, conts, strict=True):
-            inner = graph.op("Squeeze", gate, [0])
-            if hidden:
-                state = graph.op("Mul", hidden, cont)
-                inner = graph.op("Add", inner, graph.op("Gemm", state, graph.param(layer, recurrent), transB=1))
-            i, f, o, g = graph.ops("Split", inner, [size] * 4, outputs=4, axis=1)
-            update = graph.op("Mul", graph.op("Sigmoid", i), graph.op("Tanh", g))
-            if cell:
-                forget = graph.op("Mul", graph.op("Sigmoid", f), cont)
-                update = graph.op("Add", graph.op("Mul", forget, cell), update)
-            cell = update
-            hidden = graph.op("Mul", graph.op("Sigmoid", o), graph.op("Tanh", cell))
-            outputs.append(graph.op("Unsqueeze", hidden, [0]))
-        return [graph.op("Concat", *outputs, axis=0)]
+        """Append the nodes of all steps."""
+        steps, batch = self._steps(layer, [graph.shape(b) for b in bottoms])
+        zeros = graph.constant(np.zeros((batch, int(layer.lstm_param.num_output)), np.float32))
+        cont: list[str | None] = [None] * steps
+        if len(bottoms) > 1:
+            flags = graph.mask(graph.op("Cast", bottoms[1], to=TensorProto.BOOL))
+            cont = list(split_steps(graph, flags, steps, batch))
+        rolled = Unrolled(
+            graph,
+            inputs=split_steps(graph, bottoms[0], steps, batch),
+            cont=cont,
+            static=None,
+            weights=[graph.param(layer, 0), graph.param(layer, 1)],
+            bias=graph.param(layer, 2),
+        )
+        return [rolled.lstm(zeros, zeros)[0]]
+
+    def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
+        """Return one product per weight and row."""
+        return sum(int(np.prod(p.shape)) for p in self.params(layer, bottoms)[:2]) * bottoms[0][0]

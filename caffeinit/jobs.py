@@ -1,0 +1,164 @@
+"""The jobs that users run on a network: init and rescale. They change it in place and return what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.graph import Shape
+from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
+from caffeinit.network import Network
+from caffeinit.redraw import Drawing, draw_network, keeping_reason, select
+from caffeinit.result import Result, UnitReport
+from caffeinit.units import Unit
+from caffeinit.within import normalize
+
+Progress = Callable[[int, int], None]
+MODES = ("normalize",)
+
+
+def needed_inputs(network: Network) -> dict[str, Shape]:
+    """Return the inputs that some unit depends on; labels that only a loss reads are not among them.
+
+    A net without units needs all its inputs.
+    """
+    outputs = [use.output for unit in network.units for use in unit.uses]
+    read = {i for node in network.graph.ancestors(outputs) for i in node.input}
+    return {n: s for n, s in network.graph.inputs.items() if n in read} or dict(network.graph.inputs)
+
+
+def read_calibration(
+    network: Network,
+    sources: Any,
+    *,
+    num_images: int | None = 160,
+    batch_size: int = 16,
+    strict: bool = False,
+    threads: int | None = None,
+    root: str | None = None,
+    **preprocessing: Any,
+) -> Calibration:
+    """Read the pictures for the inputs that units depend on; see `caffeinit.read_images`."""
+    inputs = needed_inputs(network)
+    if not network.graph.batch_axis_free:
+        # The net spells its batch size out: every batch must have just that many rows.
+        batch_size = next(iter(inputs.values()))[0]
+    asked = {name: network.source.preprocessing().get(name, Preprocessing()) for name in inputs}
+    asked = {name: p.override(**preprocessing) if len(inputs[name]) == 4 else p for name, p in asked.items()}
+    return read_images(
+        inputs,
+        sources,
+        preprocessing=asked,
+        num_images=num_images,
+        batch_size=batch_size,
+        strict=strict,
+        threads=threads,
+        root=root,
+    )
+
+
+def init(
+    network: Network,
+    images: Any,
+    *,
+    method: str | Mapping[str, str] = "gaussian",
+    beta: float = 0.1,
+    seed: int = 0,
+    layers: Sequence[str] | None = None,
+    normalized: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> Result:
+    """Draw all weights, then give every channel of every unit mean beta and standard deviation 1 on the pictures.
+
+    Args:
+        images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
+        method: how weights are drawn; for all layers, or shell pattern -> method.
+        layers: shell patterns of the layers to draw and normalise; all by default.
+        normalized: False leaves the weights as drawn.
+    Raises:
+        CaffeinitError: nothing can be done, or a result is not finite; the network must not be saved then.
+    """
+    chosen = _choose(network, layers)
+    calibration = as_calibration(images, needed_inputs(network))
+    drawing = draw_network(network, lambda name: name in chosen, method, seed, calibration.num_images)
+    reports = _normalize(network, calibration, chosen, beta, drawing, normalized, progress)
+    return _result(network, calibration, *reports, drawing)
+
+
+def rescale(
+    network: Network,
+    images: Any,
+    *,
+    mode: str = "normalize",
+    beta: float = 0.1,
+    seed: int = 0,
+    layers: Sequence[str] | None = None,
+    reinit: Sequence[str] = (),
+    method: str | Mapping[str, str] = "gaussian",
+    progress: Progress = lambda done, total: None,
+) -> Result:
+    """Rescale the weights that a network has, by what the pictures do in it.
+
+    Layers that the weights file lacked are drawn first, and so are those that `reinit` names.
+
+    Args:
+        mode: "normalize" gives every channel mean beta and standard deviation 1; the net's function changes.
+        layers: shell patterns of the layers to rescale; all by default.
+        reinit: shell patterns of layers to draw again.
+        images, method: as for `init`.
+    Raises:
+        CaffeinitError: as for `init`.
+    """
+    if mode not in MODES:
+        raise OptionError(f'there is no mode "{mode}"; modes: {", ".join(MODES)}')
+    chosen = _choose(network, layers)
+    drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
+    if reinit and not select(network.params, reinit):
+        raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
+    calibration = as_calibration(images, needed_inputs(network))
+    drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
+    reports = _normalize(network, calibration, chosen | drawn, beta, drawing, True, progress)
+    return _result(network, calibration, *reports, drawing)
+
+
+def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
+    if not network.units:
+        reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
+        raise CaffeinitError(f"the net has no unit whose weights could be changed{reasons}")
+    return select(network.params, layers)
+
+
+def _normalize(
+    network: Network,
+    calibration: Iterable[Mapping[str, Any]],
+    chosen: set[str],
+    beta: float,
+    drawing: Drawing,
+    normalized: bool,
+    progress: Progress,
+) -> tuple[list[UnitReport], int]:
+    def reason(unit: Unit) -> str:
+        if unit.name not in chosen:
+            return "not among the chosen layers"
+        kept = keeping_reason(unit, network.learned)
+        return kept.get(unit.name, "") or ("" if normalized else "as drawn")
+
+    reports, peak = normalize(
+        network, calibration, beta=beta, chosen=reason, samplers=drawing.samplers, progress=progress
+    )
+    for report in reports:
+        method = drawing.methods.get(report.name)
+        if method and report.kind == "affine":
+            report.done = f"drawn ({method})" + (f", {report.done}" if report.done else "")
+            report.notes = drawing.notes.get(report.name, [])
+    return reports, peak
+
+
+def _result(network: Network, calibration: Any, reports: list[UnitReport], peak: int, drawing: Drawing) -> Result:
+    notes = [*network.notes, *calibration.notes]
+    notes += [f"{r.name}: {note}" for r in reports for note in r.notes]
+    dead = [r.name for r in reports if r.dead]
+    if dead:
+        notes.append(f"dead channels (they do not vary on these pictures) were left as they are in: {', '.join(dead)}")
+    return Result(reports, list(network.skipped), notes, calibration.num_images, peak)

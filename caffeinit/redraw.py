@@ -1,0 +1,225 @@
+"""Which arrays of a network are drawn, by which method, and what keeps its values.
+
+Affine units get weights from the methods of `caffeinit.draw`; data-free ones at once, data-driven ones when the pass
+over the net reaches their inputs. Biases start at 0, Scale at 1, BatchNorm at mean 0 and variance 1, everything else at
+what the prototxt's filler says. Up-sampling by bilinear filters and layers whose training is switched off (lr_mult 0)
+follow their filler whatever the method, and are not normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from caffeinit.draw import (
+    Drawn,
+    DrawOptions,
+    Filler,
+    Geometry,
+    PatchSampler,
+    Rows,
+    WeightSpec,
+    Window,
+    draw,
+    fill,
+    find_method,
+    unit_rng,
+    wanted_samples,
+)
+from caffeinit.graph import Graph, attribute
+from caffeinit.network import Network
+from caffeinit.units import Learned, Unit, Use
+
+DEFAULT_SLOPE = 0.25  # Caffe's for PReLU
+METHOD = "gaussian"
+
+
+@dataclass
+class Drawing:
+    """What is drawn in one run.
+
+    Attributes:
+        methods: unit name -> method.
+        samplers: unit name -> what draws it from its inputs, during the pass.
+        notes: unit name -> what a reader of the report should know.
+        kept: unit name -> why it follows its filler and is not normalised.
+    """
+
+    methods: dict[str, str] = field(default_factory=dict)
+    samplers: dict[str, UnitSampler] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class UnitSampler:
+    """Collects a unit's input patches and then draws its weights from them."""
+
+    unit: Unit
+    method: str
+    spec: WeightSpec
+    sampler: PatchSampler
+    seed: int
+    options: DrawOptions
+    notes: list[str]
+
+    def observe(self, values: np.ndarray, use: int, pictures: int) -> None:
+        """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
+        geometry = self.sampler.uses[use]
+        self.sampler.add(values.reshape(pictures, -1, geometry.features) if isinstance(geometry, Rows) else values, use)
+
+    def draw(self) -> None:
+        """Write the unit's weights."""
+        drawn = draw(self.method, self.spec, self.seed, self.sampler.samples(), self.options)
+        _write(self.unit, drawn, self.notes)
+
+
+def method_for(name: str, methods: str | Mapping[str, str]) -> str:
+    """Return the method of a layer: one for all, or the last pattern that matches it."""
+    if isinstance(methods, str):
+        return methods
+    return next((m for pattern, m in reversed(methods.items()) if fnmatchcase(name, pattern)), METHOD)
+
+
+def draw_network(
+    network: Network,
+    layers: Callable[[str], bool],
+    methods: str | Mapping[str, str],
+    seed: int,
+    num_images: int,
+    options: DrawOptions | None = None,
+) -> Drawing:
+    """Draw the arrays of the named layers; data-driven units are left to the samplers of the result.
+
+    Args:
+        layers: tells whether a layer is drawn.
+        methods: one for all layers, or pattern -> method, the last match counts.
+        num_images: how many pictures the pass will bring.
+    Raises:
+        CaffeinitError: there is no such method.
+    """
+    drawing = Drawing()
+    for name in [methods] if isinstance(methods, str) else methods.values():
+        find_method(name)
+    owned: set[str] = set()
+    for unit in network.units:
+        if layers(unit.name):
+            owned.update(unit.initializers)
+            _draw_unit(
+                drawing, network, unit, method_for(unit.name, methods), seed, num_images, options or DrawOptions()
+            )
+    for name, learned in network.learned.items():
+        if name not in owned and layers(learned.layer):
+            _follow_filler(network.graph.initializers[name], learned, seed)
+    return drawing
+
+
+def _draw_unit(
+    drawing: Drawing, network: Network, unit: Unit, method: str, seed: int, num_images: int, options: DrawOptions
+) -> None:
+    if unit.bias is not None:
+        unit.bias[...] = 0
+    if unit.kind == "norm":
+        assert unit.mean is not None
+        assert unit.variance is not None
+        unit.mean[...], unit.variance[...] = 0, 1
+        if unit.factor is not None:
+            unit.factor[...] = 1
+    if unit.kind != "affine":
+        if unit.weight is not None:
+            unit.weight[...] = 1
+        return
+    learned = network.learned[unit.initializers[0]]
+    drawing.kept.update(keeping_reason(unit, network.learned))
+    node = unit.uses[0].node
+    spec = _spec(unit, learned, node)
+    if unit.name in drawing.kept and learned.filler is not None:
+        method = "filler"
+    elif find_method(method).needs_samples and node.op_type == "ConvTranspose":
+        drawing.notes.setdefault(unit.name, []).append(f"gaussian: {method} is not defined for a deconvolution")
+        method = METHOD
+    drawing.methods[unit.name] = method
+    notes = drawing.notes.setdefault(unit.name, [])
+    if find_method(method).needs_samples:
+        geometries = [_geometry(network.graph, use) for use in unit.uses]
+        sampler = PatchSampler(unit.name, geometries, wanted_samples(method, spec), num_images, seed)
+        drawing.samplers[unit.name] = UnitSampler(unit, method, spec, sampler, seed, options, notes)
+    else:
+        _write(unit, draw(method, spec, seed, None, options), notes)
+
+
+def keeping_reason(unit: Unit, learned: Mapping[str, Learned]) -> dict[str, str]:
+    """Return {unit name: reason} where a unit is to be left as its author set it; empty otherwise."""
+    filler = learned[unit.initializers[0]].filler
+    if filler is not None and getattr(filler, "type", "") == "bilinear":
+        return {unit.name: "bilinear up-sampling"}
+    return {unit.name: "its training is switched off (lr_mult 0)"} if unit.frozen and unit.kind != "norm" else {}
+
+
+def _spec(unit: Unit, learned: Learned, node: Any) -> WeightSpec:
+    assert unit.weight is not None
+    group, outputs = unit.weight.shape[:2]
+    transposed = node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
+    shape = (group * outputs, *unit.weight.shape[2:])
+    return WeightSpec(unit.name, shape, group, plain_filler(learned.filler), transposed)
+
+
+def plain_filler(message: Any) -> Filler | None:
+    """Return a FillerParameter as plain values."""
+    if message is None:
+        return None
+    norm = message.DESCRIPTOR.fields_by_name["variance_norm"].enum_type.values_by_number[message.variance_norm].name
+    names = ("type", "value", "min", "max", "mean", "std", "sparse")
+    return Filler(**{n: getattr(message, n) for n in names}, variance_norm=norm)
+
+
+def _geometry(graph: Graph, use: Use) -> Geometry:
+    node = use.node
+    if node.op_type != "Conv":
+        return Rows(graph.shape(use.input)[-1])
+    axes = len(graph.shape(use.input)) - 2
+    kernel = attribute(node, "kernel_shape", list(graph.shape(node.input[1])[2:]))
+    pads = attribute(node, "pads", [0] * (2 * axes))
+    ones = [1] * axes
+    return Window(
+        tuple(kernel),
+        tuple(attribute(node, "strides", ones)),
+        tuple(pads[:axes]),
+        tuple(pads[axes:]),
+        tuple(attribute(node, "dilations", ones)),
+        attribute(node, "group", 1),
+    )
+
+
+def _write(unit: Unit, drawn: Drawn, notes: list[str]) -> None:
+    assert unit.weight is not None
+    unit.weight[...] = drawn.weight.reshape(unit.weight.shape)
+    notes += drawn.notes
+
+
+def _follow_filler(array: np.ndarray, learned: Learned, seed: int) -> None:
+    """Set an array that belongs to no unit to what its filler says, or to where such arrays start."""
+    filler = plain_filler(learned.filler)
+    if filler is not None:
+        array[...] = fill(filler, array.shape, unit_rng(seed, learned.layer, learned.index))
+    elif learned.role == "slope":
+        array[...] = DEFAULT_SLOPE
+    elif learned.role == "scale":
+        array[...] = 1
+    elif learned.role in ("weight", "table"):
+        fan_in = max(1, int(np.prod(array.shape[1:])))
+        rng = unit_rng(seed, learned.layer, learned.index)
+        array[...] = rng.standard_normal(array.shape, np.float32) / np.sqrt(np.float32(fan_in))
+    else:
+        array[...] = 0
+
+
+def select(names: Collection[str], patterns: Sequence[str] | None) -> set[str]:
+    """Return the names that match any of the shell patterns; all of them without patterns."""
+    if patterns is None:
+        return set(names)
+    return {n for n in names if any(fnmatchcase(n, p) for p in patterns)}
