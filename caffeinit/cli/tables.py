@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from caffeinit.inspection import Inspection
 from caffeinit.result import Result, UnitReport, UnitStats
 
 Advance = Callable[[int, int], None]
@@ -52,7 +54,14 @@ def unit_table(result: Result) -> Table:
     table.add_column("what was done, or why not", overflow="fold")
     for unit in result.units:
         dead = str(len(unit.dead)) if unit.after or unit.dead else "-"
-        cells = [unit.name, str(unit.num_channels), *_cells(unit.before), *_cells(unit.after), dead, _outcome(unit)]
+        cells = [
+            escape(unit.name),
+            str(unit.num_channels),
+            *_cells(unit.before),
+            *_cells(unit.after),
+            dead,
+            escape(_outcome(unit)),
+        ]
         table.add_row(*cells, style=None if unit.done else "dim")
     return table
 
@@ -67,3 +76,41 @@ def _outcome(unit: UnitReport) -> str:
     if unit.reason:
         return f"left alone: {unit.reason}"
     return unit.done + (f"; {len(unit.dead)} dead channels left as they are" if unit.dead else "")
+
+
+def inspection_tables(report: Inspection) -> None:
+    """Print what `inspect` found."""
+    out = console()
+    for file in report.files:
+        out.print(f"{file.path}: {file.form}, {file.size} bytes, sha256 {file.sha256[:16]}", markup=False)
+        if file.unknown_fields:
+            out.print(
+                f"  fields that no known fork declares: {', '.join(dict.fromkeys(file.unknown_fields))}", markup=False
+            )
+    for name, shape in report.inputs.items():
+        out.print(f"input {name}: {_shape(shape)}", markup=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("layer", "type", "top", "parameters"):
+        table.add_column(heading)
+    table.add_column("multiply-adds", justify="right")
+    table.add_column("rescaling", overflow="fold")
+    for layer in report.layers:
+        rescaling = layer.reason if layer.reason else layer.unit
+        tops = " ".join(_shape(s) for s in layer.tops)
+        cells = [layer.name, layer.type, tops, " ".join(_shape(s) for s in layer.params)]
+        table.add_row(*map(escape, cells), f"{layer.macs:,}" if layer.macs else "", escape(rescaling))
+    out.print(table)
+    macs = sum(layer.macs for layer in report.layers)
+    out.print(f"{report.num_params:,} parameters, {macs:,} multiply-adds", markup=False)
+    for title, lines in (
+        ("does not fit", report.mismatches),
+        ("the weights file lacks", report.missing),
+        ("in the weights file only", report.unused),
+        ("note", report.notes),
+    ):
+        for line in lines:
+            out.print(f"{title}: {line}", markup=False)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "()"

@@ -1,0 +1,185 @@
+"""Options that several verbs share, and what they mean. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from caffeinit.images import Calibration
+    from caffeinit.network import Network
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_NET = [
+    click.option("--phase", type=click.Choice(["TEST", "TRAIN"]), default="TEST", show_default=True, help="phase."),
+    click.option("--level", type=int, default=0, help="level that include rules are held against."),
+    click.option("--stage", "stages", multiple=True, metavar="NAME", help="stage that include rules ask for; repeat."),
+    click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        metavar="BLOB=C,H,W",
+        help="shape of an input, with or without the batch size; repeat for several inputs.",
+    ),
+    click.option("--strict", is_flag=True, help="refuse what would be left out: layers that cannot run, bad pictures."),
+]
+_IMAGES = [
+    click.option(
+        "--images",
+        "sources",
+        multiple=True,
+        required=True,
+        metavar="[BLOB=]SOURCE",
+        help="folder, file, glob, list file, .npy/.npz, idx, LMDB or HDF5; repeat for several inputs.",
+    ),
+    click.option("--num-images", type=click.IntRange(min=1), default=160, show_default=True, help="pictures to use."),
+    click.option(
+        "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="pictures in a batch."
+    ),
+    click.option("--mean", metavar="V[,V...]", help="value to take off, one or one per channel in the net's order."),
+    click.option("--mean-file", type=click.Path(), help="mean picture (.binaryproto or .npy) to take off."),
+    click.option("--scale", type=float, help="factor after the mean is taken off."),
+    click.option("--crop", type=click.IntRange(min=0), help="crop from the middle, pixels; 0 for none."),
+    click.option("--resize", type=click.Choice(["warp", "short", "none"]), help="how pictures get the net's size."),
+    click.option("--channels", type=click.Choice(["bgr", "rgb", "gray"]), help="channel order; Caffe's is bgr."),
+]
+_RUN = [
+    click.option("--threads", type=click.IntRange(min=0), default=0, help="threads; 0 for one a core."),
+    click.option("--quiet", is_flag=True, help="no progress and no table."),
+    click.option(
+        "--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON here; - is stdout."
+    ),
+]
+_WRITE = [
+    click.option("--force", is_flag=True, help="replace an output that exists."),
+    click.option("--dry-run", is_flag=True, help="do everything but write."),
+    click.option("--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns."),
+    click.option("--beta", type=float, default=0.1, show_default=True, help="mean that channels are given."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all that is random."),
+    click.option(
+        "--method",
+        "methods",
+        multiple=True,
+        metavar="[PATTERN=]METHOD",
+        help="how weights are drawn: gaussian (default), orthonormal, patches, pca, zca, kmeans, filler, xavier, msra, "
+        "orthogonal, random-walk; for all layers or for those that a pattern matches.",
+    ),
+]
+
+
+def _all(options: Sequence[Decorator]) -> Decorator:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+net_options = _all(_NET)
+image_options = _all(_IMAGES)
+run_options = _all(_RUN)
+write_options = _all(_WRITE)
+
+
+def patterns(text: str | None) -> list[str] | None:
+    """Return the patterns in a comma-separated list; None where there is none."""
+    return [p.strip() for p in text.split(",") if p.strip()] if text is not None else None
+
+
+def parse_methods(given: Sequence[str]) -> str | dict[str, str]:
+    """Return one method for all layers, or pattern -> method."""
+    methods: dict[str, str] = {}
+    for text in given:
+        pattern, _, method = text.rpartition("=")
+        methods[pattern or "*"] = method
+    return methods or "gaussian"
+
+
+def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return blob -> shape from BLOB=C,H,W texts."""
+    shapes = {}
+    for text in given:
+        name, _, dims = text.rpartition("=")
+        try:
+            shape = tuple(int(d) for d in dims.replace("x", ",").split(","))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            raise click.BadParameter(f'"{text}" is not BLOB=C,H,W with numbers from 1', param_hint="--input-shape")
+        shapes[name] = shape
+    return shapes
+
+
+def parse_sources(given: Sequence[str], inputs: Sequence[str]) -> dict[str | None, list[str]]:
+    """Return input -> sources; what has no input's name before it stands under None."""
+    sources: dict[str | None, list[str]] = {}
+    for text in given:
+        name, separator, rest = text.partition("=")
+        key = name if separator and name in inputs and not Path(text).exists() else None
+        sources.setdefault(key, []).append(rest if key is not None else text)
+    return sources
+
+
+def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Network:
+    """Load the net that a verb was given, with its shared options taken out of `options`."""
+    import caffeinit
+    from caffeinit.engine.session import Settings
+
+    network = caffeinit.load(
+        net,
+        weights,
+        phase=options.pop("phase"),
+        level=options.pop("level"),
+        stages=options.pop("stages"),
+        input_shapes=parse_shapes(options.pop("input_shapes")),
+        strict=options["strict"],
+    )
+    network.settings = Settings(threads=options.pop("threads"))
+    return network
+
+
+def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
+    """Read the calibration pictures, with their options taken out of `options`."""
+    import caffeinit
+
+    mean = options.pop("mean")
+    values = None
+    if mean is not None:
+        try:
+            values = [float(v) for v in mean.split(",")]
+        except ValueError:
+            raise click.BadParameter(f'"{mean}" is not one or more numbers', param_hint="--mean") from None
+    return caffeinit.read_images(
+        network,
+        parse_sources(options.pop("sources"), list(network.inputs)),
+        num_images=options.pop("num_images"),
+        batch_size=options.pop("batch_size"),
+        strict=options.pop("strict"),
+        mean=values,
+        mean_file=options.pop("mean_file"),
+        scale=options.pop("scale"),
+        crop=options.pop("crop"),
+        resize=options.pop("resize"),
+        channels=options.pop("channels"),
+    )
+
+
+def write_json(path: str | None, data: dict[str, Any], force: bool = False) -> None:
+    """Write a result as JSON to a file or, for "-", to stdout."""
+    from caffeinit.files import replacing
+
+    if path is None:
+        return
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    with replacing(path, force) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,50 @@
+"""caffeinit inspect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from caffeinit.cli.common import net_options
+
+
+@click.command("inspect")
+@click.argument("net", type=click.Path())
+@click.argument("weights", type=click.Path(), required=False)
+@click.option("--filters", type=click.Path(), help="draw the first layer's filters to this PNG file.")
+@click.option("--force", is_flag=True, help="replace an output that exists.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON; - is stdout.")
+@net_options
+def command(
+    net: str, weights: str | None, json_file: str | None, filters: str | None, force: bool, **options: Any
+) -> None:
+    """Show layers, shapes, parameters, and what can be rescaled.
+
+    \b
+    caffeinit inspect net.prototxt net.caffemodel
+
+    Weights that do not fit are shown beside the net instead of being refused.
+    """
+    from caffeinit.cli.common import parse_shapes, write_json
+    from caffeinit.inspection import inspect_files
+
+    report = inspect_files(
+        net,
+        weights,
+        phase=options["phase"],
+        level=options["level"],
+        stages=options["stages"],
+        input_shapes=parse_shapes(options["input_shapes"]),
+    )
+    if json_file != "-":
+        from caffeinit.cli.tables import inspection_tables
+
+        inspection_tables(report)
+    write_json(json_file, report.to_json(), force)
+    if filters is not None:
+        from caffeinit.inspection import save_filters
+
+        click.echo(save_filters(report, filters, force))
+    if report.mismatches or (options["strict"] and report.obstacles):
+        raise SystemExit(1)

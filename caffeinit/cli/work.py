@@ -1,0 +1,58 @@
+"""The way of a job that changes weights: load, read pictures, work, show, write."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from caffeinit import jobs
+from caffeinit.cli.common import load_network, parse_methods, patterns, read_pictures, write_json
+from caffeinit.cli.tables import console, progress, unit_table
+from caffeinit.files import check_target
+from caffeinit.result import Result
+
+
+def run_job(job: str, net: str, weights: str | None, output: str, options: dict[str, Any], **more: Any) -> Result:
+    """Run `init` or `rescale` from command-line options, show the table and write the weights.
+
+    Raises:
+        CaffeinitError: something is refused; nothing has been written then.
+    """
+    quiet, force, dry_run = options.pop("quiet"), options.pop("force"), options.pop("dry_run")
+    json_file = options.pop("json_file")
+    if not dry_run:
+        check_target(output, force)
+    network = load_network(net, weights, options)
+    pictures = read_pictures(network, options)
+    given = {
+        "beta": options.pop("beta"),
+        "seed": options.pop("seed"),
+        "layers": patterns(options.pop("layers")),
+        "method": parse_methods(options.pop("methods")),
+    }
+    assert not options, options
+    with progress(f"{job} on {pictures.num_images} pictures", quiet) as advance:
+        result: Result = getattr(jobs, job)(network, pictures, progress=advance, **given, **more)
+    if not any(u.done for u in result.units):
+        reasons = "\n".join(f"  {u.name}: {u.reason}" for u in result.units)
+        click.echo(f"nothing was changed:\n{reasons}", err=True)
+    if not dry_run:
+        network.save(output, force=force)
+    if not quiet and json_file != "-":
+        show(result, pictures.describe())
+        click.echo(f"{'would write' if dry_run else 'wrote'} {shlex.quote(output)}")
+    write_json(json_file, {"job": job, "output": None if dry_run else output, **result.to_json()}, force)
+    return result
+
+
+def show(result: Result, pictures: str) -> None:
+    """Print the table of units, what was left out, and notes."""
+    out = console()
+    out.print(pictures, markup=False)
+    out.print(unit_table(result))
+    for skipped in result.skipped:
+        out.print(f"left out: {skipped.name}: {skipped.reason}", markup=False)
+    for note in result.notes:
+        out.print(f"note: {note}", markup=False)

@@ -1,0 +1,186 @@
+"""What there is to know of a net before anything is run: layers, shapes, parameters, cost, and what can be rescaled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from caffeinit.caffe.layers import find_type
+from caffeinit.caffe.lower import infer_net, lower_net
+from caffeinit.caffe.match import match_weights
+from caffeinit.caffe.net import Net, read_net
+from caffeinit.caffe.weights import WeightsFile, open_weights
+from caffeinit.errors import CaffeinitError
+from caffeinit.graph import Shape
+from caffeinit.redraw import keeping_reason
+from caffeinit.units import Unit, find_units
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer.
+
+    Attributes:
+        tops: shapes of the tops that are known.
+        params: shapes of its arrays.
+        macs: multiply-adds of one forward pass at the net's batch size.
+        unit: what of it can be rescaled: "affine", "channel", "norm", or empty.
+        reason: why it cannot run or cannot be rescaled.
+    """
+
+    name: str
+    type: str
+    tops: list[Shape]
+    params: list[Shape]
+    macs: int
+    unit: str
+    reason: str
+
+
+@dataclass
+class FileReport:
+    """One file: its form, generation and fingerprint, and fields that no known fork declares."""
+
+    path: str
+    form: str
+    sha256: str
+    size: int
+    unknown_fields: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Inspection:
+    """A net, its weights and how they fit."""
+
+    files: list[FileReport]
+    inputs: dict[str, Shape]
+    layers: list[LayerReport]
+    mismatches: list[str]
+    missing: list[str]
+    unused: list[str]
+    notes: list[str]
+    units: list[Unit] = field(default_factory=list)
+
+    @property
+    def obstacles(self) -> list[LayerReport]:
+        """Layers that cannot run."""
+        return [layer for layer in self.layers if layer.reason and not layer.unit]
+
+    @property
+    def num_params(self) -> int:
+        """Learned and stored numbers; those of a shared array count once for each layer."""
+        total = 0
+        for layer in self.layers:
+            for shape in layer.params:
+                count = 1
+                for dim in shape:
+                    count *= dim
+                total += count
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "files": [vars(f) for f in self.files],
+            "inputs": {n: list(s) for n, s in self.inputs.items()},
+            "layers": [
+                {**vars(x), "tops": [list(s) for s in x.tops], "params": [list(s) for s in x.params]}
+                for x in self.layers
+            ],
+            "num_params": self.num_params,
+            "macs": sum(layer.macs for layer in self.layers),
+            "mismatches": self.mismatches,
+            "missing": self.missing,
+            "unused": self.unused,
+            "notes": self.notes,
+        }
+
+
+def inspect_files(
+    net_path: str | PathLike[str],
+    weights_path: str | PathLike[str] | None = None,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Shape] | None = None,
+) -> Inspection:
+    """Look at a net and, if given, its weights; what does not fit is reported, not refused.
+
+    Raises:
+        FormatError: a file is not what it should be.
+    """
+    net = read_net(net_path, phase, level, stages)
+    found = infer_net(net, input_shapes)
+    file = open_weights(weights_path) if weights_path is not None else None
+    wanted = {layer: [p.shape for p in params] for layer, params in found.params.items()}
+    matched = match_weights(file, wanted, found.owners, net.file_names)
+    lowered = lower_net(found, matched.arrays)
+    units = find_units(lowered.graph, lowered.learned)
+    by_name = {unit.name: unit for unit in reversed(units)}
+    layers = []
+    for entry in net.named_layers:
+        layer = entry.layer
+        described = find_type(layer.type)
+        bottoms = [found.shapes[b] for b in entry.bottoms if b in found.shapes]
+        unit = by_name.get(layer.name)
+        kept = keeping_reason(unit, lowered.learned) if unit else {}
+        runs = layer.name not in found.blocked
+        layers.append(
+            LayerReport(
+                name=layer.name,
+                type=layer.type,
+                tops=[found.shapes[t] for t in entry.tops if t in found.shapes],
+                params=wanted.get(layer.name, []),
+                macs=described.macs(layer, bottoms) if described and runs and not described.is_data else 0,
+                unit=unit.kind if unit else "",
+                reason=found.blocked.get(layer.name, "") or kept.get(layer.name, ""),
+            )
+        )
+    return Inspection(
+        files=[_net_file(net), *([_weights_file(file)] if file else [])],
+        inputs=found.inputs,
+        layers=layers,
+        mismatches=matched.mismatches,
+        missing=sorted({layer for layer, _ in matched.missing}) if file else [],
+        unused=matched.unused,
+        notes=[*net.notes, *(file.notes if file else []), *matched.notes],
+        units=units,
+    )
+
+
+def _net_file(net: Net) -> FileReport:
+    raw = net.path.read_bytes()
+    form = f"Caffe net, {net.form}, {net.generation}"
+    return FileReport(str(net.path), form, hashlib.sha256(raw).hexdigest(), len(raw), net.unknown_fields)
+
+
+def _weights_file(file: WeightsFile) -> FileReport:
+    encodings = sorted({b.encoding for blobs in file.layers.values() for b in blobs})
+    form = f"Caffe weights, {file.format}, {'/'.join(encodings) or 'no numbers'}"
+    path = Path(file.path)
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileReport(str(path), form, digest, path.stat().st_size)
+
+
+def save_filters(report: Inspection, path: str, force: bool = False) -> str:
+    """Draw the first convolution's filters as a mosaic; return a sentence that says which.
+
+    Raises:
+        CaffeinitError: there is no convolution. OutputError: the picture cannot be written.
+    """
+    from caffeinit.files import replacing
+    from caffeinit.filters import save_mosaic
+
+    for unit in report.units:
+        if unit.kind == "affine" and unit.weight is not None and unit.weight.ndim == 5 and unit.weight.shape[3] > 1:
+            weight = unit.weight.reshape(-1, *unit.weight.shape[2:])
+            with replacing(path, force) as temporary:
+                save_mosaic(weight, temporary)
+            return f"drew the {len(weight)} filters of {unit.name} to {path}"
+    raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")
