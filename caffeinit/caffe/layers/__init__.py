@@ -2,18 +2,28 @@
 
 from caffeinit.caffe.layers import (  # noqa: F401
     activation,
+    axpy,
+    bn,
     convolution,
     data,
+    depthwise,
+    detection,
     eltwise,
+    forks,
     innerproduct,
     loss,
     lrn,
     normalize,
+    permute,
     pooling,
+    priorbox,
     recurrent,
     reduce,
+    roi,
     select,
     shape,
+    training,
+    upsample,
 )
 from caffeinit.caffe.layers.base import (
     Layer,

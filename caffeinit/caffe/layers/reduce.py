@@ -1,130 +1,180 @@
-"""Reduction, ArgMax, MVN and SPP: layers that summarise axes."""
+"""Layers that summarise axes: Reduction, ArgMax and SPP, and those that normalise by the summary, MVN and Normalize."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
-from caffeinit.caffe.layers.activation import Elementwise, affine
-from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, canonical_axis, layer_type
-from caffeinit.caffe.layers.pooling import pooled_size
+from caffeinit.caffe import schema
+from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
+from caffeinit.caffe.layers.pooling import Pooling
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
-_SUM, _ASUM, _SUMSQ, _MEAN = 1, 2, 3, 4
+_ASUM, _SUMSQ, _MEAN = 2, 3, 4
 
 
 @layer_type("Reduction")
 class Reduction(LayerType):
-    """Sum, sum of magnitudes, sum of squares, or mean of everything from an axis on."""
+    """top = coeff * sum, sum of magnitudes, sum of squares or mean over an axis and all behind it."""
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Keep the axes before `axis`."""
+        """Return the axes in front of `axis`."""
         return [bottoms[0][: canonical_axis(layer.reduction_param.axis, len(bottoms[0]))]]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Append a Reduce node and the coefficient."""
-        p = layer.reduction_param
-        rank = len(graph.shape(bottoms[0]))
-        axes = list(range(canonical_axis(p.axis, rank), rank))
-        x = bottoms[0]
+        """Append the reduction and, with a coefficient, a Mul."""
+        p, x = layer.reduction_param, bottoms[0]
+        rank = len(graph.shape(x))
+        axes = range(canonical_axis(p.axis, rank), rank)
+        if p.operation == _ASUM:
+            x = graph.op("Abs", x)
+        elif p.operation == _SUMSQ:
+            x = graph.op("Mul", x, x)
         if p.operation == _MEAN:
-            value = graph.op("ReduceMean", x, axes=axes, keepdims=0)
+            top = graph.op("ReduceMean", x, axes=list(axes), keepdims=0)
         else:
-            x = {_SUM: lambda: x, _ASUM: lambda: graph.op("Abs", x), _SUMSQ: lambda: graph.op("Mul", x, x)}[
-                p.operation
-            ]()
-            value = graph.op("ReduceSum", x, np.asarray(axes, np.int64), keepdims=0)
-        return [affine(graph, value, p.coeff, 0)]
+            top = graph.op("ReduceSum", x, np.asarray(axes), keepdims=0)
+        return [top if p.coeff == 1 else graph.op("Mul", top, float(p.coeff))]
 
 
 @layer_type("ArgMax")
 class ArgMax(LayerType):
-    """Where the top_k largest values lie, along an axis or over everything after the first; with their values."""
+    """Where the top_k largest values are, along an axis or over all but the first, and on demand which they are.
+
+    Of equal values Caffe takes the one behind; ONNX's TopK takes the one in front, so it looks from the end.
+    """
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Return top_k along the axis, or (N, 1 or 2, top_k)."""
-        p, bottom = layer.argmax_param, bottoms[0]
-        if p.HasField("axis"):
-            axis = canonical_axis(p.axis, len(bottom))
-            return [(*bottom[:axis], p.top_k, *bottom[axis + 1 :])]
-        middle = [2 if p.out_max_val else 1] if len(bottom) > 1 or p.out_max_val else []
-        shape = [bottom[0], *middle, p.top_k]
-        # Caffe's top has at least three axes, or as many as the bottom.
-        return [(*shape, *[1] * (max(len(bottom), 3) - len(shape)))]
+        """Return the bottom with top_k on `axis`; without axis (N, 1 or 2, top_k)."""
+        p, shape = layer.argmax_param, list(bottoms[0])
+        axis = canonical_axis(p.axis, len(shape)) if p.HasField("axis") else None
+        among = shape[axis] if axis is not None else int(np.prod(shape[1:]))
+        if not 1 <= p.top_k <= among:
+            raise LayerError(f"top_k {p.top_k} of {among} values")
+        if axis is None:
+            return [(shape[0], 2 if p.out_max_val else 1, int(p.top_k), *[1] * (len(shape) - 3))]
+        return [(*shape[:axis], int(p.top_k), *shape[axis + 1 :])]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Append a TopK."""
-        p, shape = layer.argmax_param, graph.shape(bottoms[0])
-        count = np.asarray([p.top_k], np.int64)
+        """Append an ArgMax or a TopK, indices as floats."""
+        p, x = layer.argmax_param, bottoms[0]
+        shape = graph.shape(x)
         if p.HasField("axis"):
-            axis = canonical_axis(p.axis, len(shape))
-            values, places = graph.ops("TopK", bottoms[0], count, outputs=2, axis=axis)
-            return [values if p.out_max_val else graph.op("Cast", places, to=1)]
-        flat = graph.reshape(bottoms[0], [shape[0], 1, int(np.prod(shape[1:]))])
-        values, places = graph.ops("TopK", flat, count, outputs=2, axis=2)
-        found = graph.op("Cast", places, to=1)
-        if p.out_max_val:
-            found = graph.op("Concat", found, values, axis=1)
-        return [graph.reshape(found, self.infer(layer, [shape])[0])]
+            values, indices = largest(graph, x, int(p.top_k), canonical_axis(p.axis, len(shape)))
+            return [values if p.out_max_val else indices]
+        flat = graph.reshape(x, [shape[0], 1, int(np.prod(shape[1:]))])
+        values, indices = largest(graph, flat, int(p.top_k), 2)
+        top = graph.op("Concat", indices, values, axis=1) if p.out_max_val else indices
+        return [graph.reshape(top, self.infer(layer, [shape])[0])]
+
+
+def largest(graph: ParamGraph, x: str, k: int, axis: int) -> tuple[str, str]:
+    """Return the k largest values along an axis, in falling order, and their indices as floats; the last of equals."""
+    size = graph.shape(x)[axis]
+    backwards = graph.op("Slice", x, [size - 1], [-size - 1], [axis], [-1])
+    values, places = graph.ops("TopK", backwards, [k], outputs=2, axis=axis)
+    return values, graph.op("Cast", graph.op("Sub", size - 1, places), to=TensorProto.FLOAT)
 
 
 @layer_type("MVN")
-class MVN(Elementwise):
-    """Each channel (or each picture) shifted to mean 0 and, by default, scaled to deviation 1."""
+class MVN(LayerType):
+    """top = (x - mean) / (standard deviation + eps) of each channel, or of each picture with across_channels."""
 
-    def apply(self, layer: Layer, graph: ParamGraph, x: str) -> str:
-        """Append the mean's removal and a division by deviation + eps."""
-        p, rank = layer.mvn_param, len(graph.shape(x))
-        if rank != 4:
-            raise LayerError(f"needs a bottom of 4 axes, got {graph.shape(x)}")
-        axes = [1, 2, 3] if p.across_channels else [2, 3]
-        centred = graph.op("Sub", x, graph.op("ReduceMean", x, axes=axes))
-        if not p.normalize_variance:
-            return centred
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the bottom's shape."""
+        if len(bottoms[0]) < 2:
+            raise LayerError(f"needs channels on axis 1, got {bottoms[0]}")
+        return [bottoms[0]]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the mean's Sub and, with normalize_variance, the deviation's Div."""
+        p, x = layer.mvn_param, bottoms[0]
+        axes = list(range(1 if p.across_channels else 2, len(graph.shape(x))))
+        # A channel of one number is its own mean; ONNX would take no axes for all axes.
+        centred = graph.op("Sub", x, graph.op("ReduceMean", x, axes=axes) if axes else x)
+        if not p.normalize_variance or not axes:
+            return [centred]
         variance = graph.op("ReduceMean", graph.op("Mul", centred, centred), axes=axes)
-        return graph.op("Div", centred, graph.op("Add", graph.op("Sqrt", variance), float(p.eps)))
+        deviation = graph.op("Add", graph.op("Sqrt", variance), float(p.eps))
+        return [graph.op("Div", centred, deviation)]
+
+
+@layer_type("Normalize")
+class Normalize(LayerType):
+    """top = scale * x / sqrt(sum of squares + eps), the sum over channels, or over each picture; SSD's.
+
+    Source: weiliu89/caffe, src/caffe/layers/normalize_layer.cpp.
+    """
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the bottom's shape."""
+        if len(bottoms[0]) < 2:
+            raise LayerError(f"needs channels on axis 1, got {bottoms[0]}")
+        return [bottoms[0]]
+
+    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
+        """Return scale (C,), or () with channel_shared; it starts at 1 where the net gives no filler."""
+        p = layer.norm_param
+        filler = p.scale_filler if p.HasField("scale_filler") else schema.message("FillerParameter")(value=1)
+        return [Param(() if p.channel_shared else (bottoms[0][1],), "scale", filler)]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the norm's Div and the scale's Mul."""
+        p, x = layer.norm_param, bottoms[0]
+        rank = len(graph.shape(x))
+        axes = np.arange(1, rank if p.across_spatial else 2)
+        norm = graph.op("Sqrt", graph.op("Add", graph.op("ReduceSum", graph.op("Mul", x, x), axes), float(p.eps)))
+        scale = graph.param(layer, 0)
+        if not p.channel_shared:
+            scale = graph.op("Reshape", scale, [-1] + [1] * (rank - 2))
+        return [graph.op("Mul", graph.op("Div", x, norm), scale)]
 
 
 @layer_type("SPP")
 class SPP(LayerType):
-    """Spatial pyramid: pooled to 1, 2, 4, ... windows a side, all flattened into one vector."""
+    """Spatial pyramid: pooling into 1, 4, 16, ... bins, one vector of all of them.
+
+    A level with 2^l bins a side pools with the smallest kernel that many of which cover the bottom, half of the excess
+    as padding. Source: BVLC/caffe, src/caffe/layers/spp_layer.cpp.
+    """
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Return (N, channels times windows)."""
-        n, channels = bottoms[0][:2]
-        height = layer.spp_param.pyramid_height
-        if height == 1:
-            return [(n, channels, 1, 1)]
-        return [(n, channels * sum(int(np.prod(self._sizes(bottoms[0], level)[0])) for level in range(height)))]
+        """Return (N, features); with one level the pooled blob itself."""
+        tops = [Pooling().infer(level, bottoms)[0] for level in self._levels(layer, bottoms[0])]
+        if len(tops) == 1:
+            return tops
+        return [(bottoms[0][0], sum(int(np.prod(top[1:])) for top in tops))]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Append one pooling per level."""
-        p, shape = layer.spp_param, graph.shape(bottoms[0])
-        if p.pool > 1:
-            raise LayerError("pool STOCHASTIC is not supported")
-        levels = []
-        for level in range(p.pyramid_height):
-            sizes, kernel, pads, reach = self._sizes(shape, level)
-            attributes = {"kernel_shape": kernel, "strides": kernel, "pads": [*pads, *reach]}
-            if p.pool == 1:
-                pooled = graph.op("AveragePool", bottoms[0], count_include_pad=1, **attributes)
-            else:
-                pooled = graph.op("MaxPool", bottoms[0], **attributes)
-            if p.pyramid_height == 1:
-                return [pooled]
-            levels.append(graph.reshape(pooled, [shape[0], int(shape[1] * np.prod(sizes))]))
-        return [graph.op("Concat", *levels, axis=1)]
+        """Append a pooling per level, flattened and concatenated."""
+        levels = self._levels(layer, graph.shape(bottoms[0]))
+        pooled = [Pooling().lower(level, graph, bottoms)[0] for level in levels]
+        if len(pooled) == 1:
+            return pooled
+        shapes = [graph.shape(p) for p in pooled]
+        flat = [graph.reshape(p, [s[0], int(np.prod(s[1:]))]) for p, s in zip(pooled, shapes, strict=True)]
+        return [graph.op("Concat", *flat, axis=1)]
 
     @staticmethod
-    def _sizes(bottom: Shape, level: int) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Return windows, kernel, pads in front and behind per axis, as Caffe sets its pooling layers up."""
-        bins = 2**level
-        kernel = [-(-size // bins) for size in bottom[2:]]
-        pads = [(k * bins - size + 1) // 2 for k, size in zip(kernel, bottom[2:], strict=True)]
-        if any(a >= k for a, k in zip(pads, kernel, strict=True)):
-            raise LayerError(f"a pyramid of {bins} windows a side does not fit into {bottom[2:]}")
-        sizes = [pooled_size(s, k, k, a, a) for s, k, a in zip(bottom[2:], kernel, pads, strict=True)]
-        reach = [max(0, (n - 1) * k + k - s - a) for n, k, s, a in zip(sizes, kernel, bottom[2:], pads, strict=True)]
-        return sizes, kernel, pads, reach
+    def _levels(layer: Layer, bottom: Shape) -> list[Layer]:
+        """Return a Pooling layer for each level."""
+        p = layer.spp_param
+        if len(bottom) != 4:
+            raise LayerError(f"needs a bottom (N, C, H, W), got {bottom}")
+        if p.pyramid_height < 1:
+            raise LayerError("pyramid_height is not given")
+        levels = []
+        for bins in (1 << level for level in range(p.pyramid_height)):
+            kernel = [-(-size // bins) for size in bottom[2:]]
+            pads = [(k * bins - size + 1) // 2 for k, size in zip(kernel, bottom[2:], strict=True)]
+            pooling = schema.message("LayerParameter")(name=layer.name, type="Pooling", top=[layer.name])
+            pool = pooling.pooling_param
+            pool.pool = p.pool
+            pool.kernel_h, pool.kernel_w = kernel
+            pool.stride_h, pool.stride_w = kernel
+            pool.pad_h, pool.pad_w = pads
+            levels.append(pooling)
+        return levels

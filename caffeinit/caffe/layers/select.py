@@ -1,100 +1,139 @@
-"""Layers that pick, repeat or lay out parts of their bottoms."""
+"""Layers that pick, repeat or lay out parts of their bottoms.
+
+Crop, CropCenter, Tile and Im2col cut windows; Embed, BatchReindex and Filter pick rows; Parameter is nothing but an
+array.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
-from caffeinit.caffe.layers.convolution import Convolution
+from caffeinit.caffe.layers.convolution import ConvolutionBase
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
 
-@layer_type("Tile")
-class Tile(LayerType):
-    """Copies of the bottom side by side along an axis."""
-
-    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Multiply the extent along the axis."""
-        p = layer.tile_param
-        axis = canonical_axis(p.axis, len(bottoms[0]))
-        if p.tiles < 1:
-            raise LayerError("tiles is not given")
-        return [tuple(d * p.tiles if i == axis else d for i, d in enumerate(bottoms[0]))]
-
-    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Append a Tile."""
-        p, rank = layer.tile_param, len(graph.shape(bottoms[0]))
-        axis = canonical_axis(p.axis, rank)
-        return [graph.op("Tile", bottoms[0], [p.tiles if i == axis else 1 for i in range(rank)])]
-
-
 @layer_type("Crop")
 class Crop(LayerType):
-    """The first bottom cut to the second's extents from an axis on, at given offsets."""
+    """top = a window of the first bottom, with the second bottom's extents from `axis` on."""
 
     num_bottoms = (2, 2)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Take the second bottom's extents from the axis on."""
-        axis, _ = self._offsets(layer, bottoms)
-        return [(*bottoms[0][:axis], *bottoms[1][axis:])]
+        """Return the first bottom's extents in front of `axis`, the second's from there on."""
+        data, reference = bottoms
+        starts = self._starts(layer, data, reference)
+        axis = len(data) - len(starts)
+        for i, start in enumerate(starts, axis):
+            if start + reference[i] > data[i]:
+                raise LayerError(f"offset {start} and extent {reference[i]} reach past {data[i]} on axis {i}")
+        return [(*data[:axis], *reference[axis:])]
+
+    @staticmethod
+    def _starts(layer: Layer, data: Shape, reference: Shape) -> list[int]:
+        """Return the offset of each axis from `axis` on."""
+        p = layer.crop_param
+        axis = canonical_axis(p.axis, len(data))
+        if len(reference) != len(data):
+            raise LayerError(f"bottoms {data} and {reference} differ in their number of axes")
+        given = [int(o) for o in p.offset] or [0]
+        if len(given) not in (1, len(data) - axis):
+            raise LayerError(f"{len(given)} offsets for {len(data) - axis} axes from axis {axis} on")
+        return given * (len(data) - axis) if len(given) == 1 else given
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append a Slice over the axes that really change."""
+        data, reference = (graph.shape(b) for b in bottoms)
+        starts = self._starts(layer, data, reference)
+        axis = len(data) - len(starts)
+        windows = {i: (s, s + reference[i]) for i, s in enumerate(starts, axis)}
+        return [cut(graph, bottoms[0], windows)]
+
+
+@layer_type("CropCenter")
+class CropCenter(LayerType):
+    """top = the bottom without `crop_size` entries at both ends of each axis; waifu2x's."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return what is left on each axis."""
+        margins = list(layer.crop_center_param.crop_size)
+        if len(margins) != len(bottoms[0]):
+            raise LayerError(f"{len(margins)} crop sizes for a bottom with {len(bottoms[0])} axes")
+        top = tuple(size - 2 * margin for size, margin in zip(bottoms[0], margins, strict=True))
+        if min(top) < 1 or min(margins) < 0:
+            raise LayerError(f"crop_size {margins} does not fit {bottoms[0]}")
+        return [top]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append a Slice."""
-        shapes = [graph.shape(b) for b in bottoms]
-        axis, offsets = self._offsets(layer, shapes)
-        ends = [a + d for a, d in zip(offsets, shapes[1][axis:], strict=True)]
-        return [graph.op("Slice", bottoms[0], offsets, ends, list(range(axis, len(shapes[0]))))]
+        shape = graph.shape(bottoms[0])
+        margins = layer.crop_center_param.crop_size
+        return [cut(graph, bottoms[0], {i: (m, shape[i] - m) for i, m in enumerate(margins) if m})]
 
-    @staticmethod
-    def _offsets(layer: Layer, bottoms: Sequence[Shape]) -> tuple[int, list[int]]:
-        p, (data, like) = layer.crop_param, bottoms
-        if len(data) != len(like):
-            raise LayerError(f"its bottoms have different numbers of axes: {data}, {like}")
-        axis = canonical_axis(p.axis, len(data))
-        count = len(data) - axis
-        if len(p.offset) not in (0, 1, count):
-            raise LayerError(f"{len(p.offset)} offsets for {count} axes")
-        offsets = list(p.offset) * (count if len(p.offset) == 1 else 1) or [0] * count
-        for i, offset in enumerate(offsets):
-            if offset + like[axis + i] > data[axis + i]:
-                raise LayerError(f"offset {offset} and extent {like[axis + i]} reach past {data} on axis {axis + i}")
-        return axis, [int(o) for o in offsets]
+
+def cut(graph: ParamGraph, x: str, windows: dict[int, tuple[int, int]]) -> str:
+    """Return x between (start, end) on each axis given, untouched where all of it is kept."""
+    shape = graph.shape(x)
+    kept = {axis: window for axis, window in windows.items() if window != (0, shape[axis])}
+    if not kept:
+        return x
+    starts, ends = zip(*kept.values(), strict=True)
+    return graph.op("Slice", x, list(starts), list(ends), list(kept))
+
+
+@layer_type("Tile")
+class Tile(LayerType):
+    """top = `tiles` copies of the bottom, one behind the other along an axis."""
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the bottom with the axis `tiles` times as long."""
+        p, shape = layer.tile_param, bottoms[0]
+        axis = canonical_axis(p.axis, len(shape))
+        if p.tiles < 1:
+            raise LayerError(f"tiles is {p.tiles}, must be at least 1")
+        return [(*shape[:axis], shape[axis] * p.tiles, *shape[axis + 1 :])]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append a Tile."""
+        p = layer.tile_param
+        repeats = [1] * len(graph.shape(bottoms[0]))
+        repeats[canonical_axis(p.axis, len(repeats))] = p.tiles
+        return [graph.op("Tile", bottoms[0], repeats)]
 
 
 @layer_type("Im2col")
-class Im2col(Convolution):
-    """The windows of a convolution laid out as channels."""
+class Im2col(ConvolutionBase):
+    """Each window of the bottom as a column: channel by channel, row by row of the kernel."""
 
     num_bottoms = (1, 1)
     num_tops = (1, 1)
 
-    def checked_group(self, layer: Layer, channels: int) -> tuple[int, int]:
-        """Return one output per place in a window."""
-        kernel = self.windows(layer, (1, channels, 1, 1)).kernel
-        return channels, channels * int(np.prod(kernel))
-
-    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
-        """Return nothing: the kernels are fixed."""
-        return []
-
-    def arrays(self, layer: Layer, graph: ParamGraph) -> list[str]:
-        """Return kernels that each pick one place."""
-        raise AssertionError("Im2col has no arrays of the net")
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return C * kernel rows and the number of window positions."""
+        bottom = bottoms[0]
+        w = self.windows(layer, bottom)
+        sizes = [
+            (size + a + b - extent) // stride + 1
+            for size, a, b, extent, stride in zip(bottom[2:], w.pads, w.ends, w.extent, w.stride, strict=True)
+        ]
+        if min(sizes, default=1) < 1:
+            raise LayerError(f"a kernel of {w.extent} does not fit into {bottom[2:]} with pad {w.pads}")
+        return [(bottom[0], bottom[1] * int(np.prod(w.kernel)), *sizes)]
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
-        """Append a grouped Conv whose kernels each pick one place of the window."""
+        """Append a depthwise Conv whose kernels each pick one place of the window."""
         shape = graph.shape(bottom)
         w = self.windows(layer, shape)
         places = int(np.prod(w.kernel))
-        kernels = np.tile(np.eye(places, dtype=np.float32).reshape(places, 1, *w.kernel), (shape[1], 1, 1, 1))
+        picks = np.eye(places, dtype=np.float32).reshape(places, 1, *w.kernel)
         return graph.op(
             "Conv",
             bottom,
-            kernels,
+            np.tile(picks, (shape[1], 1) + (1,) * len(w.kernel)),
             kernel_shape=list(w.kernel),
             strides=list(w.stride),
             pads=w.onnx_pads,
@@ -102,59 +141,87 @@ class Im2col(Convolution):
             group=shape[1],
         )
 
-    def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
-        """Return 0: nothing is multiplied."""
-        return 0
-
-
-@layer_type("BatchReindex")
-class BatchReindex(LayerType):
-    """Pictures picked by index, in another order or several times."""
-
-    num_bottoms = (2, 2)
-
-    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Return as many pictures as there are indices."""
-        return [(bottoms[1][0], *bottoms[0][1:])]
-
-    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Append a Gather along the batch."""
-        return [graph.op("Gather", bottoms[0], graph.op("Cast", bottoms[1], to=7), axis=0)]
-
 
 @layer_type("Embed")
 class Embed(LayerType):
-    """A learned row per index."""
+    """top = the table's row for each index in the bottom (+ bias)."""
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Append num_output to the bottom's shape."""
-        return [(*bottoms[0], layer.embed_param.num_output)]
+        """Return the bottom's shape with num_output behind it."""
+        return [(*bottoms[0], int(layer.embed_param.num_output))]
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return table (input_dim, num_output) and bias (num_output,)."""
         p = layer.embed_param
-        if not p.num_output or not p.input_dim:
-            raise LayerError("num_output and input_dim must be given")
-        filler = p.weight_filler if p.HasField("weight_filler") else None
-        params = [Param((p.input_dim, p.num_output), "table", filler)]
+        if p.num_output < 1 or p.input_dim < 1:
+            raise LayerError("num_output and input_dim must both be given")
+        table = (int(p.input_dim), int(p.num_output))
+        params = [Param(table, "table", p.weight_filler if p.HasField("weight_filler") else None)]
         if p.bias_term:
-            params.append(Param((p.num_output,), "bias", p.bias_filler if p.HasField("bias_filler") else None))
+            params.append(Param(table[1:], "bias", p.bias_filler if p.HasField("bias_filler") else None))
         return params
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Append a Gather and an Add."""
-        rows = graph.op("Gather", graph.param(layer, 0), graph.op("Cast", bottoms[0], to=7), axis=0)
+        """Append a Gather and, with a bias, an Add."""
+        rows = graph.op("Gather", graph.param(layer, 0), whole_numbers(graph, bottoms[0]), axis=0)
         return [graph.op("Add", rows, graph.param(layer, 1)) if layer.embed_param.bias_term else rows]
+
+
+@layer_type("BatchReindex")
+class BatchReindex(LayerType):
+    """top[i] = first bottom[index[i]], with the indices as second bottom."""
+
+    num_bottoms = (2, 2)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the first bottom's shape with as many entries on axis 0 as there are indices."""
+        data, index = bottoms
+        if len(index) != 1:
+            raise LayerError(f"indices must be a list, got {index}")
+        return [(index[0], *data[1:])]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append a Gather along axis 0."""
+        return [graph.op("Gather", bottoms[0], whole_numbers(graph, bottoms[1]), axis=0)]
+
+
+@layer_type("Filter")
+class Filter(LayerType):
+    """Each top holds the entries of its bottom for which the last bottom is not zero.
+
+    How many there are is known only at run time; the shape stated is the one with all of them, as in Caffe's set-up.
+    """
+
+    num_bottoms = (2, None)
+    num_tops = (1, None)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the bottoms' shapes."""
+        *data, selector = bottoms
+        if int(np.prod(selector)) != (selector[0] if selector else 1):
+            raise LayerError(f"the selector must hold one number per entry, got {selector}")
+        if len(layer.top) != len(data):
+            raise LayerError(f"has {len(layer.top)} tops for {len(data)} bottoms to filter")
+        for shape in data:
+            if not shape or shape[0] != (selector[0] if selector else 1):
+                raise LayerError(f"the selector {selector} does not fit {shape}")
+        return list(data)
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append a Compress per top."""
+        *data, selector = bottoms
+        flags = graph.op("Cast", graph.op("Reshape", selector, [-1]), to=TensorProto.BOOL)
+        return [graph.op("Compress", value, flags, axis=0) for value in data]
 
 
 @layer_type("Parameter")
 class Parameter(LayerType):
-    """A learned array as a top."""
+    """top = a learned array, whatever the input is."""
 
     num_bottoms = (0, 0)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Return the shape given."""
+        """Return the shape given; one number where none is."""
         return [tuple(int(d) for d in layer.parameter_param.shape.dim)]
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
@@ -162,21 +229,10 @@ class Parameter(LayerType):
         return [Param(self.infer(layer, bottoms)[0], "table")]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Pass the array on."""
-        return [graph.op("Identity", graph.param(layer, 0))]
+        """Return the array itself."""
+        return [graph.param(layer, 0)]
 
 
-@layer_type("Filter")
-class Filter(LayerType):
-    """Pictures whose selector (the last bottom) is not 0; how many that are depends on the data."""
-
-    num_bottoms = (2, None)
-    num_tops = (1, None)
-
-    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Refuse: the shapes of what follows could not be known."""
-        raise LayerError("how many pictures pass depends on the data, so nothing after it has a shape")
-
-    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Refuse."""
-        raise LayerError("how many pictures pass depends on the data")
+def whole_numbers(graph: ParamGraph, value: str) -> str:
+    """Return a float blob of indices as integers."""
+    return graph.op("Cast", value, to=TensorProto.INT64)
