@@ -83,6 +83,7 @@ def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
 
 def _infer_data(found: Inference, entry: NamedLayer, described: LayerType, given: Mapping[str, Shape]) -> None:
     try:
+        check_counts(entry.layer, described)
         shapes: Sequence[Shape | None] = described.infer(entry.layer, [])
     except LayerError as error:
         found.blocked[entry.layer.name] = str(error)
@@ -238,9 +239,8 @@ def is_batch_axis_free(found: Inference) -> bool:
     scalars = {
         top for e in found.net.named_layers if (kind := find_type(e.layer.type)) and kind.is_loss for top in e.tops
     }
-    return all(
-        name in scalars or (other := doubled.shapes.get(name)) == (2 * shape[0], *shape[1:])
-        if shape
-        else other == shape
-        for name, shape in found.shapes.items()
-    )
+    for name, shape in found.shapes.items():
+        expected = (2 * shape[0], *shape[1:]) if shape else shape
+        if name not in scalars and doubled.shapes.get(name) != expected:
+            return False
+    return True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
+from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
@@ -67,6 +67,8 @@ class PReLU(Elementwise):
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return slope (C,), or () with channel_shared."""
         p = layer.prelu_param
+        if len(bottoms[0]) < 2:
+            raise LayerError(f"needs channels on axis 1, got {bottoms[0]}")
         shape = () if p.channel_shared else (bottoms[0][1],)
         return [Param(shape, "slope", p.filler if p.HasField("filler") else None)]
 
@@ -208,4 +210,4 @@ class Softmax(Elementwise):
 
     def apply(self, layer: Layer, graph: ParamGraph, x: str) -> str:
         """Append a Softmax."""
-        return graph.op("Softmax", x, axis=layer.softmax_param.axis)
+        return graph.op("Softmax", x, axis=canonical_axis(layer.softmax_param.axis, len(graph.shape(x))))

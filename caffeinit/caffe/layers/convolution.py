@@ -94,8 +94,8 @@ class Convolution(ConvolutionBase):
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return weight (O, I/group, *kernel) and bias (O,)."""
-        group, outputs = self.checked_group(layer, bottoms[0][1])
         kernel = self.windows(layer, bottoms[0]).kernel
+        group, outputs = self.checked_group(layer, bottoms[0][1])
         return self.weight_and_bias(layer, (outputs, bottoms[0][1] // group, *kernel), outputs)
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
@@ -141,8 +141,8 @@ class Deconvolution(ConvolutionBase):
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return weight (I, O/group, *kernel) and bias (O,)."""
-        group, outputs = self.checked_group(layer, bottoms[0][1])
         kernel = self.windows(layer, bottoms[0]).kernel
+        group, outputs = self.checked_group(layer, bottoms[0][1])
         return self.weight_and_bias(layer, (bottoms[0][1], outputs // group, *kernel), outputs)
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:

@@ -38,6 +38,8 @@ class Input(DataLayer):
         shapes: list[Any] = [tuple(int(d) for d in s.dim) for s in layer.input_param.shape]
         if not shapes:
             return [None] * len(layer.top)
+        if any(d < 0 for shape in shapes for d in shape):
+            raise LayerError(f"shapes {shapes} have negative extents")
         if len(shapes) not in (1, len(layer.top)):
             raise LayerError(f"{len(shapes)} shapes for {len(layer.top)} tops")
         return shapes * (len(layer.top) if len(shapes) == 1 else 1)
@@ -64,11 +66,13 @@ class DummyData(DataLayer):
 class MemoryData(DataLayer):
     """Pictures and labels handed over in memory."""
 
+    num_tops = (2, 2)
+
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
         """Return (N, C, H, W) and (N,)."""
         p = layer.memory_data_param
         data = (int(p.batch_size), int(p.channels), int(p.height), int(p.width))
-        return [data, (data[0],)][: len(layer.top)]
+        return [data, (data[0],)]
 
 
 class PictureData(DataLayer):

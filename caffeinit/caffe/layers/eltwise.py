@@ -28,11 +28,11 @@ class Eltwise(LayerType):
         p = layer.eltwise_param
         if p.coeff_blob:
             raise LayerError("coeff_blob is not supported")
-        if p.coeff and (len(p.coeff) != len(bottoms) or p.operation != _SUM):
+        if p.coeff and (len(p.coeff) != len(bottoms) or p.operation == _PROD):
             raise LayerError(f"{len(p.coeff)} coeff for {len(bottoms)} bottoms; they go with SUM, one each")
+        coeffs = p.coeff if p.coeff and p.operation == _SUM else [1] * len(bottoms)  # MAX takes no notice of them
         terms = [
-            graph.op("Mul", bottom, float(c)) if c != 1 else bottom
-            for bottom, c in zip(bottoms, p.coeff or [1] * len(bottoms), strict=True)
+            graph.op("Mul", bottom, float(c)) if c != 1 else bottom for bottom, c in zip(bottoms, coeffs, strict=True)
         ]
         op = {_PROD: "Mul", _SUM: "Add", _MAX: "Max"}[p.operation]
         top = terms[0]

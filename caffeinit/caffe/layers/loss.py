@@ -42,12 +42,29 @@ def per_picture(graph: ParamGraph, value: str) -> str:
     return graph.op("ReduceMean", value, keepdims=0)
 
 
-def normalized(layer: Layer, graph: ParamGraph, losses: str, valid: str | None, default: int) -> str:
+def alike(graph: ParamGraph, value: str, model: str) -> str:
+    """Return a bottom in the other's shape.
+
+    Caffe compares counts alone: scores (N, 1) go with labels (N,), which ONNX would broadcast to (N, N).
+
+    Raises:
+        LayerError: the counts differ.
+    """
+    found, wanted = graph.shape(value), graph.shape(model)
+    if int(np.prod(found)) != int(np.prod(wanted)) or found[:1] != wanted[:1]:
+        raise LayerError(f"its bottoms are {wanted} and {found}: they must have equally many numbers per picture")
+    return graph.reshape(value, wanted)
+
+
+def normalized(
+    layer: Layer, graph: ParamGraph, losses: str, valid: str | None, default: int, inner: int | None = None
+) -> str:
     """Return the sum of (N, ...) losses divided as `loss_param` says.
 
     Args:
         valid: ones where a loss counts, shaped like `losses`; None if all do.
         default: the mode where the net states none.
+        inner: losses per member of Caffe's "batch", which ends at the class axis; by default those per picture.
     """
     p = layer.loss_param
     mode = p.normalization if p.HasField("normalization") else default
@@ -58,7 +75,9 @@ def normalized(layer: Layer, graph: ParamGraph, losses: str, valid: str | None, 
     if mode == _PRE_FIXED:
         return graph.op("Div", total(graph, losses), float(p.pre_fixed_normalizer))
     if mode == _BATCH_SIZE:
-        return per_picture(graph, losses)
+        if inner is None:
+            return per_picture(graph, losses)
+        return graph.op("Mul", graph.op("ReduceMean", losses, keepdims=0), float(inner))
     if mode == _VALID and valid is not None:
         return graph.op("Div", total(graph, losses), graph.op("Max", total(graph, valid), 1.0))
     return graph.op("ReduceMean", losses, keepdims=0)
@@ -97,11 +116,13 @@ class SoftmaxWithLoss(Loss):
         """Append a LogSoftmax, the label's entry, and their mean."""
         if len(bottoms) > 2 or layer.loss_param.class_weighting:
             raise LayerError("weights for pictures or classes are not supported")
-        axis = canonical_axis(layer.softmax_param.axis, len(graph.shape(bottoms[0])))
+        shape = graph.shape(bottoms[0])
+        axis = canonical_axis(layer.softmax_param.axis, len(shape))
+        # Caffe takes no logarithm of less than 1e-38; its gradient knows nothing of that, and neither do we.
         logs = graph.op("LogSoftmax", bottoms[0], axis=axis)
         picked, _, valid = labelled(layer, graph, logs, bottoms[1], axis)
         losses = graph.op("Mul", graph.op("Neg", picked), valid)
-        tops = [normalized(layer, graph, losses, valid, _VALID)]
+        tops = [normalized(layer, graph, losses, valid, _VALID, int(np.prod(shape[axis + 1 :])))]
         return [*tops, graph.op("Softmax", bottoms[0], axis=axis)] if len(layer.top) > 1 else tops
 
 
@@ -111,7 +132,7 @@ class EuclideanLoss(Loss):
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append the squared difference's sum."""
-        difference = graph.op("Sub", *bottoms)
+        difference = graph.op("Sub", bottoms[0], alike(graph, bottoms[1], bottoms[0]))
         return [graph.op("Mul", per_picture(graph, graph.op("Mul", difference, difference)), 0.5)]
 
 
@@ -121,7 +142,7 @@ class L1Loss(Loss):
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append the absolute difference's sum."""
-        return [per_picture(graph, graph.op("Abs", graph.op("Sub", *bottoms)))]
+        return [per_picture(graph, graph.op("Abs", graph.op("Sub", bottoms[0], alike(graph, bottoms[1], bottoms[0]))))]
 
 
 @layer_type("SmoothL1Loss")
@@ -133,15 +154,16 @@ class SmoothL1Loss(Loss):
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append both branches."""
         square = float(layer.smooth_l1_loss_param.sigma) ** 2
-        difference = graph.op("Sub", bottoms[0], bottoms[1])
-        if len(bottoms) > 2:
-            difference = graph.op("Mul", difference, bottoms[2])
+        others = [alike(graph, b, bottoms[0]) for b in bottoms[1:]]
+        difference = graph.op("Sub", bottoms[0], others[0])
+        if len(others) > 1:
+            difference = graph.op("Mul", difference, others[1])
         size = graph.op("Abs", difference)
         near = graph.op("Mul", graph.op("Mul", size, size), square / 2)
         far = graph.op("Sub", size, 0.5 / square)
         losses = graph.op("Where", graph.op("Less", size, 1 / square), near, far)
-        if len(bottoms) > 3:
-            losses = graph.op("Mul", losses, bottoms[3])
+        if len(others) > 2:
+            losses = graph.op("Mul", losses, others[2])
         return [per_picture(graph, losses)]
 
 
@@ -154,6 +176,8 @@ class HingeLoss(Loss):
         shape = graph.shape(bottoms[0])
         scores = graph.reshape(bottoms[0], [shape[0], int(np.prod(shape[1:]))])
         classes = graph.shape(scores)[1]
+        if int(np.prod(graph.shape(bottoms[1]))) != shape[0]:
+            raise LayerError(f"{graph.shape(bottoms[1])} labels for {shape[0]} pictures")
         labels = graph.op("Cast", graph.reshape(bottoms[1], [shape[0], 1]), to=7)
         is_label = graph.op("Equal", labels, np.arange(classes)[None])
         signed = graph.op("Where", is_label, graph.op("Neg", scores), scores)
@@ -169,7 +193,7 @@ class SigmoidCrossEntropyLoss(Loss):
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append max(x, 0) - x t + log(1 + exp(-|x|)), which does not overflow."""
-        x, target = bottoms
+        x, target = bottoms[0], alike(graph, bottoms[1], bottoms[0])
         soft = graph.op("Softplus", graph.op("Neg", graph.op("Abs", x)))
         losses = graph.op("Add", graph.op("Sub", graph.op("Relu", x), graph.op("Mul", x, target)), soft)
         valid = None
@@ -212,12 +236,14 @@ class InfogainLoss(Loss):
         if axis != 1 or len(shape) != 2:
             raise LayerError("needs scores of shape (N, classes)")
         probabilities = graph.op("Softmax", bottoms[0], axis=1)
-        matrix = graph.reshape(bottoms[2], [shape[1], shape[1]])
-        labels = graph.op("Cast", graph.reshape(bottoms[1], [shape[0]]), to=7)
-        rows = graph.op("Gather", matrix, labels, axis=0)
+        if int(np.prod(graph.shape(bottoms[2]))) != shape[1] ** 2:
+            raise LayerError(f"its matrix is {graph.shape(bottoms[2])} for {shape[1]} classes")
+        matrix = graph.op("Reshape", bottoms[2], [shape[1], shape[1]])
+        _, labels, valid = labelled(layer, graph, bottoms[0], bottoms[1], 1)
+        rows = graph.op("Gather", matrix, graph.reshape(labels, [shape[0]]), axis=0)
         logs = graph.op("Log", graph.op("Max", probabilities, _SMALLEST))
-        losses = graph.op("Neg", graph.op("ReduceSum", graph.op("Mul", rows, logs), [1], keepdims=0))
-        tops = [normalized(layer, graph, losses, None, _VALID)]
+        losses = graph.op("Neg", graph.op("ReduceSum", graph.op("Mul", rows, logs), [1], keepdims=1))
+        tops = [normalized(layer, graph, graph.op("Mul", losses, valid), valid, _VALID)]
         return [*tops, probabilities] if len(layer.top) > 1 else tops
 
 
@@ -231,7 +257,7 @@ class ContrastiveLoss(Loss):
         """Append both terms."""
         p = layer.contrastive_loss_param
         shape = graph.shape(bottoms[0])
-        difference = graph.op("Sub", bottoms[0], bottoms[1])
+        difference = graph.op("Sub", bottoms[0], alike(graph, bottoms[1], bottoms[0]))
         square = graph.op("Mul", difference, difference)
         square = graph.op("ReduceSum", square, np.arange(1, len(shape)), keepdims=0)
         same = graph.reshape(bottoms[2], [shape[0]])

@@ -12,18 +12,22 @@ from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
 _MAX, _AVE, _STOCHASTIC, _AVE_EXC_PAD = range(4)
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def pooled_size(size: int, kernel: int, stride: int, pad: int, end: int, ceil: bool = True) -> int:
+def pooled_size(
+    size: int, kernel: int, stride: int, pad: int, end: int, ceil: bool = True, padded: bool | None = None
+) -> int:
     """Return how many pooling windows Caffe places along one spatial axis.
 
-    Caffe rounds up, so the last window may hang over the far edge; with padding, a last window that would start past
-    the far edge is dropped. Some forks can round down instead.
+    Caffe rounds up, so the last window may hang over the far edge; with padding (on any axis), a last window that would
+    start past the far edge is dropped. Some forks can round down instead.
 
     Args:
         size: extent of the bottom along the axis, in pixels, without padding.
         kernel, stride: window extent and step, in pixels, at least 1.
         pad, end: padding in front and behind, in pixels.
+        padded: whether some axis is padded; by default whether this one is.
     Raises:
         LayerError: no window fits.
     Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp.
@@ -32,7 +36,7 @@ def pooled_size(size: int, kernel: int, stride: int, pad: int, end: int, ceil: b
     if span < 0 and not (ceil and span > -stride):
         raise LayerError(f"a pooling window of {kernel} does not fit into {size} with pad {pad}")
     windows = (-(-span // stride) if ceil else span // stride) + 1
-    if pad and (windows - 1) * stride >= size + pad:
+    if (bool(pad) if padded is None else padded) and (windows - 1) * stride >= size + pad:
         windows -= 1
     return windows
 
@@ -51,7 +55,7 @@ class Pooling(LayerType):
         bottom = bottoms[0]
         w, ceil = self._windows(layer, bottom)
         sizes = [
-            pooled_size(size, k, s, a, b, ceil)
+            pooled_size(size, k, s, a, b, ceil, padded=any(w.pads))
             for size, k, s, a, b in zip(bottom[2:], w.kernel, w.stride, w.pads, w.ends, strict=True)
         ]
         return [(*bottom[:2], *sizes)] * len(layer.top)
@@ -61,11 +65,9 @@ class Pooling(LayerType):
         p = layer.pooling_param
         bottom = bottoms[0]
         shape = graph.shape(bottom)
-        if p.pool == _STOCHASTIC:
-            raise LayerError("pool STOCHASTIC: what Caffe computes for it in the TEST phase is not supported")
         if len(layer.top) > 1 and p.pool != _MAX:
             raise LayerError("a second top is for max pooling")
-        if p.global_pooling and len(layer.top) == 1:
+        if p.global_pooling and len(layer.top) == 1 and p.pool != _STOCHASTIC:
             return [graph.op("GlobalMaxPool" if p.pool == _MAX else "GlobalAveragePool", bottom)]
         w, _ = self._windows(layer, shape)
         tops = self.infer(layer, [shape])[0]
@@ -77,6 +79,8 @@ class Pooling(LayerType):
             raise LayerError("its last window lies wholly outside the bottom; Caffe leaves such values undefined")
         if p.pool == _MAX:
             return self._max(layer, graph, bottom, w, reach)
+        if p.pool == _STOCHASTIC:
+            return [self._expected(graph, bottom, w, reach)]
         return [self._average(graph, bottom, shape, tops, w, reach, exclude=p.pool == _AVE_EXC_PAD)]
 
     def _max(self, layer: Layer, graph: ParamGraph, bottom: str, w: Windows, reach: list[int]) -> list[str]:
@@ -122,6 +126,26 @@ class Pooling(LayerType):
         if np.all(area == full):
             return sums
         return graph.op("Mul", sums, (full / area).astype(np.float32)[None, None])
+
+    @staticmethod
+    def _expected(graph: ParamGraph, bottom: str, w: Windows, reach: list[int]) -> str:
+        """Average weighted by the activations themselves, as sampling them gives in the mean; 0 where they sum to 0."""
+        if any(w.pads):
+            raise LayerError("pool STOCHASTIC takes no pad")
+
+        def average(value: str) -> str:
+            return graph.op(
+                "AveragePool",
+                value,
+                kernel_shape=list(w.kernel),
+                strides=list(w.stride),
+                pads=[*w.pads, *reach],
+                count_include_pad=1,
+            )
+
+        sums, squares = average(bottom), average(graph.op("Mul", bottom, bottom))
+        above = graph.op("Where", graph.op("Greater", sums, 0.0), squares, 0.0)
+        return graph.op("Div", above, graph.op("Max", sums, _SMALLEST))
 
     @staticmethod
     def _windows(layer: Layer, bottom: Shape) -> tuple[Windows, bool]:

@@ -62,8 +62,6 @@ class Slice(LayerType):
         axis, sizes = self._cut(layer, graph.shape(bottoms[0]))
         if len(sizes) == 1:
             return [bottoms[0]]
-        if axis == 0:
-            return graph.ops("Split", bottoms[0], np.asarray(sizes, np.int64), outputs=len(sizes), axis=0)
         return graph.ops("Split", bottoms[0], np.asarray(sizes, np.int64), outputs=len(sizes), axis=axis)
 
     @staticmethod
