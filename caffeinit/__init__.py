@@ -7,6 +7,7 @@ net.save("rescaled.caffemodel")
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,9 @@ __all__ = [
     "read_images",
     "rescale",
 ]
+
+# What is skipped stands in results and tables; the log is for those who listen to it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def load(

@@ -143,11 +143,16 @@ def _normalize(
     def reason(unit: Unit) -> str:
         if unit.name not in chosen:
             return "not among the chosen layers"
-        kept = keeping_reason(unit, network.learned)
-        return kept.get(unit.name, "") or ("" if normalized else "as drawn")
+        return keeping_reason(unit, network.learned).get(unit.name, "")
 
     reports, peak = normalize(
-        network, calibration, beta=beta, chosen=reason, samplers=drawing.samplers, progress=progress
+        network,
+        calibration,
+        beta=beta,
+        chosen=reason,
+        samplers=drawing.samplers,
+        correct=normalized,
+        progress=progress,
     )
     for report in reports:
         method = drawing.methods.get(report.name)

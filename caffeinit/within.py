@@ -90,6 +90,7 @@ class _Pass:
 
     network: Network
     beta: float
+    correct: bool
     reports: dict[str, UnitReport]
     measured: dict[str, Unit]  # checkpoint value -> unit
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
@@ -103,6 +104,7 @@ def normalize(
     beta: float = 0.1,
     chosen: Callable[[Unit], str] = lambda unit: "",
     samplers: Mapping[str, InputSampler] | None = None,
+    correct: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[UnitReport], int]:
     """Normalise the chosen units of a network in place.
@@ -111,6 +113,7 @@ def normalize(
         batches: input -> array dictionaries; may be iterated over several times.
         chosen: returns why a unit is to be left alone; empty to normalise it.
         samplers: unit name -> what draws its weights from its inputs first.
+        correct: False only measures, and draws what is to be drawn.
         progress: called with the number of finished stages and of all.
     Returns:
         One report per unit, and the peak size in bytes of the kept activations.
@@ -118,7 +121,7 @@ def normalize(
         WeightsError: a unit's output is not finite; the network is then half changed and must not be saved.
     """
     samplers = samplers or {}
-    state = _prepare(network, beta, chosen)
+    state = _prepare(network, beta, chosen, correct)
     watch = _Watch(network, samplers)
     watch.see_inputs(batches)
     graph = network.graph
@@ -192,9 +195,9 @@ def _observe(state: _Pass, value: str, values: np.ndarray) -> None:
         state.moments[value].update(values, _axis(state, value))
 
 
-def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str]) -> _Pass:
+def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str], correct: bool) -> _Pass:
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
-    state = _Pass(network, beta, {}, {}, {}, {})
+    state = _Pass(network, beta, correct, {}, {}, {}, {})
     known: set[str] = set()
     for unit in network.units:
         report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=chosen(unit) or _obstacle(network, unit))
@@ -202,9 +205,9 @@ def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str]) -> _P
         if report.reason:
             continue
         before = unit.uses[0].input
-        if len(unit.uses) == 1 and unit.kind != "affine" and before in known:
+        if correct and len(unit.uses) == 1 and unit.kind != "affine" and before in known:
             state.following.setdefault(before, []).append(unit)
-        elif unit.kind == "norm":
+        elif correct and unit.kind == "norm":
             report.reason = "its input is no unit's output: the stored statistics are kept"
             continue
         else:
@@ -237,6 +240,10 @@ def _finish_stage(state: _Pass, run: StagedRun, checkpoints: Sequence[str]) -> N
             pooled.merge(part.count, part.mean, part.squares)
             pooled.max_abs = float(np.maximum(pooled.max_abs, part.max_abs))
         _check_finite(unit, pooled)
+        if not state.correct:
+            state.reports[key].before = UnitStats.of(pooled)
+            state.reports[key].dead = [int(i) for i in np.flatnonzero(pooled.dead)]
+            continue
         correction = plan_correction(unit, pooled, state.beta)
         unit.rescale(correction.scale, correction.shift)
         after = _report(state.reports[key], pooled, correction)
