@@ -229,18 +229,30 @@ def _lower_layer(graph: _LoweringGraph, entry: NamedLayer, described: LayerType,
 
 
 def is_batch_axis_free(found: Inference) -> bool:
-    """Return whether all inputs have one batch size and every shape in the net follows it on axis 0 alone."""
+    """Return whether all inputs have one batch size and every shape in the net follows it on axis 0 alone.
+
+    Losses are scalars, and constants do not follow: both may be there.
+    """
     sizes = {shape[0] for shape in found.inputs.values() if shape}
     if len(sizes) != 1 or not all(found.inputs.values()):
         return False
     doubled = infer_net(found.net, {n: (2 * s[0], *s[1:]) for n, s in found.inputs.items()})
     if set(doubled.blocked) != set(found.blocked):
         return False
-    scalars = {
+    free = set(found.inputs)  # values whose axis 0 is the batch; others must not change
+    for entry in found.net.named_layers:
+        described = find_type(entry.layer.type)
+        if described is None or described.is_data or entry.layer.name in found.blocked:
+            continue
+        if described.axis_0 == "time":
+            return False
+        if described.axis_0 == "batch" and not described.is_loss and any(b in free for b in entry.bottoms):
+            free.update(entry.tops)
+    losses = {
         top for e in found.net.named_layers if (kind := find_type(e.layer.type)) and kind.is_loss for top in e.tops
     }
-    for name, shape in found.shapes.items():
-        expected = (2 * shape[0], *shape[1:]) if shape else shape
-        if name not in scalars and doubled.shapes.get(name) != expected:
-            return False
-    return True
+    return all(
+        doubled.shapes.get(name) == ((2 * shape[0], *shape[1:]) if shape and name in free else shape)
+        for name, shape in found.shapes.items()
+        if name not in losses
+    )

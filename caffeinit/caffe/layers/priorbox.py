@@ -18,6 +18,7 @@ from caffeinit.graph import Shape
 class PriorBox(LayerType):
     """Boxes around the centre of each place of the first bottom, relative to the size of the second, the picture."""
 
+    axis_0 = "none"
     num_bottoms = (2, 2)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:

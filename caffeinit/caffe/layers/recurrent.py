@@ -29,6 +29,7 @@ class Recurrent(LayerType):
     expose_hidden the first state. Tops: y (T, N, H), and with expose_hidden the last state.
     """
 
+    axis_0 = "time"
     num_bottoms = (2, 5)
     num_tops = (1, 3)
     num_states = 1
@@ -194,6 +195,7 @@ class Lstm(LayerType):
     does. Source: junhyukoh/caffe-lstm, src/caffe/layers/lstm_layer.cu.
     """
 
+    axis_0 = "time"
     num_bottoms = (1, 2)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:

@@ -218,6 +218,7 @@ class Filter(LayerType):
 class Parameter(LayerType):
     """top = a learned array, whatever the input is."""
 
+    axis_0 = "none"
     num_bottoms = (0, 0)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
