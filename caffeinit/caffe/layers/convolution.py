@@ -15,8 +15,8 @@ from caffeinit.graph import Shape
 class ConvolutionBase(LayerType):
     """Windows and arrays that both directions share. Several bottoms pass through the same weights, each to its top."""
 
-    num_bottoms = (1, None)
-    num_tops = (1, None)
+    num_bottoms: tuple[int, int | None] = (1, None)
+    num_tops: tuple[int, int | None] = (1, None)
 
     def group(self, layer: Layer, channels: int) -> int:
         """Return the number of groups."""

@@ -6,6 +6,7 @@ Source: weiliu89/caffe (branch ssd), src/caffe/layers/detection_output_layer.cpp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -48,7 +49,7 @@ class DetectionOutput(LayerType):
         if not p.share_location:
             raise LayerError("share_location: false is not supported")
         if p.nms_param.HasField("eta") and p.nms_param.eta != 1:
-            raise LayerError(f"nms_param eta {p.nms_param.eta}: a changing threshold is not supported")
+            raise LayerError(f"nms_param eta {p.nms_param.eta:g}: a changing threshold is not supported")
         boxes = graph.shape(bottoms[2])[2] // 4
         locations = graph.op("Reshape", bottoms[0], [-1, boxes, 4])
         corners = decode(graph, p, locations, bottoms[2], boxes)
@@ -70,6 +71,10 @@ class DetectionOutput(LayerType):
             bound = graph.op("Slice", best, [candidates - 1], [candidates], [2])
             ranked = graph.op("Where", graph.op("GreaterOrEqual", scores, bound), scores, _LEAST)
         threshold = p.confidence_threshold if p.HasField("confidence_threshold") else _LEAST
+        if p.code_type != _CENTER_SIZE:
+            # A box whose corners changed sides overlaps nothing in Caffe; ONNX would turn it round.
+            low, high = graph.ops("Split", corners, [2, 2], outputs=2, axis=2)
+            corners = graph.op("Concat", low, graph.op("Max", low, high), axis=2)
         return graph.op(
             "NonMaxSuppression",
             corners,
@@ -112,7 +117,7 @@ class DetectionOutput(LayerType):
         return graph.op("Unsqueeze", graph.op("Concat", rows, empty, axis=0), [0, 1])
 
 
-def decode(graph: ParamGraph, p: object, locations: str, prior: str, boxes: int) -> str:
+def decode(graph: ParamGraph, p: Any, locations: str, prior: str, boxes: int) -> str:
     """Return (N, boxes, 4) corners (x1, y1, x2, y2) from predictions relative to the prior boxes.
 
     Args:
@@ -120,7 +125,7 @@ def decode(graph: ParamGraph, p: object, locations: str, prior: str, boxes: int)
         locations: (N, boxes, 4).
         prior: (1, 2, 4 * boxes), boxes and variances.
     """
-    code, encoded = p.code_type, p.variance_encoded_in_target  # type: ignore[attr-defined]
+    code, encoded = p.code_type, p.variance_encoded_in_target
     split = graph.op("Reshape", prior, [2, boxes, 4])
     given, variance = graph.ops("Split", split, [1, 1], outputs=2, axis=0)
     change = locations if encoded else graph.op("Mul", locations, variance)
