@@ -25,15 +25,16 @@ def console(stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(label: str, quiet: bool) -> Iterator[Advance]:
-    """Show a bar on stderr while something runs; the bar vanishes when it is done."""
+    """Show a bar on stderr while something runs, if it is a terminal; the bar vanishes when it is done."""
+    err = console(stderr=True)
     shown = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
-        console=console(stderr=True),
+        console=err,
         transient=True,
-        disable=quiet,
+        disable=quiet or not err.is_terminal,
     )
     with shown:
         task = shown.add_task(label, total=1)

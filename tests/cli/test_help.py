@@ -1,0 +1,66 @@
+"""Help, inspection and the demo."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from caffeinit.cli import VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(cli, verb):
+    outcome = cli(verb, "--help")
+    assert outcome.code == 0
+    assert f"caffeinit {verb}" in outcome.out
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ["numpy", "onnx", "onnxruntime", "sklearn", "PIL", "google.protobuf", "rich"]
+    code = (
+        "import sys\nfrom caffeinit.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_inspect_shows_layers_and_cost(cli, place, weights):
+    outcome = cli("inspect", place / "net.prototxt", weights)
+    assert outcome.code == 0
+    assert "6x3x3x3" in outcome.out
+    assert "12,960" in outcome.out  # 6 * 27 * 10 * 8 multiply-adds
+
+
+def test_inspect_shows_mismatches_and_exits_with_1(cli, place, weights):
+    text = (place / "net.prototxt").read_text()
+    (place / "net.prototxt").write_text(text.replace("num_output: 4", "num_output: 5"))
+    outcome = cli("inspect", place / "net.prototxt", weights)
+    assert outcome.code == 1
+    assert 'does not fit: layer "ip"' in outcome.out
+
+
+def test_inspect_as_json(cli, place, weights):
+    report = json.loads(cli("inspect", place / "net.prototxt", weights, "--json", "-").out)
+    assert [layer["name"] for layer in report["layers"]] == ["data", "conv1", "relu1", "ip", "prob"]
+    assert report["num_params"] == 6 * 27 + 6 + 4 * 480 + 4
+
+
+def test_inspect_draws_filters(cli, place, weights):
+    target = place / "filters.png"
+    assert cli("inspect", place / "net.prototxt", weights, "--filters", target).code == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_demo_runs_and_shows_its_commands(cli, tmp_path):
+    outcome = cli("demo", tmp_path / "demo")
+    assert outcome.code == 0
+    commands = [line for line in outcome.out.splitlines() if line.startswith("$ caffeinit")]
+    assert len(commands) == 4
+    assert (tmp_path / "demo" / "normalized.caffemodel").exists()
+    again = cli("demo", tmp_path / "demo")
+    assert again.code == 1
+    assert "--force" in again.err
+    assert cli("demo", tmp_path / "demo", "--force").code == 0

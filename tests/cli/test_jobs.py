@@ -1,0 +1,275 @@
+"""init and rescale as a user types them: what is written is right, or nothing is."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import caffeinit
+from caffeinit.moments import Moments
+from tests.cli.conftest import NET
+
+
+def rescale(cli, place, weights, *more):
+    return cli("rescale", place / "net.prototxt", weights, "--images", place / "pictures", "--mode", "normalize", *more)
+
+
+def measure(place, weights, blob):
+    net = caffeinit.load(place / "net.prototxt", weights)
+    moments = Moments(net.forward({"data": np.zeros((1, 3, 12, 10))}, [blob])[blob].shape[1])
+    for batch in caffeinit.read_images(net, place / "pictures"):
+        moments.update(net.forward(batch, [blob])[blob])
+    return moments
+
+
+def test_init_writes_weights_with_unit_channels(cli, place, weights):
+    for blob in ("conv1@conv1", "ip"):
+        moments = measure(place, weights, blob)
+        np.testing.assert_allclose(moments.mean, 0.1, atol=1e-3)
+        np.testing.assert_allclose(moments.std, 1, atol=1e-3)
+
+
+def test_rescale_writes_beside_the_input_by_default(cli, place, weights):
+    assert rescale(cli, place, weights, "--beta", "-1").code == 0
+    moments = measure(place, place / "net.rescaled.caffemodel", "ip")
+    np.testing.assert_allclose(moments.mean, -1, atol=1e-3)
+
+
+def test_the_table_tells_what_was_done(cli, place, weights):
+    outcome = rescale(cli, place, weights)
+    assert "conv1" in outcome.out
+    assert "normalised" in outcome.out
+    assert "net.rescaled.caffemodel" in outcome.out
+    assert outcome.err == ""
+
+
+def test_the_same_command_gives_the_same_bytes(cli, place):
+    written = []
+    for name in ("a", "b"):
+        target = place / f"{name}.caffemodel"
+        arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "--seed", "7", "-o", target)
+        assert cli(*arguments).code == 0
+        written.append(target.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_another_seed_gives_other_weights(cli, place, weights):
+    other = place / "other.caffemodel"
+    cli("init", place / "net.prototxt", "--images", place / "pictures", "--seed", "1", "-o", other)
+    assert other.read_bytes() != weights.read_bytes()
+
+
+def test_layers_that_match_nothing_leave_every_byte(cli, place, weights):
+    target = place / "same.caffemodel"
+    outcome = rescale(cli, place, weights, "--layers", "nothing*", "-o", target)
+    assert outcome.code == 0
+    assert target.read_bytes() == weights.read_bytes()
+
+
+def test_only_the_named_layer_changes(cli, place, weights):
+    target = place / "one.caffemodel"
+    rescale(cli, place, weights, "--layers", "ip", "--beta", "3", "-o", target)
+    old, new = (caffeinit.load(place / "net.prototxt", w) for w in (weights, target))
+    np.testing.assert_array_equal(old.params["conv1"][0], new.params["conv1"][0])
+    assert not np.array_equal(old.params["ip"][0], new.params["ip"][0]) or not np.array_equal(
+        old.params["ip"][1], new.params["ip"][1]
+    )
+
+
+def test_a_layer_that_the_weights_lack_is_drawn(cli, place, weights):
+    (place / "net.prototxt").write_text(NET.replace('"ip"', '"new_classifier"'))
+    assert rescale(cli, place, weights, "-o", place / "tuned.caffemodel").code == 0
+    net = caffeinit.load(place / "net.prototxt", place / "tuned.caffemodel")
+    assert net.params["new_classifier"][0].any()
+    assert not net.missing
+    np.testing.assert_allclose(measure(place, place / "tuned.caffemodel", "new_classifier").std, 1, atol=1e-3)
+
+
+def test_reinit_draws_again(cli, place, weights):
+    target = place / "again.caffemodel"
+    outcome = rescale(cli, place, weights, "--reinit", "i*", "--seed", "5", "-o", target)
+    assert "drawn (gaussian)" in outcome.out
+    old, new = (caffeinit.load(place / "net.prototxt", w).params["ip"][0] for w in (weights, target))
+    assert abs(np.corrcoef(old.ravel(), new.ravel())[0, 1]) < 0.2
+
+
+def test_reinit_that_matches_nothing_is_refused(cli, place, weights):
+    outcome = rescale(cli, place, weights, "--reinit", "conv9")
+    assert outcome.code == 1
+    assert "matches no layer" in outcome.err
+
+
+def test_json_has_every_unit(cli, place, weights):
+    outcome = rescale(cli, place, weights, "--json", "-")
+    report = json.loads(outcome.out)
+    assert [u["name"] for u in report["units"]] == ["conv1", "ip"]
+    assert report["units"][0]["after"]["out_std"] == pytest.approx(1)
+
+
+def test_a_dry_run_writes_nothing(cli, place, weights):
+    before = sorted(os.listdir(place))
+    outcome = rescale(cli, place, weights, "--dry-run")
+    assert outcome.code == 0
+    assert "would write" in outcome.out
+    assert sorted(os.listdir(place)) == before
+
+
+def refused(outcome, place, *words):
+    """A refusal: exit code 1, one message in plain words, nothing new beside the inputs."""
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: ")
+    for word in words:
+        assert word in outcome.err
+    assert not (place / "net.rescaled.caffemodel").exists()
+    assert not [name for name in os.listdir(place) if name.endswith(".tmp")]
+
+
+def test_an_output_that_exists_stays(cli, place, weights):
+    before = weights.read_bytes()
+    outcome = cli("init", place / "net.prototxt", "--images", place / "pictures", "-o", weights)
+    refused(outcome, place, "exists already", "--force")
+    assert weights.read_bytes() == before
+
+
+def test_a_truncated_weights_file_is_refused(cli, place, weights):
+    weights.write_bytes(weights.read_bytes()[:-200])
+    refused(rescale(cli, place, weights), place, "net.caffemodel", "cut off")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (b"<html><body>404</body></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
+        (NET.encode(), "text file"),
+        (b"PK\x03\x04" + bytes(100), "zip"),
+        (bytes(range(256)) * 4, "caffemodel"),
+    ],
+    ids=["empty", "html", "lfs", "prototxt", "zip", "noise"],
+)
+def test_a_foreign_file_is_named(cli, place, content, word):
+    (place / "foreign.caffemodel").write_bytes(content)
+    refused(rescale(cli, place, place / "foreign.caffemodel"), place, word)
+
+
+def test_weights_that_do_not_fit_are_shown_together(cli, place, weights):
+    wider = NET.replace("num_output: 6", "num_output: 7")
+    (place / "net.prototxt").write_text(wider)
+    outcome = rescale(cli, place, weights)
+    refused(outcome, place, "(6, 3, 3, 3)", "(7, 3, 3, 3)", 'layer "ip"', "caffeinit inspect")
+
+
+def test_a_missing_net_is_refused(cli, place, weights):
+    refused(
+        cli("rescale", place / "no.prototxt", weights, "--images", place, "--mode", "normalize"), place, "no such file"
+    )
+
+
+def test_a_net_with_a_misspelt_bottom_names_layer_and_blob(cli, place, weights):
+    (place / "net.prototxt").write_text(NET.replace('bottom: "ip"', 'bottom: "pi"'))
+    refused(rescale(cli, place, weights), place, 'layer "prob"', '"pi"')
+
+
+def test_a_syntax_error_has_its_line(cli, place, weights):
+    (place / "net.prototxt").write_text(NET.replace('top: "prob"', 'top "prob"'))
+    refused(rescale(cli, place, weights), place, "net.prototxt:8")
+
+
+def test_an_unreadable_picture_is_skipped_and_counted(cli, place, weights):
+    (place / "pictures" / "3.png").write_bytes(b"no picture")
+    (place / "pictures" / "4.png").write_bytes(b"")
+    outcome = rescale(cli, place, weights)
+    assert outcome.code == 0
+    assert "2 skipped" in outcome.out
+    assert "10 of 12 pictures" in outcome.out
+
+
+def test_an_unreadable_picture_is_refused_with_strict(cli, place, weights):
+    (place / "pictures" / "3.png").write_bytes(b"no picture")
+    refused(rescale(cli, place, weights, "--strict"), place, "3.png")
+
+
+def test_no_picture_left_is_refused(cli, place, weights):
+    for path in (place / "pictures").iterdir():
+        path.write_bytes(b"no picture")
+    refused(rescale(cli, place, weights), place, "no picture can be used")
+
+
+def test_constant_pictures_give_dead_channels_not_nan(cli, place, weights):
+    for path in (place / "pictures").iterdir():
+        Image.fromarray(np.full((24, 20, 3), 90, np.uint8)).save(path)
+    outcome = rescale(cli, place, weights)
+    assert outcome.code == 0
+    assert "dead channels" in outcome.out
+    net = caffeinit.load(place / "net.prototxt", place / "net.rescaled.caffemodel")
+    assert all(np.isfinite(a).all() for arrays in net.params.values() for a in arrays)
+
+
+def test_one_picture_is_enough_for_finite_weights(cli, place):
+    target = place / "one.caffemodel"
+    pictures = place / "pictures" / "1.png"
+    for method in ("gaussian", "orthonormal", "pca", "kmeans"):
+        outcome = cli("init", place / "net.prototxt", "--images", pictures, "--method", method, "--force", "-o", target)
+        assert outcome.code == 0
+        net = caffeinit.load(place / "net.prototxt", target)
+        assert all(np.isfinite(a).all() and a.any() for a in (net.params["conv1"][0], net.params["ip"][0]))
+
+
+def test_nan_in_the_weights_is_refused(cli, place, weights):
+    raw = bytearray(weights.read_bytes())
+    net = caffeinit.load(place / "net.prototxt", weights)
+    at = raw.index(net.params["conv1"][0].tobytes()[:8])
+    raw[at : at + 4] = np.float32(np.nan).tobytes()
+    weights.write_bytes(raw)
+    refused(rescale(cli, place, weights), place, 'layer "conv1"', "not finite")
+
+
+def test_a_full_disk_leaves_nothing_behind(cli, place, weights, monkeypatch):
+    import errno
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(rescale(cli, place, weights), place, "no space left on device")
+
+
+def test_an_unknown_method_is_refused_with_a_hint(cli, place):
+    target = place / "x.caffemodel"
+    outcome = cli("init", place / "net.prototxt", "--images", place / "pictures", "--method", "kmean", "-o", target)
+    refused(outcome, place, "kmeans")
+    assert not target.exists()
+
+
+def test_wrong_usage_exits_with_2(cli, place, weights):
+    assert cli("rescale", place / "net.prototxt", weights, "--images", place / "pictures").code == 2
+    assert cli("init", place / "net.prototxt", "-o", "x").code == 2
+    assert cli("fly").code == 2
+
+
+def test_unknown_layers_are_left_out_or_refused_together(cli, place, weights):
+    custom = 'layer { name: "odd" type: "MyLayer" bottom: "ip" top: "odd" }\n'
+    python = 'layer { name: "py" type: "Python" bottom: "data" top: "py" }\n'
+    (place / "net.prototxt").write_text(NET + custom + python)
+    outcome = rescale(cli, place, weights)
+    assert outcome.code == 0
+    assert "MyLayer" in outcome.out
+    assert "Python" in outcome.out
+    strict = rescale(cli, place, weights, "--strict", "--force")
+    assert strict.code == 1
+    assert "MyLayer" in strict.err
+    assert "Python" in strict.err
+
+
+def test_init_without_normalising_only_measures(cli, place):
+    target = place / "raw.caffemodel"
+    images = place / "pictures"
+    outcome = cli(
+        "init", place / "net.prototxt", "--images", images, "--method", "msra", "--no-normalize", "-o", target
+    )
+    assert outcome.code == 0
+    assert "drawn (msra)" in outcome.out
+    assert not caffeinit.load(place / "net.prototxt", target).params["ip"][1].any()
