@@ -1,0 +1,117 @@
+"""Pictures from anywhere to calibration batches: sources, decoding, Caffe's preprocessing, the cut into batches.
+
+`read_images` reads files; `as_calibration` takes arrays. What `--images` can name is told in `sources`, which pictures are
+chosen in `batches`, what is done to them in `preprocess`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from caffeinit.errors import ImagesError
+from caffeinit.images.arrays import Source
+from caffeinit.images.batches import Batch, Calibration, Feed
+from caffeinit.images.files import printable
+from caffeinit.images.given import GivenBatches, as_calibration
+from caffeinit.images.preprocess import Preprocessing
+from caffeinit.images.sources import FilesSource, Given, open_sources, source_names
+from caffeinit.images.transform_param import preprocessing_of, preprocessing_of_net
+
+__all__ = [
+    "Batch",
+    "Calibration",
+    "GivenBatches",
+    "Preprocessing",
+    "as_calibration",
+    "preprocessing_of",
+    "preprocessing_of_net",
+    "read_images",
+]
+
+Several = Given | Iterable[Given]
+
+
+def read_images(
+    shapes: Mapping[str, Sequence[int]],
+    sources: Several | Mapping[str | None, Several],
+    *,
+    preprocessing: Mapping[str, Preprocessing] | Preprocessing | None = None,
+    num_images: int | None = 160,
+    batch_size: int = 16,
+    strict: bool = False,
+    threads: int | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> Calibration:
+    """Return the calibration set that files or arrays hold; nothing but headers is read yet.
+
+    Args:
+        shapes: input -> shape (N, C, H, W); N is of no meaning.
+        sources: a name, an array or several of them; for several inputs a mapping. What stands under None is for the input
+            that is left over, or for all that are where it is a .npz or HDF5 file with arrays named like them.
+        preprocessing: for all inputs of four axes, or input -> Preprocessing; None for Caffe's ImageData defaults.
+        num_images: how many rows to use at most, evenly spread; None for all.
+        batch_size: rows in a batch.
+        strict: refuse what would be skipped.
+        threads: decoding threads; None for one a processor, at most 8.
+        root: the folder that the names in list files start from.
+    Raises:
+        ImagesError: what is named is not there, does not fit the inputs, or holds no usable picture.
+    """
+    assigned = _assign(shapes, sources)
+    feeds = [
+        _feed(name, tuple(shapes[name]), open_sources(given, name, root), _asked(preprocessing, name, shapes[name]))
+        for name, given in assigned.items()
+    ]
+    return Calibration(feeds, num_images, batch_size, strict, threads)
+
+
+def _assign(shapes: Mapping[str, Sequence[int]], sources: Several | Mapping[str | None, Several]) -> dict[str, Several]:
+    """Return for each input what it is read from."""
+    named = dict(sources) if isinstance(sources, Mapping) else {None: sources}
+    rest = named.pop(None, None)
+    all_inputs = ", ".join(f"{printable(n)} {tuple(s)}" for n, s in shapes.items())
+    if foreign := [str(n) for n in named if n not in shapes]:
+        raise ImagesError(f"the net has no input {', '.join(map(printable, foreign))}; its inputs: {all_inputs}.")
+    left = [n for n in shapes if n not in named]
+    if rest is not None and not left:
+        raise ImagesError("each input has its pictures already: to which do those without a name belong?")
+    if rest is not None and len(left) > 1:
+        single = _single(rest)
+        if set(left) - set(source_names(single) if single is not None else ()):
+            raise ImagesError(
+                f"the net has several inputs ({all_inputs}): say which pictures are for which, "
+                + " ".join(f"--images {printable(n)}=..." for n in left)
+            )
+    elif rest is None and left:
+        raise ImagesError(f"no pictures for input {', '.join(map(printable, left))}; the net's inputs: {all_inputs}.")
+    return {str(n): s for n, s in named.items()} | {n: rest for n in left if rest is not None}  # type: ignore[misc]
+
+
+def _single(given: Several) -> Given | None:
+    if isinstance(given, list | tuple):
+        return given[0] if len(given) == 1 else None
+    return given if isinstance(given, str | os.PathLike) else None
+
+
+def _asked(given: Mapping[str, Preprocessing] | Preprocessing | None, name: str, shape: Sequence[int]) -> Preprocessing:
+    if isinstance(given, Preprocessing):
+        return given if len(shape) == 4 else Preprocessing()
+    return (given or {}).get(name, Preprocessing())
+
+
+def _feed(name: str, shape: tuple[int, ...], source: Source, asked: Preprocessing) -> Feed:
+    """Return one input's feed, after what can be refused before any picture is decoded."""
+    if not len(source):
+        raise ImagesError(f"{printable(source.origin)}: holds no rows.")
+    prepares = source.holds_pictures and (len(shape) == 4 or isinstance(source, FilesSource))
+    if prepares or (asked.floats and (asked.mean is not None or asked.mean_file is not None)):
+        asked = asked.resolved()
+        asked.check(name, shape)
+    if not source.holds_pictures:
+        try:
+            asked.fit(source.read(0, shape[1:], asked), shape[1:])
+        except ImagesError as error:
+            if "NaN" not in str(error):
+                raise ImagesError(f'{printable(source.origin)}: input "{printable(name)}": {error}.') from error
+    return Feed(name, shape, source, asked)

@@ -1,0 +1,259 @@
+"""Calibration batches: which pictures, in which order, cut how; decoded by threads while the net computes.
+
+Of more pictures than asked for, an evenly spread part is taken: the picture list, in natural order, is cut into
+`num_images` stretches and the middle of each is taken, so class folders are all represented, and the choice depends
+neither on the order in which the file system lists them nor on a seed. With several inputs, rows belong together by
+position.
+
+A picture that cannot be read is left out, counted and named; the rest moves up, so only the last batch may be short. The
+batches, their order and content do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from caffeinit.errors import ImagesError
+from caffeinit.images.arrays import Source
+from caffeinit.images.files import Skipped, printable
+from caffeinit.images.preprocess import Preprocessing
+
+Batch = dict[str, np.ndarray]
+CACHE_BYTES = 1 << 28  # fitted 8-bit rows are kept for later passes up to this size; 160 of 227x227 take 25 MB
+BATCHES_AHEAD = 2
+MOST_THREADS = 8
+SHOWN_NAMES = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where the rows of one input come from and what is done to them; `shape` is (N, ...), N of no meaning."""
+
+    name: str
+    shape: tuple[int, ...]
+    source: Source
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input's fitted values and whether mean and scale are meant for them in any case."""
+
+    values: np.ndarray
+    raw: bool
+
+
+class Calibration:
+    """The calibration set: iterate over it as often as needed for dicts of input -> (n, ...) float32.
+
+    Attributes:
+        skipped: (name, reason) of all that could not be read; complete after the first pass.
+        notes: what is odd about the pictures, such as all being the same; complete after the first pass.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[Feed],
+        num_images: int | None = 160,
+        batch_size: int = 16,
+        strict: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if batch_size < 1 or (num_images is not None and num_images < 1):
+            raise ImagesError(f"num_images and batch_size must be at least 1: found {num_images} and {batch_size}.")
+        self.feeds = feeds
+        self.batch_size = batch_size
+        self.strict = strict
+        self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+        self.notes: list[str] = []
+        self._bad: dict[int, Skipped] = {}
+        self._cache: list[dict[str, Row]] | None = None
+        self._passes = 0
+        self._found = self._paired_length()
+        self._chosen = spread(self._found, num_images)
+        for name, reason in (entry for feed in feeds for entry in feed.source.skipped):
+            self._refuse_if_strict(name, reason)
+        self._check_headers()
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each input, as given."""
+        return {feed.name: feed.shape for feed in self.feeds}
+
+    @property
+    def num_images(self) -> int:
+        """How many pictures there are; those found unreadable so far are not counted."""
+        return len(self._chosen) - len(self._bad)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What could not be read, and why."""
+        return [*(e for f in self.feeds for e in f.source.skipped), *(self._bad[i] for i in sorted(self._bad))]
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows: list[dict[str, Row]] = []
+        for row in self._rows():
+            rows.append(row)
+            if len(rows) == self.batch_size:
+                yield self._batch(rows)
+                rows = []
+        if rows:
+            yield self._batch(rows)
+
+    def describe(self) -> str:
+        """Return one to a few lines: how many pictures, from where, which were skipped, what is odd."""
+        lines = [f"{self.num_images} of {self._found} pictures in batches of {self.batch_size}"]
+        lines += [f'input "{printable(f.name)}": {_short(printable(f.source.origin))}' for f in self.feeds]
+        skipped = self.skipped
+        if skipped:
+            lines.append(f"{len(skipped)} skipped:")
+            lines += [f"  {printable(name)}: {reason}" for name, reason in skipped[:SHOWN_NAMES]]
+        if len(skipped) > SHOWN_NAMES:
+            lines.append(f"  and {len(skipped) - SHOWN_NAMES} more")
+        return "\n".join(lines + self.notes)
+
+    def _paired_length(self) -> int:
+        lengths = {feed.name: len(feed.source) for feed in self.feeds}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{printable(name)} {count}" for name, count in lengths.items())
+            raise ImagesError(
+                f"the inputs have different numbers of rows, which belong together by position: {listed}."
+            )
+        return next(iter(lengths.values()))
+
+    def _check_headers(self) -> None:
+        """Leave out what is no picture at a glance, so that the count is nearly right before anything is decoded."""
+        for index in self._chosen:
+            for feed in self.feeds:
+                try:
+                    feed.source.check(index)
+                except ImagesError as error:
+                    self._leave_out(index, feed.source.name(index), str(error))
+                    break
+        self._refuse_if_empty()
+
+    def _leave_out(self, index: int, name: str, reason: str) -> None:
+        self._refuse_if_strict(name, reason)
+        if self._passes:
+            raise ImagesError(f"{printable(name)}: could be read before, but not any more: {reason}.")
+        if index not in self._bad:
+            self._bad[index] = (name, reason)
+            _log.warning("%s: skipped: %s", printable(name), reason)
+
+    def _refuse_if_strict(self, name: str, reason: str) -> None:
+        if self.strict:
+            raise ImagesError(f"{printable(name)}: {reason}. Without --strict it would be skipped.")
+
+    def _refuse_if_empty(self) -> None:
+        if self.num_images:
+            return
+        origin = ", ".join(dict.fromkeys(printable(f.source.origin) for f in self.feeds))
+        reasons = [f"{printable(name)}: {reason}" for name, reason in self.skipped[:SHOWN_NAMES]]
+        raise ImagesError("\n".join([f"{_short(origin)}: no picture can be used.", *reasons]))
+
+    def _rows(self) -> Iterator[dict[str, Row]]:
+        """Yield the rows in order, decoding some batches ahead of what is taken."""
+        if self._cache is not None:
+            yield from self._cache
+            return
+        kept: list[dict[str, Row]] = []
+        size = 0
+        looks = _Looks()
+        for row in self._decoded():
+            looks.see(row)
+            size += sum(r.values.nbytes if r.values.dtype == np.uint8 else CACHE_BYTES for r in row.values())
+            if size <= CACHE_BYTES:
+                kept.append(row)
+            else:
+                kept.clear()
+            yield row
+        self._refuse_if_empty()
+        self._passes += 1
+        self._cache = kept or None
+        self.notes = looks.notes()
+
+    def _decoded(self) -> Iterator[dict[str, Row]]:
+        indices = [i for i in self._chosen if i not in self._bad]
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="caffeinit-images")
+        waiting: deque[tuple[int, Future[dict[str, Row] | Skipped]]] = deque()
+        try:
+            upcoming = iter(indices)
+            ahead = BATCHES_AHEAD * self.batch_size
+            while True:
+                while len(waiting) < ahead and (index := next(upcoming, None)) is not None:
+                    waiting.append((index, pool.submit(self._read, index)))
+                if not waiting:
+                    return
+                index, future = waiting.popleft()
+                result = future.result()
+                if isinstance(result, dict):
+                    yield result
+                else:
+                    self._leave_out(index, *result)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, index: int) -> dict[str, Row] | Skipped:
+        row = {}
+        for feed in self.feeds:
+            try:
+                sample = feed.source.read(index, feed.shape[1:], feed.preprocessing)
+                row[feed.name] = Row(feed.preprocessing.fit(sample, feed.shape[1:]), sample.raw)
+            except ImagesError as error:
+                return feed.source.name(index), str(error)
+        return row
+
+    def _batch(self, rows: Sequence[Mapping[str, Row]]) -> Batch:
+        batch = {}
+        for feed in self.feeds:
+            out = np.empty((len(rows), *rows[0][feed.name].values.shape), np.float32)
+            for row, place in zip(rows, out, strict=True):
+                feed.preprocessing.normalise(row[feed.name].values, row[feed.name].raw, place)
+            batch[feed.name] = out
+        return batch
+
+
+class _Looks:
+    """Notices pictures that cannot calibrate anything: all flat, or all the same."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.flat = 0
+        self.seen: set[bytes] = set()
+
+    def see(self, row: Mapping[str, Row]) -> None:
+        self.count += 1
+        arrays = [r.values for r in row.values() if r.values.ndim == 3]
+        self.flat += bool(arrays) and all(a.min() == a.max() for a in arrays)
+        if len(self.seen) < 2:
+            self.seen.add(hashlib.blake2b(b"".join(np.ascontiguousarray(r.values) for r in row.values())).digest())
+
+    def notes(self) -> list[str]:
+        if self.flat == self.count:
+            return ["all pictures are constant: each is one flat colour"]
+        if len(self.seen) == 1:
+            return ["there is only one picture" if self.count == 1 else "all pictures are identical"]
+        return []
+
+
+def spread(found: int, wanted: int | None) -> list[int]:
+    """Return `wanted` of `found` positions, the middle of as many equal stretches; all where there are fewer."""
+    if wanted is None or wanted >= found:
+        return list(range(found))
+    return [(2 * i + 1) * found // (2 * wanted) for i in range(wanted)]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + " ..."

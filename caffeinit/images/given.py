@@ -1,0 +1,120 @@
+"""Calibration batches that a Python user brings: checked, cut, and made to be gone through again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from caffeinit.errors import ImagesError
+from caffeinit.images.batches import Batch, Calibration
+from caffeinit.images.files import printable
+
+Shapes = Mapping[str, Sequence[int]]
+Given = np.ndarray | Mapping[str, np.ndarray]
+
+
+class GivenBatches:
+    """Batches held in memory; iterate as often as needed for dicts of input -> (n, ...) float32."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
+        self.skipped: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+        if all(a.min() == a.max() for b in batches for a in b.values() if a.ndim == 4):
+            self.notes.append("all pictures are constant: each is one flat colour")
+
+    @property
+    def num_images(self) -> int:
+        """How many rows there are in all batches."""
+        return sum(len(next(iter(b.values()))) for b in self._batches)
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+    def describe(self) -> str:
+        """Return how many rows there are and what is odd about them."""
+        return "\n".join([f"{self.num_images} pictures in {len(self._batches)} batches given as arrays", *self.notes])
+
+
+def as_calibration(
+    images: Calibration | GivenBatches | Given | Iterable[Given], inputs: Shapes, batch_size: int = 16
+) -> Calibration | GivenBatches:
+    """Return `images` as a calibration set for a net's inputs.
+
+    Args:
+        images: what `read_images` returned; an array (N, ...) of all rows, or a dict input -> array, which are cut into
+            batches; or an iterable of batches, each an array or a dict. A generator is used up and kept.
+        inputs: input -> shape (N, ...); N is of no meaning, other extents below 1 are unknown.
+        batch_size: for arrays that hold all rows at once.
+    Raises:
+        ImagesError: another shape, other inputs, NaN, no rows at all, or something that is no array.
+    """
+    if isinstance(images, Calibration | GivenBatches):
+        _check_inputs(images, inputs)
+        return images
+    if isinstance(images, np.ndarray | Mapping):
+        whole = _checked(images, inputs, "the images")
+        count = len(next(iter(whole.values())))
+        batches = [{n: a[i : i + batch_size] for n, a in whole.items()} for i in range(0, count, batch_size)]
+    elif isinstance(images, Iterable) and not isinstance(images, str | bytes):
+        batches = [_checked(batch, inputs, f"batch {i}") for i, batch in enumerate(images)]
+    else:
+        raise ImagesError(f"images are {type(images).__name__}: give arrays, or what caffeinit.read_images returns.")
+    if not any(len(a) for b in batches for a in b.values()):
+        raise ImagesError("no images are given: at least one picture is needed.")
+    return GivenBatches([b for b in batches if len(next(iter(b.values())))])
+
+
+def _check_inputs(images: Calibration | GivenBatches, inputs: Shapes) -> None:
+    found = images.inputs if isinstance(images, Calibration) else {n: a.shape for n, a in next(iter(images)).items()}
+    for name, shape in inputs.items():
+        if name not in found or not _fits(found[name], shape):
+            raise ImagesError(
+                f'input "{printable(name)}" takes {_spell(shape)}, but the images were read for '
+                + ", ".join(f'"{printable(n)}" {_spell(s)}' for n, s in found.items())
+                + "."
+            )
+
+
+def _checked(batch: object, inputs: Shapes, where: str) -> Batch:
+    if not isinstance(batch, Mapping):
+        if len(inputs) != 1:
+            names = ", ".join(map(printable, inputs))
+            raise ImagesError(f"{where}: the net has the inputs {names}: give a dict of one array for each.")
+        batch = {next(iter(inputs)): batch}
+    if missing := [n for n in inputs if n not in batch]:
+        raise ImagesError(f"{where}: nothing for input {', '.join(map(printable, missing))}.")
+    if foreign := [str(n) for n in batch if n not in inputs]:
+        listed = ", ".join(map(printable, inputs))
+        raise ImagesError(f"{where}: the net has no input {', '.join(map(printable, foreign))}; its inputs: {listed}.")
+    checked = {n: _array(batch[n], inputs[n], f'{where}, input "{printable(n)}"') for n in inputs}
+    if len({len(a) for a in checked.values()}) > 1:
+        counts = ", ".join(f"{printable(n)} {len(a)}" for n, a in checked.items())
+        raise ImagesError(f"{where}: different numbers of rows: {counts}.")
+    return checked
+
+
+def _array(values: object, shape: Sequence[int], where: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        raise ImagesError(f"{where}: {array.dtype}: an array of float32 is needed.")
+    if not _fits(array.shape, shape):
+        hint = " A single picture needs a first axis of 1." if array.ndim == len(shape) - 1 else ""
+        raise ImagesError(f"{where}: the array is {_spell(array.shape, 0)}, but the net takes {_spell(shape)}.{hint}")
+    array = np.ascontiguousarray(array, np.float32)
+    # A sum is NaN or infinite where any value is; unlike isfinite it makes no array of flags.
+    if not np.isfinite(array.sum(dtype=np.float64)):
+        raise ImagesError(f"{where}: holds NaN or infinite values.")
+    return array
+
+
+def _fits(found: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(found) == len(wanted) and all(w < 1 or f == w for f, w in zip(found[1:], wanted[1:], strict=True))
+
+
+def _spell(shape: Sequence[int], free: int = 1) -> str:
+    return "(" + ", ".join(["N"] * free + [str(s) if s > 0 else "?" for s in shape[free:]]) + ")"

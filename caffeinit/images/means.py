@@ -1,0 +1,55 @@
+"""Mean pictures: Caffe's .binaryproto (a BlobProto) and numpy's .npy."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import numpy as np
+
+from caffeinit.caffe.blobs import read_blob
+from caffeinit.caffe.wire import WireError
+from caffeinit.errors import CaffeinitError, ImagesError, WeightsError
+from caffeinit.files import check_regular_file
+
+MEAN_HINT = "Give it with --mean-file FILE, or the values with --mean."
+MAX_BYTES = 1 << 28
+
+
+def read_mean(path: str | PathLike[str]) -> np.ndarray:
+    """Return a mean picture, (C, H, W) float32.
+
+    Raises:
+        ImagesError: the file is no mean picture, or a damaged one.
+    """
+    try:
+        path = check_regular_file(path)
+    except CaffeinitError as error:
+        raise ImagesError(f"{error}. {MEAN_HINT}") from None
+    if path.stat().st_size > MAX_BYTES:
+        raise ImagesError(f"{path}: is larger than any mean picture")
+    array = _read_npy(path) if path.suffix == ".npy" else _read_blob(path)
+    while array.ndim > 3 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 3 or not np.isfinite(array).all():
+        raise ImagesError(
+            f"{path}: is no mean picture: {array.shape} numbers" + ("" if array.ndim == 3 else ", not C,H,W")
+        )
+    return array
+
+
+def _read_npy(path: PathLike[str]) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), np.float32)
+    except (ValueError, OSError, EOFError) as error:
+        raise ImagesError(f"{path}: is no .npy file that can be read: {error}") from None
+
+
+def _read_blob(path: PathLike[str]) -> np.ndarray:
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return read_blob(data, 0, len(data), str(path)).array()
+    except WireError as error:
+        raise ImagesError(f"{path}: is no mean file, or one that is damaged or cut off: {error}") from None
+    except WeightsError as error:
+        raise ImagesError(str(error)) from None

@@ -1,0 +1,227 @@
+"""Turns pixels into what a net was trained on: size, crop, channels, mean and scale, as Caffe's DataTransformer does.
+
+A picture is resized to a *frame*, its middle is cropped to the net's input, then (x - mean) * scale. The frame is, in
+this order: `resize_to`; the mean array's extent where that is larger than the input; the input itself, so that without
+a crop the whole picture is resized to the input. A mean array is cropped at its middle like the picture.
+
+| resize | what |
+|---|---|
+| warp | both sides to the frame; the aspect ratio is lost, as in Caffe's ImageData layer |
+| short | scaled to just cover the frame |
+| none | as it is; scaled up to cover the input where it is smaller |
+| auto | pictures from files: warp; stored arrays and Datum records with a crop: none |
+| not given | warp; with a crop and no frame other than the input: none, which is what Caffe's `crop_size` means |
+
+Mirroring is for training and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from caffeinit.errors import ImagesError
+from caffeinit.images.files import printable
+from caffeinit.images.means import MEAN_HINT, read_mean
+from caffeinit.images.resize import centre, grey_of_bgr, resize_bilinear
+
+Size = tuple[int, int]
+Resize = Literal["warp", "short", "none", "auto"]
+Channels = Literal["bgr", "rgb", "gray"]
+Order = Literal["bgr", "rgb", "net"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a source.
+
+    Attributes:
+        values: (H, W, C) uint8 pixels, or floats in the input's own shape or (C, H, W).
+        order: of the channels of pixels; "net" for planes that are in the net's order already.
+        stored: from an array or database, where pictures usually have their training size; else from a picture file.
+        raw: floats that mean and scale are always meant for (Datum records), whatever `Preprocessing.floats` says.
+        size: (height, width) before a JPEG was decoded smaller.
+    """
+
+    values: np.ndarray
+    order: Order = "bgr"
+    stored: bool = False
+    raw: bool = False
+    size: Size | None = None
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether the values are 8-bit pixels."""
+        return self.values.dtype == np.uint8
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures become a net's input; the module tells the rules.
+
+    Attributes:
+        mean: one value, one per channel, or an array (C, H, W), in the order of the net's channels.
+        mean_file: read by `resolved` when pictures need it: .binaryproto or .npy.
+        scale: factor after the mean is taken off.
+        crop: Caffe's crop_size in pixels, which must be the input's extent; None without.
+        resize: see the module.
+        resize_to: (height, width) of the frame.
+        channels: None for BGR, or grey where the input has one channel. "gray" with three channels repeats the grey.
+        floats: whether float arrays are to have mean, scale and crop too; else they are taken as they are.
+    """
+
+    mean: float | Sequence[float] | np.ndarray | None = None
+    mean_file: str | Path | None = None
+    scale: float = 1.0
+    crop: int | None = None
+    resize: Resize | None = None
+    resize_to: Size | None = None
+    channels: Channels | None = None
+    floats: bool = True
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale) and self.scale != 0):
+            raise ImagesError(f"scale is {self.scale}: it must be a finite number other than 0.")
+        if self.mean is not None and not np.isfinite(np.asarray(self.mean, np.float64)).all():
+            raise ImagesError("the mean holds values that are not finite numbers.")
+        if self.mean is not None and self.mean_file is not None:
+            raise ImagesError("both a mean and a mean file are given: give one of them.")
+        if min(self.crop or 1, *(self.resize_to or (1,))) < 1:
+            raise ImagesError(f"crop and resize sizes must be at least 1: found {self.crop or self.resize_to}.")
+
+    def override(self, **given: Any) -> Preprocessing:
+        """Return a copy with the explicit options that are not None in place; crop 0 takes a crop away.
+
+        What is asked for explicitly is done to float arrays too.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return self
+        if {"mean", "mean_file"} & given.keys():
+            given = {"mean": None, "mean_file": None} | given
+        if "crop" in given:
+            given["crop"] = given["crop"] or None
+            if self.resize == "auto":
+                given.setdefault("resize", None)
+        return replace(self, **{"floats": True} | given)
+
+    def resolved(self) -> Preprocessing:
+        """Return a copy with the mean file read."""
+        if self.mean_file is None:
+            return self
+        return replace(self, mean=read_mean(self.mean_file), mean_file=None)
+
+    def check(self, name: str, shape: Sequence[int]) -> None:
+        """Refuse what does not fit an input of shape (N, C, H, W).
+
+        Raises:
+            ImagesError: naming the input.
+        """
+        where = f'input "{printable(name)}"'
+        if len(shape) != 4:
+            raise ImagesError(f"{where} has shape {tuple(shape)}: pictures need (N, C, H, W). Give it an array (.npy).")
+        channels, height, width = shape[1:]
+        if min(height, width) < 1:
+            raise ImagesError(f"{where}: its height and width are not known. Give --input-shape {name}=C,H,W.")
+        if self.crop is not None and (self.crop, self.crop) != (height, width):
+            raise ImagesError(f"{where} takes {height}x{width} pixels, but the crop is {self.crop}x{self.crop}.")
+        if self.resize_to and self.resize != "none" and (self.resize_to[0] < height or self.resize_to[1] < width):
+            frame = "x".join(map(str, self.resize_to))
+            raise ImagesError(f"{where} takes {height}x{width} pixels: they cannot be cut out of {frame}.")
+        if self.channels in ("bgr", "rgb") and channels == 1:
+            raise ImagesError(f'{where} has one channel, but the channels asked for are "{self.channels}".')
+        self._check_mean(where, channels, height, width)
+
+    def _check_mean(self, where: str, channels: int, height: int, width: int) -> None:
+        mean = np.asarray(0.0 if self.mean is None else self.mean)
+        if mean.ndim <= 1 and mean.size not in (1, channels):
+            raise ImagesError(f"{where} has {channels} channels, but the mean has {mean.size} values. {MEAN_HINT}")
+        if mean.ndim > 1 and (mean.ndim != 3 or mean.shape[0] != channels):
+            raise ImagesError(f"{where} has {channels} channels, but the mean array is {mean.shape}. {MEAN_HINT}")
+        if mean.ndim == 3 and (mean.shape[1] < height or mean.shape[2] < width):
+            raise ImagesError(
+                f"{where} takes {height}x{width} pixels, but the mean array has only {mean.shape[1]}x{mean.shape[2]}. "
+                f"It belongs to another net. {MEAN_HINT}"
+            )
+
+    def wants_grey(self, channels: int) -> bool:
+        """Return whether pictures are to be decoded in grey for an input of so many channels."""
+        return self.channels == "gray" or (self.channels is None and channels == 1)
+
+    def target(self, size: Size, window: Size, stored: bool = False) -> Size:
+        """Return what a picture of (height, width) is resized to before the middle `window` is cut out."""
+        mean = np.asarray(0.0 if self.mean is None else self.mean)
+        frame = self.resize_to or (mean.shape[1:] if mean.ndim == 3 else window)
+        mode = self.resize or ("none" if self.crop and frame == window else "warp")
+        if mode == "auto":
+            mode = "none" if stored and self.crop and frame == window else "warp"
+        if mode == "warp":
+            return frame[0], frame[1]
+        if mode == "none" and size[0] >= window[0] and size[1] >= window[1]:
+            return size
+        cover = frame if mode == "short" else window
+        ratio = max(cover[0] / size[0], cover[1] / size[1])
+        return max(cover[0], round(size[0] * ratio)), max(cover[1], round(size[1] * ratio))
+
+    def fit(self, sample: Sample, shape: Sequence[int]) -> np.ndarray:
+        """Return a row in the input's shape (C, H, W): uint8, or float32 for floats; mean and scale not yet applied.
+
+        Raises:
+            ImagesError: it cannot be brought there; the message is the reason alone.
+        """
+        if not sample.is_pixels:
+            return self._fit_floats(sample, tuple(shape))
+        channels, height, width = shape
+        pixels = self._coloured(sample, channels)
+        size = self.target(sample.size or (pixels.shape[0], pixels.shape[1]), (height, width), sample.stored)
+        pixels = resize_bilinear(pixels, *size)
+        pixels = pixels[centre(size[0], height), centre(size[1], width)]
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return np.repeat(planes, channels, axis=0) if len(planes) < channels else planes
+
+    def _coloured(self, sample: Sample, channels: int) -> np.ndarray:
+        """Return pixels (H, W, 1 or `channels`) in the net's order."""
+        pixels = sample.values
+        found = pixels.shape[2]
+        if found == 3 and self.wants_grey(channels):
+            return grey_of_bgr(pixels[..., ::-1] if sample.order == "rgb" else pixels)
+        if found == channels == 3:
+            wanted = "rgb" if self.channels == "rgb" else "bgr"
+            return pixels if sample.order in ("net", wanted) else pixels[..., ::-1]
+        if found == channels or (found == 1 and channels == 3):
+            return pixels
+        raise ImagesError(f"{found} channels, but the net's input has {channels}")
+
+    def _fit_floats(self, sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
+        values = np.asarray(sample.values, np.float32)
+        if self.crop and values.ndim == len(shape) == 3 and (sample.raw or self.floats):
+            height, width = shape[1:]
+            if values.shape[1] >= height and values.shape[2] >= width:
+                values = values[:, centre(values.shape[1], height), centre(values.shape[2], width)]
+        if values.shape != shape:
+            raise ImagesError(
+                f"values of shape {values.shape}, but the net's input takes {shape}; floats aren't resized"
+            )
+        if not np.isfinite(values).all():
+            raise ImagesError("holds NaN or infinite values")
+        return values
+
+    def normalise(self, row: np.ndarray, sample_is_raw: bool, out: np.ndarray) -> None:
+        """Write (row - mean) * scale into `out`, or the row itself where floats are left as they are."""
+        if row.dtype != np.uint8 and not (sample_is_raw or self.floats):
+            out[...] = row
+            return
+        np.subtract(row, self.mean_for(out.shape), out=out, dtype=np.float32, casting="unsafe")
+        if self.scale != 1.0:
+            out *= np.float32(self.scale)
+
+    def mean_for(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the mean as float32 that can be taken off a row of `shape`."""
+        mean = np.asarray(0.0 if self.mean is None else self.mean, np.float32)
+        if mean.ndim == 3:
+            return mean[:, centre(mean.shape[1], shape[1]), centre(mean.shape[2], shape[2])]
+        return mean.reshape(-1, *[1] * (len(shape) - 1)) if mean.ndim else mean

@@ -1,0 +1,106 @@
+"""Reads from a net's data layer how its pictures were prepared.
+
+Fields: `transform_param` (mean_value, mean_file, scale, crop_size, force_color, force_gray), the same fields where old
+nets have them (`data_param`, `image_data_param`, `window_data_param`), and ImageData's new_height, new_width, is_color.
+Only a mean file named without leading `/` or `..` is taken from a net: a net file from anywhere must not make us read what
+lies elsewhere. Others have to be asked for with `--mean-file`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from caffeinit.errors import ImagesError
+from caffeinit.images.files import printable
+from caffeinit.images.means import MEAN_HINT
+from caffeinit.images.preprocess import Preprocessing
+
+_OLD_PLACES = ("data_param", "image_data_param", "window_data_param", "memory_data_param")
+
+
+def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None, with_mean: bool = True) -> Preprocessing:
+    """Return what a data layer asks for; float arrays are left alone unless options say otherwise.
+
+    Args:
+        layer: a LayerParameter of any type; one without such fields gives Caffe's defaults.
+        folder: where the net's file lies; the mean file is looked for there and below the current folder.
+        with_mean: False leaves the net's mean out, for users who give their own.
+    Raises:
+        ImagesError: the mean file is named but not there, or lies elsewhere; fields contradict each other.
+    """
+    places = [getattr(layer, n) for n in ("transform_param", *_OLD_PLACES) if _has(layer, n)]
+    mean = next((list(p.mean_value) for p in places if getattr(p, "mean_value", None)), None)
+    mean_file = _first(places, "mean_file")
+    if not with_mean:
+        mean, mean_file = None, None
+    if mean and mean_file:
+        raise ImagesError(
+            f'layer "{printable(layer.name)}": both mean_value and mean_file are given: remove one of them.'
+        )
+    crop = int(_first(places, "crop_size") or 0) or None
+    size = _new_size(layer)
+    is_database = crop is not None and size is None and layer.type != "ImageData"
+    return Preprocessing(
+        mean=[float(v) for v in mean] if mean else None,
+        mean_file=_find_mean(layer, mean_file, folder) if mean_file else None,
+        scale=float(scale) if (scale := _first(places, "scale")) is not None else 1.0,
+        crop=crop,
+        # A database's pictures have their training size; those of files that stand in for them have any.
+        resize="auto" if is_database else None,
+        resize_to=size,
+        channels=_channels(layer),
+        floats=False,
+    )
+
+
+def preprocessing_of_net(
+    layers: Iterable[Any], folder: str | os.PathLike[str] | None = None, with_mean: bool = True
+) -> dict[str, Preprocessing]:
+    """Return for each top of the layers without bottoms (data layers) how its pictures are prepared."""
+    found = {}
+    for layer in layers:
+        if not layer.bottom and layer.top:
+            asked = preprocessing_of(layer, folder, with_mean)
+            found.update({top: asked if i == 0 else Preprocessing(floats=False) for i, top in enumerate(layer.top)})
+    return found
+
+
+def _has(message: Any, name: str) -> bool:
+    return name in message.DESCRIPTOR.fields_by_name and message.HasField(name)
+
+
+def _first(places: Iterable[Any], name: str) -> Any:
+    return next((getattr(p, name) for p in places if _has(p, name)), None)
+
+
+def _new_size(layer: Any) -> tuple[int, int] | None:
+    if not _has(layer, "image_data_param"):
+        return None
+    size = (layer.image_data_param.new_height, layer.image_data_param.new_width)
+    return (int(size[0]), int(size[1])) if min(size) > 0 else None
+
+
+def _channels(layer: Any) -> Any:
+    transform = layer.transform_param
+    colour = _first([transform], "force_color")
+    grey = _first([transform], "force_gray")
+    if colour and grey:
+        raise ImagesError(f'layer "{printable(layer.name)}": force_color and force_gray are both set.')
+    if _has(layer, "image_data_param") and not layer.image_data_param.is_color:
+        grey = True
+    return "gray" if grey else None
+
+
+def _find_mean(layer: Any, name: str, folder: str | os.PathLike[str] | None) -> Path:
+    where = f'layer "{printable(layer.name)}": mean_file "{printable(name)}"'
+    if PurePosixPath(name).is_absolute() or os.path.isabs(name) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+        raise ImagesError(f"{where} lies elsewhere and is only read when asked for. {MEAN_HINT}")
+    candidates = [Path(f, name) for f in (folder, ".") if f is not None]
+    candidates += [Path(folder, Path(name).name)] if folder is not None else []
+    found = next((c for c in candidates if c.is_file()), None)
+    if found is None:
+        raise ImagesError(f"{where} is neither beside the net nor below the current folder. {MEAN_HINT}")
+    return found
