@@ -82,7 +82,7 @@ def method_for(name: str, methods: str | Mapping[str, str]) -> str:
     """Return the method of a layer: one for all, or the last pattern that matches it."""
     if isinstance(methods, str):
         return methods
-    return next((m for pattern, m in reversed(methods.items()) if fnmatchcase(name, pattern)), METHOD)
+    return next((m for pattern, m in reversed(list(methods.items())) if fnmatchcase(name, pattern)), METHOD)
 
 
 def draw_network(

@@ -81,7 +81,7 @@ class Unit:
         """Output channels."""
         if self.kind == "affine":
             assert self.weight is not None
-            return self.weight.shape[0] * self.weight.shape[1]
+            return int(self.weight.shape[0] * self.weight.shape[1])
         arrays = [a for a in (self.weight, self.bias, self.mean) if a is not None]
         return len(arrays[0])
 
@@ -167,7 +167,14 @@ class _Finder:
         found = array_view(self.graph, value) if value else None
         return found if found and found[0] in self.learned else None
 
-    def _unit(self, kind: str, uses: list[Use], initializers: list[str], **arrays: np.ndarray | None) -> Unit:
+    def _unit(
+        self,
+        kind: str,
+        uses: list[Use],
+        initializers: list[str],
+        weight: np.ndarray | None = None,
+        bias: np.ndarray | None = None,
+    ) -> Unit:
         sources = [self.learned[i] for i in initializers]
         return Unit(
             name=sources[0].layer,
@@ -175,7 +182,8 @@ class _Finder:
             uses=uses,
             initializers=initializers,
             frozen=any(s.frozen for s in sources if s.role in ("weight", "scale")),
-            **arrays,
+            weight=weight,
+            bias=bias,
         )
 
     def _affine(self, node: onnx.NodeProto) -> Unit | None:

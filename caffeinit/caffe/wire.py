@@ -7,6 +7,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Field(NamedTuple):
     value: int
 
 
-Buffer = bytes | memoryview
+Buffer = bytes | memoryview | mmap.mmap
 
 
 def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:

@@ -20,7 +20,10 @@ from .rng import unit_rng
 class Geometry(Protocol):
     """How a unit's input is cut into patches."""
 
-    group: int
+    @property
+    def group(self) -> int:
+        """How many groups of channels there are."""
+        ...
 
     def positions(self, shape: tuple[int, ...]) -> int:
         """Return how many patches one picture has, of an input value (N, ...) with N the pictures."""

@@ -117,9 +117,9 @@ def _connect(
     """Fill in what each stage takes, keeps and may give up."""
     made: dict[str, int] = {o: placed[i] for i, n in enumerate(graph.nodes) if i in placed for o in n.output if o}
     reads: list[dict[str, None]] = [{} for _ in stages]
-    for index, stage in placed.items():
+    for index, place in placed.items():
         node: onnx.NodeProto = graph.nodes[index]
-        reads[stage].update(dict.fromkeys(i for i in node.input if i in moving))
+        reads[place].update(dict.fromkeys(i for i in node.input if i in moving))
     final = {
         name: max((s for s, read in enumerate(reads) if name in read), default=-1) for name in [*graph.inputs, *made]
     }

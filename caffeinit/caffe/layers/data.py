@@ -17,8 +17,8 @@ class DataLayer(LayerType):
     """A layer with tops and no bottoms."""
 
     is_data = True
-    num_bottoms = (0, 0)
-    num_tops = (1, None)
+    num_bottoms: tuple[int, int | None] = (0, 0)
+    num_tops: tuple[int, int | None] = (1, None)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
         """Return each top's shape, or None where nothing tells it."""

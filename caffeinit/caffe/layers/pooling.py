@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,11 @@ class Pooling(LayerType):
 
     def _max(self, layer: Layer, graph: ParamGraph, bottom: str, w: Windows, reach: list[int]) -> list[str]:
         shape = graph.shape(bottom)
-        attributes = {"kernel_shape": list(w.kernel), "strides": list(w.stride), "pads": [*w.pads, *reach]}
+        attributes: dict[str, Any] = {
+            "kernel_shape": list(w.kernel),
+            "strides": list(w.stride),
+            "pads": [*w.pads, *reach],
+        }
         if max(r - k for r, k in zip(reach, w.kernel, strict=True)) >= 0 or any(
             a >= k for a, k in zip(w.pads, w.kernel, strict=True)
         ):
