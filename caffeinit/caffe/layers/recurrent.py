@@ -146,9 +146,10 @@ class Unrolled:
 
 
 def split_steps(graph: ParamGraph, x: str, steps: int, batch: int) -> list[str]:
-    """Return each step of (T, N, ...) as (N, ...) flattened to two axes."""
-    flat = graph.op("Reshape", x, [steps * batch, -1])
-    return graph.ops("Split", flat, [batch] * steps, outputs=steps, axis=0)
+    """Return each step of (T, N, ...) or (T * N, ...) as (N, ...) flattened to two axes."""
+    size = int(np.prod(graph.shape(x))) // (steps * batch)
+    flat = graph.op("Reshape", x, [steps * batch, size])
+    return graph.ops("Split", flat, outputs=steps, axis=0) if steps > 1 else [flat]
 
 
 @layer_type("LSTM")
