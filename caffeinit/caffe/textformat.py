@@ -192,6 +192,7 @@ class _Parser:
         raise self.fail(f'field "{found.name}" of {message.DESCRIPTOR.name} cannot be {word!r}')
 
     def enum(self, found: FieldDescriptor, kind: str, word: str) -> int | None:
+        assert found.enum_type is not None
         values = found.enum_type.values_by_name
         if word in values:
             return int(values[word].number)

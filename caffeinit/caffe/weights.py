@@ -52,9 +52,15 @@ class WeightsFile(Protocol):
 
     path: Path
     format: str
-    layers: Mapping[str, Sequence[StoredBlob]]
-    types: Mapping[str, str]
     notes: list[str]
+
+    @property
+    def layers(self) -> Mapping[str, Sequence[StoredBlob]]:
+        """Layer -> its blobs."""
+
+    @property
+    def types(self) -> Mapping[str, str]:
+        """Layer -> type."""
 
     def write(
         self, path: str | PathLike[str], arrays: Mapping[BlobKey, np.ndarray], added: NewLayers, force: bool = False

@@ -238,7 +238,7 @@ class _Looks:
         arrays = [r.values for r in row.values() if r.values.ndim == 3]
         self.flat += bool(arrays) and all(a.min() == a.max() for a in arrays)
         if len(self.seen) < 2:
-            self.seen.add(hashlib.blake2b(b"".join(np.ascontiguousarray(r.values) for r in row.values())).digest())
+            self.seen.add(hashlib.blake2b(b"".join(r.values.tobytes() for r in row.values())).digest())
 
     def notes(self) -> list[str]:
         if self.flat == self.count:

@@ -118,10 +118,10 @@ def parse_datum(raw: bytes) -> Any:
     """
     from google.protobuf.message import DecodeError
 
-    from caffeinit.caffe.schema import Datum
+    from caffeinit.caffe import schema
 
     try:
-        return Datum.FromString(raw)
+        return schema.message("Datum").FromString(raw)
     except DecodeError as error:
         raise ImagesError("not a Datum record") from error
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+import PIL
 from PIL import (  # noqa: F401  the plugins register what they read, before threads ask for it
     BmpImagePlugin,
     GifImagePlugin,
@@ -149,7 +150,7 @@ def _upright(pixels: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, PIL.UnidentifiedImageError):
         return "not a picture of a known kind"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "too large: may be a decompression bomb"

@@ -107,7 +107,8 @@ class Preprocessing:
             given["crop"] = given["crop"] or None
             if self.resize == "auto":
                 given.setdefault("resize", None)
-        return replace(self, **{"floats": True} | given)
+        changes: dict[str, Any] = {"floats": True} | given
+        return replace(self, **changes)
 
     def resolved(self) -> Preprocessing:
         """Return a copy with the mean file read."""

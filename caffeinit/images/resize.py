@@ -44,8 +44,8 @@ def resize_bilinear(pixels: Array, height: int, width: int) -> Array:
     out += other
     out += 2
     out >>= 2
-    pixels: np.ndarray = out.astype(np.uint8).reshape(height, width, channels)
-    return pixels
+    resized: np.ndarray = out.astype(np.uint8).reshape(height, width, channels)
+    return resized
 
 
 def _taps(old: int, new: int) -> tuple[Array, Array, Array, Array]:
