@@ -47,9 +47,9 @@ class CaffeSource:
                 )
         return lower_net(again, self.matched.arrays).graph
 
-    def preprocessing(self, with_mean: bool = True) -> dict[str, Preprocessing]:
-        """Return input -> how the net's own data layers prepare pictures, the mean left out on request."""
-        return preprocessing_of_net(self.net.layers, self.net.path.parent, with_mean)
+    def preprocessing(self) -> dict[str, Preprocessing]:
+        """Return input -> how the net's own data layers prepare pictures."""
+        return preprocessing_of_net(self.net.layers, self.net.path.parent)
 
     def write(self, path: Path, params: Params, force: bool) -> None:
         """Write the weights in the form they came in; without a source file, a new one."""

@@ -136,9 +136,14 @@ class WindowData(PictureData):
 
 @layer_type("VideoData")
 class VideoData(PictureData):
-    """Frames of videos; a fork's."""
+    """Frames of videos; forks'. TSN stacks the frames (or x and y of the flow) of all segments along the channels."""
 
     param = "video_data_param"
+
+    @staticmethod
+    def _channels(layer: Layer, own: Any) -> int:
+        frame = 2 if own.modality == own.FLOW else 3
+        return frame * int(own.new_length or 1) * int(own.num_segments or 1)
 
 
 @layer_type("DenseImageData", "ImageLabelmapData", "ImageSegData", "SegData", "ImageLabelData")

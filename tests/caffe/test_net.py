@@ -1,0 +1,232 @@
+"""Net files: the text format, phases and stages, old generations, and how values are named apart."""
+
+import contextlib
+
+import pytest
+
+from caffeinit.caffe import schema
+from caffeinit.caffe.net import name_values, read_net
+from caffeinit.caffe.textformat import read_text
+from caffeinit.errors import CaffeinitError, FormatError
+from tests.conftest import SHARED
+
+DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'
+
+
+def net_of(tmp_path, text, **state):
+    path = tmp_path / "net.prototxt"
+    path.write_text(text)
+    return read_net(path, **state)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("scale: 1.", "scale", 1.0),
+        ("scale: .5", "scale", 0.5),
+        ("scale: 1e-3f", "scale", 1e-3),
+        ("scale: 5", "scale", 5.0),
+        ("scale: -2.5", "scale", -2.5),
+        ("scale: - 2.5", "scale", -2.5),
+        ("scale: inf", "scale", float("inf")),
+        ("crop_size: 0x10", "crop_size", 16),
+        ("mirror: true", "mirror", True),
+        ("mirror: t", "mirror", True),
+        ("mirror: 0", "mirror", False),
+        ("mean_file: 'a\\tb'", "mean_file", "a\tb"),
+        ('mean_file: "a" "b"\n\'c\'', "mean_file", "abc"),
+        ("mean_value: [1, 2, 3]", "mean_value", [1, 2, 3]),
+        ("mean_value: 1; mean_value: 2, # three\n mean_value: 3", "mean_value", [1, 2, 3]),
+        ("resize_param: { height: 3 }", "resize_param.height", 3),
+        ("resize_param < height: 3 >", "resize_param.height", 3),
+        ("resize_param { resize_mode: 2 }", "resize_param.resize_mode", 2),
+        ("resize_param { resize_mode: FIT_SMALL_SIZE }", "resize_param.resize_mode", 2),
+    ],
+)
+def test_text_is_read_as_the_c_parser_reads_it(text, field, value):
+    message = schema.message("TransformationParameter")()
+    reading = read_text(text, message, "x")
+    for name in field.split("."):
+        message = getattr(message, name)
+    assert (list(message) if isinstance(value, list) else message) == pytest.approx(value)
+    assert not reading.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("scale: ", 'x:1: field "scale" has no value'),
+        ("scale 5", 'x:1: expected ":"'),
+        ("\n\nscale: abc", "x:3: field \"scale\" of TransformationParameter cannot be 'abc'"),
+        ("crop_size: 1.5", "crop_size"),
+        ("crop_size: -1", "crop_size"),
+        ("scale: 1 scale: 2", "given twice"),
+        ("resize_param { height: 3", '"}" is missing'),
+        ("mean_file: abc", "needs a quoted string"),
+        ("scale: 1 $", "x:1:10: '$'"),
+    ],
+)
+def test_what_is_no_text_format_is_refused_with_its_place(text, words):
+    with pytest.raises(FormatError) as found:
+        read_text(text, schema.message("TransformationParameter")(), "x")
+    assert words in str(found.value)
+
+
+def test_a_field_that_nobody_declares_is_passed_over_and_noted():
+    message = schema.message("TransformationParameter")()
+    reading = read_text("odd_param { a: 1 b { c: [1, 2] } d: 'x' 'y' } scal: 2 scale: 3", message, "x")
+    assert message.scale == 3
+    assert reading.unknown_fields == ["TransformationParameter.odd_param", "TransformationParameter.scal"]
+    assert "did you mean scale" in reading.notes[1]
+
+
+def test_a_layer_with_an_unknown_enum_value_is_not_run_with_the_default(tmp_path):
+    text = (
+        DATA
+        + 'layer { name: "p" type: "Pooling" bottom: "data" top: "p" pooling_param { pool: MEDIAN kernel_size: 2 } }'
+    )
+    assert "MEDIAN" in net_of(tmp_path, text).refusals["p"]
+
+
+def test_deep_nesting_is_refused(tmp_path):
+    with pytest.raises(FormatError):
+        net_of(tmp_path, "layer { a { " * 3000)
+
+
+RULED = DATA + "".join(
+    f'layer {{ name: "{name}" type: "ReLU" bottom: "data" top: "{name}" {rule} }}\n'
+    for name, rule in {
+        "always": "",
+        "train": "include { phase: TRAIN }",
+        "not_train": "exclude { phase: TRAIN }",
+        "level": "include { min_level: 1 max_level: 2 }",
+        "stage": "include { stage: 'a' stage: 'b' }",
+        "not_stage": "include { not_stage: 'a' }",
+        "either": "include { phase: TRAIN } include { stage: 'a' }",
+    }.items()
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "present"),
+    [
+        ({}, {"always", "not_train", "not_stage"}),
+        ({"phase": "TRAIN"}, {"always", "train", "not_stage", "either"}),
+        ({"level": 1}, {"always", "not_train", "level", "not_stage"}),
+        ({"level": 3}, {"always", "not_train", "not_stage"}),
+        ({"stages": ["a"]}, {"always", "not_train", "either"}),
+        ({"stages": ["a", "b"]}, {"always", "not_train", "stage", "either"}),
+    ],
+)
+def test_rules_choose_layers(tmp_path, state, present):
+    assert {layer.name for layer in net_of(tmp_path, RULED, **state).layers} - {"data"} == present
+
+
+def names(tmp_path, text):
+    return [(e.layer.name, e.bottoms, e.tops) for e in net_of(tmp_path, text).named_layers]
+
+
+def test_the_last_version_of_a_blob_has_its_name(tmp_path):
+    chain = "".join(f'layer {{ name: "r{i}" type: "ReLU" bottom: "data" top: "data" }}\n' for i in range(2))
+    assert names(tmp_path, DATA + chain) == [
+        ("data", [], ["data@data"]),
+        ("r0", ["data@data"], ["data@r0"]),
+        ("r1", ["data@r0"], ["data"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('layer { name: "a" type: "ReLU" bottom: "b" top: "a" }', ['layer "a"', '"b"', "no layer makes it"]),
+        (
+            'layer { name: "a" type: "ReLU" bottom: "y" top: "x" } layer { name: "b" type: "ReLU" bottom: "x" top: "y" }',
+            ['layer "a"', '"y"', "only a later layer"],
+        ),
+        ('layer { name: "a" type: "ReLU" bottom: "data" top: "c" }' * 2, ['"c"', "made by layer"]),
+    ],
+    ids=["dangling", "cycle", "twice"],
+)
+def test_graphs_that_cannot_be_are_refused(tmp_path, text, words):
+    with pytest.raises(FormatError) as found:
+        names(tmp_path, DATA + text)
+    assert all(word in str(found.value) for word in words)
+
+
+def test_layers_of_one_name_are_told_apart(tmp_path):
+    twice = "".join(f'layer {{ name: "r" type: "ReLU" bottom: "data" top: "t{i}" }}\n' for i in range(2))
+    net = net_of(tmp_path, DATA + twice)
+    assert [layer.name for layer in net.layers] == ["data", "r", "r#2"]
+    assert net.file_names == {"r#2": "r"}
+
+
+V1 = """
+input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8
+layers { name: "c" type: CONVOLUTION bottom: "data" top: "c" blobs_lr: 1 blobs_lr: 2 weight_decay: 1 weight_decay: 0
+  convolution_param { num_output: 4 kernel_size: 3 pad: 1 } }
+layers { name: "s" type: SOFTMAX_LOSS bottom: "c" bottom: "data" top: "s" include { phase: TRAIN } }
+"""
+V0 = """
+input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8
+layers { layer { name: "pad" type: "padding" pad: 1 } bottom: "data" top: "padded" }
+layers { layer { name: "c" type: "conv" num_output: 4 kernelsize: 3
+  blobs_lr: 1. blobs_lr: 2. weight_decay: 1. weight_decay: 0. }
+  bottom: "padded" top: "c" }
+"""
+
+
+@pytest.mark.parametrize(("text", "generation"), [(V1, "V1"), (V0, "V0")])
+def test_old_generations_become_todays_form(tmp_path, text, generation):
+    net = net_of(tmp_path, text)
+    assert net.generation == generation
+    data, conv = net.layers
+    assert (data.type, list(data.top), list(data.input_param.shape[0].dim)) == ("Input", ["data"], [1, 3, 8, 8])
+    assert (conv.type, list(conv.bottom)) == ("Convolution", ["data"])
+    assert (list(conv.convolution_param.pad), conv.convolution_param.num_output) == ([1], 4)
+    assert [(p.lr_mult, p.decay_mult) for p in conv.param] == [(1, 1), (2, 0)]
+
+
+def test_a_binary_net_is_the_text_net(tmp_path):
+    net = net_of(tmp_path, RULED)
+    (tmp_path / "net.bin").write_bytes(net.message.SerializeToString())
+    binary = read_net(tmp_path / "net.bin")
+    assert binary.form == "binary"
+    assert [layer.name for layer in binary.layers] == [layer.name for layer in net.layers]
+
+
+def test_a_solver_gives_its_net(tmp_path):
+    net_of(tmp_path, DATA)
+    for name, text in {
+        "named": 'net: "net.prototxt" base_lr: 0.1',
+        "elsewhere": 'net: "models/x/net.prototxt"',
+        "inline": f"net_param {{ {DATA} }} base_lr: 0.1",
+    }.items():
+        (tmp_path / f"{name}.prototxt").write_text(text)
+        assert [layer.name for layer in read_net(tmp_path / f"{name}.prototxt").layers] == ["data"]
+    (tmp_path / "lost.prototxt").write_text('net: "other.prototxt"')
+    with pytest.raises(FormatError, match=r"other\.prototxt"):
+        read_net(tmp_path / "lost.prototxt")
+
+
+ZOO = sorted((SHARED / "zoo").glob("*/*.prototxt"))
+
+
+@pytest.mark.parametrize("path", ZOO[::6], ids=lambda p: p.name)
+def test_damaged_nets_are_refused_or_read(tmp_path, path):
+    raw = path.read_bytes()
+    for step in range(12):
+        cut = raw[: len(raw) * step // 12] if step % 2 else raw[: 997 * step] + b"\x01{" + raw[997 * step :]
+        (tmp_path / "damaged.prototxt").write_bytes(cut)
+        with contextlib.suppress(CaffeinitError):  # any other error is ours, and fails
+            assert read_net(tmp_path / "damaged.prototxt").named_layers
+
+
+def test_versions_of_a_blob_that_two_layers_change_in_turn():
+    layer = schema.message("LayerParameter")
+    layers = [
+        layer(name="d", type="Input", top=["x"]),
+        layer(name="a", type="ReLU", bottom=["x"], top=["y"]),
+        layer(name="b", type="ReLU", bottom=["x"], top=["x"]),
+        layer(name="c", type="Eltwise", bottom=["x", "y"], top=["z"]),
+    ]
+    assert [e.bottoms for e in name_values(layers)] == [[], ["x@d"], ["x@d"], ["x", "y"]]
