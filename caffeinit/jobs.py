@@ -44,8 +44,7 @@ def read_calibration(
     if not network.graph.batch_axis_free:
         # The net spells its batch size out: every batch must have just that many rows.
         batch_size = next(iter(inputs.values()))[0]
-    own_mean = any(preprocessing.get(n) is not None for n in ("mean", "mean_file"))
-    told = network.source.preprocessing(with_mean=not own_mean)
+    told = network.source.preprocessing()
     asked = {name: told.get(name, Preprocessing()) for name in inputs}
     asked = {name: p.override(**preprocessing) if len(inputs[name]) == 4 else p for name, p in asked.items()}
     return read_images(
@@ -57,6 +56,7 @@ def read_calibration(
         strict=strict,
         threads=threads,
         root=root,
+        whole_batches=not network.graph.batch_axis_free,
     )
 
 

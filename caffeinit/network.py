@@ -33,7 +33,7 @@ class Source(Protocol):
     def lower(self, shapes: Mapping[str, Shape]) -> Graph:
         """Return the graph for other input shapes, over the same arrays."""
 
-    def preprocessing(self, with_mean: bool = True) -> Mapping[str, Any]:
+    def preprocessing(self) -> Mapping[str, Any]:
         """Return input -> `images.Preprocessing`, as far as the files tell it."""
 
     def write(self, path: str | PathLike[str], params: Params, force: bool) -> None:

@@ -46,7 +46,12 @@ _IMAGES = [
     click.option("--mean-file", type=click.Path(), help="mean picture (.binaryproto or .npy) to take off."),
     click.option("--scale", type=float, help="factor after the mean is taken off."),
     click.option("--crop", type=click.IntRange(min=0), help="crop from the middle, pixels; 0 for none."),
-    click.option("--resize", type=click.Choice(["warp", "short", "none"]), help="how pictures get the net's size."),
+    click.option(
+        "--resize",
+        metavar="MODE[:HxW]",
+        help="how pictures get the net's size: warp (default), short (side to the size, middle cut out) or none; "
+        "warp:256x256 resizes to that and cuts the middle out.",
+    ),
     click.option("--channels", type=click.Choice(["bgr", "rgb", "gray"]), help="channel order; Caffe's is bgr."),
 ]
 _RUN = [
@@ -117,6 +122,20 @@ def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def parse_resize(text: str | None) -> dict[str, Any]:
+    """Return the `resize` and `resize_to` of Preprocessing from MODE, MODE:SIZE or MODE:HxW."""
+    if text is None:
+        return {}
+    mode, separator, size = text.partition(":")
+    sides = [int(s) if s.isdecimal() and len(s) < 6 else 0 for s in size.split("x")]
+    if mode not in ("warp", "short", "none") or (separator and (mode == "none" or len(sides) > 2 or min(sides) < 1)):
+        raise click.BadParameter(
+            f'"{text}" is not warp, short or none, nor a size such as warp:256 or warp:256x320 (height x width)',
+            param_hint="--resize",
+        )
+    return {"resize": mode, "resize_to": (sides[0], sides[-1]) if separator else None}
+
+
 def parse_sources(given: Sequence[str], inputs: Sequence[str]) -> dict[str | None, list[str]]:
     """Return input -> sources; what has no input's name before it stands under None."""
     sources: dict[str | None, list[str]] = {}
@@ -166,7 +185,7 @@ def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
         mean_file=options.pop("mean_file"),
         scale=options.pop("scale"),
         crop=options.pop("crop"),
-        resize=options.pop("resize"),
+        **parse_resize(options.pop("resize")),
         channels=options.pop("channels"),
     )
 

@@ -1,7 +1,7 @@
 """Pictures from anywhere to calibration batches: sources, decoding, Caffe's preprocessing, the cut into batches.
 
-`read_images` reads files; `as_calibration` takes arrays. What `--images` can name is told in `sources`, which pictures are
-chosen in `batches`, what is done to them in `preprocess`.
+`read_images` reads files; `as_calibration` takes arrays. What `--images` can name is told in `sources`, which pictures
+are chosen in `batches`, what is done to them in `preprocess`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.arrays import Source
+from caffeinit.images.arrays import ArraySource, Source
 from caffeinit.images.batches import Batch, Calibration, Feed
 from caffeinit.images.files import printable
 from caffeinit.images.given import GivenBatches, as_calibration
-from caffeinit.images.preprocess import Preprocessing
+from caffeinit.images.preprocess import BrokenRowError, Preprocessing
 from caffeinit.images.sources import FilesSource, Given, open_sources, source_names
 from caffeinit.images.transform_param import preprocessing_of, preprocessing_of_net
 
@@ -42,19 +42,21 @@ def read_images(
     strict: bool = False,
     threads: int | None = None,
     root: str | os.PathLike[str] | None = None,
+    whole_batches: bool = False,
 ) -> Calibration:
     """Return the calibration set that files or arrays hold; nothing but headers is read yet.
 
     Args:
         shapes: input -> shape (N, C, H, W); N is of no meaning.
-        sources: a name, an array or several of them; for several inputs a mapping. What stands under None is for the input
-            that is left over, or for all that are where it is a .npz or HDF5 file with arrays named like them.
+        sources: a name, an array or several of them; for several inputs a mapping. What stands under None is for the
+            input that is left over, or for all that are where it is a .npz or HDF5 file with arrays named like them.
         preprocessing: for all inputs of four axes, or input -> Preprocessing; None for Caffe's ImageData defaults.
         num_images: how many rows to use at most, evenly spread; None for all.
         batch_size: rows in a batch.
         strict: refuse what would be skipped.
         threads: decoding threads; None for one a processor, at most 8.
         root: the folder that the names in list files start from.
+        whole_batches: leave the last pictures out where they do not fill a batch, for nets that spell its size out.
     Raises:
         ImagesError: what is named is not there, does not fit the inputs, or holds no usable picture.
     """
@@ -63,7 +65,7 @@ def read_images(
         _feed(name, tuple(shapes[name]), open_sources(given, name, root), _asked(preprocessing, name, shapes[name]))
         for name, given in assigned.items()
     ]
-    return Calibration(feeds, num_images, batch_size, strict, threads)
+    return Calibration(feeds, num_images, batch_size, strict, threads, whole_batches)
 
 
 def _assign(shapes: Mapping[str, Sequence[int]], sources: Several | Mapping[str | None, Several]) -> dict[str, Several]:
@@ -108,10 +110,12 @@ def _feed(name: str, shape: tuple[int, ...], source: Source, asked: Preprocessin
     if prepares or (asked.floats and (asked.mean is not None or asked.mean_file is not None)):
         asked = asked.resolved()
         asked.check(name, shape)
-    if not source.holds_pictures:
+    if not source.holds_pictures or isinstance(source, ArraySource):
+        # All rows of an array have one shape: what the first does not fit is no matter of single pictures.
         try:
             asked.fit(source.read(0, shape[1:], asked), shape[1:])
+        except BrokenRowError:
+            pass  # left out and named later, like any damaged picture
         except ImagesError as error:
-            if "NaN" not in str(error):
-                raise ImagesError(f'{printable(source.origin)}: input "{printable(name)}": {error}.') from error
+            raise ImagesError(f'{printable(source.origin)}: input "{printable(name)}": {error}.') from error
     return Feed(name, shape, source, asked)

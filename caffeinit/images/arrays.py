@@ -7,8 +7,8 @@
 | uint8 (N, H, W), idx files | grey pictures |
 | other numbers | values in the net's own shape and order, already preprocessed unless told |
 
-Rows of uint8 that are no pictures, such as (N, D) for an input (N, D), are values too. What reads as both (N, C, H, W) and
-(N, H, W, C) is the first.
+Rows of uint8 that are no pictures, such as (N, D) for an input (N, D), are values too. What reads as both (N, C, H, W)
+and (N, H, W, C) is the first.
 """
 
 from __future__ import annotations

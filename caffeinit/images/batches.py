@@ -5,8 +5,8 @@ Of more pictures than asked for, an evenly spread part is taken: the picture lis
 neither on the order in which the file system lists them nor on a seed. With several inputs, rows belong together by
 position.
 
-A picture that cannot be read is left out, counted and named; the rest moves up, so only the last batch may be short. The
-batches, their order and content do not depend on the number of threads.
+A picture that cannot be read is left out, counted and named; the rest moves up, so only the last batch may be short.
+The batches, their order and content do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Calibration:
         batch_size: int = 16,
         strict: bool = False,
         threads: int | None = None,
+        whole_batches: bool = False,
     ) -> None:
         if batch_size < 1 or (num_images is not None and num_images < 1):
             raise ImagesError(f"num_images and batch_size must be at least 1: found {num_images} and {batch_size}.")
@@ -74,6 +75,7 @@ class Calibration:
         self.batch_size = batch_size
         self.strict = strict
         self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+        self.whole_batches = whole_batches
         self.notes: list[str] = []
         self._bad: dict[int, Skipped] = {}
         self._cache: list[dict[str, Row]] | None = None
@@ -91,8 +93,9 @@ class Calibration:
 
     @property
     def num_images(self) -> int:
-        """How many pictures there are; those found unreadable so far are not counted."""
-        return len(self._chosen) - len(self._bad)
+        """How many pictures the batches hold; those found unreadable so far are not counted."""
+        usable = len(self._chosen) - len(self._bad)
+        return usable - usable % self.batch_size if self.whole_batches else usable
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -109,7 +112,7 @@ class Calibration:
             if len(rows) == self.batch_size:
                 yield self._batch(rows)
                 rows = []
-        if rows:
+        if rows and not self.whole_batches:
             yield self._batch(rows)
 
     def describe(self) -> str:
@@ -161,6 +164,11 @@ class Calibration:
             return
         origin = ", ".join(dict.fromkeys(printable(f.source.origin) for f in self.feeds))
         reasons = [f"{printable(name)}: {reason}" for name, reason in self.skipped[:SHOWN_NAMES]]
+        if len(self._bad) < len(self._chosen):
+            raise ImagesError(
+                f"{_short(origin)}: {len(self._chosen) - len(self._bad)} pictures can be used, but the net spells out "
+                f"a batch of {self.batch_size}: give as many."
+            )
         raise ImagesError("\n".join([f"{_short(origin)}: no picture can be used.", *reasons]))
 
     def _rows(self) -> Iterator[dict[str, Row]]:

@@ -1,7 +1,7 @@
 """Rows from where Caffe users keep pictures: LMDB databases of Datum records, and the files of an HDF5Data layer.
 
-Both need an extra package: `pip install caffeinit[lmdb]`, `pip install caffeinit[hdf5]`. A Datum holds 8-bit planes (BGR
-by Caffe's custom), an encoded picture, or floats; mean and scale apply to all three, as in Caffe's Data layer. HDF5
+Both need an extra package: `pip install caffeinit[lmdb]`, `pip install caffeinit[hdf5]`. A Datum holds 8-bit planes
+(BGR by Caffe's custom), an encoded picture, or floats; mean and scale apply to all three, as in Caffe's Data layer. HDF5
 values are fed as they are, as in Caffe's HDF5Data layer, unless preprocessing is asked for explicitly.
 """
 

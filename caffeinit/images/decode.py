@@ -7,8 +7,9 @@ are refused.
 
 A JPEG of 2 megapixels or more, at least four times larger each way than what is asked for, is decoded at 1/2, 1/4 or
 1/8 (Pillow's draft mode), keeping at least twice what is asked for. Its pixels are then averages where OpenCV's
-resizing picks single ones: they differ by their noise and fine texture (about 3 grey levels on average for the test
-photographs shrunk so; hardly in the means), for a tenth of the time.
+resizing picks single ones, so they lack some noise and fine texture. Measured on 160 photographs shrunk from half a
+megapixel to 64 and 32 pixels: pixels differ by 4 and 8 grey levels on average, a channel's mean over all pictures by
+0.02 and 0.2, its standard deviation is 1 and 4 % smaller. 12 megapixels decode in 15 instead of 400 ms.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ from caffeinit.errors import ImagesError
 
 Skipped = tuple[str, str]  # name and reason
 PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .ppm .pgm .pbm .pnm .tif .tiff .gif .webp .jp2 .j2k".split()
+    f".{kind}"
+    for kinds in ("jpg jpeg jpe jfif png bmp dib", "ppm pgm pbm pnm tif tiff gif webp jp2 j2k")
+    for kind in kinds.split()
 )
 MAX_LIST_BYTES = 1 << 28  # ImageNet's train.txt has 43 MB
 MAX_LIST_LINE = 8192

@@ -35,6 +35,10 @@ Channels = Literal["bgr", "rgb", "gray"]
 Order = Literal["bgr", "rgb", "net"]
 
 
+class BrokenRowError(ImagesError):
+    """One row's values cannot be used; the others' may."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One row of a source.
@@ -66,6 +70,7 @@ class Preprocessing:
     Attributes:
         mean: one value, one per channel, or an array (C, H, W), in the order of the net's channels.
         mean_file: read by `resolved` when pictures need it: .binaryproto or .npy.
+        mean_problem: why the net's own mean file cannot be used; an error once pictures need it.
         scale: factor after the mean is taken off.
         crop: Caffe's crop_size in pixels, which must be the input's extent; None without.
         resize: see the module.
@@ -76,6 +81,7 @@ class Preprocessing:
 
     mean: float | Sequence[float] | np.ndarray | None = None
     mean_file: str | Path | None = None
+    mean_problem: str | None = None
     scale: float = 1.0
     crop: int | None = None
     resize: Resize | None = None
@@ -102,7 +108,7 @@ class Preprocessing:
         if not given:
             return self
         if {"mean", "mean_file"} & given.keys():
-            given = {"mean": None, "mean_file": None} | given
+            given = {"mean": None, "mean_file": None, "mean_problem": None} | given
         if "crop" in given:
             given["crop"] = given["crop"] or None
             if self.resize == "auto":
@@ -111,7 +117,13 @@ class Preprocessing:
         return replace(self, **changes)
 
     def resolved(self) -> Preprocessing:
-        """Return a copy with the mean file read."""
+        """Return a copy with the mean file read.
+
+        Raises:
+            ImagesError: the net's mean file is not to be had, or what is named is none.
+        """
+        if self.mean_problem is not None:
+            raise ImagesError(self.mean_problem)
         if self.mean_file is None:
             return self
         return replace(self, mean=read_mean(self.mean_file), mean_file=None)
@@ -208,7 +220,7 @@ class Preprocessing:
                 f"values of shape {values.shape}, but the net's input takes {shape}; floats aren't resized"
             )
         if not np.isfinite(values).all():
-            raise ImagesError("holds NaN or infinite values")
+            raise BrokenRowError("holds NaN or infinite values")
         return values
 
     def normalise(self, row: np.ndarray, sample_is_raw: bool, out: np.ndarray) -> None:

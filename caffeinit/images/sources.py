@@ -1,9 +1,9 @@
 """What `--images` means: turns a name into a source of rows.
 
 A name is looked at in this order: an existing folder (an LMDB database where it holds `data.mdb`, else all pictures in
-and below it), an existing file (known by its first bytes, whatever it is called), a shell pattern. A text file is a Caffe
-list: pictures with labels, or the HDF5 files of an HDF5Data layer. Listed names are taken below `root` where one is given,
-else beside the list, else below the current folder.
+and below it), an existing file (known by its first bytes, whatever it is called), a shell pattern. A text file is a
+Caffe list: pictures with labels, or the HDF5 files of an HDF5Data layer. Listed names are taken below `root` where one
+is given, else beside the list, else below the current folder.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Fields: `transform_param` (mean_value, mean_file, scale, crop_size, force_color, force_gray), the same fields where old
 nets have them (`data_param`, `image_data_param`, `window_data_param`), and ImageData's new_height, new_width, is_color.
-Only a mean file named without leading `/` or `..` is taken from a net: a net file from anywhere must not make us read what
-lies elsewhere. Others have to be asked for with `--mean-file`.
+Only a mean file named without leading `/` or `..` is taken from a net: a net file from anywhere must not make us read
+what lies elsewhere. Others have to be asked for with `--mean-file`.
 """
 
 from __future__ import annotations
@@ -21,31 +21,30 @@ from caffeinit.images.preprocess import Preprocessing
 _OLD_PLACES = ("data_param", "image_data_param", "window_data_param", "memory_data_param")
 
 
-def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None, with_mean: bool = True) -> Preprocessing:
+def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None) -> Preprocessing:
     """Return what a data layer asks for; float arrays are left alone unless options say otherwise.
 
     Args:
         layer: a LayerParameter of any type; one without such fields gives Caffe's defaults.
         folder: where the net's file lies; the mean file is looked for there and below the current folder.
-        with_mean: False leaves the net's mean out, for users who give their own.
     Raises:
-        ImagesError: the mean file is named but not there, or lies elsewhere; fields contradict each other.
+        ImagesError: fields contradict each other. A mean file that is not there or lies elsewhere is `mean_problem`.
     """
     places = [getattr(layer, n) for n in ("transform_param", *_OLD_PLACES) if _has(layer, n)]
     mean = next((list(p.mean_value) for p in places if getattr(p, "mean_value", None)), None)
     mean_file = _first(places, "mean_file")
-    if not with_mean:
-        mean, mean_file = None, None
     if mean and mean_file:
         raise ImagesError(
             f'layer "{printable(layer.name)}": both mean_value and mean_file are given: remove one of them.'
         )
+    mean_path = _find_mean(layer, mean_file, folder) if mean_file else None
     crop = int(_first(places, "crop_size") or 0) or None
     size = _new_size(layer)
     is_database = crop is not None and size is None and layer.type != "ImageData"
     return Preprocessing(
         mean=[float(v) for v in mean] if mean else None,
-        mean_file=_find_mean(layer, mean_file, folder) if mean_file else None,
+        mean_file=mean_path if isinstance(mean_path, Path) else None,
+        mean_problem=mean_path if isinstance(mean_path, str) else None,
         scale=float(scale) if (scale := _first(places, "scale")) is not None else 1.0,
         crop=crop,
         # A database's pictures have their training size; those of files that stand in for them have any.
@@ -57,13 +56,13 @@ def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None, w
 
 
 def preprocessing_of_net(
-    layers: Iterable[Any], folder: str | os.PathLike[str] | None = None, with_mean: bool = True
+    layers: Iterable[Any], folder: str | os.PathLike[str] | None = None
 ) -> dict[str, Preprocessing]:
     """Return for each top of the layers without bottoms (data layers) how its pictures are prepared."""
     found = {}
     for layer in layers:
         if not layer.bottom and layer.top:
-            asked = preprocessing_of(layer, folder, with_mean)
+            asked = preprocessing_of(layer, folder)
             found.update({top: asked if i == 0 else Preprocessing(floats=False) for i, top in enumerate(layer.top)})
     return found
 
@@ -94,13 +93,12 @@ def _channels(layer: Any) -> Any:
     return "gray" if grey else None
 
 
-def _find_mean(layer: Any, name: str, folder: str | os.PathLike[str] | None) -> Path:
+def _find_mean(layer: Any, name: str, folder: str | os.PathLike[str] | None) -> Path | str:
+    """Return where the mean file lies, or why there is none."""
     where = f'layer "{printable(layer.name)}": mean_file "{printable(name)}"'
     if PurePosixPath(name).is_absolute() or os.path.isabs(name) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-        raise ImagesError(f"{where} lies elsewhere and is only read when asked for. {MEAN_HINT}")
+        return f"{where} lies elsewhere and is only read when asked for. {MEAN_HINT}"
     candidates = [Path(f, name) for f in (folder, ".") if f is not None]
     candidates += [Path(folder, Path(name).name)] if folder is not None else []
     found = next((c for c in candidates if c.is_file()), None)
-    if found is None:
-        raise ImagesError(f"{where} is neither beside the net nor below the current folder. {MEAN_HINT}")
-    return found
+    return found or f"{where} is neither beside the net nor below the current folder. {MEAN_HINT}"
