@@ -43,6 +43,15 @@ class HardSwish(Elementwise):
         return graph.op("Mul", x, graph.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
 
 
+@layer_type("Mish")
+class Mish(Elementwise):
+    """top = x * tanh(log(1 + exp(x))); darknet's."""
+
+    def apply(self, layer: Layer, graph: ParamGraph, x: str) -> str:
+        """Append a Softplus, a Tanh and a Mul."""
+        return graph.op("Mul", x, graph.op("Tanh", graph.op("Softplus", x)))
+
+
 @layer_type("RReLU")
 class RReLU(Elementwise):
     """Leaky ReLU with a random slope in training; in tests x * 2 / (lower + upper) where negative.

@@ -49,6 +49,7 @@ CASES = [
     Case("SeLu", "", [A], [A], selu),
     Case("SeLuDropout", "selu_dropout_param { dropout_ratio: 0.3 }", [A], [A], lambda x: [x]),
     Case("HardSwish", "", [A], [A], lambda x: [x * np.clip(x + 3, 0, 6) / 6], lambda r, s, i: r.uniform(-5, 5, s)),
+    Case("Mish", "", [A], [A], lambda x: [x * np.tanh(np.log1p(np.exp(x)))], lambda r, s, i: r.uniform(-5, 5, s)),
     Case(
         "RReLU",
         "rrelu_param { negative_slope_lower: 3 negative_slope_upper: 8 }",
@@ -131,6 +132,16 @@ def test_the_second_margin_top_is_the_first_iterations_weight(tmp_path):
 def test_losses_of_forks_are_known_but_not_computed(tmp_path):
     assert find_type("DetectionEvaluate").is_loss
     check_refusal(UNCOMPUTED[0], "for training or scoring only", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels"),
+    [("modality: FLOW new_length: 5 num_segments: 3", 30), ("modality: RGB num_segments: 7", 21), ("", 3)],
+)
+def test_frames_of_all_segments_lie_along_the_channels(settings, channels, tmp_path):
+    settings = f"video_data_param {{ batch_size: 4 {settings} }} transform_param {{ crop_size: 8 mean_value: 128 }}"
+    found = Case("VideoData", settings, [], [(), ()]).infer(tmp_path)
+    assert found.inputs == {"out0": (4, channels, 8, 8), "out1": (4,)}
 
 
 def test_detectnet_takes_its_pictures_from_outside(tmp_path):
