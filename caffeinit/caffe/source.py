@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -12,9 +13,10 @@ from caffeinit.caffe.lower import Inference, infer_net, lower_net
 from caffeinit.caffe.match import Matched, match_weights, mismatch_error
 from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
-from caffeinit.errors import CaffeinitError, LayerError
+from caffeinit.errors import CaffeinitError, ImagesError, LayerError
 from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing, preprocessing_of_net
+from caffeinit.images.means import read_mean
 from caffeinit.network import Network, Params, Skipped
 
 Path = str | PathLike[str]
@@ -84,6 +86,8 @@ def load_caffe(
     """Load a Caffe net as a Network; see `caffeinit.load`."""
     net = read_net(net_path, phase, level, stages)
     found = infer_net(net, input_shapes)
+    if found.unshaped:
+        found = infer_net(net, {**_mean_shapes(net, found.unshaped), **(input_shapes or {})})
     _check_inputs(found, input_shapes or {})
     file = open_weights(weights_path) if weights_path is not None else None
     wanted = {layer: [p.shape for p in params] for layer, params in found.params.items()}
@@ -110,6 +114,16 @@ def load_caffe(
         missing=matched.missing,
         notes=[*net.notes, *(file.notes if file else []), *matched.notes],
     )
+
+
+def _mean_shapes(net: Net, blobs: Sequence[str]) -> dict[str, Shape]:
+    """Return the shapes that mean files tell: a net without crop takes pictures of its mean's size."""
+    shapes = {}
+    for blob, asked in preprocessing_of_net(net.layers, net.path.parent).items():
+        if blob in blobs and asked.mean_file is not None:
+            with contextlib.suppress(ImagesError):  # a mean that cannot be read tells no shape; pictures will say so
+                shapes[blob] = tuple(read_mean(asked.mean_file).shape)
+    return shapes
 
 
 def _ends_in_place(net: Net, blob: str) -> bool:

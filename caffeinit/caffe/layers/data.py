@@ -81,11 +81,10 @@ class PictureData(DataLayer):
     param = ""
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
-        """Return (N, C, H, W) where the crop or new size tells it, and (N,) for a label."""
+        """Return (N, C, H, W), H and W 0 where neither crop nor new size tells them, and (N,) for a label."""
         own = getattr(layer, self.param) if self.param else None
         batch = int(getattr(own, "batch_size", 0) or 1)
-        size = self._size(layer, own)
-        data = (batch, self._channels(layer, own), *size) if size else None
+        data = (batch, self._channels(layer, own), *(self._size(layer, own) or (0, 0)))
         label: Shape | None = (batch,)
         return [data, *[label if self.labels_are_single else None] * (len(layer.top) - 1)]
 

@@ -1,0 +1,144 @@
+"""Loading whole nets: inputs of train_val files, blocked parts, shared parameters, other shapes."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.caffe import schema
+from caffeinit.errors import CaffeinitError
+
+WINDOWS = "convolution_param { num_output: 4 kernel_size: 3 }"
+CONV = f'layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" {WINDOWS} }}\n'
+PRODUCT = 'layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_param { num_output: 2 } }\n'
+LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }\n'
+DATABASE = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { batch_size: 5 } %s }\n'
+
+
+def input_layer(*dims, name="data"):
+    shape = " ".join(f"dim: {d}" for d in dims)
+    return f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {shape} }} }} }}\n'
+
+
+def load(tmp_path, text, **options):
+    (tmp_path / "net.prototxt").write_text(text)
+    return caffeinit.load(tmp_path / "net.prototxt", **options)
+
+
+def test_a_database_becomes_inputs_of_its_crop(tmp_path):
+    net = load(tmp_path, DATABASE % "transform_param { crop_size: 9 }" + CONV + PRODUCT + LOSS)
+    assert net.inputs == {"data": (5, 3, 9, 9), "label": (5,)}
+
+
+def test_a_database_without_size_takes_that_of_its_mean(tmp_path):
+    blob = schema.message("BlobProto")(num=1, channels=1, height=7, width=6, data=np.zeros(42, "<f4").tobytes())
+    (tmp_path / "mean.binaryproto").write_bytes(blob.SerializeToString())
+    net = load(tmp_path, DATABASE % 'transform_param { mean_file: "some/where/mean.binaryproto" }' + CONV)
+    assert net.inputs["data"] == (5, 1, 7, 6)
+
+
+def test_a_size_that_nothing_tells_is_asked_for(tmp_path):
+    text = DATABASE % "" + CONV + PRODUCT + LOSS
+    assert "--input-shape data=C,H,W" in load(tmp_path, text).skipped[0].reason
+    net = load(tmp_path, text, input_shapes={"data": (1, 8, 8)})
+    assert net.inputs == {"data": (5, 1, 8, 8), "label": (5,)}
+    assert not net.skipped
+
+
+def test_pictures_alone_run_a_net_with_a_loss(tmp_path):
+    net = load(tmp_path, DATABASE % "transform_param { crop_size: 9 }" + CONV + PRODUCT + LOSS)
+    caffeinit.init(net, [np.random.default_rng(0).standard_normal((4, 3, 9, 9)).astype("f4")])
+    out = net.forward({"data": np.zeros((2, 3, 9, 9))})
+    assert set(out) == {"data", "conv", "ip"}
+    whole = net.forward({"data": np.zeros((2, 3, 9, 9)), "label": np.zeros(2)})
+    assert whole["loss"].shape == ()
+
+
+def test_only_what_depends_on_a_custom_layer_is_left_out(tmp_path):
+    custom = 'layer { name: "odd" type: "Custom" bottom: "data" top: "odd" }\n'
+    after = (
+        'layer { name: "late" type: "InnerProduct" bottom: "odd" top: "late" inner_product_param { num_output: 2 } }\n'
+    )
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + custom + after + CONV + PRODUCT)
+    assert {s.name for s in net.skipped} == {"odd", "late"}
+    result = caffeinit.init(net, [np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")])
+    assert [u.name for u in result.units if u.done] == ["conv", "ip"]
+    with pytest.raises(CaffeinitError, match="odd") as found:
+        load(tmp_path, input_layer(1, 3, 8, 8) + custom + after + CONV, strict=True)
+    assert "late" in str(found.value)
+
+
+SIAMESE = (
+    input_layer(2, 3, 8, 8, name="data")
+    + input_layer(2, 3, 8, 8, name="other")
+    + "".join(
+        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" '
+        f'param {{ name: "w" }} param {{ name: "b" }} {WINDOWS} }}\n'
+        for name, bottom in (("one", "data"), ("two", "other"))
+    )
+)
+
+
+def test_shared_parameters_are_one_array(tmp_path):
+    net = load(tmp_path, SIAMESE)
+    assert net.params["one"][0] is net.params["two"][0]
+    assert [(u.name, len(u.uses)) for u in net.units] == [("one", 2)]
+    rng = np.random.default_rng(0)
+    batch = {n: rng.standard_normal((6, 3, 8, 8)).astype("f4") for n in ("data", "other")}
+    caffeinit.init(net, [batch])
+    out = net.forward(batch)
+    pooled = np.concatenate([out["one"], out["two"]])
+    np.testing.assert_allclose(pooled.std(axis=(0, 2, 3)), 1, atol=1e-3)
+    net.save(tmp_path / "w.caffemodel")
+    again = caffeinit.load(tmp_path / "net.prototxt", tmp_path / "w.caffemodel")
+    np.testing.assert_array_equal(again.forward(batch)["two"], out["two"])
+
+
+def test_a_frozen_layer_keeps_its_values(tmp_path):
+    frozen = CONV.replace("convolution_param", "param { lr_mult: 0 } convolution_param")
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + frozen + PRODUCT)
+    net.params["conv"][0][...] = 7
+    net.missing.clear()
+    result = caffeinit.rescale(net, [np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")])
+    assert "lr_mult 0" in result.units[0].reason
+    assert (net.params["conv"][0] == 7).all()
+
+
+def test_other_picture_sizes_where_the_weights_allow_them(tmp_path):
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
+    assert net.forward({"data": np.zeros((3, 3, 8, 8))})["conv"].shape == (3, 4, 6, 6)
+    assert net.forward({"data": np.zeros((1, 3, 20, 11))})["conv"].shape == (1, 4, 18, 9)
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV + PRODUCT)
+    with pytest.raises(CaffeinitError, match="ip"):
+        net.forward({"data": np.zeros((1, 3, 20, 11))})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "blobs", "words"),
+    [
+        ({"date": np.zeros((1, 3, 8, 8))}, None, 'no input "date"'),
+        ({"data": np.zeros((3, 8, 8))}, None, "the net wants"),
+        ({"data": np.zeros((1, 3, 8, 8))}, ["nothing"], 'blob "nothing"'),
+        ({}, ["conv"], "not given"),
+    ],
+)
+def test_wrong_calls_of_forward_are_explained(tmp_path, inputs, blobs, words):
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
+    with pytest.raises(CaffeinitError, match=words):
+        net.forward(inputs, blobs)
+
+
+def test_a_change_of_a_parameter_is_seen_by_the_next_forward(tmp_path):
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
+    x = {"data": np.ones((1, 3, 8, 8))}
+    assert not net.forward(x)["conv"].any()
+    net.params["conv"][1][...] = 3
+    assert (net.forward(x)["conv"] == 3).all()
+
+
+def test_a_net_that_spells_its_batch_out_runs_at_that_batch(tmp_path):
+    reshape = 'layer { name: "r" type: "Reshape" bottom: "conv" top: "r" reshape_param { shape { dim: 4 dim: -1 } } }\n'
+    net = load(tmp_path, input_layer(4, 3, 8, 8) + CONV + reshape)
+    assert not net.graph.batch_axis_free
+    rng = np.random.default_rng(0)
+    caffeinit.init(net, [rng.standard_normal((4, 3, 8, 8)).astype("f4") for _ in range(3)])
+    assert net.params["conv"][0].any()
