@@ -8,10 +8,16 @@ what it dislikes darker than the ground, and the largest magnitude, of the filte
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from caffeinit.errors import CaffeinitError
+from caffeinit.files import replacing
+from caffeinit.units import Unit
 
 Scaling = Literal["filter", "all"]
 
@@ -97,3 +103,18 @@ def _lay_out(tiles: np.ndarray, rows: int, columns: int, gap: int) -> np.ndarray
         left = gap + index % columns * (width + gap)
         canvas[top : top + height, left : left + width] = tiles[index]
     return canvas
+
+
+def save_filters(units: Iterable[Unit], path: str | PathLike[str], force: bool = False) -> str:
+    """Draw the first convolution's filters as a mosaic; return a sentence that says which.
+
+    Raises:
+        CaffeinitError: there is no convolution with windows. OutputError: the picture cannot be written.
+    """
+    for unit in units:
+        if unit.kind == "affine" and unit.weight is not None and unit.weight.ndim == 5 and unit.weight.shape[3] > 1:
+            weight = unit.weight.reshape(-1, *unit.weight.shape[2:])
+            with replacing(path, force) as temporary:
+                save_mosaic(weight, temporary)
+            return f"drew the {len(weight)} filters of {unit.name} to {path}"
+    raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")

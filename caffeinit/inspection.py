@@ -14,7 +14,6 @@ from caffeinit.caffe.lower import infer_net, lower_net
 from caffeinit.caffe.match import match_weights
 from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.weights import WeightsFile, open_weights
-from caffeinit.errors import CaffeinitError
 from caffeinit.graph import Shape
 from caffeinit.redraw import keeping_reason
 from caffeinit.units import Unit, find_units
@@ -166,21 +165,3 @@ def _weights_file(file: WeightsFile) -> FileReport:
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileReport(str(path), form, digest, path.stat().st_size)
-
-
-def save_filters(report: Inspection, path: str, force: bool = False) -> str:
-    """Draw the first convolution's filters as a mosaic; return a sentence that says which.
-
-    Raises:
-        CaffeinitError: there is no convolution. OutputError: the picture cannot be written.
-    """
-    from caffeinit.files import replacing
-    from caffeinit.filters import save_mosaic
-
-    for unit in report.units:
-        if unit.kind == "affine" and unit.weight is not None and unit.weight.ndim == 5 and unit.weight.shape[3] > 1:
-            weight = unit.weight.reshape(-1, *unit.weight.shape[2:])
-            with replacing(path, force) as temporary:
-                save_mosaic(weight, temporary)
-            return f"drew the {len(weight)} filters of {unit.name} to {path}"
-    raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")

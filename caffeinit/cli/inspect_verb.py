@@ -43,8 +43,8 @@ def command(
         inspection_tables(report)
     write_json(json_file, report.to_json(), force)
     if filters is not None:
-        from caffeinit.inspection import save_filters
+        from caffeinit.filters import save_filters
 
-        click.echo(save_filters(report, filters, force))
+        click.echo(save_filters(report.units, filters, force))
     if report.mismatches or (options["strict"] and report.obstacles):
         raise SystemExit(1)

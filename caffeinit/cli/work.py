@@ -11,6 +11,7 @@ from caffeinit import jobs
 from caffeinit.cli.common import load_network, parse_methods, patterns, read_pictures, write_json
 from caffeinit.cli.tables import console, progress, unit_table
 from caffeinit.files import check_target
+from caffeinit.filters import save_filters
 from caffeinit.result import Result
 
 
@@ -21,9 +22,10 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
         CaffeinitError: something is refused; nothing has been written then.
     """
     quiet, force, dry_run = options.pop("quiet"), options.pop("force"), options.pop("dry_run")
-    json_file = options.pop("json_file")
-    if not dry_run:
-        check_target(output, force)
+    json_file, filters = options.pop("json_file"), options.pop("filters")
+    for target in (output, filters):
+        if target is not None and not dry_run:
+            check_target(target, force)
     network = load_network(net, weights, options)
     pictures = read_pictures(network, options)
     given = {
@@ -43,6 +45,8 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
     if not quiet and json_file != "-":
         show(result, pictures.describe())
         click.echo(f"{'would write' if dry_run else 'wrote'} {shlex.quote(output)}")
+    if filters is not None and not dry_run:
+        click.echo(save_filters(network.units, filters, force))
     write_json(json_file, {"job": job, "output": None if dry_run else output, **result.to_json()}, force)
     return result
 

@@ -273,3 +273,44 @@ def test_init_without_normalising_only_measures(cli, place):
     assert outcome.code == 0
     assert "drawn (msra)" in outcome.out
     assert not caffeinit.load(place / "net.prototxt", target).params["ip"][1].any()
+
+
+def test_filters_are_drawn_on_request(cli, place):
+    target = place / "x.caffemodel"
+    picture = place / "filters.png"
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", target, "--filters", picture)
+    assert "6 filters of conv1" in cli(*arguments).out
+    assert Image.open(picture).width > 100
+    again = cli(*arguments, "--seed", "3")
+    refused(again, place, "exists already")
+
+
+@pytest.mark.parametrize("method", ["gaussian", "orthonormal", "patches", "pca", "zca", "kmeans"])
+def test_every_method_leaves_unit_channels(cli, place, method):
+    target = place / "drawn.caffemodel"
+    outcome = cli("init", place / "net.prototxt", "--images", place / "pictures", "--method", method, "-o", target)
+    assert f"drawn ({method})" in outcome.out
+    for blob in ("conv1@conv1", "ip"):
+        moments = measure(place, target, blob)
+        np.testing.assert_allclose(moments.mean, 0.1, atol=1e-3)
+        np.testing.assert_allclose(moments.std, 1, atol=1e-3)
+
+
+def test_methods_per_layer(cli, place):
+    target = place / "drawn.caffemodel"
+    methods = ("--method", "kmeans", "--method", "ip=orthonormal")
+    outcome = cli("init", place / "net.prototxt", "--images", place / "pictures", *methods, "-o", target)
+    assert "drawn (kmeans)" in outcome.out
+    assert "drawn (orthonormal)" in outcome.out
+
+
+@pytest.mark.parametrize("method", ["gaussian", "kmeans"])
+def test_threads_do_not_change_a_byte(cli, place, method):
+    written = set()
+    for threads in (1, 2, 3):
+        target = place / f"{threads}.caffemodel"
+        images = place / "pictures"
+        more = ("--method", method, "--threads", threads, "-o", target)
+        assert cli("init", place / "net.prototxt", "--images", images, *more).code == 0
+        written.add(target.read_bytes())
+    assert len(written) == 1
