@@ -280,7 +280,8 @@ def test_filters_are_drawn_on_request(cli, place):
     picture = place / "filters.png"
     arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", target, "--filters", picture)
     assert "6 filters of conv1" in cli(*arguments).out
-    assert Image.open(picture).width > 100
+    with Image.open(picture) as drawn:
+        assert drawn.width > 100
     again = cli(*arguments, "--seed", "3")
     refused(again, place, "exists already")
 
