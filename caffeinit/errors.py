@@ -21,6 +21,10 @@ class WeightsError(CaffeinitError):
     """The weights do not fit the net, or hold values that cannot be used."""
 
 
+class GradientError(CaffeinitError):
+    """A gradient is asked through an operator that has none."""
+
+
 class ImagesError(CaffeinitError):
     """The calibration pictures cannot be read or do not fit the net's inputs."""
 

@@ -144,13 +144,15 @@ class Graph:
         if old in self._types:
             self._types[new] = self._types.pop(old)
 
-    def drop(self, start: int) -> None:
-        """Take back all nodes from index `start` on."""
+    def drop(self, start: int, needed: Iterable[str] = ()) -> None:
+        """Take back all nodes from index `start` on, but for those that the values `needed` follow from."""
+        kept = {id(n) for n in self.ancestors(needed)}
         for node in self.nodes[start:]:
-            for output in node.output:
-                self._producers.pop(output, None)
-                self._types.pop(output, None)
-        del self.nodes[start:]
+            if id(node) not in kept:
+                for output in node.output:
+                    self._producers.pop(output, None)
+                    self._types.pop(output, None)
+        self.nodes[start:] = [n for n in self.nodes[start:] if id(n) in kept]
 
     def fresh(self, stem: str) -> str:
         """Return a value name that is not in use yet."""
@@ -188,6 +190,20 @@ class Graph:
             if any(i in moving for i in node.input):
                 moving.update(o for o in node.output if o)
         return moving
+
+    def depends_on_input(self, value: str) -> bool:
+        """Tell whether a value follows from a graph input, not from initializers alone."""
+        pending, seen = [value], {value}
+        while pending:
+            name = pending.pop()
+            if name in self.inputs:
+                return True
+            node = self.producer(name)
+            for source in node.input if node else ():
+                if source not in seen:
+                    seen.add(source)
+                    pending.append(source)
+        return False
 
     def shape(self, value: str) -> Shape:
         """Return the concrete shape of a value; a dimension that depends on the data is -1.
@@ -250,6 +266,8 @@ class Graph:
         for output in node.output:
             if output:
                 self._types[output] = found.get(output, onnx.TypeProto())
+        if node.op_type == "MeanVarianceNormalization":  # a function, which onnx does not look into
+            self._types[node.output[0]] = types[node.input[0]]
 
     # --- cutting and writing ------------------------------------------------------------------------------------
 

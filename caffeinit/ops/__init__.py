@@ -1,0 +1,34 @@
+"""What each ONNX operator does to gradients and scales; importing the package registers all rules."""
+
+from caffeinit.ops import (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    normalize,
+    pooling,
+    product,
+    reduction,
+    resize,
+    shape,
+    unmoved,
+)
+from caffeinit.ops.base import OpRule, find_rule, known_ops, op_rule
+
+__all__ = [
+    "OpRule",
+    "activation",
+    "convolution",
+    "elementwise",
+    "find_rule",
+    "indexing",
+    "known_ops",
+    "normalize",
+    "op_rule",
+    "pooling",
+    "product",
+    "reduction",
+    "resize",
+    "shape",
+    "unmoved",
+]

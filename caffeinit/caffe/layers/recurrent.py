@@ -82,7 +82,7 @@ class Recurrent(LayerType):
         rolled = Unrolled(
             graph,
             inputs=split_steps(graph, bottoms[0], steps, batch),
-            cont=list(split_steps(graph, bottoms[1], steps, batch)),
+            cont=list(split_steps(graph, graph.mask(graph.op("Cast", bottoms[1], to=TensorProto.BOOL)), steps, batch)),
             static=graph.op("Reshape", bottoms[2], [batch, -1]) if static else None,
             weights=[graph.param(layer, i) for i in ([0, 2, 3] if static else [0, 2])],
             bias=graph.param(layer, 1),

@@ -1,0 +1,71 @@
+"""One class per ONNX operator: its gradient, and how positive factors pass through it.
+
+A rule is registered under its operator's name with `op_rule`; the reverse walk (`gradients.py`) and the scale classes
+(`scales.py`) know no operator. Gradients are nodes of opset 17 that never spell out the batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx
+
+from caffeinit.graph import Graph
+
+Diffs = Sequence[str | None]
+
+
+class OpRule:
+    """What one operator does to gradients and to scales.
+
+    Attributes:
+        op_type: the operator, set by `op_rule`.
+        refusal: why there is no gradient through the operator; None where there is one.
+    """
+
+    op_type: str = ""
+    refusal: str | None = None
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Append nodes for the gradients of a node's inputs.
+
+        Args:
+            dys: per output its gradient, or None where nothing depends on it.
+        Returns:
+            Per input its gradient, shaped like the input, or None where none flows.
+        """
+        raise NotImplementedError(self.op_type)
+
+
+_RULES: dict[str, OpRule] = {}
+
+
+def op_rule(*op_types: str) -> Callable[[type[OpRule]], type[OpRule]]:
+    """Register a class as the rule of one or more operators of ONNX's own domain."""
+
+    def register(cls: type[OpRule]) -> type[OpRule]:
+        for op_type in op_types:
+            if op_type in _RULES:
+                raise ValueError(f"operator {op_type} is described twice: {type(_RULES[op_type])} and {cls}")
+            rule = cls()
+            rule.op_type = op_type
+            _RULES[op_type] = rule
+        return cls
+
+    return register
+
+
+def find_rule(node: onnx.NodeProto) -> OpRule | None:
+    """Return the rule of a node's operator, or None."""
+    return _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+
+
+def known_ops() -> list[str]:
+    """Return all operators that have a rule, sorted."""
+    return sorted(_RULES)
+
+
+def single(dys: Diffs) -> str:
+    """Return the gradient of a node's only output."""
+    assert dys[0] is not None
+    return dys[0]

@@ -1,0 +1,189 @@
+"""Conv and ConvTranspose."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+
+from caffeinit.graph import Graph, attribute
+from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.building import swapped_last, to_shape, total, transposed
+from caffeinit.ops.windows import Windows, windows_of
+
+FEW_CHANNELS = 4  # per group; from there on one product per kernel place is faster than a convolution over the batch
+
+
+@op_rule("Conv")
+class Conv(OpRule):
+    """y[o] = sum over i of weight[o, i] * x[i] + bias[o]."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the transposed convolution of dy, the correlation of x with dy, and the sum of dy."""
+        x, weight = node.input[:2]
+        dy, group = single(dys), attribute(node, "group", 1)
+        w = windows_of(node, graph.shape(x)[2:], graph.shape(node.output[0])[2:], graph.shape(weight)[2:])
+        diffs = [input_gradient(graph, dy, weight, w, group), weight_gradient(graph, x, dy, w, group)]
+        return [*diffs, *_bias_gradient(graph, node, dy)]
+
+
+@op_rule("ConvTranspose")
+class ConvTranspose(OpRule):
+    """The adjoint of Conv: every input place adds its weighted kernel to the output."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the convolution of dy, the correlation of dy with x, and the sum of dy."""
+        x, weight = node.input[:2]
+        dy, group = single(dys), attribute(node, "group", 1)
+        w = self.windows(node, graph)
+        dx = graph.op(
+            "Conv",
+            dy,
+            weight,
+            kernel_shape=list(w.kernel),
+            strides=list(w.stride),
+            dilations=list(w.dilation),
+            pads=[*w.begin, *(max(0, e) for e in w.end)],
+            group=group,
+        )
+        return [dx, weight_gradient(graph, dy, x, w, group), *_bias_gradient(graph, node, dy)]
+
+    @staticmethod
+    def windows(node: onnx.NodeProto, graph: Graph) -> Windows:
+        """Return the windows on the output; what output_shape or auto_pad leave open is worked out."""
+        counts, sizes = graph.shape(node.input[0])[2:], graph.shape(node.output[0])[2:]
+        w = windows_of(node, sizes, counts, graph.shape(node.input[1])[2:])
+        auto, extra = attribute(node, "auto_pad", "NOTSET"), attribute(node, "output_padding", [0] * len(sizes))
+        if auto == "NOTSET" and attribute(node, "output_shape") is None:
+            return w
+        sums = [
+            max(0, (n - 1) * s + r + e - size)
+            for n, s, r, e, size in zip(counts, w.stride, w.reach, extra, sizes, strict=True)
+        ]
+        small, large = tuple(p // 2 for p in sums), tuple(p - p // 2 for p in sums)
+        begin, end = (small, large) if auto == "SAME_UPPER" else (large, small)
+        return Windows(w.sizes, w.counts, w.kernel, w.stride, w.dilation, begin, end)
+
+
+def _bias_gradient(graph: Graph, node: onnx.NodeProto, dy: str) -> list[str | None]:
+    if len(node.input) < 3:
+        return []
+    axes = [a for a in range(len(graph.shape(dy))) if a != 1]
+    return [total(graph, dy, axes, keepdims=False) if node.input[2] else None]
+
+
+def input_gradient(graph: Graph, dy: str, weight: str, w: Windows, group: int) -> str:
+    """Return a convolution's gradient with respect to its input.
+
+    At stride 1 that is a convolution with the mirrored kernel, several times as fast as ConvTranspose.
+    """
+    front = [r - 1 - p for r, p in zip(w.reach, w.begin, strict=True)]
+    behind = [size + r - 1 - n - f for size, r, n, f in zip(w.sizes, w.reach, w.counts, front, strict=True)]
+    if any(s != 1 for s in w.stride) or min(*front, *behind) < 0:
+        return graph.op(
+            "ConvTranspose",
+            dy,
+            weight,
+            kernel_shape=list(w.kernel),
+            strides=list(w.stride),
+            dilations=list(w.dilation),
+            pads=[*w.begin, *w.end],
+            output_padding=list(w.spare),
+            group=group,
+        )
+    return graph.op(
+        "Conv",
+        dy,
+        _mirrored(graph, weight, group),
+        kernel_shape=list(w.kernel),
+        dilations=list(w.dilation),
+        pads=[*front, *behind],
+        group=group,
+    )
+
+
+def _mirrored(graph: Graph, weight: str, group: int) -> str:
+    """Return the weight (O, I/group, *kernel) as (I, O/group, *kernel) with the kernel turned round."""
+    outputs, inputs, *kernel = graph.shape(weight)
+    places = int(np.prod(kernel))
+    flat = to_shape(graph, weight, [group, outputs // group, inputs, places])
+    if places > 1:
+        flat = graph.op("Gather", flat, np.arange(places)[::-1].copy(), axis=3)
+    turned = graph.op("Transpose", flat, perm=[0, 2, 1, 3])
+    return to_shape(graph, turned, [group * inputs, outputs // group, *kernel])
+
+
+def weight_gradient(graph: Graph, x: str, dy: str, w: Windows, group: int) -> str:
+    """Return a convolution's gradient with respect to its weight, (O, I/group, *kernel)."""
+    inputs = graph.shape(x)[1] // group
+    if inputs <= FEW_CHANNELS and np.prod(w.kernel) > 1:
+        return _by_convolution(graph, x, dy, w, group)
+    if np.prod(w.kernel) == 1 and all(s == 1 for s in w.stride) and not any((*w.begin, *w.end)):
+        return _by_one_product(graph, x, dy, group)
+    return _by_products(graph, x, dy, w, group)
+
+
+def _by_convolution(graph: Graph, x: str, dy: str, w: Windows, group: int) -> str:
+    """Convolve x with dy, the batch taking the place of the channels."""
+    rank = len(w.kernel)
+    spatial = list(range(2, 2 + rank))
+    inputs, outputs = graph.shape(x)[1] // group, graph.shape(dy)[1]
+    split = to_shape(graph, x, [-1, group, inputs, *w.sizes])
+    images = graph.op("Transpose", split, perm=[2, 1, 0, *(a + 1 for a in spatial)])
+    images = to_shape(graph, images, [inputs, -1, *w.sizes])
+    filters = graph.op("Transpose", dy, perm=[1, 0, *spatial])
+    product = graph.op(
+        "Conv",
+        images,
+        filters,
+        kernel_shape=list(w.counts),
+        strides=list(w.dilation),
+        dilations=list(w.stride),
+        pads=[*w.begin, *(max(0, e) for e in w.end)],
+        group=group,
+    )
+    extents = [spare // d + k for spare, d, k in zip(w.spare, w.dilation, w.kernel, strict=True)]
+    graph.set_shape(product, (inputs, outputs, *extents))
+    if extents != list(w.kernel):
+        product = graph.op("Slice", product, [0] * rank, list(w.kernel), spatial)
+    return graph.op("Transpose", product, perm=[1, 0, *spatial])
+
+
+def _by_one_product(graph: Graph, x: str, dy: str, group: int) -> str:
+    """Multiply dy by x, image by image, for kernels of one place."""
+    inputs, outputs = graph.shape(x)[1] // group, graph.shape(dy)[1] // group
+    places = int(np.prod(graph.shape(x)[2:]))
+    columns = to_shape(graph, x, [-1, group, inputs, places])
+    rows = to_shape(graph, dy, [-1, group, outputs, places])
+    product = total(graph, graph.op("MatMul", rows, swapped_last(graph, columns)), [0], keepdims=False)
+    return to_shape(graph, product, [group * outputs, inputs, *[1] * (len(graph.shape(x)) - 2)])
+
+
+def _by_products(graph: Graph, x: str, dy: str, w: Windows, group: int) -> str:
+    """Multiply dy by one slice of x per kernel place, channels last, so that each is one product over the batch."""
+    rank = len(w.kernel)
+    inputs, outputs = graph.shape(x)[1] // group, graph.shape(dy)[1] // group
+    padded = x
+    if any((*w.begin, *w.end)):
+        padded = graph.op("Pad", x, np.asarray([0, 0, *w.begin, 0, 0, *(max(0, e) for e in w.end)], np.int64))
+    last = [0, *range(2, 2 + rank), 1]
+    extents = [size + b + max(0, e) for size, b, e in zip(w.sizes, w.begin, w.end, strict=True)]
+    columns = transposed(graph, padded, last)
+    if group > 1:
+        columns = to_shape(graph, columns, [-1, *extents, group, inputs])
+        columns = transposed(graph, columns, [rank + 1, *range(rank + 1), rank + 2])
+    lead = int(group > 1)
+    rows = to_shape(graph, dy, [-1, group, outputs, int(np.prod(w.counts))])
+    rows = to_shape(graph, transposed(graph, rows, [1, 2, 0, 3]), [group, outputs, -1][1 - lead :])
+    terms = []
+    for place in itertools.product(*(range(k) for k in w.kernel)):
+        starts = [p * d for p, d in zip(place, w.dilation, strict=True)]
+        ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, w.counts, w.stride, strict=True)]
+        axes = list(range(1 + lead, 1 + lead + rank))
+        cut = graph.op("Slice", columns, starts, ends, axes, list(w.stride))
+        flat = to_shape(graph, cut, [group, -1, inputs][1 - lead :])
+        terms.append(to_shape(graph, graph.op("MatMul", rows, flat), [1, group * outputs * inputs]))
+    stacked = graph.op("Concat", *terms, axis=0) if len(terms) > 1 else terms[0]
+    turned = graph.op("Transpose", stacked, perm=[1, 0])
+    return to_shape(graph, turned, [group * outputs, inputs, *w.kernel])

@@ -1,0 +1,163 @@
+"""Operators on several operands, element by element, with numpy's broadcasting."""
+
+from __future__ import annotations
+
+import onnx
+
+from caffeinit.graph import Graph
+from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
+
+
+class Broadcast(OpRule):
+    """An elementwise operator; `pull_back` gives the gradient of one operand before it is summed to its shape."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """See OpRule."""
+        dy = single(dys)
+        return [unbroadcast(graph, self.pull_back(node, graph, dy, i), operand) for i, operand in enumerate(node.input)]
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """Return the gradient of operand `index`, shaped like dy."""
+        raise NotImplementedError(self.op_type)
+
+
+@op_rule("Add", "Sum")
+class Add(Broadcast):
+    """The sum of the operands."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """See Broadcast."""
+        return dy
+
+
+@op_rule("Sub")
+class Sub(Broadcast):
+    """a - b."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """See Broadcast."""
+        return graph.op("Neg", dy) if index else dy
+
+
+@op_rule("Mean")
+class Mean(Broadcast):
+    """The mean of the operands."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """See Broadcast."""
+        return graph.op("Mul", dy, 1 / len(node.input))
+
+
+@op_rule("Mul")
+class Mul(Broadcast):
+    """a b."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """See Broadcast."""
+        return graph.op("Mul", dy, node.input[1 - index])
+
+
+@op_rule("Div")
+class Div(Broadcast):
+    """a / b."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """See Broadcast."""
+        quotient = graph.op("Div", dy, node.input[1])
+        return graph.op("Neg", graph.op("Mul", quotient, node.output[0])) if index else quotient
+
+
+@op_rule("Pow")
+class Pow(Broadcast):
+    """a ** b. The gradient of the exponent is 0 where a is not positive."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """See Broadcast."""
+        base, exponent = node.input
+        if index:
+            positive = graph.op("Greater", base, 0.0)
+            log = graph.op("Log", choose(graph, positive, base, 1.0))
+            return graph.op("Mul", graph.op("Mul", dy, node.output[0]), log)
+        known = constant_of(graph, exponent)
+        if known is None or known.size != 1:
+            below = graph.op("Pow", base, graph.op("Sub", exponent, 1.0))
+        elif known.item() == 1:
+            return dy
+        else:
+            # Spelling x ** 1 as a power would cost as much as any other power.
+            below = base if known.item() == 2 else graph.op("Pow", base, float(known.item() - 1))
+        return graph.op("Mul", dy, graph.op("Mul", below, exponent))
+
+
+class Extreme(Broadcast):
+    """The largest or smallest operand; of equal ones the first takes the gradient."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """See OpRule."""
+        dy, taken = single(dys), ""
+        found: list[str | None] = []
+        for operand in node.input:
+            wins = graph.op("Equal", operand, node.output[0])
+            first = graph.op("And", wins, graph.op("Not", taken)) if taken else wins
+            found.append(unbroadcast(graph, masked(graph, dy, first), operand))
+            taken = graph.op("Or", taken, wins) if taken else wins
+        return found
+
+
+@op_rule("Max")
+class Max(Extreme):
+    """The largest operand."""
+
+
+@op_rule("Min")
+class Min(Extreme):
+    """The smallest operand."""
+
+
+@op_rule("Clip")
+class Clip(OpRule):
+    """x limited to [low, high]; at the limits the gradient passes, as in Caffe."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """See OpRule."""
+        dx = single(dys)
+        for bound, inside in zip(node.input[1:], ("GreaterOrEqual", "LessOrEqual"), strict=False):
+            if bound:
+                dx = masked(graph, dx, graph.op(inside, node.input[0], bound))
+        return [dx, *[None] * (len(node.input) - 1)]
+
+
+@op_rule("Where")
+class Where(OpRule):
+    """a where the condition holds, else b."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """See OpRule."""
+        condition, a, b = node.input
+        dy, zero = single(dys), graph.constant(0.0)
+        da = unbroadcast(graph, choose(graph, condition, dy, zero), a)
+        db = unbroadcast(graph, choose(graph, condition, zero, dy), b)
+        return [None, da, db]
+
+
+@op_rule("Identity", "Dropout")
+class Identity(OpRule):
+    """The input as it is. Dropout is met at test time only."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """See OpRule."""
+        return [single(dys), *[None] * (len(node.input) - 1)]
+
+
+@op_rule("Cast")
+class Cast(OpRule):
+    """Another element type; between floating-point types the gradient is cast back, elsewhere none flows."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """See OpRule."""
+        floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+        kinds = graph.elem_type(node.input[0]), graph.elem_type(node.output[0])
+        if not all(kind in floats for kind in kinds):
+            return [None]
+        return [single(dys) if kinds[0] == kinds[1] else graph.op("Cast", single(dys), to=kinds[0])]

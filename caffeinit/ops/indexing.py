@@ -1,0 +1,120 @@
+"""Picking and placing by index, sorting, running sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from caffeinit.errors import GradientError
+from caffeinit.graph import Graph, attribute
+from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
+
+
+@op_rule("Gather")
+class Gather(OpRule):
+    """y = slices of x along an axis."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Add the slices of dy where they came from; a permutation is undone by another."""
+        x, indices = node.input
+        shape = graph.shape(x)
+        axis = attribute(node, "axis", 0) % len(shape)
+        known = constant_of(graph, indices)
+        if known is not None and known.ndim == 1 and np.array_equal(np.sort(known), np.arange(shape[axis])):
+            return [graph.op("Gather", single(dys), np.argsort(known), axis=axis), None]
+        flat = self._flat(graph, node, single(dys), axis)
+        places = to_shape(graph, indices, [*[1] * axis, -1, *[1] * (len(shape) - axis - 1)])
+        return [scatter_add(graph, x, expand_like(graph, places, flat), flat, axis), None]
+
+    @staticmethod
+    def _flat(graph: Graph, node: onnx.NodeProto, dy: str, axis: int) -> str:
+        """Return dy with all axes of the indices made one."""
+        x, indices = node.input
+        shape, places = graph.shape(x), graph.shape(indices)
+        if len(places) == 1:
+            return dy
+        lead = [-1 if i == 0 else d for i, d in enumerate(shape[:axis])]
+        if axis == 0:
+            flat = to_shape(graph, dy, [-1, *shape[1:]])
+        else:
+            flat = to_shape(graph, dy, [*lead, int(np.prod(places)), *shape[axis + 1 :]])
+        graph.set_shape(flat, (*shape[:axis], int(np.prod(places)), *shape[axis + 1 :]))
+        return flat
+
+
+@op_rule("GatherElements")
+class GatherElements(OpRule):
+    """y = one element of x per index, along an axis."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Add dy where the elements came from."""
+        x, indices = node.input
+        return [scatter_add(graph, x, indices, single(dys), attribute(node, "axis", 0)), None]
+
+
+@op_rule("GatherND")
+class GatherND(OpRule):
+    """y = slices of x at tuples of indices."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Add dy where the slices came from."""
+        if attribute(node, "batch_dims", 0):
+            raise GradientError("GatherND with batch_dims")
+        x, indices = node.input
+        result = graph.op("ScatterND", zeros_like(graph, x), indices, single(dys), reduction="add")
+        return [result, None]
+
+
+@op_rule("ScatterElements")
+class ScatterElements(OpRule):
+    """y = x with elements replaced, or added to, at indices along an axis."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Take dy out where elements were replaced; the updates get dy at their indices."""
+        _, indices, updates = node.input
+        axis, mode = attribute(node, "axis", 0), attribute(node, "reduction", "none")
+        if mode not in ("none", "add"):
+            raise GradientError(f"ScatterElements with reduction {mode}")
+        dy = single(dys)
+        kept = dy
+        if mode == "none":
+            kept = graph.op("ScatterElements", dy, indices, zeros_like(graph, updates), axis=axis)
+        return [kept, None, graph.op("GatherElements", dy, indices, axis=axis)]
+
+
+@op_rule("ScatterND")
+class ScatterND(OpRule):
+    """y = x with slices replaced, or added to, at tuples of indices."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Take dy out where slices were replaced; the updates get dy at their indices."""
+        _, indices, updates = node.input
+        mode = attribute(node, "reduction", "none")
+        if mode not in ("none", "add"):
+            raise GradientError(f"ScatterND with reduction {mode}")
+        dy = single(dys)
+        kept = dy if mode == "add" else graph.op("ScatterND", dy, indices, zeros_like(graph, updates))
+        return [kept, None, like(graph, graph.op("GatherND", dy, indices), updates)]
+
+
+@op_rule("TopK")
+class TopK(OpRule):
+    """y = the largest or smallest elements along an axis; a gradient flows to the values only."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Put dy where the elements came from."""
+        if dys[0] is None:
+            return [None, None]
+        return [scatter_add(graph, node.input[0], node.output[1], dys[0], attribute(node, "axis", -1)), None]
+
+
+@op_rule("CumSum")
+class CumSum(OpRule):
+    """y = running sum along an axis."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Run the other way."""
+        turned = 1 - attribute(node, "reverse", 0)
+        exclusive = attribute(node, "exclusive", 0)
+        return [graph.op("CumSum", single(dys), node.input[1], reverse=turned, exclusive=exclusive), None]

@@ -1,0 +1,134 @@
+"""Normalisation: by stored statistics, by an input's own, and by neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from caffeinit.errors import GradientError
+from caffeinit.graph import Graph, attribute
+from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.building import along_axis, to_shape, total, unbroadcast
+
+
+@op_rule("BatchNormalization")
+class BatchNormalization(OpRule):
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, with stored statistics."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the gradients of x, scale, bias, mean and variance."""
+        if attribute(node, "training_mode", 0):
+            raise GradientError("BatchNormalization in training mode")
+        x, scale, _, mean, variance = node.input
+        rank = len(graph.shape(x))
+        dims, axes = [-1] + [1] * (rank - 2), [a for a in range(rank) if a != 1]
+        dy = single(dys)
+        safe = graph.op("Add", variance, float(attribute(node, "epsilon", 1e-5)))
+        inverse = graph.op("Reciprocal", graph.op("Sqrt", safe))
+        factor = graph.op("Mul", scale, inverse)
+        dx = graph.op("Mul", dy, to_shape(graph, factor, dims) if rank > 2 else factor)
+        centred = graph.op("Sub", x, to_shape(graph, mean, dims) if rank > 2 else mean)
+        d_bias = total(graph, dy, axes, keepdims=False)
+        d_scale = graph.op("Mul", total(graph, graph.op("Mul", dy, centred), axes, keepdims=False), inverse)
+        d_mean = graph.op("Neg", graph.op("Mul", d_bias, factor))
+        d_variance = graph.op("Mul", graph.op("Div", graph.op("Mul", d_scale, scale), safe), -0.5)
+        return [dx, d_scale, d_bias, d_mean, d_variance]
+
+
+def _mean(graph: Graph, value: str, axes: Sequence[int]) -> str:
+    return graph.op("ReduceMean", value, axes=list(axes))
+
+
+def _standardised(graph: Graph, x: str, axes: Sequence[int], epsilon: float) -> tuple[str, str]:
+    """Return x with mean 0 and deviation 1 over the axes, and one over the deviation."""
+    centred = graph.op("Sub", x, _mean(graph, x, axes))
+    variance = _mean(graph, graph.op("Mul", centred, centred), axes)
+    inverse = graph.op("Reciprocal", graph.op("Sqrt", graph.op("Add", variance, epsilon)))
+    return graph.op("Mul", centred, inverse), inverse
+
+
+def _standardised_gradient(graph: Graph, normal: str, inverse: str, diff: str, axes: Sequence[int]) -> str:
+    """Return the gradient of x from that of the standardised x."""
+    shared = graph.op("Mul", normal, _mean(graph, graph.op("Mul", diff, normal), axes))
+    rest = graph.op("Sub", graph.op("Sub", diff, _mean(graph, diff, axes)), shared)
+    return graph.op("Mul", rest, inverse)
+
+
+@op_rule("InstanceNormalization")
+class InstanceNormalization(OpRule):
+    """y = x standardised over places, image by image, times a scale per channel, plus a bias."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the gradients of x, scale and bias."""
+        x, scale, _ = node.input
+        rank = len(graph.shape(x))
+        axes, others = list(range(2, rank)), [0, *range(2, rank)]
+        dy = single(dys)
+        normal, inverse = _standardised(graph, x, axes, float(attribute(node, "epsilon", 1e-5)))
+        diff = graph.op("Mul", dy, to_shape(graph, scale, [-1] + [1] * (rank - 2)))
+        dx = _standardised_gradient(graph, normal, inverse, diff, axes)
+        d_scale = total(graph, graph.op("Mul", dy, normal), others, keepdims=False)
+        return [dx, d_scale, total(graph, dy, others, keepdims=False)]
+
+
+@op_rule("LayerNormalization")
+class LayerNormalization(OpRule):
+    """y = x standardised over its last axes, times a scale, plus a bias."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the gradients of x, scale and bias."""
+        x, scale = node.input[:2]
+        rank = len(graph.shape(x))
+        axes = list(range(attribute(node, "axis", -1) % rank, rank))
+        dy = single(dys)
+        normal, inverse = _standardised(graph, x, axes, float(attribute(node, "epsilon", 1e-5)))
+        dx = _standardised_gradient(graph, normal, inverse, graph.op("Mul", dy, scale), axes)
+        diffs: list[str | None] = [dx, unbroadcast(graph, graph.op("Mul", dy, normal), scale)]
+        if len(node.input) > 2:
+            diffs.append(unbroadcast(graph, dy, node.input[2]) if node.input[2] else None)
+        return diffs
+
+
+@op_rule("MeanVarianceNormalization")
+class MeanVarianceNormalization(OpRule):
+    """y = (x - mean) / (deviation + 1e-9) over axes."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the gradient of x; where the deviation is 0 the result is not finite."""
+        axes = attribute(node, "axes", [0, 2, 3])
+        normal, inverse = _standardised(graph, node.input[0], axes, 0.0)
+        return [_standardised_gradient(graph, normal, inverse, single(dys), axes)]
+
+
+@op_rule("LpNormalization")
+class LpNormalization(OpRule):
+    """y = x / norm of x along an axis."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return (dy - direction * sum(dy * y)) / norm, the direction being y, or sign x for the sum of |x|."""
+        x, y, dy = node.input[0], node.output[0], single(dys)
+        axis, order = attribute(node, "axis", -1), attribute(node, "p", 2)
+        norm = graph.op("ReduceL2" if order == 2 else "ReduceL1", x, axes=[axis])
+        direction = y if order == 2 else graph.op("Sign", x)
+        shared = graph.op("Mul", direction, total(graph, graph.op("Mul", dy, y), [axis]))
+        return [graph.op("Div", graph.op("Sub", dy, shared), norm)]
+
+
+@op_rule("LRN")
+class LRN(OpRule):
+    """y = x / (bias + alpha / size * sum of squares over neighbouring channels) ** beta."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return dy / s ** beta - 2 * beta * alpha / size * x * (sum over neighbours of dy * y / s)."""
+        x, y, dy = node.input[0], node.output[0], single(dys)
+        size, alpha = attribute(node, "size"), attribute(node, "alpha", 1e-4)
+        beta, bias = float(attribute(node, "beta", 0.75)), float(attribute(node, "bias", 1.0))
+        channels = np.arange(graph.shape(x)[1])
+        ahead = channels[:, None] - channels[None, :]
+        band = ((ahead >= -((size - 1) // 2)) & (ahead <= size // 2)) * (alpha / size)
+        sums = graph.op("Add", along_axis(graph, graph.op("Mul", x, x), 1, band), bias)
+        back = along_axis(graph, graph.op("Div", graph.op("Mul", dy, y), sums), 1, band.T)
+        direct = graph.op("Mul", dy, graph.op("Pow", sums, -beta))
+        return [graph.op("Sub", direct, graph.op("Mul", graph.op("Mul", x, back), 2 * beta))]

@@ -1,0 +1,82 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+
+from caffeinit.errors import GradientError
+from caffeinit.graph import Graph, attribute
+from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.building import like, swapped_last, to_shape, unbroadcast
+
+
+@op_rule("Gemm")
+class Gemm(OpRule):
+    """y = alpha * a @ b + beta * c, either matrix possibly transposed."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the products of dy with the other matrix, and beta * dy."""
+        a, b = node.input[:2]
+        dy, turned_a, turned_b = single(dys), attribute(node, "transA", 0), attribute(node, "transB", 0)
+        alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
+
+        def product(left: str, right: str, trans_left: int, trans_right: int) -> str:
+            flags: dict[str, Any] = {"transA": trans_left or None, "transB": trans_right or None}
+            return graph.op("Gemm", left, right, alpha=alpha if alpha != 1 else None, **flags)
+
+        da = product(b, dy, turned_b, 1) if turned_a else product(dy, b, 0, 1 - turned_b)
+        db = product(dy, a, 1, turned_a) if turned_b else product(a, dy, 1 - turned_a, 0)
+        if len(node.input) < 3 or not node.input[2]:
+            return [da, db, *[None] * (len(node.input) - 2)]
+        shift = dy if beta == 1 else graph.op("Mul", dy, float(beta))
+        return [da, db, unbroadcast(graph, shift, node.input[2])]
+
+
+@op_rule("MatMul")
+class MatMul(OpRule):
+    """y = a @ b, as numpy does it."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return dy @ b.T and a.T @ dy, summed where an operand was repeated."""
+        a, b = node.input
+        rank_a, rank_b = len(graph.shape(a)), len(graph.shape(b))
+        dy = single(dys)
+        if rank_b == 2 and rank_a > 2:
+            inner, outer = graph.shape(b)
+            rows = to_shape(graph, a, [-1, inner])
+            diffs = to_shape(graph, dy, [-1, outer])
+            da = like(graph, graph.op("Gemm", diffs, b, transB=1), a)
+            return [da, graph.op("Gemm", rows, diffs, transA=1)]
+        wide_a = graph.op("Unsqueeze", a, [0]) if rank_a == 1 else a
+        wide_b = graph.op("Unsqueeze", b, [1]) if rank_b == 1 else b
+        if rank_b == 1:
+            dy = graph.op("Unsqueeze", dy, [-1])
+        if rank_a == 1:
+            dy = graph.op("Unsqueeze", dy, [-2])
+        da = unbroadcast(graph, graph.op("MatMul", dy, swapped_last(graph, wide_b)), wide_a)
+        db = unbroadcast(graph, graph.op("MatMul", swapped_last(graph, wide_a), dy), wide_b)
+        return [like(graph, da, a), like(graph, db, b)]
+
+
+@op_rule("Einsum")
+class Einsum(OpRule):
+    """y = a sum of products by index letters; every letter of an operand must stand in the result or in another one."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Exchange the operand's letters with the result's."""
+        equation = str(attribute(node, "equation")).replace(" ", "")
+        terms, _, result = equation.partition("->")
+        letters = terms.split(",")
+        if "." in equation or "->" not in equation or any(len(set(t)) != len(t) for t in letters):
+            raise GradientError(f"Einsum {equation}")
+        diffs: list[str | None] = []
+        for index, own in enumerate(letters):
+            others = [i for i in range(len(letters)) if i != index]
+            known = set(result).union(*(letters[i] for i in others))
+            if not set(own) <= known:
+                raise GradientError(f"Einsum {equation}")
+            swapped = ",".join([result, *(letters[i] for i in others)]) + "->" + own
+            diffs.append(graph.op("Einsum", single(dys), *(node.input[i] for i in others), equation=swapped))
+        return diffs

@@ -1,0 +1,99 @@
+"""Resize: a linear map that is a product of one matrix per axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from caffeinit.errors import GradientError
+from caffeinit.graph import Graph, attribute
+from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.building import along_axis, constant_of
+from caffeinit.ops.shape import rest_none
+
+
+@op_rule("Resize", "Upsample")
+class Resize(OpRule):
+    """y = x sampled at other places, by the nearest value, linearly or cubically."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Multiply dy by the transposed matrices."""
+        dx = single(dys)
+        for axis, matrix in resize_matrices(node, graph).items():
+            dx = along_axis(graph, dx, axis, matrix.T)
+        return rest_none(node, dx)
+
+
+def resize_matrices(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
+    """Return axis -> matrix (old extent, new extent) of a Resize; axes that stay are left out."""
+    mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
+    if node.op_type == "Upsample":
+        mode = "asymmetric"
+    if mode == "tf_crop_and_resize" or attribute(node, "antialias", 0) or attribute(node, "axes"):
+        raise GradientError(f"Resize with {mode}, antialias or axes")
+    old, new = graph.shape(node.input[0]), graph.shape(node.output[0])
+    position = 1 if node.op_type == "Upsample" else 2
+    given = constant_of(graph, node.input[position]) if len(node.input) > position and node.input[position] else None
+    scales = given if given is not None and given.size else np.divide(new, old)
+    return {
+        axis: axis_matrix(node, mode, a, b, float(scales[axis]))
+        for axis, (a, b) in enumerate(zip(old, new, strict=True))
+        if axis > 0 and (a != b or scales[axis] != 1)
+    }
+
+
+def axis_matrix(node: onnx.NodeProto, mode: str, old: int, new: int, scale: float) -> np.ndarray:
+    """Return the matrix (old, new) of resizing one axis."""
+    places = _sources(mode, old, new, scale)
+    kind = attribute(node, "mode", "nearest")
+    matrix = np.zeros((old, new))
+    if kind == "nearest":
+        rounding = "floor" if node.op_type == "Upsample" else attribute(node, "nearest_mode", "round_prefer_floor")
+        matrix[np.clip(_rounded(places, rounding), 0, old - 1), np.arange(new)] = 1
+        return matrix
+    left = np.floor(places).astype(int)
+    if kind == "linear":
+        weights = {0: 1 - (places - left), 1: places - left}
+    else:
+        weights = _cubic(places - left, attribute(node, "cubic_coeff_a", -0.75))
+    outside = attribute(node, "exclude_outside", 0) and kind == "cubic"
+    for step, weight in weights.items():
+        source = left + step
+        share = np.where((source < 0) | (source >= old), 0, weight) if outside else weight
+        np.add.at(matrix, (np.clip(source, 0, old - 1), np.arange(new)), share)
+    return matrix / matrix.sum(0) if outside else matrix
+
+
+def _sources(mode: str, old: int, new: int, scale: float) -> np.ndarray:
+    """Return for every new place where it lies among the old ones."""
+    x = np.arange(new, dtype=np.float64)
+    if mode == "asymmetric":
+        return x / scale
+    if mode == "align_corners":
+        return x * (old - 1) / (new - 1) if new > 1 else x * 0
+    if mode == "pytorch_half_pixel" and new <= 1:
+        return x * 0
+    if mode == "half_pixel_symmetric":
+        middle = old / 2 * (1 - new / (scale * old))
+        return middle + (x + 0.5) / scale - 0.5
+    return (x + 0.5) / scale - 0.5
+
+
+def _rounded(places: np.ndarray, mode: str) -> np.ndarray:
+    if mode == "floor":
+        return np.floor(places).astype(int)
+    if mode == "ceil":
+        return np.ceil(places).astype(int)
+    return (np.ceil(places - 0.5) if mode == "round_prefer_floor" else np.floor(places + 0.5)).astype(int)
+
+
+def _cubic(offset: np.ndarray, a: float) -> dict[int, np.ndarray]:
+    """Return step -> weight of the four neighbours. Source: Keys, IEEE Trans. ASSP 29(6), 1981."""
+
+    def near(d: np.ndarray) -> np.ndarray:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: np.ndarray) -> np.ndarray:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return {-1: far(1 + offset), 0: near(offset), 1: near(1 - offset), 2: far(2 - offset)}

@@ -1,0 +1,99 @@
+"""Operators that onnx's reference implementation gets wrong or does not do, written down plainly in numpy."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+from scipy.special import erf
+
+
+def _windows(shape, counts, kernel, strides, dilations):
+    """Yield (place in the kernel, slices of that place in all windows) over the spatial axes of a padded array."""
+    for place in itertools.product(*(range(k) for k in kernel)):
+        starts = [p * d for p, d in zip(place, dilations, strict=True)]
+        yield place, tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, counts, strides, strict=True))
+
+
+class ConvTranspose(OpRun):
+    def _run(
+        self, x, w, b=None, auto_pad=None, dilations=None, group=1, kernel_shape=None, output_padding=None,
+        output_shape=None, pads=None, strides=None,
+    ):  # fmt: skip
+        rank = x.ndim - 2
+        kernel, counts = w.shape[2:], x.shape[2:]
+        strides, dilations = strides or [1] * rank, dilations or [1] * rank
+        pads, extra = pads or [0] * 2 * rank, output_padding or [0] * rank
+        full = [
+            (n - 1) * s + (k - 1) * d + 1 + e
+            for n, s, k, d, e in zip(counts, strides, kernel, dilations, extra, strict=True)
+        ]
+        outputs = w.shape[1]
+        y = np.zeros((x.shape[0], group, outputs, *full), x.dtype)
+        xs = x.reshape(x.shape[0], group, -1, *counts)
+        ws = w.reshape(group, -1, *w.shape[1:])
+        for place, cut in _windows(full, counts, kernel, strides, dilations):
+            y[(slice(None),) * 3 + cut] += np.einsum("ngi...,gio->ngo...", xs, ws[(..., *place)])
+        y = y.reshape(x.shape[0], group * outputs, *full)
+        ends = [f - e for f, e in zip(full, pads[rank:], strict=True)]
+        y = y[(slice(None), slice(None), *(slice(a, e) for a, e in zip(pads[:rank], ends, strict=True)))]
+        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+class MaxPool(OpRun):
+    def _run(
+        self, x, auto_pad=None, ceil_mode=0, dilations=None, kernel_shape=None, pads=None, storage_order=0, strides=None
+    ):
+        rank, sizes = x.ndim - 2, x.shape[2:]
+        strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+        counts, behind = [], []
+        for i in range(rank):
+            reach = (kernel_shape[i] - 1) * dilations[i] + 1
+            span = sizes[i] + pads[i] + pads[rank + i] - reach
+            counts.append((-(-span // strides[i]) if ceil_mode else span // strides[i]) + 1)
+            behind.append(max(0, (counts[i] - 1) * strides[i] + reach - sizes[i] - pads[i]))
+        around = [(0, 0), (0, 0), *zip(pads[:rank], behind, strict=True)]
+        padded = np.pad(x, around, constant_values=-np.inf)
+        where = np.pad(np.arange(x.size).reshape(x.shape), around, constant_values=-1)
+        cuts = [
+            (slice(None), slice(None), *cut) for _, cut in _windows(sizes, counts, kernel_shape, strides, dilations)
+        ]
+        values = np.stack([padded[c] for c in cuts])
+        first = values.argmax(0)[None]
+        places = np.stack([where[c] for c in cuts])
+        found = np.take_along_axis(values, first, 0)[0], np.take_along_axis(places, first, 0)[0]
+        return found[: len(self.onnx_node.output)]
+
+
+class Erf(OpRun):
+    def _run(self, x):
+        return (erf(x),)
+
+
+class LpNormalization(OpRun):
+    def _run(self, x, axis=-1, p=2):
+        return (x / (np.abs(x) ** p).sum(axis, keepdims=True) ** (1 / p),)
+
+
+class MeanVarianceNormalization(OpRun):
+    def _run(self, x, axes=(0, 2, 3)):
+        centred = x - x.mean(tuple(axes), keepdims=True)
+        return (centred / (np.sqrt((centred**2).mean(tuple(axes), keepdims=True)) + 1e-9),)
+
+
+class LRN(OpRun):
+    def _run(self, x, alpha=1e-4, beta=0.75, bias=1.0, size=None):
+        channels = np.arange(x.shape[1])
+        near = np.abs(channels[:, None] - channels) <= size // 2
+        return (x / (bias + alpha / size * np.einsum("ij,nj...->ni...", near, x * x)) ** beta,)
+
+
+class Pad(OpRun):
+    def _run(self, x, pads, value=None, axes=None, mode="constant"):
+        around = list(zip(pads[: x.ndim].tolist(), pads[x.ndim :].tolist(), strict=True))
+        x = x[tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(around, x.shape, strict=True))]
+        return (np.pad(x, [(max(0, a), max(0, b)) for a, b in around], mode=mode),)
+
+
+NEW_OPS = [ConvTranspose, MaxPool, Erf, LpNormalization, MeanVarianceNormalization, LRN, Pad]
