@@ -91,18 +91,16 @@ class Pow(Broadcast):
 
 
 class Extreme(Broadcast):
-    """The largest or smallest operand; of equal ones the first takes the gradient."""
+    """The largest or smallest operand; of equal ones the last takes the gradient, as in Caffe's Eltwise of two bottoms."""
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
-        dy, taken = single(dys), ""
-        found: list[str | None] = []
-        for operand in node.input:
+        dy, found = single(dys), []
+        for operand in reversed(node.input[1:]):
             wins = graph.op("Equal", operand, node.output[0])
-            first = graph.op("And", wins, graph.op("Not", taken)) if taken else wins
-            found.append(unbroadcast(graph, masked(graph, dy, first), operand))
-            taken = graph.op("Or", taken, wins) if taken else wins
-        return found
+            found.append(unbroadcast(graph, masked(graph, dy, wins), operand))
+            dy = masked(graph, dy, graph.op("Not", wins))
+        return [unbroadcast(graph, dy, node.input[0]), *reversed(found)]
 
 
 @op_rule("Max")

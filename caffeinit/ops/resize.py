@@ -66,7 +66,7 @@ def axis_matrix(node: onnx.NodeProto, mode: str, old: int, new: int, scale: floa
 
 def _sources(mode: str, old: int, new: int, scale: float) -> np.ndarray:
     """Return for every new place where it lies among the old ones."""
-    x = np.arange(new, dtype=np.float64)
+    x: np.ndarray = np.arange(new, dtype=np.float64)
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
