@@ -113,8 +113,8 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
     bottoms = [found.shapes[b] for b in entry.bottoms]
     try:
         check_counts(layer, described)
-        params = described.params(layer, bottoms)
         tops = described.infer(layer, bottoms)
+        params = described.params(layer, bottoms)
         _share(found, layer, params, named_params)
     except LayerError as error:
         found.blocked[layer.name] = str(error)

@@ -52,6 +52,8 @@ class BN(LayerType):
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return scale and bias, and where they are stored mean and variance, all (1, C, 1, 1)."""
+        if len(bottoms[0]) < 2:
+            raise LayerError(f"needs channels on axis 1, got {bottoms[0]}")
         p, shape = layer.bn_param, (1, bottoms[0][1], 1, 1)
         if not self.has_stored_statistics(layer):
             scale = p.scale_filler if p.HasField("scale_filler") else None

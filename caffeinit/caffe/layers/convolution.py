@@ -32,6 +32,8 @@ class ConvolutionBase(LayerType):
         if canonical_axis(p.axis, len(bottom)) != 1:
             raise LayerError(f"axis {p.axis} is not supported: channels must be axis 1")
         axes = len(bottom) - 2
+        if axes < 1:
+            raise LayerError(f"needs a spatial bottom, got {bottom}")
         pads, ends = side_pads(p, per_axis(p, "pad", "pad", axes, 0))
         windows = Windows(
             kernel=per_axis(p, "kernel_size", "kernel", axes, None),

@@ -80,6 +80,8 @@ class APL(Elementwise):
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return slopes and offsets, both (1, 1, sums, C H W)."""
+        if len(bottoms[0]) < 2:
+            raise LayerError(f"needs channels on axis 1, got {bottoms[0]}")
         p = layer.apl_param
         shape = (1, 1, int(p.sums), int(np.prod(bottoms[0][1:])))
         default = schema.message("FillerParameter")
@@ -105,6 +107,8 @@ class EltwiseAffine(Elementwise):
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return slope and bias, (C,) or () with channel_shared."""
         p = layer.eltwise_affine_param
+        if len(bottoms[0]) < 2:
+            raise LayerError(f"needs channels on axis 1, got {bottoms[0]}")
         shape = () if p.channel_shared else (bottoms[0][1],)
         slope = p.slope_filler if p.HasField("slope_filler") else schema.message("FillerParameter")(value=1)
         bias = p.bias_filler if p.HasField("bias_filler") else None

@@ -26,6 +26,8 @@ class Loss(LayerType):
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return a scalar."""
+        if () in bottoms:
+            raise LayerError("a bottom is a single number, without pictures to divide by")
         return [()]
 
 

@@ -26,7 +26,7 @@ class BatchNorm(LayerType):
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return mean (C,), variance (C,) and factor (1,); in forks also scale (C,) and bias (C,)."""
         p = layer.batch_norm_param
-        channels = 1 if len(bottoms[0]) == 1 else bottoms[0][1]
+        channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
         params = [Param((channels,), "mean"), Param((channels,), "variance"), Param((1,), "factor")]
         if p.use_weight_bias or p.scale_bias:
             params += [Param((channels,), "scale"), Param((channels,), "bias")]

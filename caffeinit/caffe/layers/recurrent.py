@@ -53,6 +53,11 @@ class Recurrent(LayerType):
         exposed = self.num_states if p.expose_hidden else 0
         if len(bottoms) - exposed not in (2, 3) or len(layer.top) != 1 + exposed:
             raise LayerError(f"has {len(bottoms)} bottoms and {len(layer.top)} tops with {exposed} exposed states")
+        if self._has_static(layer, len(bottoms)) and (len(bottoms[2]) < 2 or bottoms[2][0] != x[1]):
+            raise LayerError(f"the static input must have {x[1]} sequences on axis 0, got {bottoms[2]}")
+        for state in bottoms[len(bottoms) - exposed :]:
+            if state != (1, x[1], p.num_output):
+                raise LayerError(f"a hidden state must be {(1, x[1], p.num_output)}, got {state}")
         if x[0] > MOST_STEPS:
             raise LayerError(f"{x[0]} steps are too many to unroll, at most {MOST_STEPS}")
 
@@ -210,6 +215,8 @@ class Lstm(LayerType):
         p = layer.lstm_param
         if p.num_output < 1:
             raise LayerError("num_output is not given")
+        if len(bottoms[0]) < 2:
+            raise LayerError(f"needs a bottom (steps * sequences, ...), got {bottoms[0]}")
         rows, batch = bottoms[0][0], int(p.batch_size)
         if batch < 1 or rows % batch:
             raise LayerError(f"batch_size {batch} does not divide {rows} rows")

@@ -50,6 +50,8 @@ class ArgMax(LayerType):
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the bottom with top_k on `axis`; without axis (N, 1 or 2, top_k)."""
         p, shape = layer.argmax_param, list(bottoms[0])
+        if not shape:
+            raise LayerError("needs a bottom of one axis or more")
         axis = canonical_axis(p.axis, len(shape)) if p.HasField("axis") else None
         among = shape[axis] if axis is not None else int(np.prod(shape[1:]))
         if not 1 <= p.top_k <= among:

@@ -64,7 +64,7 @@ class CropCenter(LayerType):
         if len(margins) != len(bottoms[0]):
             raise LayerError(f"{len(margins)} crop sizes for a bottom with {len(bottoms[0])} axes")
         top = tuple(size - 2 * margin for size, margin in zip(bottoms[0], margins, strict=True))
-        if min(top) < 1 or min(margins) < 0:
+        if min(top, default=1) < 1 or min(margins, default=0) < 0:
             raise LayerError(f"crop_size {margins} does not fit {bottoms[0]}")
         return [top]
 
@@ -176,8 +176,8 @@ class BatchReindex(LayerType):
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the first bottom's shape with as many entries on axis 0 as there are indices."""
         data, index = bottoms
-        if len(index) != 1:
-            raise LayerError(f"indices must be a list, got {index}")
+        if len(index) != 1 or not data:
+            raise LayerError(f"indices must be a list and pick from one, got {index} for {data}")
         return [(index[0], *data[1:])]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:

@@ -102,6 +102,8 @@ class Interp(Resizing):
         if p.pad_beg > 0 or p.pad_end > 0:
             raise LayerError(f"pad_beg {p.pad_beg} and pad_end {p.pad_end} must not be above 0")
         if len(bottoms) > 1:
+            if len(bottoms[1]) != 4:
+                raise LayerError(f"needs a second bottom (N, C, H, W), got {bottoms[1]}")
             return bottoms[1][2], bottoms[1][3]
         sizes = [size + p.pad_beg + p.pad_end for size in bottoms[0][2:]]
         if p.HasField("shrink_factor"):

@@ -185,6 +185,7 @@ def refused(settings, bottom=(2, 3, 6, 5)):
         (refused("num_output: 2 kernel_size: 3 stride: 0"), "stride is (0, 0), must be at least 1"),
         (refused("num_output: 2 kernel_size: 3 axis: 2"), "axis 2 is not supported"),
         (refused("num_output: 2 kernel_size: 3", (6,)), "axis 1 is outside"),
+        (refused("num_output: 2 kernel_size: 3", (6, 5)), "needs a spatial bottom"),
     ],
     ids=str,
 )

@@ -1,0 +1,96 @@
+import pytest
+
+from caffeinit.caffe.layers import data
+from caffeinit.caffe.lower import infer_net
+from caffeinit.caffe.net import read_net
+from tests.caffe.layers.single import Case, check_every_type_has_a_row
+
+PICTURES = "data_param { batch_size: 8 } transform_param { crop_size: 7 }"
+
+
+def case(kind, settings, *tops):
+    return Case(kind, settings, [], list(tops))
+
+
+# None: nothing in the prototxt tells the shape.
+CASES = [
+    case("Input", "input_param { shape { dim: 2 dim: 3 dim: 4 } shape { dim: 2 } }", (2, 3, 4), (2,)),
+    case("Input", "input_param { shape { dim: 2 dim: 3 } }", (2, 3), (2, 3)),
+    case("Input", "", None),
+    case("DummyData", "dummy_data_param { shape { dim: 2 dim: 5 } shape { dim: 2 } }", (2, 5), (2,)),
+    case("DummyData", "dummy_data_param { shape { dim: 2 dim: 5 } }", (2, 5), (2, 5)),
+    case("DummyData", "dummy_data_param { num: 2 channels: 3 height: 4 width: 5 }", (2, 3, 4, 5)),
+    case(
+        "DummyData",
+        "dummy_data_param { num: 2 num: 2 channels: 3 channels: 1 height: 4 height: 1 width: 5 width: 1 }",
+        (2, 3, 4, 5),
+        (2, 1, 1, 1),
+    ),
+    case("DummyData", "", None),
+    case("MemoryData", "memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }", (2, 3, 4, 5), (2,)),
+    case("Data", PICTURES, (8, 3, 7, 7), (8,)),
+    case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 mean_value: 100 }", (8, 1, 7, 7)),
+    case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 force_gray: true }", (8, 1, 7, 7)),
+    case("Data", "data_param { batch_size: 8 }", None, (8,)),
+    case("ImageData", "image_data_param { batch_size: 4 new_height: 6 new_width: 9 }", (4, 3, 6, 9), (4,)),
+    case("ImageData", "image_data_param { batch_size: 4 new_height: 6 new_width: 9 is_color: false }", (4, 1, 6, 9)),
+    case(
+        "ImageData",
+        "image_data_param { batch_size: 4 new_height: 6 new_width: 9 } transform_param { crop_size: 5 }",
+        (4, 3, 5, 5),
+    ),
+    case("WindowData", "window_data_param { batch_size: 4 } transform_param { crop_size: 5 }", (4, 3, 5, 5), (4,)),
+    case("VideoData", "video_data_param { batch_size: 4 } transform_param { crop_size: 5 }", (4, 3, 5, 5), (4,)),
+    case(
+        "DenseImageData",
+        "dense_image_data_param { batch_size: 2 crop_height: 6 crop_width: 8 }",
+        (2, 3, 6, 8),
+        None,
+    ),
+    case("AnnotatedData", f"{PICTURES}", (8, 3, 7, 7), None),
+    case(
+        "AnnotatedData",
+        "data_param { batch_size: 8 } transform_param { resize_param { prob: 1 height: 6 width: 9 } }",
+        (8, 3, 6, 9),
+    ),
+    case("HDF5Data", "hdf5_data_param { source: 'list.txt' batch_size: 5 }", None, None),
+]
+
+
+def infer(case, tmp_path, given=None):
+    path = tmp_path / "net.prototxt"
+    path.write_text(case.text())
+    return infer_net(read_net(path), given)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tops_have_the_shapes_that_the_layer_tells(case, tmp_path):
+    found = infer(case, tmp_path)
+    assert not found.blocked
+    named = {f"out{i}": shape for i, shape in enumerate(case.tops)}
+    assert found.inputs == {name: shape for name, shape in named.items() if shape}
+    assert found.unshaped == [name for name, shape in named.items() if not shape]
+
+
+def test_every_type_has_a_row():
+    check_every_type_has_a_row(data, CASES)
+
+
+def test_a_given_shape_keeps_the_batch_and_tells_the_rest(tmp_path):
+    found = infer(case("Data", "data_param { batch_size: 8 }", None), tmp_path, {"out0": (3, 6, 5)})
+    assert found.inputs == {"out0": (8, 3, 6, 5)}
+    assert not found.unshaped
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (case("Input", "input_param { shape { dim: 2 } shape { dim: 3 } }", *[()] * 3), "2 shapes for 3 tops"),
+        (case("Input", "input_param { shape { dim: 2 dim: -3 } }", ()), "negative extents"),
+        (case("MemoryData", "", *[()] * 3), "has 3 top(s), needs 2"),
+        (case("Data", ""), "has 0 top(s), needs 1 or more"),
+    ],
+    ids=str,
+)
+def test_refusals_say_what_is_wrong(case, words, tmp_path):
+    assert words in infer(case, tmp_path).blocked["it"]
