@@ -13,6 +13,7 @@ import numpy as np
 
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
+from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph, Shape
 from caffeinit.units import Learned, Unit, find_units
 
@@ -38,6 +39,29 @@ class Source(Protocol):
 
     def write(self, path: str | PathLike[str], params: Params, force: bool) -> None:
         """Write the weights file with these numbers; everything else as in the source."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What `Network.backward` returns.
+
+    Attributes:
+        params: layer -> gradients of its arrays, shaped like `Network.params`; layers that share an array share the sum.
+        inputs: input blob -> its gradient.
+    """
+
+    params: Params
+    inputs: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """A graph with its gradients; `diffs`: blob -> input that takes its top diff, `found`: value -> its gradient."""
+
+    forward: Graph
+    graph: Graph
+    diffs: dict[str, str]
+    found: dict[str, str]
 
 
 @dataclass
@@ -66,6 +90,7 @@ class Network:
     settings: Settings = field(default_factory=Settings)
     _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict, repr=False)
     _relowered: tuple[dict[str, Shape], Graph] | None = field(default=None, repr=False)
+    _backward: _Backward | None = field(default=None, repr=False)
 
     @property
     def inputs(self) -> dict[str, Shape]:
@@ -98,14 +123,64 @@ class Network:
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         reachable = _reachable(graph, feeds)
         wanted = list(blobs) if blobs is not None else [b for b in self.blobs if b in reachable]
-        for name in wanted:
-            if name not in reachable:
-                known = name in graph.inputs or graph.producer(name) is not None
-                why = "depends on an input that was not given" if known else "is not there, or its layer cannot run"
-                raise CaffeinitError(f'blob "{name}" {why}')
+        _check_blobs(graph, wanted, reachable)
         computed = [n for n in wanted if n not in feeds]
         results = self._session(graph, computed).run(feeds) if computed else {}
         return {n: feeds[n] if n in feeds else results[n] for n in wanted}
+
+    def backward(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        top_diffs: Mapping[str, np.ndarray],
+        blobs: Sequence[str] | None = None,
+    ) -> Gradients:
+        """Run the net forward and backward.
+
+        Stored statistics (BatchNorm) get no gradient, as in Caffe; what no top depends on gets zeros.
+
+        Args:
+            inputs: input blob -> array, as for `forward`.
+            top_diffs: blob -> gradient of the objective with respect to it, shaped like it; 1 for a loss.
+            blobs: inputs whose gradients are wanted; by default all that are given. Without them it is faster.
+        Raises:
+            CaffeinitError: an input or top diff does not fit, or an operator on the way has no gradient.
+        """
+        feeds = {name: np.asarray(a, np.float32, order="C") for name, a in inputs.items()}
+        self._check_inputs(feeds)
+        graph = self._graph_for({n: a.shape for n, a in feeds.items()})
+        _check_blobs(graph, top_diffs, _reachable(graph, feeds))
+        wanted = list(feeds) if blobs is None else list(blobs)
+        for name in wanted:
+            if name not in feeds:
+                raise CaffeinitError(f'input "{name}" was not given, so that it has no gradient')
+        made = self._backward_graph(graph, tuple(top_diffs), tuple(wanted))
+        for top, diff in top_diffs.items():
+            array = np.asarray(diff, np.float32, order="C")
+            _check_diff(graph, top, array, feeds)
+            feeds[made.diffs[top]] = array
+        computed = [g for g in dict.fromkeys(made.found.values()) if g not in feeds]
+        results = {g: feeds[g].copy() for g in made.found.values() if g in feeds}
+        results |= self._session(made.graph, computed).run(feeds) if computed else {}
+        found = {value: results[gradient] for value, gradient in made.found.items()}
+        arrays = {id(graph.initializers[v]): g for v, g in found.items() if v in graph.initializers}
+        params = {
+            layer: tuple(arrays[id(a)] if id(a) in arrays else np.zeros_like(a) for a in own)
+            for layer, own in self.params.items()
+        }
+        return Gradients(params, {name: found[name] for name in wanted})
+
+    def _backward_graph(self, forward: Graph, tops: Sequence[str], inputs: Sequence[str]) -> _Backward:
+        """Return the graph that also computes the gradients of all learned arrays and of these inputs."""
+        statistics = ("mean", "variance", "factor")
+        wrt = [n for n, of in self.learned.items() if of.role not in statistics and n in forward.initializers]
+        wrt += inputs
+        known = self._backward
+        if known and known.forward is forward and tuple(known.diffs) == tuple(tops) and list(known.found) == wrt:
+            return known
+        graph = forward.copy()
+        diffs = {top: graph.add_input(graph.fresh(f"diff/{top}"), forward.shape(top)) for top in tops}
+        self._backward = _Backward(forward, graph, diffs, append_backward(graph, diffs, wrt))
+        return self._backward
 
     def save(self, path: str | PathLike[str], force: bool = False) -> None:
         """Write the weights: everything but the changed numbers as in the source file.
@@ -155,6 +230,25 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> int:
     for array in arrays.values():
         digest = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, digest)
     return digest
+
+
+def _check_blobs(graph: Graph, names: Iterable[str], reachable: set[str]) -> None:
+    for name in names:
+        if name not in reachable:
+            known = name in graph.inputs or graph.producer(name) is not None
+            why = "depends on an input that was not given" if known else "is not there, or its layer cannot run"
+            raise CaffeinitError(f'blob "{name}" {why}')
+
+
+def _check_diff(graph: Graph, top: str, diff: np.ndarray, feeds: Mapping[str, np.ndarray]) -> None:
+    """Refuse a top diff that is not shaped like its blob; axis 0 may be the batch, which can differ from the graph's."""
+    shape = graph.shape(top)
+    fits = diff.shape == shape
+    if graph.batch_axis_free and not fits and shape:
+        ratios = {(a.shape[0], graph.inputs[n][0]) for n, a in feeds.items() if n in graph.inputs}
+        fits = any(diff.shape == (shape[0] * given // made, *shape[1:]) for given, made in ratios)
+    if not fits:
+        raise CaffeinitError(f'the top diff of "{top}" is {diff.shape}, but the blob is {shape}')
 
 
 def _reachable(graph: Graph, given: Iterable[str]) -> set[str]:
