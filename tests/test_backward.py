@@ -1,0 +1,95 @@
+"""`Network.backward`: what it returns for other batches, other picture sizes, shared arrays and wrong questions."""
+
+import numpy as np
+import pytest
+
+from caffeinit.errors import CaffeinitError
+from tests.caffe.test_golden import group, load_case
+
+
+@pytest.fixture(scope="module")
+def lenet():
+    return load_case("net_lenet")
+
+
+def test_a_batch_is_the_sum_of_its_images(lenet):
+    net, archive = lenet
+    x, diff = archive["in/x"], archive["topdiff/prob"]
+    whole = net.backward({"x": x}, {"prob": diff})
+    single = [net.backward({"x": x[i : i + 1]}, {"prob": diff[i : i + 1]}) for i in range(len(x))]
+    for layer, arrays in whole.params.items():
+        for index, array in enumerate(arrays):
+            summed = sum(s.params[layer][index] for s in single)
+            # The order of a few thousand sums.
+            np.testing.assert_allclose(summed, array, rtol=0, atol=1e-5 * np.abs(array).max())
+    parts = np.concatenate([s.inputs["x"] for s in single])
+    np.testing.assert_allclose(parts, whole.inputs["x"], rtol=0, atol=1e-5 * np.abs(parts).max())
+
+
+def test_changed_weights_count():
+    net, archive = load_case("net_lenet")
+    ask = {"x": archive["in/x"]}, {"prob": archive["topdiff/prob"]}
+    before = net.backward(*ask)
+    net.params["conv1"][0][...] *= 0.5
+    after = net.backward(*ask)
+    assert np.abs(after.params["ip2"][0] - before.params["ip2"][0]).max() > 0
+
+
+def test_only_the_inputs_asked_for_have_gradients(lenet):
+    net, archive = lenet
+    ask = {"x": archive["in/x"]}, {"prob": archive["topdiff/prob"]}
+    few, all_inputs = net.backward(*ask, blobs=[]), net.backward(*ask)
+    assert few.inputs == {}
+    assert list(all_inputs.inputs) == ["x"]
+    for layer, arrays in all_inputs.params.items():
+        for one, other in zip(few.params[layer], arrays, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def test_another_picture_size_gives_the_slope_along_a_direction():
+    net, archive = load_case("net_fcn")
+    rng = np.random.default_rng(4)
+    x = np.pad(archive["in/x"], ((0, 0), (0, 0), (0, 4), (0, 6)), mode="wrap")
+    top = net.forward({"x": x}, ["out"])["out"]
+    diff = rng.standard_normal(top.shape).astype(np.float32)
+    found = net.backward({"x": x}, {"out": diff})
+    weights = net.params["score"][0]
+    step = rng.standard_normal(weights.shape).astype(np.float32)
+    weights += step
+    above = net.forward({"x": x}, ["out"])["out"]
+    weights -= step
+    # The top is linear in these weights: the difference is exact but for rounding.
+    slope = float(((above - top) * diff).sum())
+    assert found.params["score"][0].shape == weights.shape
+    assert slope == pytest.approx(float((found.params["score"][0] * step).sum()), rel=1e-4)
+    assert found.inputs["x"].shape == x.shape
+
+
+def test_layers_that_share_an_array_share_the_sum():
+    net, archive = load_case("net_siamese")
+    found = net.backward(group(archive, "in/"), group(archive, "topdiff/"))
+    assert found.params["conv_a"][0] is found.params["conv_b"][0]
+
+
+def test_what_no_top_depends_on_gets_zeros(lenet):
+    net, archive = lenet
+    shape = net.forward({"x": archive["in/x"]}, ["conv1"])["conv1"].shape
+    found = net.backward({"x": archive["in/x"]}, {"conv1": np.ones(shape)})
+    assert np.abs(found.params["conv1"][0]).max() > 0
+    for array, own in zip(found.params["ip2"], net.params["ip2"], strict=True):
+        np.testing.assert_array_equal(array, np.zeros(own.shape))
+
+
+@pytest.mark.parametrize(
+    ("tops", "blobs", "words"),
+    [
+        ({"prob": (4, 11)}, None, 'the top diff of "prob" is (4, 11), but the blob is (4, 10)'),
+        ({"prop": (4, 10)}, None, 'blob "prop" is not there'),
+        ({"prob": (4, 10)}, ["y"], 'input "y" was not given'),
+    ],
+)
+def test_a_question_that_does_not_fit_is_refused(lenet, tops, blobs, words):
+    net, archive = lenet
+    with pytest.raises(CaffeinitError) as refused:
+        net.backward({"x": archive["in/x"]}, {t: np.ones(s) for t, s in tops.items()}, blobs)
+    assert words in str(refused.value)
