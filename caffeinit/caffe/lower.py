@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffeinit.caffe.layers import Layer, LayerType, Param, ParamGraph, check_counts, find_type, unknown_type_message
+from caffeinit.caffe.layers.data import OutsideData
 from caffeinit.caffe.net import NamedLayer, Net
 from caffeinit.errors import LayerError
 from caffeinit.graph import Graph, Shape
@@ -72,6 +73,9 @@ def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
         described = find_type(entry.layer.type)
         if entry.layer.name in net.refusals:
             found.blocked[entry.layer.name] = net.refusals[entry.layer.name]
+        elif described is None and entry.tops and not entry.bottoms:
+            # Whatever a custom layer without bottoms does, it brings data from outside.
+            _infer_data(found, entry, OutsideData(), given or {})
         elif described is None:
             found.blocked[entry.layer.name] = unknown_type_message(entry.layer.type)
         elif described.is_data:

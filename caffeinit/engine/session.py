@@ -7,8 +7,9 @@ weights stay initializers, or they lose the blocked layout.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from caffeinit.errors import CaffeinitError
 from caffeinit.graph import Graph, Shape
 
+_state = ort.capi.onnxruntime_pybind11_state
+_ORT_ERRORS = (RuntimeError, _state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.RuntimeException)
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 
 
@@ -47,9 +51,10 @@ class Session:
         self._weights = {n: graph.initializers[n] for n in _fed_weights(graph)}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = _declare(graph, self._weights)
-        self._session = ort.InferenceSession(
-            model.SerializeToString(), _options(settings), providers=["CPUExecutionProvider"]
-        )
+        with _explained("set up"):
+            self._session = ort.InferenceSession(
+                model.SerializeToString(), _options(settings), providers=["CPUExecutionProvider"]
+            )
         self._types = {o.name: o.type for o in self._session.get_outputs()}
         self._read = {i.name for i in self._session.get_inputs()}
 
@@ -74,9 +79,20 @@ class Session:
                 _bind(binding.bind_output, name, into[name])
             else:
                 binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
+        with _explained("run"):
+            self._session.run_with_iobinding(binding)
         values = binding.get_outputs()
         return {n: into[n] if n in into else v.numpy() for n, v in zip(self.outputs, values, strict=True)}
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn onnxruntime's own errors into ours: shapes or indices of this net that do not go together."""
+    try:
+        yield
+    except _ORT_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise CaffeinitError(f"the net cannot be {what} with these inputs: {reason[:400]}") from None
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:

@@ -102,6 +102,7 @@ class PictureData(DataLayer):
         for height, width in (
             (t.crop_h, t.crop_w),
             (t.crop_size, t.crop_size),
+            (layer.cpm_transform_param.crop_size_y, layer.cpm_transform_param.crop_size_x),
             (t.resize_param.height, t.resize_param.width),
             (getattr(own, "crop_height", 0), getattr(own, "crop_width", 0)),
             (getattr(own, "crop_size", 0), getattr(own, "crop_size", 0)),
@@ -161,10 +162,14 @@ class AnnotatedData(PictureData):
     labels_are_single = False
 
 
-@layer_type("HDF5Data")
-class HDF5Data(DataLayer):
-    """Arrays from HDF5 files; only the files tell their shapes."""
+class OutsideData(DataLayer):
+    """A source that tells nothing: HDF5 files, a Python or custom layer without bottoms."""
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
         """Return None for each top."""
         return [None] * len(layer.top)
+
+
+@layer_type("HDF5Data")
+class HDF5Data(OutsideData):
+    """Arrays from HDF5 files; only the files tell their shapes."""
