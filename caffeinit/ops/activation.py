@@ -7,6 +7,7 @@ import onnx
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import choose, masked, total, unbroadcast
+from caffeinit.ops.scaling import inverts, passes, takes_root
 
 
 class Unary(OpRule):
@@ -33,6 +34,8 @@ def _is_positive(node: onnx.NodeProto, graph: Graph) -> str:
 class Relu(Unary):
     """y = max(x, 0); 0 at the kink, as in Caffe. The mask is taken from y, which in-place nets keep anyway."""
 
+    scale = passes
+
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
         """See Unary."""
         return masked(graph, dy, graph.op("Greater", node.output[0], 0.0))
@@ -41,6 +44,8 @@ class Relu(Unary):
 @op_rule("LeakyRelu")
 class LeakyRelu(Unary):
     """y = x where positive, else alpha x."""
+
+    scale = passes
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
         """See Unary."""
@@ -51,6 +56,8 @@ class LeakyRelu(Unary):
 @op_rule("PRelu")
 class PRelu(OpRule):
     """y = x where positive, else slope x; the slope is learned and broadcast."""
+
+    scale = passes
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
@@ -148,6 +155,8 @@ class Erf(Unary):
 class Abs(Unary):
     """y = |x|; 0 at the kink."""
 
+    scale = passes
+
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
         return graph.op("Sign", node.input[0])
@@ -175,6 +184,8 @@ class Log(Unary):
 class Sqrt(Unary):
     """y = sqrt(x)."""
 
+    scale = takes_root
+
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
         """See Unary."""
         return graph.op("Div", graph.op("Mul", dy, 0.5), node.output[0])
@@ -183,6 +194,8 @@ class Sqrt(Unary):
 @op_rule("Reciprocal")
 class Reciprocal(Unary):
     """y = 1 / x."""
+
+    scale = inverts
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -193,6 +206,8 @@ class Reciprocal(Unary):
 @op_rule("Neg")
 class Neg(Unary):
     """y = -x."""
+
+    scale = passes
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
         """See Unary."""

@@ -7,10 +7,14 @@ A rule is registered under its operator's name with `op_rule`; the reverse walk 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import onnx
 
 from caffeinit.graph import Graph
+
+if TYPE_CHECKING:
+    from caffeinit.scales import Scales
 
 Diffs = Sequence[str | None]
 
@@ -35,6 +39,10 @@ class OpRule:
             Per input its gradient, shaped like the input, or None where none flows.
         """
         raise NotImplementedError(self.op_type)
+
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """State how the scales of a node's values hang together; by default the operator is a barrier."""
+        scales.barrier(node)
 
 
 _RULES: dict[str, OpRule] = {}

@@ -10,6 +10,7 @@ import onnx
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import swapped_last, to_shape, total, transposed
+from caffeinit.ops.scaling import convolves
 from caffeinit.ops.windows import Windows, windows_of
 
 FEW_CHANNELS = 4  # per group; from there on one product per kernel place is faster than a convolution over the batch
@@ -18,6 +19,8 @@ FEW_CHANNELS = 4  # per group; from there on one product per kernel place is fas
 @op_rule("Conv")
 class Conv(OpRule):
     """y[o] = sum over i of weight[o, i] * x[i] + bias[o]."""
+
+    scale = convolves
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the transposed convolution of dy, the correlation of x with dy, and the sum of dy."""
@@ -31,6 +34,8 @@ class Conv(OpRule):
 @op_rule("ConvTranspose")
 class ConvTranspose(OpRule):
     """The adjoint of Conv: every input place adds its weighted kernel to the output."""
+
+    scale = convolves
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the convolution of dy, the correlation of dy with x, and the sum of dy."""

@@ -7,6 +7,7 @@ import onnx
 from caffeinit.graph import Graph
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
+from caffeinit.ops.scaling import adds, casts, chooses, divides, limits, multiplies, passes, raises
 
 
 class Broadcast(OpRule):
@@ -26,6 +27,8 @@ class Broadcast(OpRule):
 class Add(Broadcast):
     """The sum of the operands."""
 
+    scale = adds
+
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""
         return dy
@@ -34,6 +37,8 @@ class Add(Broadcast):
 @op_rule("Sub")
 class Sub(Broadcast):
     """a - b."""
+
+    scale = adds
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""
@@ -44,6 +49,8 @@ class Sub(Broadcast):
 class Mean(Broadcast):
     """The mean of the operands."""
 
+    scale = adds
+
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""
         return graph.op("Mul", dy, 1 / len(node.input))
@@ -52,6 +59,8 @@ class Mean(Broadcast):
 @op_rule("Mul")
 class Mul(Broadcast):
     """a b."""
+
+    scale = multiplies
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""
@@ -62,6 +71,8 @@ class Mul(Broadcast):
 class Div(Broadcast):
     """a / b."""
 
+    scale = divides
+
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""
         quotient = graph.op("Div", dy, node.input[1])
@@ -71,6 +82,8 @@ class Div(Broadcast):
 @op_rule("Pow")
 class Pow(Broadcast):
     """a ** b. The gradient of the exponent is 0 where a is not positive."""
+
+    scale = raises
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""
@@ -107,15 +120,21 @@ class Extreme(Broadcast):
 class Max(Extreme):
     """The largest operand."""
 
+    scale = adds
+
 
 @op_rule("Min")
 class Min(Extreme):
     """The smallest operand."""
 
+    scale = adds
+
 
 @op_rule("Clip")
 class Clip(OpRule):
     """x limited to [low, high]; at the limits the gradient passes, as in Caffe."""
+
+    scale = limits
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
@@ -130,6 +149,8 @@ class Clip(OpRule):
 class Where(OpRule):
     """a where the condition holds, else b."""
 
+    scale = chooses
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
         condition, a, b = node.input
@@ -143,6 +164,8 @@ class Where(OpRule):
 class Identity(OpRule):
     """The input as it is. Dropout is met at test time only."""
 
+    scale = passes
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
         return [single(dys), *[None] * (len(node.input) - 1)]
@@ -151,6 +174,8 @@ class Identity(OpRule):
 @op_rule("Cast")
 class Cast(OpRule):
     """Another element type; between floating-point types the gradient is cast back, elsewhere none flows."""
+
+    scale = casts
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""

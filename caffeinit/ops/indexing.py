@@ -9,11 +9,14 @@ from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
+from caffeinit.ops.scaling import gathers, scatters, scatters_anywhere, ties_axis
 
 
 @op_rule("Gather")
 class Gather(OpRule):
     """y = slices of x along an axis."""
+
+    scale = gathers
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add the slices of dy where they came from; a permutation is undone by another."""
@@ -47,6 +50,8 @@ class Gather(OpRule):
 class GatherElements(OpRule):
     """y = one element of x per index, along an axis."""
 
+    scale = scatters
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the elements came from."""
         x, indices = node.input
@@ -56,6 +61,8 @@ class GatherElements(OpRule):
 @op_rule("GatherND")
 class GatherND(OpRule):
     """y = slices of x at tuples of indices."""
+
+    scale = scatters_anywhere
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the slices came from."""
@@ -69,6 +76,8 @@ class GatherND(OpRule):
 @op_rule("ScatterElements")
 class ScatterElements(OpRule):
     """y = x with elements replaced, or added to, at indices along an axis."""
+
+    scale = scatters
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Take dy out where elements were replaced; the updates get dy at their indices."""
@@ -87,6 +96,8 @@ class ScatterElements(OpRule):
 class ScatterND(OpRule):
     """y = x with slices replaced, or added to, at tuples of indices."""
 
+    scale = scatters_anywhere
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Take dy out where slices were replaced; the updates get dy at their indices."""
         _, indices, updates = node.input
@@ -102,6 +113,8 @@ class ScatterND(OpRule):
 class TopK(OpRule):
     """y = the largest or smallest elements along an axis; a gradient flows to the values only."""
 
+    scale = ties_axis
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put dy where the elements came from."""
         if dys[0] is None:
@@ -112,6 +125,8 @@ class TopK(OpRule):
 @op_rule("CumSum")
 class CumSum(OpRule):
     """y = running sum along an axis."""
+
+    scale = ties_axis
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Run the other way."""

@@ -11,11 +11,14 @@ from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import along_axis, to_shape, total, unbroadcast
+from caffeinit.ops.scaling import normalizes, ties_axis
 
 
 @op_rule("BatchNormalization")
 class BatchNormalization(OpRule):
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, with stored statistics."""
+
+    scale = normalizes
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale, bias, mean and variance."""
@@ -105,6 +108,8 @@ class MeanVarianceNormalization(OpRule):
 @op_rule("LpNormalization")
 class LpNormalization(OpRule):
     """y = x / norm of x along an axis."""
+
+    scale = ties_axis
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return (dy - direction * sum(dy * y)) / norm, the direction being y, or sign x for the sum of |x|."""

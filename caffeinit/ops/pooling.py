@@ -9,12 +9,15 @@ from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import along_axis, count, expand_like, like, scatter_add, to_shape
+from caffeinit.ops.scaling import pools
 from caffeinit.ops.windows import windows_of
 
 
 @op_rule("MaxPool")
 class MaxPool(OpRule):
     """y = largest value of each window; of equal ones the first counts."""
+
+    scale = pools
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the maxima were; they are found again, since the node may not tell."""
@@ -38,6 +41,8 @@ class MaxPool(OpRule):
 class GlobalMaxPool(OpRule):
     """y = largest value of each channel; of equal ones the first counts."""
 
+    scale = pools
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put dy where the maximum is."""
         x = node.input[0]
@@ -52,6 +57,8 @@ class GlobalMaxPool(OpRule):
 @op_rule("AveragePool")
 class AveragePool(OpRule):
     """y = mean of each window, which is a product of one matrix per axis."""
+
+    scale = pools
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Multiply dy by the transposed matrices."""
@@ -82,6 +89,8 @@ def averaging_matrices(node: onnx.NodeProto, sizes: tuple[int, ...], counts: tup
 @op_rule("GlobalAveragePool")
 class GlobalAveragePool(OpRule):
     """y = mean of each channel."""
+
+    scale = pools
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Spread dy evenly."""

@@ -10,11 +10,14 @@ from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import like, swapped_last, to_shape, unbroadcast
+from caffeinit.ops.scaling import multiplies_matrices
 
 
 @op_rule("Gemm")
 class Gemm(OpRule):
     """y = alpha * a @ b + beta * c, either matrix possibly transposed."""
+
+    scale = multiplies_matrices
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the products of dy with the other matrix, and beta * dy."""
@@ -37,6 +40,8 @@ class Gemm(OpRule):
 @op_rule("MatMul")
 class MatMul(OpRule):
     """y = a @ b, as numpy does it."""
+
+    scale = multiplies_matrices
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return dy @ b.T and a.T @ dy, summed where an operand was repeated."""

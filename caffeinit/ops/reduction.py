@@ -8,6 +8,7 @@ from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import constant_of, count, expand_like, masked, scatter_add, total
+from caffeinit.ops.scaling import reduces
 
 
 def reduced_axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
@@ -48,6 +49,8 @@ class Reduction(OpRule):
 class ReduceSum(Reduction):
     """y = sum of x."""
 
+    scale = reduces
+
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Repeat dy."""
         return expand_like(graph, dy, x)
@@ -56,6 +59,8 @@ class ReduceSum(Reduction):
 @op_rule("ReduceMean")
 class ReduceMean(Reduction):
     """y = mean of x."""
+
+    scale = reduces
 
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Share dy evenly."""
@@ -66,6 +71,8 @@ class ReduceMean(Reduction):
 class ReduceSumSquare(Reduction):
     """y = sum of x * x."""
 
+    scale = reduces
+
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Return 2 * x * dy."""
         return graph.op("Mul", x, graph.op("Mul", dy, 2.0))
@@ -75,6 +82,8 @@ class ReduceSumSquare(Reduction):
 class ReduceL1(Reduction):
     """y = sum of |x|."""
 
+    scale = reduces
+
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Return sign x * dy."""
         return graph.op("Mul", graph.op("Sign", x), dy)
@@ -83,6 +92,8 @@ class ReduceL1(Reduction):
 @op_rule("ReduceL2")
 class ReduceL2(Reduction):
     """y = root of the sum of x * x; not differentiable where that is 0."""
+
+    scale = reduces
 
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Return x / y * dy."""
@@ -119,6 +130,8 @@ class ReduceProd(Reduction):
 @op_rule("ReduceMax", "ReduceMin")
 class ReduceExtreme(Reduction):
     """y = largest or smallest x; of equal ones along a single axis the first counts, along several they share."""
+
+    scale = reduces
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put dy where the extreme is."""

@@ -9,12 +9,15 @@ from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import along_axis, constant_of
+from caffeinit.ops.scaling import pools
 from caffeinit.ops.shape import rest_none
 
 
 @op_rule("Resize", "Upsample")
 class Resize(OpRule):
     """y = x sampled at other places, by the nearest value, linearly or cubically."""
+
+    scale = pools
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Multiply dy by the transposed matrices."""
@@ -81,19 +84,19 @@ def _sources(mode: str, old: int, new: int, scale: float) -> np.ndarray:
 
 def _rounded(places: np.ndarray, mode: str) -> np.ndarray:
     if mode == "floor":
-        return np.floor(places).astype(int)
+        return np.asarray(np.floor(places), int)
     if mode == "ceil":
-        return np.ceil(places).astype(int)
-    return (np.ceil(places - 0.5) if mode == "round_prefer_floor" else np.floor(places + 0.5)).astype(int)
+        return np.asarray(np.ceil(places), int)
+    return np.asarray(np.ceil(places - 0.5) if mode == "round_prefer_floor" else np.floor(places + 0.5), int)
 
 
 def _cubic(offset: np.ndarray, a: float) -> dict[int, np.ndarray]:
     """Return step -> weight of the four neighbours. Source: Keys, IEEE Trans. ASSP 29(6), 1981."""
 
     def near(d: np.ndarray) -> np.ndarray:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
+        return np.asarray(((a + 2) * d - (a + 3)) * d * d + 1)
 
     def far(d: np.ndarray) -> np.ndarray:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        return np.asarray(((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
 
     return {-1: far(1 + offset), 0: near(offset), 1: near(1 - offset), 2: far(2 - offset)}

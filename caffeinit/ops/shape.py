@@ -9,6 +9,7 @@ from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import along_axis, constant_of, like, to_shape, total, unbroadcast, zeros_like
+from caffeinit.ops.scaling import cuts, joins, moves_blocks, pads, permutes, reshapes, splits, spreads
 
 
 def rest_none(node: onnx.NodeProto, first: str | None) -> list[str | None]:
@@ -20,6 +21,8 @@ def rest_none(node: onnx.NodeProto, first: str | None) -> list[str | None]:
 class Reshape(OpRule):
     """y = x in another shape."""
 
+    scale = reshapes
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Give dy the input's shape."""
         return rest_none(node, like(graph, single(dys), node.input[0]))
@@ -28,6 +31,8 @@ class Reshape(OpRule):
 @op_rule("Transpose")
 class Transpose(OpRule):
     """y = x with its axes permuted."""
+
+    scale = permutes
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Permute back."""
@@ -38,6 +43,8 @@ class Transpose(OpRule):
 @op_rule("Concat")
 class Concat(OpRule):
     """y = the operands, one behind the other along an axis."""
+
+    scale = joins
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Split dy."""
@@ -58,6 +65,8 @@ class Concat(OpRule):
 @op_rule("Split")
 class Split(OpRule):
     """y = pieces of x along an axis."""
+
+    scale = splits
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put the pieces together; those that nothing depends on are zeros."""
@@ -93,6 +102,8 @@ def sliced_places(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
 class Slice(OpRule):
     """y = every so manyth place of x between bounds."""
 
+    scale = cuts
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Pad dy with zeros, or spread it where the step is not 1."""
         shape, dx = graph.shape(node.input[0]), single(dys)
@@ -110,6 +121,8 @@ class Slice(OpRule):
 @op_rule("Pad")
 class Pad(OpRule):
     """y = x with places added, or taken away, at the edges."""
+
+    scale = pads
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Cut the padding off, or add it to the places that it copied."""
@@ -151,6 +164,8 @@ def padded_places(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
 class Expand(OpRule):
     """y = x repeated along its axes of size 1."""
 
+    scale = spreads
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Sum dy over the repeats."""
         return rest_none(node, unbroadcast(graph, single(dys), node.input[0]))
@@ -159,6 +174,8 @@ class Expand(OpRule):
 @op_rule("Tile")
 class Tile(OpRule):
     """y = x, repeated as a whole along each axis."""
+
+    scale = spreads
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Sum dy over the repeats."""
@@ -182,6 +199,8 @@ class Tile(OpRule):
 class DepthToSpace(OpRule):
     """y = channels moved into blocks of places."""
 
+    scale = moves_blocks
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Move the blocks back into channels."""
         block = attribute(node, "blocksize")
@@ -195,6 +214,8 @@ class DepthToSpace(OpRule):
 @op_rule("SpaceToDepth")
 class SpaceToDepth(OpRule):
     """y = blocks of places moved into channels."""
+
+    scale = moves_blocks
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Move the channels back into blocks."""

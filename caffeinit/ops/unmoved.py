@@ -10,36 +10,10 @@ import onnx
 
 from caffeinit.graph import Graph
 from caffeinit.ops.base import Diffs, OpRule, op_rule
+from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
 
 
-@op_rule(
-    "ArgMax",
-    "ArgMin",
-    "Ceil",
-    "Constant",
-    "ConstantOfShape",
-    "Equal",
-    "Floor",
-    "Greater",
-    "GreaterOrEqual",
-    "And",
-    "Less",
-    "LessOrEqual",
-    "IsInf",
-    "IsNaN",
-    "NonMaxSuppression",
-    "NonZero",
-    "Not",
-    "OneHot",
-    "Or",
-    "Range",
-    "Round",
-    "Shape",
-    "Sign",
-    "Size",
-    "Xor",
-)
-class Steps(OpRule):
+class Flat(OpRule):
     """Constant almost everywhere: the gradient is zero."""
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
@@ -47,9 +21,44 @@ class Steps(OpRule):
         return [None] * len(node.input)
 
 
+@op_rule("Ceil", "Floor", "NonMaxSuppression", "Round")
+class Steps(Flat):
+    """Steps at places that no scale moves."""
+
+
+@op_rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+class Comparison(Flat):
+    """Tells which of two operands is larger."""
+
+    scale = compares
+
+
+@op_rule("ArgMax", "ArgMin")
+class Position(Flat):
+    """Tells where the extreme is."""
+
+    scale = ties_axis
+
+
+@op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor")
+class Scaleless(Flat):
+    """Does not change when its inputs are scaled."""
+
+    scale = forgets
+
+
+@op_rule("Constant", "ConstantOfShape")
+class Constant(Flat):
+    """A constant; zeros unless it says otherwise."""
+
+    scale = fills
+
+
 @op_rule("MaxRoiPool", "RoiAlign")
 class Regions(OpRule):
     """Pools regions that the net itself chooses."""
+
+    scale = pools_regions
 
     refusal = "pooling of regions is not differentiated"
 
