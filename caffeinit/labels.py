@@ -80,7 +80,7 @@ class Constraints:
         rows = np.moveaxis(labels, axes, range(-len(axes), 0)).reshape(int(np.prod(kept)), -1)
         first = rows[np.arange(len(rows)), (rows != ZEROS).argmax(1)]
         self.tie(first[:, None], rows)
-        return first.reshape([1 if a in axes else n for a, n in enumerate(labels.shape)])
+        return np.reshape(first, [1 if a in axes else n for a, n in enumerate(labels.shape)])
 
     def combine(self, *terms: tuple[float, Labels]) -> Labels:
         """Return labels whose logarithms are the weighted sums of others', after broadcasting."""
@@ -230,3 +230,32 @@ def reshaped(labels: Labels, old: Shape, new: Shape) -> Labels:
 def name_of(node: onnx.NodeProto) -> str:
     """Return what a reader knows a node by."""
     return f"{node.op_type} {node.name or node.output[0]}"
+
+
+def same_rank(arrays: Sequence[Labels]) -> list[Labels]:
+    """Return arrays with axes of size 1 in front, as many as the longest has."""
+    rank = max(a.ndim for a in arrays)
+    return [a.reshape((1,) * (rank - a.ndim) + a.shape) for a in arrays]
+
+
+def last_axes(labels: Labels, rank: int) -> Labels:
+    """Return labels without the axes in front of the last `rank`, which have size 1."""
+    return labels.reshape(labels.shape[labels.ndim - rank :])
+
+
+def weight_labels(outputs: Labels, by_group: Labels, rank: int, o: int, i: int) -> tuple[Labels, Labels]:
+    """Return the label arrays of a weight's output and input channels, in the weight's layout."""
+    group = len(by_group)
+    grouped = outputs.reshape(group, -1)
+
+    def along(labels: Labels, axes: tuple[int, ...]) -> Labels:
+        shape = [1] * rank
+        for axis, size in zip(axes, labels.shape, strict=True):
+            shape[axis] = size
+        return (labels if axes == tuple(sorted(axes)) else labels.T).reshape(shape)
+
+    if group == 1:
+        return along(outputs, (o,)), along(by_group[0], (i,))
+    if o < i:  # (O, I/group): every output channel reads the inputs of its group
+        return along(outputs, (o,)), along(np.repeat(by_group, grouped.shape[1], 0), (o, i))
+    return along(np.repeat(grouped, by_group.shape[1], 0), (i, o)), along(by_group.reshape(-1), (i,))

@@ -14,7 +14,7 @@ import onnx
 from caffeinit.graph import Graph
 
 if TYPE_CHECKING:
-    from caffeinit.scales import Scales
+    from caffeinit.scale_walk import Scales
 
 Diffs = Sequence[str | None]
 

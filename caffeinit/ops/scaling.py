@@ -1,6 +1,6 @@
 """How positive factors pass through kinds of operators; each rule names the one that is true of it.
 
-Joined with `caffeinit/scales.py` and `caffeinit/labels.py`, which hold the label arrays these functions work on.
+Joined with `caffeinit/scale_walk.py` and `caffeinit/labels.py`, which hold the label arrays these functions work on.
 Source: positive homogeneity.
 """
 
@@ -17,7 +17,7 @@ from caffeinit.ops.building import constant_of
 
 if TYPE_CHECKING:
     from caffeinit.ops.base import OpRule
-    from caffeinit.scales import Scales
+    from caffeinit.scale_walk import Scales
 
 
 def passes(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
