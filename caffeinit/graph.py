@@ -302,6 +302,19 @@ class Graph:
         piece._names = set(self._names)
         return piece
 
+    def without(self, removed: Iterable[onnx.NodeProto], instead: Mapping[str, str]) -> Graph:
+        """Return a graph that lacks some nodes and reads other values where theirs were read.
+
+        Args:
+            instead: value -> the value to be read in its place.
+        """
+        gone = {id(node) for node in removed}
+        other = self.copy()
+        other.nodes = [_rewired(node, instead) for node in self.nodes if id(node) not in gone]
+        other._producers = {o: n for n in other.nodes for o in n.output if o}
+        other.outputs = [instead.get(name, name) for name in self.outputs]
+        return other
+
     def copy(self) -> Graph:
         """Return an independent graph that shares arrays and nodes; appending to it leaves this one alone."""
         other = Graph(self.opset)
@@ -345,6 +358,15 @@ class Graph:
         if is_input and self.batch_axis_free and dims:
             dims[0] = "N"
         return helper.make_tensor_value_info(name, self.elem_type(name), dims)
+
+
+def _rewired(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:
+    if not any(name in instead for name in node.input):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [instead.get(name, name) for name in node.input]
+    return copy
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

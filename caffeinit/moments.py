@@ -12,6 +12,7 @@ Method: pairwise update of Chan, Golub & LeVeque, The American Statistician 37(3
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -58,10 +59,14 @@ class Moments:
         self.squares = self.squares + squares + delta * delta * (self.count * count / total)
         self.count = total
 
-    def update(self, values: np.ndarray, axis: int = 1) -> None:
-        """Fold in one batch of activations, float32, channels on `axis`."""
-        for block in _as_blocks(values, axis):
-            count, mean, squares, largest = _block_moments(block)
+    def update(self, values: np.ndarray, axis: int = 1, pool: Executor | None = None) -> None:
+        """Fold in one batch of activations, float32, channels on `axis`.
+
+        The result does not depend on `pool`, the threads that share the work: blocks are folded in order.
+        """
+        blocks = _as_blocks(values, axis)
+        parts = pool.map(_block_moments, blocks) if pool else map(_block_moments, blocks)
+        for count, mean, squares, largest in parts:
             self.merge(count, mean, squares)
             # NaN must not get lost in a comparison: it is what a caller looks for.
             self.max_abs = float(np.maximum(self.max_abs, largest))

@@ -9,15 +9,19 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import onnx
 
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
 from caffeinit.errors import WeightsError
+from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 from caffeinit.result import UnitReport, UnitStats
@@ -94,6 +98,9 @@ class _Pass:
     reports: dict[str, UnitReport]
     measured: dict[str, Unit]  # checkpoint value -> unit
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
+    folded: dict[str, list[Unit]]  # value -> following units that its correction takes along
+    rectified: set[str]  # values whose correction takes the ReLU after them along as well
+    pool: Executor | None
     moments: dict[str, Moments]
 
 
@@ -124,19 +131,20 @@ def normalize(
     state = _prepare(network, beta, chosen, correct)
     watch = _Watch(network, samplers)
     watch.see_inputs(batches)
-    graph = network.graph
+    graph = _fold(state, set(watch.values))
     together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
     stages = plan_stages(
         graph, [*state.measured, *(v for v in watch.values if v not in graph.inputs)], together=together
     )
     run = StagedRun(graph, batches, stages, network.settings)
-    for number, stage in enumerate(stages):
-        state.moments = {v: Moments(graph.shape(v)[_axis(state, v)]) for v in stage.checkpoints if v in state.measured}
-        run.run(number, lambda value, values: _observe(state, value, values))
-        _finish_stage(state, run, stage.checkpoints)
-        watch.see(run, stage.checkpoints)
-        run.release(number)
-        progress(number + 1, len(stages))
+    with ThreadPoolExecutor(network.settings.threads or os.cpu_count()) as state.pool:
+        for number, stage in enumerate(stages):
+            _start_stage(state, stage.checkpoints)
+            run.run(number, lambda value, values: _observe(state, value, values))
+            _finish_stage(state, run, stage.checkpoints)
+            watch.see(run, stage.checkpoints)
+            run.release(number)
+            progress(number + 1, len(stages))
     return list(state.reports.values()), run.peak_bytes
 
 
@@ -185,6 +193,11 @@ class _Watch:
                 self.samplers[name].draw()
 
 
+def _start_stage(state: _Pass, checkpoints: Sequence[str]) -> None:
+    graph = state.network.graph
+    state.moments = {v: Moments(graph.shape(v)[_axis(state, v)]) for v in checkpoints if v in state.measured}
+
+
 def _axis(state: _Pass, value: str) -> int:
     unit = state.measured[value]
     return next(u.axis for u in unit.uses if u.output == value)
@@ -192,12 +205,12 @@ def _axis(state: _Pass, value: str) -> int:
 
 def _observe(state: _Pass, value: str, values: np.ndarray) -> None:
     if value in state.moments:
-        state.moments[value].update(values, _axis(state, value))
+        state.moments[value].update(values, _axis(state, value), state.pool)
 
 
 def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str], correct: bool) -> _Pass:
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
-    state = _Pass(network, beta, correct, {}, {}, {}, {})
+    state = _Pass(network, beta, correct, {}, {}, {}, {}, set(), None, {})
     known: set[str] = set()
     for unit in network.units:
         report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=chosen(unit) or _obstacle(network, unit))
@@ -214,6 +227,58 @@ def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str], corre
             state.measured.update({use.output: unit for use in unit.uses})
         known.update(use.output for use in unit.uses)
     return state
+
+
+def _fold(state: _Pass, kept: set[str]) -> Graph:
+    """Return the graph to run: units that follow directly on a measured value are left out of it.
+
+    They are affine in each channel, so the correction of the kept values takes them along for nothing, where nodes of
+    their own would each go through the memory again.
+    """
+    graph = state.network.graph
+    readers = graph.consumers()
+    removed, instead = [], {}
+    for value in state.measured:
+        end = value
+        while len(readers.get(end, [])) == 1 and len(state.following.get(end, [])) == 1:
+            unit = state.following[end][0]
+            use = unit.uses[0]
+            nodes = graph.ancestors([use.output], [end])
+            if end in kept or end in graph.outputs or use.output in kept or readers[end][0] is not use.node:
+                break
+            removed += [n for n in nodes if n.output[0] in (use.node.output[0], use.output)]
+            state.folded.setdefault(value, []).append(unit)
+            end = use.output
+        if (relu := _sole_relu(graph, readers.get(end, []))) and state.correct and end not in kept:
+            removed.append(relu)
+            state.rectified.add(value)
+            end = relu.output[0]
+        if end != value:
+            instead[end] = value
+    return graph.without(removed, instead) if removed else graph
+
+
+def _sole_relu(graph: Graph, readers: Sequence[onnx.NodeProto]) -> onnx.NodeProto | None:
+    """Return the ReLU that alone reads a value, unless its value is wanted as an output."""
+    if len(readers) == 1 and readers[0].op_type == "Relu" and readers[0].input[0] not in graph.outputs:
+        return readers[0]
+    return None
+
+
+def _with_folded(correction: Correction, folded: Sequence[Unit]) -> Correction:
+    """Return a correction followed by the units that it takes along, as their arrays now are."""
+    scale, shift = correction.scale, correction.shift
+    for unit in folded:
+        ones = np.ones(len(scale))
+        if unit.kind == "norm":
+            assert unit.mean is not None
+            assert unit.variance is not None
+            share = float(unit.factor[0]) if unit.factor is not None else 1.0
+            inverse = 1 / np.sqrt(unit.variance / share + unit.epsilon)
+            scale, shift = scale * inverse, (shift - unit.mean / share) * inverse
+        gain = ones if unit.weight is None else unit.weight.astype(np.float64)
+        scale, shift = scale * gain, shift * gain + (0 if unit.bias is None else unit.bias.astype(np.float64))
+    return Correction(scale, shift, correction.dead)
 
 
 def _obstacle(network: Network, unit: Unit) -> str:
@@ -248,8 +313,9 @@ def _finish_stage(state: _Pass, run: StagedRun, checkpoints: Sequence[str]) -> N
         unit.rescale(correction.scale, correction.shift)
         after = _report(state.reports[key], pooled, correction)
         for use in unit.uses:
-            correct_values(run.values(use.output), correction, use.axis)
             _follow(state, use.output, after)
+            whole = _with_folded(correction, state.folded.get(use.output, []))
+            correct_values(run.values(use.output), whole, use.axis, use.output in state.rectified, state.pool)
 
 
 def _follow(state: _Pass, value: str, moments: Moments) -> None:
@@ -289,13 +355,25 @@ def _check_finite(unit: Unit, moments: Moments) -> None:
         )
 
 
-def correct_values(pieces: Iterable[np.ndarray], correction: Correction, axis: int) -> None:
-    """Apply a correction to kept activations in place, picture by picture so that each is in the cache."""
+def correct_values(
+    pieces: Iterable[np.ndarray], correction: Correction, axis: int, rectify: bool = False, pool: Executor | None = None
+) -> None:
+    """Apply a correction to kept activations in place, picture by picture so that each is in the cache.
+
+    Args:
+        rectify: take max(x, 0) afterwards.
+        pool: threads to share the pictures among.
+    """
+    scale, shift = correction.scale.astype(np.float32), correction.shift.astype(np.float32)
+
+    def correct(part: np.ndarray) -> None:
+        trailing = (1,) * (rank - axis % rank - 1)
+        np.multiply(part, scale.reshape(-1, *trailing), out=part)
+        np.add(part, shift.reshape(-1, *trailing), out=part)
+        if rectify:
+            np.maximum(part, np.float32(0), out=part)
+
     for piece in pieces:
-        axis %= piece.ndim
-        trailing = (1,) * (piece.ndim - axis - 1)
-        scale = correction.scale.astype(np.float32).reshape(-1, *trailing)
-        shift = correction.shift.astype(np.float32).reshape(-1, *trailing)
-        for part in [piece] if piece.ndim <= 2 or axis == 0 else piece:
-            np.multiply(part, scale, out=part)
-            np.add(part, shift, out=part)
+        rank = piece.ndim
+        parts = [piece] if rank <= 2 or axis % rank == 0 else list(piece)
+        list(pool.map(correct, parts) if pool else map(correct, parts))
