@@ -14,6 +14,8 @@ from pathlib import Path
 
 from caffeinit.errors import FormatError, OutputError
 
+_UMASK = threading.Lock()
+
 
 def check_regular_file(path: str | PathLike[str]) -> Path:
     """Return the path of a file that can be opened without surprises.
@@ -143,8 +145,9 @@ def _finish(temporary: Path, target: Path, force: bool) -> None:
     """Bring the bytes to disk and the name to the target."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK:  # it can only be read by setting it; two threads at once would leave it at 0
+        mask = os.umask(0)
+        os.umask(mask)
     temporary.chmod(0o666 & ~mask)
     if force:
         os.replace(temporary, target)
