@@ -149,9 +149,9 @@ def test_arrays_that_are_one_object_are_written_once(tmp_path):
 @pytest.mark.parametrize("name", ["inception/1x1", ".", ""])
 def test_a_name_that_hdf5_takes_apart_is_refused(path, tmp_path, name):
     # H5Gcreate2 makes no groups on the way, so Caffe itself fails here.
-    with pytest.raises(WeightsError, match="write a [.]caffemodel"):
+    with pytest.raises(WeightsError, match=r"write a \.caffemodel"):
         write_new(tmp_path / "new.h5", {name: ("Convolution", [VALUES])}, "net")
-    with pytest.raises(WeightsError, match="write a [.]caffemodel"):
+    with pytest.raises(WeightsError, match=r"write a \.caffemodel"):
         open_weights(path).write(tmp_path / "new.h5", {}, {name: ("Convolution", [VALUES])})
     assert os.listdir(tmp_path) == ["w.h5"]
 
