@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
 from caffeinit.errors import FormatError, OutputError
+
+_UMASK = threading.Lock()
 
 
 def check_regular_file(path: str | PathLike[str]) -> Path:
@@ -22,8 +26,8 @@ def check_regular_file(path: str | PathLike[str]) -> Path:
     path = Path(path)
     try:
         mode = path.stat().st_mode
-    except OSError as error:
-        raise FormatError(f"{path}: {_reason(error)}") from None
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{_shown(path)}: {_reason(error)}") from None
     if stat.S_ISDIR(mode):
         raise FormatError(f"{path}: is a folder, not a file")
     if not stat.S_ISREG(mode):
@@ -33,30 +37,79 @@ def check_regular_file(path: str | PathLike[str]) -> Path:
     return path
 
 
+def read_bytes_limited(path: str | PathLike[str], most: int, what: str) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        most: bytes; a larger file is refused unread.
+        what: what the file should be, for that refusal: "net definition".
+
+    Raises:
+        FormatError: it cannot be read, or is larger.
+    """
+    path = check_regular_file(path)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {_reason(error)}") from None
+    if len(content) > most:
+        raise FormatError(f"{path}: is larger than any {what}")
+    return content
+
+
 @contextlib.contextmanager
 def replacing(path: str | PathLike[str], force: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside the target; rename it onto the target when the block ends well.
 
-    A symbolic link is followed, so that the link stays and the file behind it changes. On any failure the temporary
-    file is removed and the target is as it was.
+    A symbolic link is followed, so that the link stays and the file behind it changes. On any failure, and when the
+    process is told to end, the temporary file is removed and the target is as it was.
 
     Raises:
         OutputError: the target exists and `force` is not set, is no regular file, or cannot be written.
     """
     target = check_target(path, force)
+    with _ending_as_exception():
+        temporary = _temporary(path, target)
+        try:
+            yield temporary
+            _finish(temporary, target, force)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {_reason(error)}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: str | PathLike[str], target: Path) -> Path:
+    """Return a new empty file beside the target."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {_reason(error)}") from None
     os.close(handle)
-    temporary = Path(name)
+    return Path(name)
+
+
+@contextlib.contextmanager
+def _ending_as_exception() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, so that what is to be cleaned up is; others' handlers stay."""
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        names = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+        ours = [
+            n for n in (getattr(signal, name, None) for name in names) if n and signal.getsignal(n) == signal.SIG_DFL
+        ]
     try:
-        yield temporary
-        _finish(temporary, target, force)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {_reason(error)}") from error
+        for number in ours:
+            signal.signal(number, _leave)
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def check_target(path: str | PathLike[str], force: bool = False) -> Path:
@@ -65,25 +118,36 @@ def check_target(path: str | PathLike[str], force: bool = False) -> Path:
     Raises:
         OutputError: as `replacing`; callers ask before hours of work, not after.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists():
-        if not target.is_file():
-            raise OutputError(f"{path}: exists and is not a regular file")
-        if not force:
-            raise OutputError(f"{path}: exists already; --force replaces it")
-    if not target.parent.is_dir():
-        raise OutputError(f"{path}: the folder {target.parent} does not exist")
+    try:
+        target = Path(os.path.realpath(path))
+        if not target.parent.is_dir():
+            raise OutputError(f"{path}: the folder {target.parent} does not exist")
+        mode = _mode(target)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{_shown(path)}: cannot be written: {_reason(error)}") from None
+    if mode is not None and not stat.S_ISREG(mode):
+        raise OutputError(f"{path}: exists and is not a regular file")
+    if mode is not None and not force:
+        raise OutputError(f"{path}: exists already; --force replaces it")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"{path}: the folder {target.parent} may not be written to")
     return target
+
+
+def _mode(target: Path) -> int | None:
+    try:
+        return target.lstat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def _finish(temporary: Path, target: Path, force: bool) -> None:
     """Bring the bytes to disk and the name to the target."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK:  # it can only be read by setting it; two threads at once would leave it at 0
+        mask = os.umask(0)
+        os.umask(mask)
     temporary.chmod(0o666 & ~mask)
     if force:
         os.replace(temporary, target)
@@ -97,5 +161,9 @@ def _finish(temporary: Path, target: Path, force: bool) -> None:
         os.replace(temporary, target)  # the file system has no hard links
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+def _reason(error: OSError | ValueError) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _shown(path: str | PathLike[str]) -> str:
+    return os.fspath(path).replace("\0", "\\0")

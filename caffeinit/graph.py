@@ -47,6 +47,7 @@ class Graph:
         self._producers: dict[str, onnx.NodeProto] = {}
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}  # stem -> the last number given to it
 
     # --- building -----------------------------------------------------------------------------------------------
 
@@ -157,10 +158,11 @@ class Graph:
     def fresh(self, stem: str) -> str:
         """Return a value name that is not in use yet."""
         base = f"{self.scope}/{stem}" if self.scope else stem
-        name, count = base, 1
+        name, count = base, self._counts.get(base, 1)
         while name in self._names:
             count += 1
             name = f"{base}_{count}"
+        self._counts[base] = count
         self._names.add(name)
         return name
 

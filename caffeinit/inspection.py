@@ -159,7 +159,7 @@ def _net_file(net: Net) -> FileReport:
 
 
 def _weights_file(file: WeightsFile) -> FileReport:
-    encodings = sorted({b.encoding for blobs in file.layers.values() for b in blobs})
+    encodings = sorted({b.encoding for blobs in file.layers.values() for b in blobs if b})
     form = f"Caffe weights, {file.format}, {'/'.join(encodings) or 'no numbers'}"
     path = Path(file.path)
     with open(path, "rb") as stream:

@@ -49,7 +49,14 @@ class Constraints:
 
     def tie(self, one: Labels, other: Labels) -> None:
         """Make labels equal, element by element after broadcasting."""
-        a, b = np.broadcast_arrays(one, other)
+        if one.ndim == other.ndim and one.min(initial=0) >= PINNED and other.min(initial=0) >= PINNED:
+            # What is tied to one label is tied to each other; spelling out all pairs could take gigabytes.
+            wide = list(zip(one.shape, other.shape, strict=True))
+            one = self.collapse(one, [i for i, (m, n) in enumerate(wide) if n == 1 < m])
+            other = self.collapse(other, [i for i, (m, n) in enumerate(wide) if m == 1 < n])
+        self._tie_pairs(*np.broadcast_arrays(one, other))
+
+    def _tie_pairs(self, a: Labels, b: Labels) -> None:
         differ = (a != b) & (a != ZEROS) & (b != ZEROS)
         a, b = a[differ], b[differ]
         held = (a == PINNED) | (b == PINNED)
@@ -79,7 +86,7 @@ class Constraints:
         kept = [n for a, n in enumerate(labels.shape) if a not in axes]
         rows = np.moveaxis(labels, axes, range(-len(axes), 0)).reshape(int(np.prod(kept)), -1)
         first = rows[np.arange(len(rows)), (rows != ZEROS).argmax(1)]
-        self.tie(first[:, None], rows)
+        self._tie_pairs(np.broadcast_to(first[:, None], rows.shape), rows)
         return np.reshape(first, [1 if a in axes else n for a, n in enumerate(labels.shape)])
 
     def combine(self, *terms: tuple[float, Labels]) -> Labels:
@@ -209,8 +216,9 @@ def _matrix(classes: np.ndarray, substitutes: dict[int, dict[int, float]]) -> cs
 def compact(labels: Labels) -> Labels:
     """Return labels with size 1 along the axes where they do not vary."""
     for axis, size in enumerate(labels.shape):
-        first = labels.take([0], axis)
-        if size > 1 and (labels == first).all():
+        first = labels[(slice(None),) * axis + (slice(0, 1),)]
+        second = labels[(slice(None),) * axis + (slice(1, 2),)]
+        if size > 1 and (first == second).all() and (labels == first).all():
             labels = first
     return labels
 

@@ -257,7 +257,8 @@ class Scales:
         if i < o:  # the input channels run over all groups
             joined = joined.T.reshape(group, -1, joined.shape[0]).swapaxes(1, 2)
         joined = joined.reshape(group, rows.shape[1], by_group.shape[1])
-        self.constraints.tie(np.where(joined, rows[:, :, None], ZEROS), by_group[:, None, :])
+        rows = rows[:, :, None] if joined.all() else np.where(joined, rows[:, :, None], ZEROS)
+        self.constraints.tie(rows, by_group[:, None, :])
 
     def shift(self, node: onnx.NodeProto, value: str, labels: Labels, may_learn: bool = True) -> Labels:
         """Tie labels to what is added to them: a learned array takes their scale up, another holds them."""
@@ -315,7 +316,8 @@ class Scales:
             roles |= self._statistics(statistics, inputs, np.full(1, PINNED) if weight else outputs)
             variance = self.graph.initializers[roles["variance"]].reshape(-1).astype(np.float64) * inverse
             epsilon = attribute(node, "epsilon", 1e-5)
-            floor = 0.5 * np.log(epsilon / np.maximum(variance + epsilon, np.finfo(float).tiny))
+            tiny = np.finfo(float).tiny
+            floor = 0.5 * np.log(max(epsilon, tiny) / np.maximum(variance + epsilon, tiny))
         if roles:
             kind = "norm" if is_learned else "channel"
             self.links.append(Link(node, kind, roles, inputs, outputs, floor=floor))

@@ -6,6 +6,7 @@ single or double precision (NVCaffe). A blob is read and written in whichever fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,9 @@ _DATA, _DOUBLE_DATA, _SHAPE, _RAW_TYPE, _RAW_DATA = 5, 8, 7, 10, 12
 _LEGACY_AXES = (1, 2, 3, 4)
 _RAW_TYPES: dict[int | None, np.dtype[Any]] = {0: np.dtype("<f8"), 1: np.dtype("<f4"), 2: np.dtype("<f2")}
 _FLOAT = np.dtype("<f4")
-_NAMES = {2: "float16", 4: "float", 8: "double"}
+_MAX_AXES = 32  # Caffe's own limit
+_MAX_EXTENT = 2**31 - 1
+NAMES = {2: "float16", 4: "float", 8: "double"}
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Blob:
     @property
     def encoding(self) -> str:
         """Name of the stored numbers' type."""
-        return _NAMES[self.dtype.itemsize]
+        return NAMES[self.dtype.itemsize]
 
     @property
     def count(self) -> int:
@@ -60,6 +63,8 @@ class Blob:
 
     def stored(self) -> np.ndarray:
         """Return a copy of the numbers in their own type, (count,)."""
+        if not self.chunks:
+            return np.empty(0, self.dtype)
         pieces = [self._view(c) for c in self.chunks]
         return np.concatenate(pieces) if len(pieces) != 1 else pieces[0].copy()
 
@@ -69,14 +74,7 @@ class Blob:
         Raises:
             WeightsError: a stored double does not fit into float32.
         """
-        numbers = self.stored() if self.chunks else np.empty(0, np.float32)
-        with np.errstate(over="ignore"):
-            array = numbers.astype(np.float32, copy=False).reshape(self.shape)
-        if self.dtype.itemsize == 8 and not np.array_equal(
-            np.isfinite(array), np.isfinite(numbers).reshape(self.shape)
-        ):
-            raise WeightsError(f"{self.where}: holds numbers that are too large for single precision")
-        return array
+        return to_float(self.stored(), self.where).reshape(self.shape)
 
     def patches(self, array: np.ndarray) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield (offset, bytes) for what must be written over the buffer so that the blob holds `array`.
@@ -86,25 +84,9 @@ class Blob:
         Raises:
             WeightsError: a changed number is not finite, or not in the range of the stored type.
         """
-        given = np.ascontiguousarray(array, np.float32).reshape(-1)
-        old = self.stored()
-        same = old if self.dtype == given.dtype else self.array().reshape(-1)
-        changed = same.view(np.uint32) != given.view(np.uint32)
-        if not changed.any():
+        new = merged(self.stored(), array, self.where)
+        if new is None:
             return
-        if not np.isfinite(given[changed]).all():
-            raise WeightsError(f"{self.where}: a number to be written is not finite")
-        if self.dtype == given.dtype:
-            new = given
-        else:
-            new = old
-            with np.errstate(over="ignore"):
-                new[changed] = given[changed].astype(self.dtype)
-            if not np.isfinite(new[changed]).all():
-                raise WeightsError(
-                    f"{self.where}: {np.abs(given[changed]).max():.6g} is too large for {self.encoding}, "
-                    "the type in which the file stores this blob"
-                )
         at = 0
         for chunk in self.chunks:
             yield chunk.start, self._encode(chunk, new[at : at + chunk.count])
@@ -122,7 +104,52 @@ class Blob:
         return bytes(spread)
 
 
-def read_blob(data: wire.Buffer, start: int, end: int, where: str) -> Blob:
+def to_float(numbers: np.ndarray, where: str) -> np.ndarray:
+    """Return stored numbers in single precision; `numbers` itself if it has it.
+
+    Raises:
+        WeightsError: a double is too large.
+    """
+    with np.errstate(over="ignore"):
+        array: np.ndarray = numbers.astype(np.float32, copy=False)
+    if numbers.dtype.itemsize == 8 and not np.array_equal(np.isfinite(array), np.isfinite(numbers)):
+        raise WeightsError(f"{where}: holds numbers that are too large for single precision")
+    return array
+
+
+def merged(old: np.ndarray, array: np.ndarray, where: str) -> np.ndarray | None:
+    """Return the numbers to store, flat and in the type of `old`, or None if none changed.
+
+    Numbers that did not change keep their bits, also where the stored type is wider or narrower than float32.
+
+    Args:
+        old: what is stored; changed in place where that saves a copy.
+
+    Raises:
+        WeightsError: a changed number is not finite, or not in the range of the stored type.
+    """
+    given = np.ascontiguousarray(array, np.float32).reshape(-1)
+    old = old.reshape(-1)
+    if given.size != old.size:
+        raise WeightsError(f"{where}: {given.size} numbers are given for the {old.size} in the file")
+    changed = to_float(old, where).view(np.uint32) != given.view(np.uint32)
+    if not changed.any():
+        return None
+    if not np.isfinite(given[changed]).all():
+        raise WeightsError(f"{where}: a number to be written is not finite")
+    if old.dtype == given.dtype:
+        return given
+    with np.errstate(over="ignore"):
+        old[changed] = given[changed].astype(old.dtype)
+    if not np.isfinite(old[changed]).all():
+        raise WeightsError(
+            f"{where}: {np.abs(given[changed]).max():.6g} is too large for {NAMES[old.dtype.itemsize]}, "
+            "the type in which the file stores this blob"
+        )
+    return old
+
+
+def read_blob(data: wire.Buffer, start: int, end: int, where: str, budget: wire.Budget | None = None) -> Blob:
     """Index the BlobProto that lies from `start` to `end`.
 
     Raises:
@@ -134,15 +161,18 @@ def read_blob(data: wire.Buffer, start: int, end: int, where: str) -> Blob:
     raw_type = None
     chunks: dict[int, list[Chunk]] = {_DATA: [], _DOUBLE_DATA: [], _RAW_DATA: []}
     old_shape = False
+    budget = budget or wire.Budget()
     at = start
     while at < end:
-        entry = next(wire.fields(data, at, end))
+        entry = wire.read_field(data, at, end, budget)
         at = entry.end
         if entry.number in _LEGACY_AXES and entry.wire == wire.VARINT:
             legacy[entry.number] = entry.value
             old_shape = True
         elif entry.number == _SHAPE and entry.wire == wire.BYTES:
-            shape = (shape or []) + _read_shape(data, entry)
+            shape = (shape or []) + _read_shape(data, entry, budget)
+            if len(shape) > _MAX_AXES:
+                raise WeightsError(f"{where}: its shape has more than {_MAX_AXES} axes; the file is damaged")
         elif entry.number == _RAW_TYPE and entry.wire == wire.VARINT:
             raw_type = entry.value
         elif entry.number in chunks and entry.wire == wire.BYTES:
@@ -155,19 +185,24 @@ def read_blob(data: wire.Buffer, start: int, end: int, where: str) -> Blob:
             chunks[entry.number].append(Chunk(entry.start, count, step))
             at = entry.begin + count * step
     final = tuple(shape or ()) if shape is not None or not old_shape else tuple(legacy[a] for a in _LEGACY_AXES)
+    if shape is None and not old_shape and not any(chunks.values()):
+        final = (0,)  # an empty message; of no use, but no reason to refuse the file
     return _checked(Blob(data, where, final), chunks, raw_type)
 
 
-def _read_shape(data: wire.Buffer, entry: wire.Field) -> list[int]:
+def _read_shape(data: wire.Buffer, entry: wire.Field, budget: wire.Budget) -> list[int]:
+    """Return the axes of a BlobShape; of far too many only the first."""
     dims: list[int] = []
-    for inner in wire.fields(data, entry.start, entry.end):
+    for inner in wire.fields(data, entry.start, entry.end, budget):
         if inner.number == 1 and inner.wire == wire.VARINT:
             dims.append(inner.value)
         elif inner.number == 1 and inner.wire == wire.BYTES:
             at = inner.start
-            while at < inner.end:
+            while at < inner.end and len(dims) <= _MAX_AXES:
                 value, at = wire.read_varint(data, at, inner.end)
                 dims.append(value)
+        if len(dims) > _MAX_AXES:
+            break
     return dims
 
 
@@ -177,8 +212,15 @@ def _run_length(data: wire.Buffer, first: wire.Field, end: int) -> tuple[int, in
     step = first.end - first.begin
     most = (end - first.begin) // step
     tags = np.ndarray((most, width), np.uint8, data, first.begin, (step, 1))
-    other = np.flatnonzero((tags != tags[0]).any(axis=1))
-    return (int(other[0]) if len(other) else most), step
+    at, block = 1, 64
+    while at < most:
+        # Growing blocks: short runs cost little, or a file of many would cost the square of its size.
+        other = (tags[at : at + block] != tags[0]).any(axis=1)
+        if other.any():
+            return at + int(other.argmax()), step
+        at += block
+        block = min(2 * block, 1 << 20)
+    return most, step
 
 
 def _checked(blob: Blob, chunks: dict[int, list[Chunk]], raw_type: int | None) -> Blob:
@@ -187,14 +229,16 @@ def _checked(blob: Blob, chunks: dict[int, list[Chunk]], raw_type: int | None) -
             raise WeightsError(f"{blob.where}: numbers of raw type {raw_type} (integers) are not supported")
         blob.dtype = _RAW_TYPES[raw_type]
         size = blob.dtype.itemsize
+        if any(c.count % size for c in chunks[_RAW_DATA]):
+            raise WeightsError(f"{blob.where}: its numbers are cut off in the middle")
         blob.chunks = [Chunk(c.start, c.count // size, size) for c in chunks[_RAW_DATA]]
     elif chunks[_DOUBLE_DATA]:
         blob.dtype, blob.chunks = np.dtype("<f8"), chunks[_DOUBLE_DATA]
     else:
         blob.chunks = chunks[_DATA]
-    wanted = 1
-    for dim in blob.shape:
-        wanted *= dim
+    if any(dim > _MAX_EXTENT for dim in blob.shape) and 0 in blob.shape:
+        raise WeightsError(f"{blob.where}: no blob can have its shape {blob.shape}; the file is damaged")
+    wanted = math.prod(blob.shape)
     if wanted != blob.count:
         raise WeightsError(
             f"{blob.where}: its shape {blob.shape} asks for {wanted} numbers, {blob.count} are there; "

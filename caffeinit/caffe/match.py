@@ -50,21 +50,41 @@ def match_weights(
     found = Matched()
     for layer, shapes in wanted.items():
         blobs = file.layers.get(layer, []) if file and layer not in file_names else []
-        if blobs and len(blobs) != len(shapes):
+        if blobs and not _complete(file, layer, blobs, shapes, owners):
+            stored = [b.shape for b in blobs if b]
             found.mismatches.append(
-                f'layer "{layer}": the file has {len(blobs)} blobs, the net asks for {len(shapes)} {_list(shapes)}'
+                f'layer "{layer}": the file has {_count(stored)}, the net asks for {_count(shapes)}'
             )
             blobs = []
         found.arrays[layer] = [
-            _place(found, (layer, i), shape, blobs[i] if blobs else None, owners) for i, shape in enumerate(shapes)
+            _place(found, (layer, i), shape, blobs[i] if i < len(blobs) else None, owners)
+            for i, shape in enumerate(shapes)
         ]
     if file:
         found.unused = [name for name, blobs in file.layers.items() if blobs and name not in wanted]
     return found
 
 
-def _list(shapes: Sequence[Shape]) -> str:
-    return ", ".join(map(str, shapes))
+def _complete(
+    file: WeightsFile | None,
+    layer: str,
+    blobs: Sequence[StoredBlob | None],
+    shapes: Sequence[Shape],
+    owners: Mapping[BlobKey, BlobKey],
+) -> bool:
+    """Return whether a layer's blobs are as many as its parameters.
+
+    Source: BVLC/caffe, src/caffe/net.cpp: HDF5 files need not hold what the net shares, binary ones must.
+    """
+    if file is None or file.format != "HDF5":
+        return len(blobs) == len(shapes)
+    lacking = [i for i in range(len(shapes)) if i >= len(blobs) or blobs[i] is None]
+    return len(blobs) <= len(shapes) and all(owners.get((layer, i), (layer, i)) != (layer, i) for i in lacking)
+
+
+def _count(shapes: Sequence[Shape]) -> str:
+    shown = ", ".join(str(tuple(s)) for s in shapes)
+    return f"{len(shapes)} blob{'' if len(shapes) == 1 else 's'}" + (f" of {shown}" if shown else "")
 
 
 def _place(
@@ -82,6 +102,7 @@ def _place(
     if not shapes_equal(blob.shape, shape):
         found.mismatches.append(
             f'layer "{key[0]}", blob {key[1]}: the file has {blob.shape}, the net asks for {tuple(shape)}'
+            + _hint(blob.shape, shape)
         )
         return np.zeros(shape, np.float32) if array is None else array
     stored = blob.array().reshape(shape)
@@ -105,6 +126,18 @@ def shapes_equal(stored: Shape, wanted: Shape) -> bool:
     if tuple(stored) == tuple(wanted):
         return True
     return len(stored) == 4 and len(wanted) < 4 and (1,) * (4 - len(wanted)) + tuple(wanted) == tuple(stored)
+
+
+def _hint(stored: Shape, wanted: Shape) -> str:
+    """Return what a difference of shapes may come from; nothing where it could be anything."""
+    if len(stored) == len(wanted) == 4 and stored[0] == wanted[0] and stored[2:] == tuple(wanted[2:]):
+        if wanted[1] and stored[1] % wanted[1] == 0:
+            return f"; the weights look ungrouped: `group` is {stored[1] // wanted[1]} times too large"
+        if stored[1] and wanted[1] % stored[1] == 0:
+            return f"; the weights look grouped: `group` is {wanted[1] // stored[1]} times too small"
+    if len(stored) == len(wanted) and stored[1:] == tuple(wanted[1:]):
+        return "; `num_output` differs: a layer that is to be learned anew needs a name that the file does not have"
+    return ""
 
 
 def mismatch_error(found: Matched, net: object, weights: object) -> WeightsError:

@@ -19,6 +19,7 @@ from caffeinit.caffe import schema
 from caffeinit.caffe.textformat import Reading, read_text
 from caffeinit.caffe.upgrade import generation, upgrade_net
 from caffeinit.errors import FormatError
+from caffeinit.files import read_bytes_limited
 
 MAX_NET_BYTES = 1 << 28
 MAX_LAYERS = 100_000
@@ -120,7 +121,7 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
 
 def _read_message(path: Path) -> tuple[Any, Reading, str]:
     """Return the NetParameter in a file, what the text said beyond it, and its form."""
-    raw = _read_bytes(path)
+    raw = read_bytes_limited(path, MAX_NET_BYTES, "net definition; are net and weights in the right order?")
     if _looks_binary(raw):
         message = schema.message("NetParameter")()
         try:
@@ -142,19 +143,6 @@ def _read_message(path: Path) -> tuple[Any, Reading, str]:
         if solver is not None:
             return solver
     return message, reading, "text"
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.exists():
-        raise FormatError(f"{path}: there is no such file")
-    if not path.is_file():
-        raise FormatError(f"{path}: is not a regular file")
-    if path.stat().st_size > MAX_NET_BYTES:
-        raise FormatError(f"{path}: is larger than any net definition; are net and weights in the right order?")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _looks_binary(raw: bytes) -> bool:

@@ -231,6 +231,23 @@ def v1_number(kind: str) -> int:
     raise FormatError(f"there was no layer type {kind} in V1 files; upgrade the weights file first")
 
 
+def v0_type(name: str) -> str:
+    """Return today's name of a V0 layer type; one that is not known stays as it is."""
+    return _today(_V0_TYPES[name]) if name in _V0_TYPES else name
+
+
+def v0_name(kind: str) -> str:
+    """Return the V0 name of a layer type in today's spelling.
+
+    Raises:
+        FormatError: V0 had no such type.
+    """
+    for name in _V0_TYPES:
+        if v0_type(name) == kind:
+            return name
+    raise FormatError(f"there was no layer type {kind} in V0 files; upgrade the weights file first")
+
+
 def _today(name: str) -> str:
     return _V1_TYPES.get(name) or name.title().replace("_", "")
 

@@ -18,10 +18,14 @@ import numpy as np
 
 from caffeinit.caffe import wire
 from caffeinit.caffe.blobs import Blob, encode_blob, encode_legacy_blob, read_blob
-from caffeinit.caffe.upgrade import v1_number, v1_type
+from caffeinit.caffe.foreign import foreign_kind, other_message
+from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type
 from caffeinit.errors import FormatError, WeightsError
 from caffeinit.files import check_regular_file, replacing
 
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_V0_BLOBS, _V1_BLOBS, _V2_BLOBS = 50, 6, 7
+_ALL_BLOBS: wire.PruneTree = {100: {_V2_BLOBS: None}, 2: {_V1_BLOBS: None, 1: {_V0_BLOBS: None}}}
 BlobKey = tuple[str, int]
 NewLayers = Mapping[str, tuple[str, Sequence[np.ndarray]]]
 
@@ -46,7 +50,8 @@ class WeightsFile(Protocol):
 
     Attributes:
         format: "V0", "V1", "V2" or "HDF5".
-        layers: layer -> its blobs, in file order; of layers with one name the first, as Caffe takes it.
+        layers: layer -> its blobs, in file order. Of layers with one name it is the last that has any: Caffe copies
+            each into the net's layer, over the one before. HDF5 leaves out what a net shares; there None stands.
         types: layer -> type, in today's spelling; empty for HDF5, which does not tell.
     """
 
@@ -55,12 +60,16 @@ class WeightsFile(Protocol):
     notes: list[str]
 
     @property
-    def layers(self) -> Mapping[str, Sequence[StoredBlob]]:
+    def layers(self) -> Mapping[str, Sequence[StoredBlob | None]]:
         """Layer -> its blobs."""
 
     @property
     def types(self) -> Mapping[str, str]:
         """Layer -> type."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the file."""
 
     def write(
         self, path: str | PathLike[str], arrays: Mapping[BlobKey, np.ndarray], added: NewLayers, force: bool = False
@@ -105,25 +114,27 @@ class BinaryWeights:
         for (layer, index), array in arrays.items():
             blob = self.layers[layer][index]
             edits += [(start, start + len(new), new) for start, new in blob.patches(array)]
+        tail = b""
         for name, (kind, blobs) in added.items():
-            edits += self._insert(name, kind, blobs)
+            if name in self.places:
+                edits += self._insert(name, blobs)
+            else:
+                tail += _new_layer(self.format, name, kind, blobs)
         edits.sort(key=lambda e: e[:2])
         with replacing(path, force) as temporary, open(temporary, "wb") as file:
             for piece in _pieces(self.data, edits):
                 file.write(piece)
+            file.write(tail)
 
-    def _insert(self, name: str, kind: str, arrays: Sequence[np.ndarray]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield the edits that add blobs to a layer without any, or a layer at the end of the file."""
-        for array in arrays:
-            if not np.isfinite(array).all():
-                raise WeightsError(f'layer "{name}": a number to be written is not finite')
-        encode = encode_blob if self.format == "V2" else encode_legacy_blob
-        if name not in self.places:
-            end = len(self.data)
-            yield end, end, _new_layer(self.format, name, kind, [encode(a) for a in arrays])
-            return
+    def embedded_net(self) -> bytes:
+        """Return the NetParameter in the file without its blobs."""
+        return wire.pruned(self.data, 0, len(self.data), _ALL_BLOBS)
+
+    def _insert(self, name: str, arrays: Sequence[np.ndarray]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the edits that give blobs to a layer that stands in the file without any."""
+        assert not self.layers[name], f"{name} has blobs already"
         place = self.places[name]
-        content = b"".join(wire.encode_bytes(place.blob_field, encode(a)) for a in arrays)
+        content = _encode_blobs(name, arrays, place.blob_field)
         yield place.messages[-1].end, place.messages[-1].end, content
         grown = len(content)
         for message in reversed(place.messages):
@@ -144,13 +155,30 @@ def _pieces(data: wire.Buffer, edits: Sequence[tuple[int, int, Any]]) -> Iterato
     yield view[at:]
 
 
-def _new_layer(generation: str, name: str, kind: str, blobs: Sequence[bytes]) -> bytes:
+def _encode_blobs(layer: str, arrays: Sequence[np.ndarray], blob_field: int) -> bytes:
+    """Return the blob fields of a layer.
+
+    Raises:
+        WeightsError: a number is not finite, or V1 has no form for the shape.
+    """
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise WeightsError(f'layer "{layer}": a number to be written is not finite')
+    encode = encode_blob if blob_field == _V2_BLOBS else encode_legacy_blob
+    return b"".join(wire.encode_bytes(blob_field, encode(a)) for a in arrays)
+
+
+def _new_layer(generation: str, name: str, kind: str, arrays: Sequence[np.ndarray]) -> bytes:
+    """Return a layer entry as it stands in a net of this generation."""
     title = name.encode()
     if generation == "V2":
         body = wire.encode_bytes(1, title) + wire.encode_bytes(2, kind.encode())
-        return wire.encode_bytes(100, body + b"".join(wire.encode_bytes(7, b) for b in blobs))
-    body = wire.encode_bytes(4, title) + wire.encode_number(5, v1_number(kind))
-    return wire.encode_bytes(2, body + b"".join(wire.encode_bytes(6, b) for b in blobs))
+        return wire.encode_bytes(100, body + _encode_blobs(name, arrays, _V2_BLOBS))
+    if generation == "V1":
+        body = wire.encode_bytes(4, title) + wire.encode_number(5, v1_number(kind))
+        return wire.encode_bytes(2, body + _encode_blobs(name, arrays, _V1_BLOBS))
+    # In a V0 file Caffe looks only at what is nested; a V1 entry among the others would lose its name.
+    body = wire.encode_bytes(1, title) + wire.encode_bytes(2, v0_name(kind).encode())
+    return wire.encode_bytes(2, wire.encode_bytes(1, body + _encode_blobs(name, arrays, _V0_BLOBS)))
 
 
 def open_weights(path: str | PathLike[str]) -> WeightsFile:
@@ -163,13 +191,16 @@ def open_weights(path: str | PathLike[str]) -> WeightsFile:
     path = check_regular_file(path)
     if path.stat().st_size == 0:
         raise FormatError(f"{path}: is empty")
-    with open(path, "rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if data[:8] == b"\x89HDF\r\n\x1a\n":
+    try:
+        with open(path, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: cannot be read: {error}") from None
+    if data[:8] == HDF5_MAGIC:
         from caffeinit.caffe.hdf5 import open_hdf5
 
         return open_hdf5(path)
-    foreign = _foreign(data[:4096])
+    foreign = foreign_kind(data[:4096])
     if foreign:
         raise FormatError(f"{path}: is {foreign}, not a caffemodel")
     try:
@@ -180,33 +211,19 @@ def open_weights(path: str | PathLike[str]) -> WeightsFile:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def _foreign(head: bytes) -> str:
-    """Return what a file that begins like this is, if it is something well known."""
-    if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer; the file itself was never downloaded (git lfs pull)"
-    if head.lstrip()[:1] == b"<":
-        return "a web page; the download went wrong"
-    if head.startswith(b"PK\x03\x04"):
-        return "a zip archive (or a PyTorch checkpoint)"
-    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
-        return "a Python pickle"
-    if head.startswith(b"\x1f\x8b"):
-        return "a gzip archive; unpack it first"
-    if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
-        return "a text file; are net and weights in the right order?"
-    return ""
-
-
 def _index(path: Path, data: wire.Buffer) -> BinaryWeights:
     found = BinaryWeights(path, data)
     generations: set[str] = set()
-    numbers: set[tuple[int, int]] = set()
-    for entry in wire.fields(data, 0, len(data)):
-        numbers.add((entry.number, entry.wire))
-        if entry.number in (2, 100) and entry.wire == wire.BYTES and (1, wire.VARINT) not in numbers:
-            generations.add(_index_layer(found, entry))
-    if (1, wire.VARINT) in numbers:
-        raise FormatError(f"{path}: {_not_a_net(numbers)}")
+    kinds: set[tuple[int, int]] = set()
+    budget = wire.Budget()
+    for entry in wire.fields(data, 0, len(data), budget):
+        kinds.add((entry.number, entry.wire))
+        if (1, wire.VARINT) in kinds:
+            continue  # no net: a net's field 1 is its name; what it is will be told by its other fields
+        if entry.number in (2, 100) and entry.wire == wire.BYTES:
+            generations.add(_index_layer(found, entry, budget))
+    if (1, wire.VARINT) in kinds:
+        raise FormatError(f"{path}: {other_message(kinds)}")
     if not generations:
         raise FormatError(f"{path}: there are no layers in it: it is no caffemodel")
     found.format = min(generations)
@@ -215,43 +232,40 @@ def _index(path: Path, data: wire.Buffer) -> BinaryWeights:
     return found
 
 
-def _not_a_net(numbers: set[tuple[int, int]]) -> str:
-    if (7, wire.BYTES) in numbers:
-        return "is an ONNX model, not a caffemodel"
-    return "is a solverstate: it holds the solver's history, not weights. The caffemodel of the same iteration has them"
-
-
-def _index_layer(found: BinaryWeights, entry: wire.Field) -> str:
+def _index_layer(found: BinaryWeights, entry: wire.Field, budget: wire.Budget) -> str:
     """Index one layer and return its generation."""
     data = found.data
-    inner = list(wire.fields(data, entry.start, entry.end))
+    inner = list(wire.fields(data, entry.start, entry.end, budget))
     name, kind = "", ""
-    messages, blob_field = [entry], 7
+    messages, blob_field = [entry], _V2_BLOBS
     generation = "V2" if entry.number == 100 else "V1"
     old = [f for f in inner if f.number == 1 and f.wire == wire.BYTES]
     if generation == "V1" and old:
-        generation, blob_field = "V0", 50
+        generation, blob_field = "V0", _V0_BLOBS
         messages.append(old[0])
-        inner = list(wire.fields(data, old[0].start, old[0].end))
+        inner = list(wire.fields(data, old[0].start, old[0].end, budget))
     elif generation == "V1":
-        blob_field = 6
+        blob_field = _V1_BLOBS
     for item in inner:
         if item.number == (4 if generation == "V1" else 1) and item.wire == wire.BYTES:
-            name = bytes(data[item.start : item.end]).decode("utf-8", "replace")
+            name = _text(data, item)
         elif generation == "V1" and item.number == 5 and item.wire == wire.VARINT:
             kind = v1_type(item.value)
         elif generation != "V1" and item.number == 2 and item.wire == wire.BYTES:
-            kind = bytes(data[item.start : item.end]).decode("utf-8", "replace")
+            kind = _text(data, item) if generation == "V2" else v0_type(_text(data, item))
     stored = [f for f in inner if f.number == blob_field and f.wire == wire.BYTES]
-    blobs = [read_blob(data, f.start, f.end, f'layer "{name}", blob {i}') for i, f in enumerate(stored)]
-    if name in found.layers:
-        if blobs:
-            found.notes.append(f'layer "{name}" is there again; its first copy counts')
-        return generation
-    found.layers[name] = blobs
-    found.types[name] = kind
-    found.places[name] = _Place(messages, blob_field)
+    blobs = [read_blob(data, f.start, f.end, f'layer "{name}", blob {i}', budget) for i, f in enumerate(stored)]
+    if found.layers.get(name) and blobs:
+        found.notes.append(f'layer "{name}" is there more than once; its last copy counts, as in Caffe')
+    if name not in found.layers or blobs:
+        found.layers[name] = blobs
+        found.types[name] = kind
+        found.places[name] = _Place(messages, blob_field)
     return generation
+
+
+def _text(data: wire.Buffer, item: wire.Field) -> str:
+    return bytes(data[item.start : item.end]).decode("utf-8", "replace")
 
 
 def write_new(path: str | PathLike[str], layers: NewLayers, net_name: str, force: bool = False) -> None:
@@ -266,11 +280,7 @@ def write_new(path: str | PathLike[str], layers: NewLayers, net_name: str, force
 
         write_new_hdf5(path, layers, force)
         return
-    for name, (_, arrays) in layers.items():
-        if not all(np.isfinite(a).all() for a in arrays):
-            raise WeightsError(f'layer "{name}": a number to be written is not finite')
     with replacing(path, force) as temporary, open(temporary, "wb") as file:
         if net_name:
             file.write(wire.encode_bytes(1, net_name.encode()))
-        for name, (kind, arrays) in layers.items():
-            file.write(_new_layer("V2", name, kind, [encode_blob(a) for a in arrays]))
+        file.writelines(_new_layer("V2", name, kind, arrays) for name, (kind, arrays) in layers.items())

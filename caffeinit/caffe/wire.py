@@ -1,18 +1,21 @@
 """Protobuf's wire format, just enough to know where in a file each field lies.
 
 Nothing is copied: a field is a number, a wire type and an extent of the buffer. So a weights file of any size is
-indexed in the time of its few thousand layers, and its numbers can be changed in place.
+indexed in the time of its few thousand layers, and its numbers can be changed in place. Groups, which protobuf gave
+up before Caffe was written, are stepped over.
 Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, GROUP_START, GROUP_END, FIXED32 = range(6)
-MAX_FIELDS = 2_000_000  # in one message; a file of empty fields would keep us busy for minutes
+MAX_FIELDS = 1_000_000  # in one file; a file of empty fields would keep us busy for minutes
+MAX_GROUPS = 64  # within each other
 
 
 class WireError(ValueError):
@@ -30,7 +33,25 @@ class Field(NamedTuple):
     value: int
 
 
+@dataclass
+class Budget:
+    """How many fields may still be looked at in one file, over all its messages."""
+
+    left: int = MAX_FIELDS
+
+    def spend(self) -> None:
+        """Count one field.
+
+        Raises:
+            WireError: there are too many.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise WireError("it has more fields than any net")
+
+
 Buffer = bytes | memoryview | mmap.mmap
+PruneTree = Mapping[int, "PruneTree | None"]
 
 
 def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
@@ -48,37 +69,88 @@ def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
     raise WireError("a number does not end")
 
 
-def fields(data: Buffer, start: int, end: int) -> Iterator[Field]:
+def fields(data: Buffer, start: int, end: int, budget: Budget | None = None) -> Iterator[Field]:
     """Yield the fields of the message that lies from `start` to `end`.
 
     Raises:
-        WireError: the bytes are not fields, or one reaches past the end.
+        WireError: the bytes are not fields, one reaches past the end, or the budget is spent.
     """
-    at, count = start, 0
+    budget = budget or Budget()
+    at = start
     while at < end:
-        begin = at
-        count += 1
-        if count > MAX_FIELDS:
-            raise WireError(f"more than {MAX_FIELDS} fields in one message")
-        tag, at = read_varint(data, at, end)
-        number, wire = tag >> 3, tag & 7
-        if number == 0 or number > 0x1FFFFFFF:
-            raise WireError(f"field number {number}")
-        value = 0
-        if wire == VARINT:
-            content = at
-            value, at = read_varint(data, at, end)
-        elif wire == BYTES:
-            length, content = read_varint(data, at, end)
-            at = content + length
-        elif wire in (FIXED32, FIXED64):
-            content = at
-            at += 4 if wire == FIXED32 else 8
+        field = read_field(data, at, end, budget)
+        yield field
+        at = field.end
+
+
+def read_field(data: Buffer, begin: int, end: int, budget: Budget) -> Field:
+    """Return the field whose tag stands at `begin`; of a group, the extent up to and with its end tag.
+
+    Raises:
+        WireError: as `fields`.
+    """
+    budget.spend()
+    number, wire, at = _read_tag(data, begin, end)
+    start, value = at, 0
+    if wire == VARINT:
+        value, at = read_varint(data, at, end)
+    elif wire == BYTES:
+        length, start = read_varint(data, at, end)
+        at = start + length
+    elif wire in (FIXED32, FIXED64):
+        at += 4 if wire == FIXED32 else 8
+    elif wire == GROUP_START:
+        at = _group_end(data, number, at, end, budget)
+    else:
+        raise WireError(f"wire type {wire}")
+    if at > end:
+        raise WireError("a field reaches past the end of its message")
+    return Field(number, wire, begin, start, at, value)
+
+
+def _read_tag(data: Buffer, at: int, end: int) -> tuple[int, int, int]:
+    tag, at = read_varint(data, at, end)
+    number, wire = tag >> 3, tag & 7
+    if number == 0 or number > 0x1FFFFFFF:
+        raise WireError(f"field number {number}")
+    return number, wire, at
+
+
+def _group_end(data: Buffer, number: int, at: int, end: int, budget: Budget) -> int:
+    """Return the position after a group's end tag; groups within it are walked without recursion."""
+    open_groups = [number]
+    while open_groups:
+        inner, wire, content = _read_tag(data, at, end)
+        if wire == GROUP_END:
+            if inner != open_groups.pop():
+                raise WireError("a group ends that did not begin")
+            at = content
+        elif wire == GROUP_START:
+            budget.spend()
+            open_groups.append(inner)
+            if len(open_groups) > MAX_GROUPS:
+                raise WireError(f"more than {MAX_GROUPS} groups within each other")
+            at = content
         else:
-            raise WireError(f"wire type {wire}")
-        if at > end:
-            raise WireError("a field reaches past the end of its message")
-        yield Field(number, wire, begin, content, at, value)
+            at = read_field(data, at, end, budget).end
+    return at
+
+
+def pruned(data: Buffer, start: int, end: int, tree: PruneTree) -> bytes:
+    """Return a message without the fields whose numbers `tree` has.
+
+    Args:
+        tree: field number -> None to leave the field out, or the tree to prune the message within it by.
+    """
+    pieces: list[bytes] = []
+    for field in fields(data, start, end):
+        if field.wire != BYTES or field.number not in tree:
+            pieces.append(bytes(data[field.begin : field.end]))
+            continue
+        inner = tree[field.number]
+        if inner is not None:
+            pieces.append(encode_bytes(field.number, pruned(data, field.start, field.end, inner)))
+    return b"".join(pieces)
 
 
 def encode_varint(number: int) -> bytes:

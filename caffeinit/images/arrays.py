@@ -182,11 +182,12 @@ def _read_idx(stream: BinaryIO | gzip.GzipFile, path: str) -> np.ndarray:
     head = stream.read(4)
     if not is_idx(head):
         raise ImagesError(f"{printable(path)}: not an idx file (the only kind read with gzip).")
-    dims = np.frombuffer(stream.read(4 * head[3]), ">u4").astype(object)
-    if len(dims) != head[3]:
+    raw = stream.read(4 * head[3])
+    if len(raw) != 4 * head[3]:
         raise ImagesError(f"{printable(path)}: cut off in its header.")
+    dims = [int(d) for d in np.frombuffer(raw, ">u4")]
     dtype = np.dtype(_IDX_TYPES[head[2]])
-    size = math.prod(int(d) for d in dims) * dtype.itemsize
+    size = math.prod(dims) * dtype.itemsize
     if size > MAX_UNPACKED:
         raise ImagesError(f"{printable(path)}: claims to hold {size} bytes: not an idx file, or too large.")
     data = bytearray()
@@ -195,7 +196,7 @@ def _read_idx(stream: BinaryIO | gzip.GzipFile, path: str) -> np.ndarray:
         data += piece
     if len(data) < size:
         raise ImagesError(f"{printable(path)}: cut off: {len(data)} of {size} bytes of pictures.")
-    return np.frombuffer(bytes(data), dtype).reshape([int(d) for d in dims])
+    return np.frombuffer(bytes(data), dtype).reshape(dims)
 
 
 def looks_packed(path: str | os.PathLike[str]) -> bool:

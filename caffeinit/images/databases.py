@@ -39,28 +39,27 @@ def _need(module: str, extra: str, path: str) -> Any:
 
 
 class _Environment:
-    """One open LMDB environment, read-only and without a lock file: nothing is written beside the user's data."""
+    """One open LMDB file, read-only and without a lock file: nothing is written beside the user's data."""
 
     def __init__(self, path: str) -> None:
         self.lmdb = _need("lmdb", "lmdb", path)
-        folder = os.path.isdir(path)
-        data = os.path.join(path, "data.mdb") if folder else path
         try:
-            with open_regular(data) as stream:
+            with open_regular(path) as stream:
                 head = stream.read(20)
             if head[16:20] != _LMDB_MAGIC:
                 raise ImagesError(
                     f"{printable(path)}: not an LMDB database, or written on a machine of another byte order."
                 )
-            self.handle = self.lmdb.open(
-                path, subdir=folder, readonly=True, lock=False, readahead=False, max_readers=64
-            )
+            self.handle = self.lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False, max_readers=64)
         except (OSError, self.lmdb.Error) as error:
             raise ImagesError(f"{printable(path)}: cannot be opened as an LMDB database: {printable(error)}") from error
 
     def keys(self) -> list[bytes]:
-        with self.handle.begin() as transaction:
-            return list(transaction.cursor().iternext(keys=True, values=False))
+        try:
+            with self.handle.begin() as transaction:
+                return list(transaction.cursor().iternext(keys=True, values=False))
+        except self.lmdb.Error as error:
+            raise ImagesError(f"LMDB: {printable(error)}") from error
 
     def get(self, key: bytes) -> bytes | None:
         try:
@@ -71,11 +70,11 @@ class _Environment:
 
 
 def _environment(path: str) -> _Environment:
-    real = os.path.realpath(path)
+    real = os.path.realpath(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
     with _lock:
         found = _environments.get(real)
         if found is None:
-            found = _environments[real] = _Environment(path)
+            found = _environments[real] = _Environment(real)
         return found
 
 

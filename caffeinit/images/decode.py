@@ -38,6 +38,7 @@ from PIL import (  # noqa: F401  the plugins register what they read, before thr
 )
 
 from caffeinit.errors import ImagesError
+from caffeinit.images.files import printable
 
 MAX_PIXELS = 1 << 27  # 134 megapixels: larger ones are taken for decompression bombs
 MAX_DECODED = 1 << 26  # pixels that may be held decoded, 200 MB of colour; draft mode brings a large JPEG below it
@@ -155,4 +156,4 @@ def _reason(error: BaseException) -> str:
         return "not a picture of a known kind"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "too large: may be a decompression bomb"
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__

@@ -58,14 +58,19 @@ def printable(name: object) -> str:
 def natural_key(path: str) -> tuple[object, ...]:
     """Return a sort key: folder by folder, numbers inside names by value; the path itself decides ties."""
     parts = re.split(r"[/\\]", path)
-    cut = ((int(p), "") if p.isdecimal() and p.isascii() else (-1, p) for part in parts for p in _runs(part))
-    return (tuple(cut), path)
+    return (tuple(_rank(run) for part in parts for run in _runs(part)), path)
+
+
+def _rank(run: str) -> tuple[int, int, str]:
+    if not run:
+        return (0, 0, "")
+    return (1, int(run), "") if len(run) < 19 and run.isdecimal() and run.isascii() else (2, 0, run)
 
 
 def _runs(part: str) -> list[str]:
-    # Runs of more digits than any counter has are text: int() refuses thousands of them. The empty end of each part
-    # sorts a folder's files before longer names that begin alike.
-    return [*(r for r in re.split(r"([0-9]{1,18})", part) if r), ""]
+    # The empty end of each part puts `a/9` before `a10/1`. Longer runs of digits than any counter has are text: int()
+    # refuses thousands of them.
+    return [*(r for r in re.split(r"([0-9]+)", part) if r), ""]
 
 
 def why_not_regular(path: str | os.PathLike[str]) -> str | None:

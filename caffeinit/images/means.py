@@ -39,8 +39,9 @@ def read_mean(path: str | PathLike[str]) -> np.ndarray:
 
 def _read_npy(path: PathLike[str]) -> np.ndarray:
     try:
-        return np.asarray(np.load(path, allow_pickle=False), np.float32)
-    except (ValueError, OSError, EOFError) as error:
+        # Mapped: a header that claims more than the file holds is refused before memory is asked for.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False), np.float32)
+    except (ValueError, TypeError, OSError, EOFError, OverflowError) as error:
         raise ImagesError(f"{path}: is no .npy file that can be read: {error}") from None
 
 

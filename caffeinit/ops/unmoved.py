@@ -21,7 +21,7 @@ class Flat(OpRule):
         return [None] * len(node.input)
 
 
-@op_rule("Ceil", "Floor", "NonMaxSuppression", "Round")
+@op_rule("Ceil", "Floor", "Mod", "NonMaxSuppression", "Round")
 class Steps(Flat):
     """Steps at places that no scale moves."""
 

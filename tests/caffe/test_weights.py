@@ -2,13 +2,14 @@
 
 import contextlib
 import resource
+import time
 
 import numpy as np
 import pytest
 
-from caffeinit.caffe import wire
+from caffeinit.caffe import schema, wire
 from caffeinit.caffe.weights import open_weights, write_new
-from caffeinit.errors import CaffeinitError, FormatError, WeightsError
+from caffeinit.errors import CaffeinitError, WeightsError
 from tests.conftest import SHARED, shared
 
 VALUES = np.array([[1.5, -2.25, 3.0], [0.1, 1e-8, -7.0]], np.float32)
@@ -158,13 +159,120 @@ def test_a_number_that_is_not_finite_is_never_written(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_solverstate_is_told_apart(tmp_path):
-    state = (
-        wire.encode_number(1, 5000) + wire.encode_bytes(2, b"x.caffemodel") + wire.encode_bytes(3, ENCODINGS["packed"])
+@pytest.mark.parametrize("generation", LAYERS)
+@pytest.mark.parametrize("order", [("new", "empty"), ("empty", "new")])
+def test_layers_are_added_after_a_last_one_that_gets_blobs(tmp_path, generation, order):
+    # Both land at the file's end: in the wrong order, the new layer would come to lie within the old one.
+    path = tmp_path / "w"
+    path.write_bytes(LAYERS[generation]("one", ENCODINGS["packed"]) + LAYERS[generation]("empty"))
+    added = {name: ("InnerProduct", [VALUES + len(name)]) for name in order}
+    open_weights(path).write(tmp_path / "new", {("one", 0): VALUES * 2}, added)
+    file = open_weights(tmp_path / "new")
+    assert list(file.layers) == ["one", "empty", "new"]
+    assert file.format == generation
+    np.testing.assert_array_equal(file.layers["one"][0].array(), VALUES * 2)
+    for name in order:
+        np.testing.assert_array_equal(file.layers[name][0].array().reshape(2, 3), VALUES + len(name))
+
+
+@pytest.mark.parametrize("generation", LAYERS)
+def test_what_is_added_is_what_protobuf_reads(tmp_path, generation):
+    path = write_file(tmp_path / "w", LAYERS[generation]("one", ENCODINGS["packed"]))
+    open_weights(path).write(tmp_path / "new", {}, {"new": ("InnerProduct", [VALUES])})
+    net = schema.message("NetParameter")()
+    net.ParseFromString((tmp_path / "new").read_bytes())
+    new = (net.layer if generation == "V2" else net.layers)[-1]
+    if generation == "V0":  # Caffe takes nothing from a V0 file but what is nested
+        assert not new.name
+        new = new.layer
+        assert new.type == "innerproduct"
+    assert new.name == "new"
+    np.testing.assert_array_equal(np.frombuffer(new.blobs[0].data, "<f4"), VALUES.ravel())
+    axes = list(new.blobs[0].shape.dim) or [getattr(new.blobs[0], n) for n in ("num", "channels", "height", "width")]
+    assert axes == ([2, 3] if generation == "V2" else [1, 1, 2, 3])
+
+
+@pytest.mark.parametrize("generation", ["V0", "V1"])
+@pytest.mark.parametrize(
+    ("kind", "array", "words"),
+    [("BatchNorm", VALUES, "no layer type BatchNorm in V"), ("Convolution", np.ones((1,) * 5), "upgrade the file")],
+)
+def test_what_an_old_form_cannot_say_is_refused(tmp_path, generation, kind, array, words):
+    path = write_file(tmp_path / "w", LAYERS[generation]("one", ENCODINGS["packed"]))
+    with pytest.raises(CaffeinitError, match=words):
+        open_weights(path).write(tmp_path / "new", {}, {"new": (kind, [array])})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("generation", LAYERS)
+def test_of_layers_of_one_name_the_last_counts_and_is_changed(tmp_path, generation):
+    # Net::CopyTrainedLayersFrom copies each into the same layer, so what the last one holds is what Caffe runs.
+    other = dims(2, 3) + wire.encode_bytes(5, (VALUES + 1).tobytes())
+    layer = LAYERS[generation]
+    path = write_file(
+        tmp_path / "w", layer("data") + layer("ip", ENCODINGS["packed"]) + layer("ip", other) + layer("data")
     )
-    (tmp_path / "x.solverstate").write_bytes(state)
-    with pytest.raises(FormatError, match="solverstate"):
-        open_weights(tmp_path / "x.solverstate")
+    file = open_weights(path)
+    assert list(file.layers) == ["data", "ip"]
+    np.testing.assert_array_equal(file.layers["ip"][0].array(), VALUES + 1)
+    assert file.notes == ['layer "ip" is there more than once; its last copy counts, as in Caffe']
+    file.write(tmp_path / "new", {("ip", 0): VALUES + 2}, {})
+    old, new = path.read_bytes(), (tmp_path / "new").read_bytes()
+    assert VALUES.tobytes() in new
+    assert new == old.replace((VALUES + 1).tobytes(), (VALUES + 2).tobytes())
+
+
+@pytest.mark.parametrize("generation", LAYERS)
+def test_the_embedded_net_is_everything_but_the_blobs(tmp_path, generation):
+    layer = LAYERS[generation]
+    path = write_file(tmp_path / "w", layer("one", ENCODINGS["packed"], ENCODINGS["double"]) + layer("two"))
+    assert open_weights(path).embedded_net() == wire.encode_bytes(1, b"net") + layer("one") + layer("two") + UNKNOWN
+
+
+def test_the_types_of_all_generations_are_spelled_as_today(tmp_path):
+    for generation, layer in LAYERS.items():
+        file = open_weights(write_file(tmp_path / generation, layer("ip", ENCODINGS["packed"])))
+        assert file.types == {"ip": "InnerProduct"}
+
+
+def test_an_empty_blob_is_of_no_use_but_no_obstacle(tmp_path):
+    file = open_weights(write_file(tmp_path / "w", v2_layer("ip", ENCODINGS["packed"]) + v2_layer("other", b"")))
+    assert [b.shape for b in file.layers["other"]] == [(0,)]
+    assert file.layers["other"][0].array().shape == (0,)
+
+
+def test_numbers_of_another_count_are_not_written(tmp_path):
+    path = write_file(tmp_path / "w", v2_layer("ip", ENCODINGS["packed"]))
+    with pytest.raises(WeightsError, match='layer "ip", blob 0: 3 numbers are given for the 6'):
+        open_weights(path).write(tmp_path / "new", {("ip", 0): VALUES[0]}, {})
+
+
+def test_a_source_may_be_replaced_by_what_is_written(tmp_path):
+    path = write_file(tmp_path / "w", v2_layer("ip", ENCODINGS["packed"]))
+    file = open_weights(path)
+    file.write(path, {("ip", 0): VALUES * 2}, {}, force=True)
+    np.testing.assert_array_equal(open_weights(path).layers["ip"][0].array(), VALUES * 2)
+
+
+HOSTILE = {
+    # Runs of one number each, which may not cost a look at all that follows.
+    "short runs": (wire.encode_number(20, 1) + b"\x2d1234") * 200_000,
+    "fields without end": b"\xa2\x06\x00" * 2_000_000,
+    "axes without end": wire.encode_bytes(7, wire.encode_bytes(1, b"\xff\xff\xff\xff\x07" * 1_000_000)),
+    "shapes without end": wire.encode_bytes(7, b"\x08\x01") * 500_000,
+    "nothing, by a shape that cannot be": dims(0, 2**63, 2**63),
+    "a negative axis": wire.encode_number(1, 2**64 - 2) + wire.encode_number(2, 2**64 - 3) + bytes.fromhex("2a00"),
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("blob", HOSTILE)
+def test_hostile_blobs_are_refused_in_bounded_time(tmp_path, blob):
+    path = write_file(tmp_path / "w", v2_layer("ip", HOSTILE[blob]))
+    began = time.monotonic()
+    with pytest.raises(CaffeinitError):
+        open_weights(path)
+    assert time.monotonic() - began < 10  # the limit for damaged files
 
 
 @pytest.mark.parametrize("suffix", ["caffemodel", "caffemodel.h5"])

@@ -16,6 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
+from caffeinit.labels import solve
+from caffeinit.scale_walk import Scales
+from caffeinit.scales import ScaleSystem
 from tests.ops.reference import NEW_OPS
 
 
@@ -65,8 +68,8 @@ class Built:
     grads: list[str]
 
 
-def build(row: Case) -> Built:
-    """Return a graph of the operator and its gradients, with a top diff as input for every real output."""
+def forward_graph(row: Case) -> tuple[Graph, list[str], list[str]]:
+    """Return a graph of the operator, the operands that are differentiated, and all results."""
     graph = Graph()
     graph.batch_axis_free = not row.is_bound
     names, wrt = [], []
@@ -82,8 +85,13 @@ def build(row: Case) -> Built:
             graph.add_initializer(name, _draw(rng, operand, operand.shape))
         names.append(name)
         wrt.append(name)
-    ys = graph.ops(row.op, *names, outputs=row.outputs, **row.attributes)
-    tops = [y for y in ys if graph.elem_type(y) == TensorProto.FLOAT]
+    return graph, wrt, graph.ops(row.op, *names, outputs=row.outputs, **row.attributes)
+
+
+def build(row: Case) -> Built:
+    """Return a graph of the operator and its gradients, with a top diff as input for every real output."""
+    graph, wrt, results = forward_graph(row)
+    tops = [y for y in results if graph.elem_type(y) == TensorProto.FLOAT]
     diffs = {y: graph.add_input(f"d{y}", graph.shape(y)) for y in tops}
     grads = append_backward(graph, diffs, wrt)
     return Built(graph, wrt, tops, [grads[w] for w in wrt])
@@ -174,3 +182,32 @@ def _check_differences(built: Built, feeds, double, forward) -> None:
         size = float(np.sum(np.abs(double[name] * v[wanted]))) + abs(slope) + 1e-3
         # Constants are stored in single precision (6e-8); the differences themselves are good to 1e-9 or so.
         assert abs(given - slope) <= 1e-6 * size, (wanted, given, slope)
+
+
+def check_scale(row: Case) -> int:
+    """Scale a row's operands as its rule allows, hold the results against what the rule says; return what was free."""
+    graph, wrt, results = forward_graph(row)
+    params = [w for w in wrt if w in graph.initializers]
+    moving = [w for w in wrt if w in graph.inputs] or params
+    learned = [p for p in params if p not in moving]
+    scales = Scales(graph, learned)
+    for name in moving:
+        scales.values[name] = scales.constraints.fresh((1, *graph.shape(name)[1:]))
+    scales.visit(graph.nodes[0])
+    scales.close()
+    system = ScaleSystem(scales.values, scales.links, scales.first_uses(), solve(scales.constraints))
+    rng = np.random.default_rng(6)
+    feeds = {w: graph.initializers[w] for w in params} | {
+        f"x{i}": rng.uniform(o.low, o.high, o.shape)
+        for i, o in enumerate(row.operands)
+        if isinstance(o, Operand) and o.moves
+    }
+    unknowns = rng.uniform(-0.5, 0.5, system.num_unknowns)
+    factors = {name: np.exp(system.log_scales(labels, unknowns)) for name, labels in system.labels.items()}
+    scaled = feeds | {m: feeds[m] * factors[m] for m in moving} | system.rescaled(graph, unknowns)
+    evaluator = doubles(graph, results, tuple(params))
+    before, after = (evaluate(evaluator, results, f) for f in (feeds, scaled))
+    for result, one, other in zip(results, before, after, strict=True):
+        # Double precision.
+        np.testing.assert_allclose(other, one * factors[result], rtol=1e-9, atol=1e-9, err_msg=result)
+    return system.num_unknowns

@@ -1,4 +1,4 @@
-"""Every operator's gradient against central differences, and single against double precision."""
+"""Every operator's gradient against central differences, and its scale rule against scaled operands."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from caffeinit.ops import known_ops
 from caffeinit.ops.base import _RULES
 from caffeinit.ops.unmoved import Flat
-from tests.ops.checks import Operand, case, check_gradient, param
+from tests.ops.checks import Operand, case, check_gradient, check_scale, param
 
 POSITIVE = Operand((2, 3, 4), 0.5, 3.0)
 X = (2, 3, 4)
@@ -209,6 +209,27 @@ CASES = [
 @pytest.mark.parametrize("row", CASES, ids=str)
 def test_the_gradient_is_the_slope(row):
     check_gradient(row)
+
+
+# What is not homogeneous: nothing before or behind it can be scaled.
+BARRIERS = {
+    "Celu", "Clip", "Cos", "Einsum", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "InstanceNormalization",
+    "LRN", "LayerNormalization", "Log", "LogSoftmax", "MeanVarianceNormalization", "ReduceLogSum", "ReduceLogSumExp",
+    "ReduceProd", "Selu", "Sigmoid", "Sin", "Softmax", "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
+}  # fmt: skip
+
+
+# Beside an array that is not the weight of a unit these may be held too.
+HELD_BY_PARAMETERS = {"Gemm", "MatMul", "Max", "Mean", "Min", "Pow", "Where"}
+
+
+@pytest.mark.parametrize("row", CASES, ids=str)
+def test_factors_pass_as_the_rule_says(row):
+    free = check_scale(row)
+    if row.op in BARRIERS:
+        assert free == 0
+    elif row.op not in HELD_BY_PARAMETERS or all(isinstance(o, Operand) and o.moves for o in row.operands):
+        assert free > 0
 
 
 NO_ROW = {"Upsample"}  # gone from opset 10 on, so that no evaluator runs it here
