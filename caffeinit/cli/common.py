@@ -182,6 +182,7 @@ def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
         num_images=options.pop("num_images"),
         batch_size=options.pop("batch_size"),
         strict=options.pop("strict"),
+        threads=network.settings.threads or None,
         mean=values,
         mean_file=options.pop("mean_file"),
         scale=options.pop("scale"),
