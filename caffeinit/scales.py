@@ -9,12 +9,13 @@ then linear functions of independent unknowns.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.sparse.linalg import lsmr
 
 from caffeinit.graph import Graph, attribute
-from caffeinit.labels import PINNED, Labels, Solution, solve
+from caffeinit.labels import PINNED, Constraints, Labels, Solution, solve
 from caffeinit.norms import stored_factor
 from caffeinit.scale_walk import Link, Scales, Use
 
@@ -29,6 +30,7 @@ class ScaleSystem:
         labels: value that depends on an input -> its label array.
         links: all uses of units, in graph order.
         uses: learned initializer -> how it is scaled. All its uses scale it alike.
+        constraints: what the labels were found from.
         solution: labels in terms of the unknowns.
         unknown_operators: operators without a rule, which are barriers.
     """
@@ -36,8 +38,12 @@ class ScaleSystem:
     labels: dict[str, Labels]
     links: list[Link]
     uses: dict[str, Use]
-    solution: Solution
+    constraints: Constraints
+    solution: Solution = field(init=False)
     unknown_operators: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.solution = solve(self.constraints)
 
     @property
     def num_unknowns(self) -> int:
@@ -56,6 +62,37 @@ class ScaleSystem:
         """Return, for each distinct label that is not free, why."""
         held = np.unique(labels[~self.is_free(labels)])
         return list(dict.fromkeys(self.solution.reason(int(n)) for n in held))
+
+    def unknowns_for(self, labels: Labels, wanted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Return the unknowns that bring log scales closest to wanted ones; the mean over what is tied.
+
+        Args:
+            labels: those that matter, (n,); the unknowns that they do not depend on are 0.
+            wanted: (n,) log scales; not finite ones do not count.
+            weights: (n,) of the squared differences; 1 by default.
+        """
+        counts = np.isfinite(wanted)
+        roots = np.sqrt(np.ones(len(labels)) if weights is None else weights)[counts]
+        rows = self.solution.matrix[labels[counts]].multiply(roots[:, None]).tocsr()
+        if self.num_unknowns == 0 or rows.nnz == 0:
+            return np.zeros(self.num_unknowns)
+        return np.asarray(lsmr(rows, wanted[counts] * roots, atol=1e-14, btol=1e-14, maxiter=10000)[0])
+
+    def below_floor(self, unknowns: np.ndarray) -> Labels:
+        """Return the labels of norm channels whose stored variance would be negative, inputs and outputs."""
+        scales, found = self.solution.matrix @ unknowns, [np.zeros(0, int)]
+        for link in self.links:
+            if link.floor is not None:
+                gained = scales[link.inputs] - (0 if "weight" in link.initializers else scales[link.outputs])
+                low = gained < link.floor
+                found += [link.inputs[low], link.outputs[low]]
+        return np.unique(np.concatenate(found))
+
+    def held(self, labels: Labels, reason: str) -> ScaleSystem:
+        """Return the system with further labels held at factor 1; its unknowns are others."""
+        constraints = replace(self.constraints, pins=[*self.constraints.pins])
+        constraints.pin(labels, reason)
+        return ScaleSystem(self.labels, self.links, self.uses, constraints, self.unknown_operators)
 
     def rescaled(self, graph: Graph, unknowns: np.ndarray) -> dict[str, np.ndarray]:
         """Return the learned arrays, in float64, that make the net's values scaled and its outputs the same.
@@ -98,6 +135,4 @@ def find_scales(graph: Graph, learned: Collection[str], outputs: Sequence[str] |
         if name in scales.values:
             scales.constraints.pin(scales.values[name], f"net output {name}")
     scales.close()
-    return ScaleSystem(
-        scales.values, scales.links, scales.first_uses(), solve(scales.constraints), scales.unknown_operators
-    )
+    return ScaleSystem(scales.values, scales.links, scales.first_uses(), scales.constraints, scales.unknown_operators)

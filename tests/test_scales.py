@@ -246,3 +246,27 @@ def test_relations_are_solved_exactly():
     np.testing.assert_array_equal(matrix[total], matrix[a])
     assert not matrix[b[0]].any()
     assert matrix.shape[1] == 5
+
+
+def test_unknowns_are_fitted_to_wanted_scales():
+    net = build(GRAPHS["sum of one channel"][0])  # one channel is added to all six, so that all are tied
+    system = scales_of(net)
+    labels = system.links[0].outputs
+    wanted = np.array([1.0, 2.0, 3.0, np.nan, 6.0, 8.0])
+    np.testing.assert_allclose(system.log_scales(labels, system.unknowns_for(labels, wanted)), 4.0)
+    weighted = system.unknowns_for(labels, wanted, np.array([1.0, 1.0, 0, 1, 0, 0]))
+    np.testing.assert_allclose(system.log_scales(labels, weighted), 1.5)
+
+
+def test_channels_whose_variance_would_be_negative_are_found_and_can_be_held():
+    net = build(GRAPHS["batch norm and scale"][0])
+    system = scales_of(net)
+    link = next(link for link in system.links if link.kind == "norm")
+    wanted = np.where(np.arange(6) == 2, link.floor - 1, link.floor + 1)
+    unknowns = system.unknowns_for(link.inputs, wanted)
+    low = system.below_floor(unknowns)
+    assert set(low) == {link.inputs[2], link.outputs[2]}
+    held = system.held(low, "its variance would be negative")
+    assert held.num_unknowns == system.num_unknowns - 2
+    assert held.reasons(link.inputs[2:3]) == ["its variance would be negative"]
+    assert not held.below_floor(held.unknowns_for(link.inputs, np.maximum(wanted, -9))).size
