@@ -125,7 +125,7 @@ class Solution:
         """Return why a label without unknowns is held at factor 1."""
         if label == ZEROS:
             return "zero"
-        return self.reasons.get(int(self.tied[label]), "held by the scales of other values")
+        return self.reasons.get(int(self.tied[label]), "other values hold it")
 
 
 def solve(constraints: Constraints) -> Solution:
@@ -151,7 +151,24 @@ def solve(constraints: Constraints) -> Solution:
     reasons: dict[int, str] = {}
     for labels, reason in constraints.pins[::-1]:
         reasons.update(dict.fromkeys(tied[labels].tolist(), reason))
-    return Solution(_matrix(classes, substitutes), tied, reasons)
+    matrix = _matrix(classes, substitutes)
+    _explain(constraints.relations, tied, set(tied[np.diff(matrix.indptr)[:-1] == 0].tolist()), reasons)
+    return Solution(matrix, tied, reasons)
+
+
+def _explain(
+    relations: Sequence[tuple[Labels, np.ndarray]], tied: np.ndarray, held: set[int], reasons: dict[int, str]
+) -> None:
+    """Give classes that relations hold the reason of a class that they are related to."""
+    rows = [row for labels, _ in relations for row in np.unique(tied[np.maximum(labels, PINNED)], axis=0).tolist()]
+    rows = [row for row in rows if any(c in held and c not in reasons for c in row)]
+    size = -1
+    while size != len(reasons):
+        size = len(reasons)
+        for row in rows:
+            known = next((reasons[c] for c in row if c in reasons), None)
+            if known is not None and held.issuperset(row):
+                reasons.update({c: known for c in row if c not in reasons and c != tied[PINNED]})
 
 
 def _classes(count: int, ties: Sequence[np.ndarray], pinned: np.ndarray) -> np.ndarray:

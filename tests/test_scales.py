@@ -205,7 +205,13 @@ def test_an_array_that_is_also_read_otherwise_stays():
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("sigmoid", "Sigmoid"), ("constant added", "Add"), ("relu6", "Clip"), ("unknown operator", "Hardmax")],
+    [
+        ("sigmoid", "Sigmoid"),
+        ("lrn", "Conv"),
+        ("constant added", "Add"),
+        ("relu6", "Clip"),
+        ("unknown operator", "Hardmax"),
+    ],
 )
 def test_a_channel_that_is_held_has_its_reason(name, words):
     net = build(GRAPHS[name][0])
