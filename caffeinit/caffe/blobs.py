@@ -84,7 +84,9 @@ class Blob:
         Raises:
             WeightsError: a changed number is not finite, or not in the range of the stored type.
         """
-        new = merged(self.stored(), array, self.where)
+        # Single precision is only compared, so the usual one chunk need not be copied.
+        in_place = len(self.chunks) == 1 and self.dtype == _FLOAT
+        new = merged(self._view(self.chunks[0]) if in_place else self.stored(), array, self.where)
         if new is None:
             return
         at = 0
@@ -123,7 +125,7 @@ def merged(old: np.ndarray, array: np.ndarray, where: str) -> np.ndarray | None:
     Numbers that did not change keep their bits, also where the stored type is wider or narrower than float32.
 
     Args:
-        old: what is stored; changed in place where that saves a copy.
+        old: what is stored; changed in place, unless it is in single precision.
 
     Raises:
         WeightsError: a changed number is not finite, or not in the range of the stored type.
@@ -135,7 +137,7 @@ def merged(old: np.ndarray, array: np.ndarray, where: str) -> np.ndarray | None:
     changed = to_float(old, where).view(np.uint32) != given.view(np.uint32)
     if not changed.any():
         return None
-    if not np.isfinite(given[changed]).all():
+    if not np.isfinite(given).all() and not np.isfinite(given[changed]).all():  # to pick them out costs a copy
         raise WeightsError(f"{where}: a number to be written is not finite")
     if old.dtype == given.dtype:
         return given
