@@ -13,7 +13,7 @@ from caffeinit.ops.scaling import pools
 from caffeinit.ops.shape import rest_none
 
 
-@op_rule("Resize", "Upsample")
+@op_rule("Resize")
 class Resize(OpRule):
     """y = x sampled at other places, by the nearest value, linearly or cubically."""
 
@@ -30,13 +30,10 @@ class Resize(OpRule):
 def resize_matrices(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
     """Return axis -> matrix (old extent, new extent) of a Resize; axes that stay are left out."""
     mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
-    if node.op_type == "Upsample":
-        mode = "asymmetric"
     if mode == "tf_crop_and_resize" or attribute(node, "antialias", 0) or attribute(node, "axes"):
         raise GradientError(f"Resize with {mode}, antialias or axes")
     old, new = graph.shape(node.input[0]), graph.shape(node.output[0])
-    position = 1 if node.op_type == "Upsample" else 2
-    given = constant_of(graph, node.input[position]) if len(node.input) > position and node.input[position] else None
+    given = constant_of(graph, node.input[2]) if len(node.input) > 2 and node.input[2] else None
     scales = given if given is not None and given.size else np.divide(new, old)
     return {
         axis: axis_matrix(node, mode, a, b, float(scales[axis]))
@@ -51,7 +48,7 @@ def axis_matrix(node: onnx.NodeProto, mode: str, old: int, new: int, scale: floa
     kind = attribute(node, "mode", "nearest")
     matrix = np.zeros((old, new))
     if kind == "nearest":
-        rounding = "floor" if node.op_type == "Upsample" else attribute(node, "nearest_mode", "round_prefer_floor")
+        rounding = attribute(node, "nearest_mode", "round_prefer_floor")
         matrix[np.clip(_rounded(places, rounding), 0, old - 1), np.arange(new)] = 1
         return matrix
     left = np.floor(places).astype(int)
