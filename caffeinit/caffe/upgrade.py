@@ -104,6 +104,9 @@ _V0_FIELDS: dict[str, dict[str, str]] = {
     "det_crop_mode": {"window_data": "window_data_param.crop_mode"},
 }
 _TRANSFORM_FIELDS = ("scale", "mean_file", "crop_size", "mirror")
+_V1_FIELDS = frozenset(
+    "name type bottom top include exclude loss_weight blobs param blob_share_mode blobs_lr weight_decay layer".split()
+)
 _DATA_PARAMS = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 
 
@@ -136,6 +139,24 @@ def upgrade_net(net: Any) -> Any:
                 spec.lr_mult, spec.decay_mult = 0, 0
     _inputs_to_layer(new)
     return new
+
+
+def left_behind(net: Any) -> list[str]:
+    """Return what of a V0 or V1 net has no place in today's form, as `layer "NAME" (TYPE): FIELD`."""
+    lost = []
+    for entry in net.layers:
+        old, kind = entry.layer, entry.layer.type
+        if entry.HasField("layer"):
+            kept = {n for n, places in _V0_FIELDS.items() if kind in places or (n, kind) == ("pad", "padding")}
+            kept |= {"name", "type", "blobs", "blobs_lr", "weight_decay"}
+            names = [f.name for f, _ in old.ListFields() if f.name not in kept]
+            names += [f.name for f, _ in entry.ListFields() if f.name not in ("layer", "bottom", "top")]
+        else:
+            old, kind = entry, v1_type(entry.type)
+            fields = [f.name for f, _ in entry.ListFields()]
+            names = [n for n in fields if n not in _V1_FIELDS and not n.endswith("_param")]
+        lost += [f'layer "{old.name}" ({kind}): {name}' for name in names]
+    return lost
 
 
 def _fold_padding(entries: list[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ VERBS = {
     "init": "Draw all weights of a net, then normalise them on pictures.",
     "rescale": "Rescale the channels of given weights, from what pictures do in the net.",
     "inspect": "Show layers, shapes, parameters, and what can be rescaled.",
+    "upgrade": "Write a net or weights of 2013 or 2014 in today's form.",
     "demo": "Try it out: a small real net and real pictures, nothing needed.",
 }
 
