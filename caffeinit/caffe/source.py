@@ -63,13 +63,16 @@ class CaffeSource:
         self.file.write(path, arrays, self._added(params), force)
 
     def _added(self, params: Params) -> dict[str, tuple[str, Sequence[np.ndarray]]]:
-        """Return the layers that the file lacks and that have been given numbers."""
-        held = {layer for layer, _ in self.matched.stored}
+        """Return the layers that the file lacks and that have been given numbers.
+
+        A layer that only shares others' parameters is not lacking: Caffe leaves it out of HDF5 files.
+        """
+        held = {*self.matched.stored, *(key for key, owner in self.found.owners.items() if owner != key)}
         types = {entry.name: entry.type for entry in self.net.layers}
         return {
             layer: (types[layer], arrays)
             for layer, arrays in params.items()
-            if arrays and layer not in held and any(a.any() for a in arrays)
+            if any((layer, i) not in held for i in range(len(arrays))) and any(a.any() for a in arrays)
         }
 
 

@@ -127,8 +127,15 @@ class BinaryWeights:
             file.write(tail)
 
     def embedded_net(self) -> bytes:
-        """Return the NetParameter in the file without its blobs."""
-        return wire.pruned(self.data, 0, len(self.data), _ALL_BLOBS)
+        """Return the NetParameter in the file without its blobs.
+
+        Raises:
+            FormatError: it is damaged where no blobs are.
+        """
+        try:
+            return wire.pruned(self.data, 0, len(self.data), _ALL_BLOBS)
+        except wire.WireError as error:
+            raise FormatError(f"{self.path}: the net in it is damaged: {error}") from None
 
     def _insert(self, name: str, arrays: Sequence[np.ndarray]) -> Iterator[tuple[int, int, bytes]]:
         """Yield the edits that give blobs to a layer that stands in the file without any."""

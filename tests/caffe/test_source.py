@@ -93,6 +93,26 @@ def test_shared_parameters_are_one_array(tmp_path):
     np.testing.assert_array_equal(again.forward(batch)["two"], out["two"])
 
 
+def test_hdf5_without_the_copies_of_shared_parameters_is_kept_as_it_is(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["data/one/0"] = rng.standard_normal((4, 3, 3, 3)).astype("f4")
+        file["data/one/1"] = rng.standard_normal(4).astype("f4")
+        file.create_group("data/two")
+    (tmp_path / "net.prototxt").write_text(SIAMESE)
+    net = caffeinit.load(tmp_path / "net.prototxt", tmp_path / "w.h5")
+    assert net.params["two"][0] is net.params["one"][0]
+    assert net.params["two"][0].any()
+    net.save(tmp_path / "same.h5")
+    assert (tmp_path / "same.h5").read_bytes() == (tmp_path / "w.h5").read_bytes()
+    net.params["two"][1][...] = 7
+    net.save(tmp_path / "new.h5")
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert (file["data/one/1"][()] == 7).all()
+        assert not list(file["data/two"])
+
+
 def test_a_frozen_layer_keeps_its_values(tmp_path):
     frozen = CONV.replace("convolution_param", "param { lr_mult: 0 } convolution_param")
     net = load(tmp_path, input_layer(1, 3, 8, 8) + frozen + PRODUCT)
