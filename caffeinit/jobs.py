@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from caffeinit.equalize import equalize
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.graph import Shape
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
@@ -15,7 +16,7 @@ from caffeinit.units import Unit
 from caffeinit.within import normalize
 
 Progress = Callable[[int, int], None]
-MODES = ("normalize",)
+MODES = ("normalize", "equalize")
 
 
 def needed_inputs(network: Network) -> dict[str, Shape]:
@@ -106,6 +107,7 @@ def rescale(
 
     Args:
         mode: "normalize" gives every channel mean beta and standard deviation 1; the net's function changes.
+            "equalize" gives free channels standard deviation 1 and keeps the function; it draws nothing.
         layers: shell patterns of the layers to rescale; all by default.
         reinit: shell patterns of layers to draw again.
         images, method: as for `init`.
@@ -119,9 +121,27 @@ def rescale(
     if reinit and not select(network.params, reinit):
         raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
     calibration = as_calibration(images, needed_inputs(network))
+    if mode == "equalize":
+        return _equalize(network, calibration, chosen, drawn, progress)
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
     reports = _normalize(network, calibration, chosen | drawn, beta, drawing, True, progress)
     return _result(network, calibration, *reports, drawing)
+
+
+def _equalize(network: Network, calibration: Any, chosen: set[str], drawn: set[str], progress: Progress) -> Result:
+    if drawn:
+        names = ", ".join(sorted(drawn))
+        raise OptionError(f"mode equalize keeps the function, and so cannot draw layers: {names}")
+
+    def reason(unit: Unit) -> str:
+        if unit.name not in chosen:
+            return "not among the chosen layers"
+        return keeping_reason(unit, network.learned).get(unit.name, "")
+
+    reports, notes = equalize(network, calibration, reason, progress)
+    result = _result(network, calibration, reports, 0, Drawing())
+    result.notes += notes
+    return result
 
 
 def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:

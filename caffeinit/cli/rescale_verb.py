@@ -14,7 +14,7 @@ from caffeinit.cli.common import image_options, net_options, patterns, run_optio
 @click.argument("net", type=click.Path())
 @click.argument("weights", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="default: WEIGHTS.rescaled.caffemodel beside the input.")
-@click.option("--mode", type=click.Choice(["normalize"]), help="what to reach; has to be written out.")
+@click.option("--mode", type=click.Choice(["normalize", "equalize"]), help="what to reach; has to be written out.")
 @click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first.")
 @image_options
 @net_options
@@ -28,11 +28,16 @@ def command(net: str, weights: str, output: str | None, mode: str | None, reinit
 
     Mode normalize gives every channel mean beta and standard deviation 1: a start for training, no longer the same
     function. Layers that the weights file lacks are drawn and normalised with the rest.
+
+    Mode equalize gives standard deviation 1 to every channel whose scale is free, and keeps the net's function: the outputs
+    before and after are compared on the pictures, and nothing is written if they differ by more than rounding.
     """
     from caffeinit.cli.work import run_job
 
     if mode is None:
-        raise click.UsageError("--mode has to be given: normalize (the net's function changes)")
+        raise click.UsageError(
+            "--mode has to be given: normalize (the net's function changes) or equalize (it is kept)"
+        )
     target = output or str(default_output(Path(weights)))
     run_job("rescale", net, weights, target, options, mode=mode, reinit=patterns(reinit) or [])
 

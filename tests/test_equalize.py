@@ -1,0 +1,90 @@
+"""Unit deviations with the function kept: outputs stay, free channels have deviation 1."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.equalize import measure
+from caffeinit.errors import CaffeinitError
+from tests.caffe.test_models import files_of
+from tests.conftest import shared
+from tests.nets import NETS, pictures
+
+
+def outputs(net, batches):
+    from caffeinit.verify import compute_outputs
+
+    return compute_outputs(net, batches, net.graph.outputs)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_outputs_stay_and_channels_are_equal(name):
+    net, batches = NETS[name](), pictures()
+    before = outputs(net, batches)
+    result = caffeinit.rescale(net, batches, mode="equalize")
+    for old, new in zip(before, outputs(net, batches), strict=True):
+        for value in old:
+            np.testing.assert_allclose(new[value], old[value], rtol=0, atol=1e-5 * np.abs(old[value]).max())
+    again = measure(net, batches)
+    for unit, report in zip(net.units, result.units, strict=True):
+        found = again[unit.initializers[0]]
+        np.testing.assert_allclose(report.after.channel_stds, found.std, rtol=1e-3)
+        if report.done == "equalized":
+            np.testing.assert_allclose(found.std, 1, atol=1e-3)
+    assert sum(r.done == "equalized" for r in result.units) >= 2
+    assert any("moved by" in note for note in result.notes)
+
+
+def test_a_unit_that_is_not_chosen_keeps_its_bytes():
+    net, batches = NETS["chain"](), pictures()
+    before = [a.copy() for a in net.params["conv2"]]
+    caffeinit.rescale(net, batches, mode="equalize", layers=["conv1", "ip*"])
+    for old, new in zip(before, net.params["conv2"], strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_dead_channel_stays():
+    net, batches = NETS["chain"](), pictures()
+    net.params["conv1"][0][2] = 0
+    caffeinit.rescale(net, batches, mode="equalize")
+    assert not net.params["conv1"][0][2].any()
+    assert all(np.isfinite(a).all() for arrays in net.params.values() for a in arrays)
+
+
+def test_what_cannot_be_proved_is_refused(monkeypatch):
+    from caffeinit import equalize
+
+    net, batches = NETS["chain"](), pictures()
+    # A bug in a rule would show like this: one array is scaled without its neighbours.
+    real = equalize.apply
+
+    def broken(network, plan):
+        real(network, plan)
+        network.params["conv1"][0][...] *= 1.01
+
+    monkeypatch.setattr(equalize, "apply", broken)
+    with pytest.raises(CaffeinitError, match="Nothing is written"):
+        caffeinit.rescale(net, batches, mode="equalize")
+
+
+CLASSIFIERS = {
+    "lenet_v1_everpeace": (("images", "mnist"), {"scale": 1 / 256}),
+    "lenet_v2_ethereon": (("images", "mnist"), {"scale": 1 / 256}),
+    "cifar10_full_v1_everpeace": (("images", "cifar10", "test"), {"channels": "rgb", "mean": [125.3, 123, 113.9]}),
+    "resnet20_cifar10_worstirelia": (("images", "cifar10", "test"), {"channels": "rgb"}),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_not_one_prediction_of_a_trained_net_changes(name):
+    where, options = CLASSIFIERS[name]
+    source = shared(*where)
+    sources = [str(p) for p in source.glob("*images*")] or str(source)
+    net = caffeinit.load(*files_of(name))
+    calibration = list(caffeinit.read_images(net, sources, num_images=200, **options))
+    before = outputs(net, calibration)
+    caffeinit.rescale(net, calibration, mode="equalize")
+    for old, new in zip(before, outputs(net, calibration), strict=True):
+        for value in old:
+            np.testing.assert_array_equal(old[value].argmax(1), new[value].argmax(1))
+            np.testing.assert_allclose(new[value], old[value], rtol=0, atol=1e-5 * np.abs(old[value]).max())
