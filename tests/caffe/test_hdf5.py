@@ -1,6 +1,7 @@
 """Weights files in HDF5: links stay links, nothing outside the file is read, nothing is claimed that it cannot hold."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -259,3 +260,32 @@ def test_a_real_file_is_read(tmp_path):
         for index, blob in enumerate(blobs):
             if (layer, index) != ("conv1", 0):
                 np.testing.assert_array_equal(again.layers[layer][index].array(), blob.array())
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from caffeinit.caffe.weights import open_weights, write_new
+from caffeinit.errors import OutputError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+layer = {"new": ("InnerProduct", [np.ones((300, 300), np.float32)])}
+source, target = sys.argv[1:]
+for write in (lambda: write_new(target, layer, "net"), lambda: open_weights(source).write(target, {}, layer)):
+    try:
+        write()
+    except OutputError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_told_in_words_and_leaves_nothing(path, tmp_path):
+    pytest.importorskip("resource")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, path, tmp_path / "new.h5"], capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done
+    assert all(line.startswith(f"{tmp_path / 'new.h5'}: cannot be written: ") for line in lines), done
+    assert os.listdir(tmp_path) == ["w.h5"]
