@@ -7,13 +7,16 @@ Other packages add types of the same form through the entry point group `caffein
 from __future__ import annotations
 
 import difflib
+import functools
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from caffeinit.errors import LayerError
+from caffeinit.errors import CaffeinitError, LayerError
 from caffeinit.graph import Graph, Shape
 
+ENTRY_POINTS = "caffeinit.layers"
 Layer = Any  # caffe.LayerParameter of the private descriptor pool: today's (V2) form, `name` unique within the net.
 
 
@@ -110,8 +113,41 @@ def layer_type(*names: str) -> Any:
 
 
 def find_type(name: str) -> LayerType | None:
-    """Return the description of a layer type, or None."""
+    """Return the description of a layer type, or None. Types of other packages are looked for when none of ours fits.
+
+    Raises:
+        CaffeinitError: a package that offers layer types is broken.
+    """
+    if name not in _TYPES:
+        _load_plugins()
     return _TYPES.get(name)
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Register what installed packages offer: modules that register their types, or one class each under its name."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            offered = entry.load()
+            if isinstance(offered, type):
+                if not issubclass(offered, LayerType):
+                    raise TypeError(f"{entry.value} is no LayerType")
+                if all(type(described) is not offered for described in _TYPES.values()):
+                    layer_type(entry.name)(offered)
+        except Exception as error:  # foreign code: whatever it raises, the user must hear which package it was
+            origin = entry.dist.name if entry.dist else "an unknown distribution"
+            raise CaffeinitError(
+                f"the layers of the package {origin} cannot be loaded ({entry.name} = {entry.value}): "
+                f"{type(error).__name__}: {error}. Mend or uninstall it"
+            ) from error
+
+
+def described_types() -> list[tuple[LayerType, list[str]]]:
+    """Return every description with its names, today's first, sorted."""
+    names: dict[LayerType, list[str]] = {}
+    for name, described in _TYPES.items():
+        names.setdefault(described, []).append(name)
+    return sorted(names.items(), key=lambda item: item[1][0].lower())
 
 
 def known_types() -> list[str]:
