@@ -252,11 +252,14 @@ def is_batch_axis_free(found: Inference) -> bool:
             return False
         if described.axis_0 == "batch" and not described.is_loss and any(b in free for b in entry.bottoms):
             free.update(entry.tops)
-    losses = {
-        top for e in found.net.named_layers if (kind := find_type(e.layer.type)) and kind.is_loss for top in e.tops
+    aside = {
+        top
+        for entry in found.net.named_layers
+        for top in entry.tops
+        if entry.layer.name in found.blocked or ((kind := find_type(entry.layer.type)) and kind.is_loss)
     }
     return all(
         doubled.shapes.get(name) == ((2 * shape[0], *shape[1:]) if shape and name in free else shape)
         for name, shape in found.shapes.items()
-        if name not in losses
+        if name not in aside
     )
