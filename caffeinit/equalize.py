@@ -10,37 +10,21 @@ per channel instead of one per layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import CaffeinitError, WeightsError
+from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
+from caffeinit.plan import Plan, apply, channel_labels
 from caffeinit.result import UnitReport, UnitStats
-from caffeinit.scales import ScaleSystem, find_scales
-from caffeinit.units import Unit, Use
+from caffeinit.scales import find_scales
+from caffeinit.units import Unit
 from caffeinit.verify import TOLERANCE, compute_outputs, largest_moves
 
 Batch = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """New arrays and how each unit's output will be scaled.
-
-    Attributes:
-        arrays: initializer -> new values, float64.
-        factors: unit's first initializer -> log scale of each output channel, (O,).
-        free: unit's first initializer -> which output channels are free, (O,).
-        reasons: unit's first initializer -> why the others are not.
-    """
-
-    arrays: dict[str, np.ndarray]
-    factors: dict[str, np.ndarray]
-    free: dict[str, np.ndarray]
-    reasons: dict[str, list[str]]
 
 
 def measure(network: Network, batches: Iterable[Batch]) -> dict[str, Moments]:
@@ -65,7 +49,7 @@ def measure(network: Network, batches: Iterable[Batch]) -> dict[str, Moments]:
 
 
 def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], chosen: Callable[[Unit], str]) -> Plan:
-    """Return the arrays that bring free channels to deviation 1.
+    """Return the plan that brings free channels to deviation 1.
 
     Args:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
@@ -78,44 +62,14 @@ def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], chose
         found = moments[unit.initializers[0]]
         log_std = np.full(unit.num_channels, np.nan)
         log_std[~found.dead] = -np.log(found.std[~found.dead])
-        labels.append(_channel_labels(network, system, unit.uses[0]))
+        labels.append(channel_labels(graph, system, unit.uses[0]))
         wanted.append(log_std)
     flat, targets = np.concatenate(labels), np.concatenate(wanted)
     unknowns = system.unknowns_for(flat, targets)
     while len(low := system.below_floor(unknowns)):
         system = system.held(low, "the variance that BatchNorm stores would be negative")
         unknowns = system.unknowns_for(flat, targets)
-    keys = [unit.initializers[0] for unit in network.units]
-    return Plan(
-        system.rescaled(graph, unknowns),
-        {k: system.log_scales(own, unknowns) for k, own in zip(keys, labels, strict=True)},
-        {k: system.is_free(own) for k, own in zip(keys, labels, strict=True)},
-        {k: system.reasons(own) for k, own in zip(keys, labels, strict=True)},
-    )
-
-
-def _channel_labels(network: Network, system: ScaleSystem, use: Use) -> np.ndarray:
-    """Return the label of each channel of a unit's output, (C,)."""
-    shape = network.graph.shape(use.output)
-    labels = system.labels[use.output]
-    labels = labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape)
-    axis = use.axis % len(shape)
-    first = labels[tuple(slice(None) if i == axis else 0 for i in range(len(shape)))]
-    return np.broadcast_to(first, (shape[axis],))
-
-
-def apply(network: Network, plan: Plan) -> None:
-    """Write a plan's arrays into the network.
-
-    Raises:
-        WeightsError: a number does not fit into single precision; nothing has been written then.
-    """
-    arrays = {name: values.astype(np.float32) for name, values in plan.arrays.items()}
-    for name, values in arrays.items():
-        if not np.isfinite(values).all():
-            raise WeightsError(f'layer "{network.learned[name].layer}": its rescaled weights leave single precision')
-    for name, values in arrays.items():
-        network.graph.initializers[name][...] = values
+    return Plan(system, system.expand(unknowns))
 
 
 def equalize(
@@ -150,7 +104,7 @@ def equalize(
             "rounding is blown up in this net. Nothing is written"
         )
     notes = [f'output "{name}" moved by {move:.2g} of its largest value' for name, move in moves.items()]
-    return [_report(unit, moments[unit.initializers[0]], plan, chosen(unit)) for unit in network.units], notes
+    return [_report(graph, unit, moments[unit.initializers[0]], plan, chosen(unit)) for unit in network.units], notes
 
 
 def _computable(network: Network, output: str, batches: Iterable[Batch]) -> bool:
@@ -158,21 +112,20 @@ def _computable(network: Network, output: str, batches: Iterable[Batch]) -> bool
     return all(i in given for n in network.graph.ancestors([output]) for i in n.input if i in network.graph.inputs)
 
 
-def _report(unit: Unit, moments: Moments, plan: Plan, reason: str) -> UnitReport:
-    key = unit.initializers[0]
-    scale = np.exp(plan.factors[key])
+def _report(graph: Graph, unit: Unit, moments: Moments, plan: Plan, reason: str) -> UnitReport:
+    scale = np.exp(plan.factors(graph, unit))
     report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=reason)
     report.before, report.after = UnitStats.of(moments), UnitStats.of(moments.scaled(scale, np.zeros(len(scale))))
     report.dead = [int(i) for i in np.flatnonzero(moments.dead)]
-    free = int(plan.free[key].sum())
-    why = "; ".join(plan.reasons[key])
+    free = int(plan.is_free(graph, unit).sum())
+    why = "; ".join(plan.reasons(graph, unit))
     alive = report.after.channel_stds[~moments.dead]
     if not reason and free == unit.num_channels:
         report.done = "equalized" if np.allclose(alive, 1, atol=1e-3) else "equalized as far as tied channels allow"
     elif not reason and free:
         report.done = f"{free} channels equalized, the others held: {why}"
     elif not reason:
-        report.done = "takes up its input's scales" if key in plan.arrays else ""
+        report.done = "takes up its input's scales" if unit.initializers[0] in plan.system.uses else ""
         report.reason = "" if report.done else f"its output is held: {why}"
         report.done += f"; its output is held: {why}" if report.done else ""
     return report

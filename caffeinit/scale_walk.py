@@ -56,6 +56,10 @@ class Link:
     group: int = 1
     floor: np.ndarray | None = None
 
+    def gained(self, scales: np.ndarray) -> np.ndarray:
+        """Return by how much the roots of a norm's stored variances grow, log, (C,), given all labels' log scales."""
+        return np.asarray(scales[self.inputs] - (0 if "weight" in self.initializers else scales[self.outputs]))
+
 
 @dataclass(frozen=True)
 class Use:

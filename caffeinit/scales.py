@@ -8,7 +8,7 @@ then linear functions of independent unknowns.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -50,9 +50,13 @@ class ScaleSystem:
         """Number of scales that can be chosen independently."""
         return int(self.solution.matrix.shape[1])
 
+    def expand(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the log scales of all labels, (labels + 1,); indexed with a label array they give its factors."""
+        return np.asarray(self.solution.matrix @ unknowns)
+
     def log_scales(self, labels: Labels, unknowns: np.ndarray) -> np.ndarray:
         """Return the logarithms of the factors of a label array, given those of the unknowns."""
-        return np.asarray((self.solution.matrix @ unknowns)[labels])
+        return np.asarray(self.expand(unknowns)[labels])
 
     def is_free(self, labels: Labels) -> np.ndarray:
         """Tell for each label whether it depends on an unknown."""
@@ -80,11 +84,14 @@ class ScaleSystem:
 
     def below_floor(self, unknowns: np.ndarray) -> Labels:
         """Return the labels of norm channels whose stored variance would be negative, inputs and outputs."""
-        scales, found = self.solution.matrix @ unknowns, [np.zeros(0, int)]
+        return self.labels_below_floor(self.expand(unknowns))
+
+    def labels_below_floor(self, scales: np.ndarray) -> Labels:
+        """Return the same for the log scales of all labels."""
+        found = [np.zeros(0, int)]
         for link in self.links:
             if link.floor is not None:
-                gained = scales[link.inputs] - (0 if "weight" in link.initializers else scales[link.outputs])
-                low = gained < link.floor
+                low = link.gained(scales) < link.floor
                 found += [link.inputs[low], link.outputs[low]]
         return np.unique(np.concatenate(found))
 
@@ -94,6 +101,36 @@ class ScaleSystem:
         constraints.pin(labels, reason)
         return ScaleSystem(self.labels, self.links, self.uses, constraints, self.unknown_operators)
 
+    def tied(self, groups: Iterable[Labels]) -> ScaleSystem:
+        """Return the system with the labels of each group made equal; its unknowns are others."""
+        constraints = replace(self.constraints, ties=[*self.constraints.ties])
+        for labels in groups:
+            if labels.size > 1:
+                constraints.tie(labels[:1], labels[1:])
+        return ScaleSystem(self.labels, self.links, self.uses, constraints, self.unknown_operators)
+
+    def log_factors(self, scales: np.ndarray) -> dict[str, np.ndarray]:
+        """Return learned initializer -> logarithms of what it is multiplied by, broadcast to its shape.
+
+        The variances that `variances` gives are not among them.
+        """
+        stored = {link.initializers["variance"] for link in self.links if link.kind == "norm"}
+        return {n: scales[use.plus] - scales[use.minus] for n, use in self.uses.items() if n not in stored}
+
+    def variances(self, graph: Graph, scales: np.ndarray) -> dict[str, np.ndarray]:
+        """Return initializer -> stored variance, float64, that takes up the scale of a BatchNormalization's input."""
+        found = {}
+        for link in self.links:
+            if link.kind == "norm":
+                name, inverse = link.initializers["variance"], stored_factor(graph, link.node)
+                assert inverse
+                epsilon = attribute(link.node, "epsilon", 1e-5)
+                variance = graph.initializers[name].astype(np.float64)
+                known = variance.reshape(-1) * inverse + epsilon
+                changed = (np.exp(2 * link.gained(scales)) * known - epsilon) / inverse
+                found[name] = changed.reshape(variance.shape)
+        return found
+
     def rescaled(self, graph: Graph, unknowns: np.ndarray) -> dict[str, np.ndarray]:
         """Return the learned arrays, in float64, that make the net's values scaled and its outputs the same.
 
@@ -101,21 +138,10 @@ class ScaleSystem:
             graph: the graph that the system was found on; its arrays are left alone.
             unknowns: (num_unknowns,) logarithms of the free factors.
         """
-        scales = self.solution.matrix @ unknowns
-        found = {}
-        for name, use in self.uses.items():
-            factor = np.exp(scales[use.plus] - scales[use.minus])
-            found[name] = graph.initializers[name].astype(np.float64) * factor
-        for link in self.links:
-            if link.kind == "norm":
-                name, inverse = link.initializers["variance"], stored_factor(graph, link.node)
-                assert inverse
-                epsilon = attribute(link.node, "epsilon", 1e-5)
-                gained = scales[link.inputs] - (0 if "weight" in link.initializers else scales[link.outputs])
-                variance = graph.initializers[name].astype(np.float64)
-                known = variance.reshape(-1) * inverse + epsilon
-                found[name] = ((np.exp(2 * gained) * known - epsilon) / inverse).reshape(variance.shape)
-        return found
+        scales = self.expand(unknowns)
+        factors = self.log_factors(scales)
+        arrays = {n: graph.initializers[n].astype(np.float64) * np.exp(f) for n, f in factors.items()}
+        return arrays | self.variances(graph, scales)
 
 
 def find_scales(graph: Graph, learned: Collection[str], outputs: Sequence[str] | None = None) -> ScaleSystem:

@@ -128,6 +128,15 @@ def _apply_view(graph: Graph, node: onnx.NodeProto, array: np.ndarray) -> np.nda
     return array.reshape(graph.shape(node.output[0]))
 
 
+def grouped_view(node: onnx.NodeProto, array: np.ndarray) -> np.ndarray | None:
+    """Return what an affine node reads as its weight in the form (group, O/group, I/group, *kernel); None if it has none.
+
+    Args:
+        array: as the node reads it: its weight, or the gradient of it.
+    """
+    return _WEIGHT_VIEWS[node.op_type](node, array) if node.op_type in _WEIGHT_VIEWS else None
+
+
 def find_units(graph: Graph, learned: Mapping[str, Learned]) -> list[Unit]:
     """Return all units in graph order; nodes that share an array make one unit with several uses."""
     finder = _Finder(graph, learned)
@@ -191,7 +200,7 @@ class _Finder:
         weight = self._view(node.input[side])
         if weight is None or side == 0:
             return None
-        grouped = _WEIGHT_VIEWS[node.op_type](node, weight[1])
+        grouped = grouped_view(node, weight[1])
         if grouped is None:
             return None
         output, axis = node.output[0], _channel_axis(node, self.graph)
