@@ -22,7 +22,15 @@ class WeightsError(CaffeinitError):
 
 
 class GradientError(CaffeinitError):
-    """A gradient is asked through an operator that has none."""
+    """A gradient is asked through an operator that has none.
+
+    Attributes:
+        node: the ONNX node, where it is known.
+    """
+
+    def __init__(self, message: str, node: object = None) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class ImagesError(CaffeinitError):

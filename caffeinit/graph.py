@@ -32,6 +32,8 @@ class Graph:
         outputs: values that a caller wants; empty means that every value nobody uses counts.
         initializers: value -> numpy array. Parameter arrays are shared with `Network.params`, never copied.
         batch_axis_free: True when axis 0 of every input is the batch and no node spells its size out.
+        verdicts: values that judge others (losses, accuracies, detections) -> the values that they judge.
+        nearly_homogeneous: values that follow another's scale approximately -> that value (LRN).
     """
 
     def __init__(self, opset: int = OPSET) -> None:
@@ -42,6 +44,8 @@ class Graph:
         self.outputs: list[str] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.batch_axis_free = False
+        self.verdicts: dict[str, list[str]] = {}
+        self.nearly_homogeneous: dict[str, str] = {}
         self.scope = ""
         self._types: dict[str, onnx.TypeProto] = {}
         self._producers: dict[str, onnx.NodeProto] = {}

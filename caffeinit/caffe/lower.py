@@ -229,6 +229,10 @@ def _lower_layer(graph: _LoweringGraph, entry: NamedLayer, described: LayerType,
         else:
             graph.op("Identity", value, name=top)
         graph.set_shape(top, found.shapes[top], graph.elem_type(top))
+        if described.is_loss or described.is_verdict:
+            graph.verdicts[top] = list(entry.bottoms)
+        if described.is_nearly_homogeneous:
+            graph.nearly_homogeneous[top] = entry.bottoms[0]
     return list(entry.tops)
 
 

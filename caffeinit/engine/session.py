@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,15 @@ class Session:
         embedded: the initializers that were built in; changing them later changes nothing here.
     """
 
-    def __init__(self, graph: Graph, settings: Settings) -> None:
+    def __init__(self, graph: Graph, settings: Settings, fed: Collection[str] = ()) -> None:
+        """Compile a graph.
+
+        Args:
+            fed: further initializers that are read anew in each run, because they change in between.
+        """
         self.inputs = list(graph.inputs)
         self.outputs = list(graph.outputs)
-        self._weights = {n: graph.initializers[n] for n in _fed_weights(graph)}
+        self._weights = {n: graph.initializers[n] for n in graph.initializers if n in {*_fed_weights(graph), *fed}}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = _declare(graph, self._weights)
         with _explained("set up"):

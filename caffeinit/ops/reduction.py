@@ -42,7 +42,7 @@ class Reduction(OpRule):
 
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Return the gradient of x; y and dy have x's rank."""
-        raise GradientError
+        raise NotImplementedError(self.op_type)
 
 
 @op_rule("ReduceSum")

@@ -57,6 +57,8 @@ class LayerType:
         type: the name in today's prototxt; set by `layer_type`.
         is_data: tops come from outside and become graph inputs.
         is_loss: compares against labels; left out when its labels are not fed.
+        is_verdict: tops are decisions on the bottoms; what a net computes ends before it. Losses are verdicts, too.
+        is_nearly_homogeneous: a positive factor on the bottom passes to the top, roughly.
         axis_0: what axis 0 of the tops is. "batch", as long as the bottoms'; "none" where the bottoms' batch does not
             reach (a constant, or rows whose number depends on the data); "time" where its extent is spelt out.
         num_bottoms, num_tops: (least, most) allowed; most None for any number.
@@ -65,6 +67,8 @@ class LayerType:
     type: str = ""
     is_data = False
     is_loss = False
+    is_verdict = False
+    is_nearly_homogeneous = False
     axis_0 = "batch"
     num_bottoms: tuple[int, int | None] = (1, 1)
     num_tops: tuple[int, int | None] = (1, 1)

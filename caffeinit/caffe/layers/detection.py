@@ -27,6 +27,7 @@ class DetectionOutput(LayerType):
     any detection gives one row per picture with -1 for all but the picture. Equal scores at a top_k bound are all kept.
     """
 
+    is_verdict = True
     axis_0 = "none"
     num_bottoms = (3, 3)
 

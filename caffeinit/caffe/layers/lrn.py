@@ -19,6 +19,8 @@ class LRN(Elementwise):
     1x1 convolution with a banded kernel: onnxruntime's own LRN takes 3 to 7 times as long on a CPU.
     """
 
+    is_nearly_homogeneous = True
+
     def apply(self, layer: Layer, graph: ParamGraph, x: str) -> str:
         """Append squares, their windowed sum, a power and a division."""
         p = layer.lrn_param

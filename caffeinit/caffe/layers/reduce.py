@@ -47,6 +47,8 @@ class ArgMax(LayerType):
     Of equal values Caffe takes the one behind; ONNX's TopK takes the one in front, so it looks from the end.
     """
 
+    is_verdict = True
+
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the bottom with top_k on `axis`; without axis (N, 1 or 2, top_k)."""
         p, shape = layer.argmax_param, list(bottoms[0])

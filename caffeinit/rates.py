@@ -1,0 +1,262 @@
+"""Rates of change: how fast each unit's weights would move, relative to their size, under gradients of one strength.
+
+The rate C of a unit is the root of sum(dW^2) / sum(W^2), where dW is the gradient of <eta, head> for one picture and eta is
+standard normal noise on the net's heads (`heads.py`); squares are averaged over pictures. C_j is the same over the
+weights that read input channel j alone. Noise and pictures stay the same from one measurement to the next, so that two of
+them can be compared to more digits than an average over the noise would have.
+Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from caffeinit.engine.session import Session
+from caffeinit.errors import CaffeinitError, GradientError
+from caffeinit.gradients import append_backward
+from caffeinit.graph import Graph
+from caffeinit.heads import find_heads
+from caffeinit.network import Network
+from caffeinit.squares import ArraySquares, ProductSquares, Squares
+from caffeinit.units import Unit, grouped_view
+
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclass
+class UnitRates:
+    """The rates of one affine unit.
+
+    Attributes:
+        rate: C; 0 where no gradient reaches the unit, infinite where its weights are all zero, NaN where both are.
+        column_rates: (I,) C_j of every input channel.
+        diffs: squares of the gradient, summed over pictures and divided by their number.
+        weights: squares of the weights as they are now.
+    """
+
+    rate: float = math.nan
+    column_rates: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    diffs: Squares | None = None
+    weights: Squares | None = None
+
+    @classmethod
+    def of(cls, diffs: Squares, weights: Squares, num_outputs: int) -> UnitRates:
+        """Return the rates that follow from these squares."""
+        ones = np.ones(num_outputs)
+        found, sizes = diffs.columns(ones), weights.columns(ones)
+        return cls(float(_root(found.sum(), sizes.sum())), _root(found, sizes), diffs, weights)
+
+    @property
+    def rate_cvar(self) -> float:
+        """Coefficient of variation of the column rates; columns without weights or gradients are left out."""
+        alive = self.column_rates[np.isfinite(self.column_rates) & (self.column_rates > 0)]
+        return float(alive.std() / alive.mean()) if len(alive) else math.nan
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the rate is a positive number."""
+        return math.isfinite(self.rate) and self.rate > 0
+
+
+def _root(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.sqrt(numerator / denominator))
+
+
+def rate_spread(rates: Iterable[float]) -> float:
+    """Return max |log C - mean of log C|; 0 for fewer than two rates."""
+    logs = np.log([r for r in rates if math.isfinite(r) and r > 0])
+    return float(np.abs(logs - logs.mean()).max()) if len(logs) else 0.0
+
+
+@dataclass
+class _Batches:
+    """Squares of the gradient summed over several batches."""
+
+    parts: list[Squares]
+    share: float
+
+    def columns(self, factors: np.ndarray) -> np.ndarray:
+        """Return the sums for every input channel."""
+        return np.asarray(sum(part.columns(factors) for part in self.parts)) * self.share
+
+
+class RateProbe:
+    """Measures the rates of a network on fixed pictures with fixed noise, again and again while its weights change.
+
+    Attributes:
+        heads: values that the noise is put on.
+        unreached: unit's first initializer -> why it has no rate.
+    """
+
+    def __init__(self, network: Network, batches: Sequence[Batch], seed: int = 0) -> None:
+        """Prepare to measure.
+
+        Args:
+            batches: input -> array; the noise is drawn once for each.
+        Raises:
+            CaffeinitError: the net has no value that the noise could be put on, or the pictures determine none.
+        """
+        self.network = network
+        self.graph = network.graph
+        self._batches = list(batches)
+        self.heads = [h for h in find_heads(self.graph, network.learned) if self._is_given(h)]
+        if not self.heads:
+            raise CaffeinitError(
+                "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"
+            )
+        self._units = [unit for unit in network.units if unit.kind == "affine"]
+        self.unreached = _without_gradient(self.graph, self._units, self.heads)
+        self._session, self._diffs, self._sources = self._differentiate()
+        self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self._batches)]
+
+    def _is_given(self, head: str) -> bool:
+        given = set(self._batches[0])
+        return all(i in given for n in self.graph.ancestors([head]) for i in n.input if i in self.graph.inputs)
+
+    def _differentiate(self) -> tuple[Session, dict[str, str], dict[str, list[_Source]]]:
+        """Return the compiled gradients, head -> its noise's input, and unit -> the values that its squares need."""
+        while True:
+            graph = self.graph.copy()
+            diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
+            units = [u for u in self._units if u.initializers[0] not in self.unreached]
+            sources = {u.initializers[0]: [_Source.of(graph, use.node) for use in u.uses] for u in units}
+            wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
+            try:
+                found = append_backward(graph, diffs, wanted)
+            except GradientError as error:
+                if error.node is None:
+                    raise
+                self.unreached |= _without_gradient(graph, units, self.heads, error)
+                continue
+            for of in sources.values():
+                for source in of:
+                    source.gradient = found[source.differentiated]
+            outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
+            part = graph.part(list(dict.fromkeys(outputs)))
+            return Session(part, self.network.settings, fed=self.network.learned), diffs, sources
+
+    def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        noise = {}
+        made_for = next(iter(self.graph.inputs.values()), (1,))
+        given = next(iter(batch.values()), np.zeros(1))
+        for head in self.heads:
+            shape = self.graph.shape(head)
+            if self.graph.batch_axis_free and shape:
+                shape = (shape[0] * given.shape[0] // made_for[0], *shape[1:])
+            noise[self._diffs[head]] = rng.standard_normal(shape, np.float32)
+        return noise
+
+    def measure(self) -> dict[str, UnitRates]:
+        """Return unit's first initializer -> its rates with the weights of now, for all affine units."""
+        parts: dict[str, list[Squares]] = {key: [] for key in self._sources}
+        num_pictures = 0
+        for batch, noise in zip(self._batches, self._noise, strict=True):
+            feeds = {**batch, **noise}
+            values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
+            num_pictures += len(next(iter(batch.values())))
+            for key, sources in self._sources.items():
+                parts[key].append(_squares(sources, values))
+        found = {}
+        for unit in self._units:
+            key = unit.initializers[0]
+            assert unit.weight is not None
+            weights = ArraySquares(unit.weight)
+            if key in parts:
+                diffs = _Batches(parts[key], 1 / num_pictures)
+                found[key] = UnitRates.of(diffs, weights, unit.num_channels)
+            else:
+                found[key] = UnitRates(weights=weights)
+        return found
+
+
+@dataclass
+class _Source:
+    """Where the gradient of one use of a weight comes from.
+
+    A matrix product's is made from its rows, where they are few; others are asked for.
+    """
+
+    node: onnx.NodeProto
+    differentiated: str
+    rows: str = ""
+    gradient: str = ""
+
+    @classmethod
+    def of(cls, graph: Graph, node: onnx.NodeProto) -> _Source:
+        """Return the cheaper source of the two."""
+        if node.op_type in ("Gemm", "MatMul"):
+            num_rows = math.prod(graph.shape(node.input[0])[:-1])
+            if 2 * num_rows <= min(graph.shape(node.input[1])):
+                return cls(node, node.output[0], rows=node.input[0])
+        return cls(node, node.input[1])
+
+    @property
+    def values(self) -> list[str]:
+        """The values to be computed."""
+        return [self.gradient, self.rows] if self.rows else [self.gradient]
+
+
+def _squares(sources: Sequence[_Source], values: Mapping[str, np.ndarray]) -> Squares:
+    """Return the squares of the sum of all uses' gradients."""
+    if all(s.rows for s in sources):
+        diffs, rows = (
+            np.concatenate([values[v].reshape(-1, values[v].shape[-1]) for v in names])
+            for names in ([s.gradient for s in sources], [s.rows for s in sources])
+        )
+        return ProductSquares(diffs, rows)
+    total = None
+    for source in {s.differentiated: s for s in sources}.values():  # the gradient of a value sums over its uses
+        array = _grouped(source, values)
+        total = array if total is None else total + array
+    assert total is not None
+    return ArraySquares(total)
+
+
+def _grouped(source: _Source, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    array = values[source.gradient]
+    if source.rows:
+        diffs, rows = (values[v].reshape(-1, values[v].shape[-1]) for v in source.values)
+        return np.asarray((diffs.T @ rows)[None])
+    view = grouped_view(source.node, array)
+    assert view is not None
+    return view
+
+
+def _without_gradient(
+    graph: Graph, units: Sequence[Unit], heads: Sequence[str], error: GradientError | None = None
+) -> dict[str, str]:
+    """Return which units have no rate, and why.
+
+    Args:
+        error: raised by an operator that was thought to have a gradient.
+    """
+    from caffeinit.ops import find_rule
+
+    on_path = {id(n) for n in graph.ancestors(heads)}
+    cut: dict[str, str] = {}  # value below an operator without a gradient -> which one
+    for node in reversed(graph.nodes):
+        if id(node) not in on_path:
+            continue
+        rule = find_rule(node)
+        why = next((cut[o] for o in node.output if o in cut), "")
+        if error is not None and error.node is node:
+            why = str(error)
+        elif rule is None or rule.refusal is not None:
+            why = f"there is no gradient through {node.op_type} ({node.output[0]})"
+        if why:
+            cut.update((i, why) for i in node.input if i)
+    reached = {v for h in heads for n in graph.ancestors([h]) for v in n.output} | set(heads)
+    found = {}
+    for unit in units:
+        outputs = [use.node.output[0] for use in unit.uses]
+        if not any(o in reached for o in outputs):
+            found[unit.initializers[0]] = "nothing that the net puts out depends on it"
+        elif reason := next((cut[o] for o in outputs if o in cut), ""):
+            found[unit.initializers[0]] = reason
+    return found
