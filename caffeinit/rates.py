@@ -22,6 +22,7 @@ from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.network import Network
+from caffeinit.scale_walk import Link
 from caffeinit.squares import ArraySquares, ProductSquares, Squares
 from caffeinit.units import Unit, grouped_view
 
@@ -50,6 +51,26 @@ class UnitRates:
         ones = np.ones(num_outputs)
         found, sizes = diffs.columns(ones), weights.columns(ones)
         return cls(float(_root(found.sum(), sizes.sum())), _root(found, sizes), diffs, weights)
+
+    def columns(
+        self, members: np.ndarray, link: Link, scales: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return squares per input channel, (I,), of gradient and weights, once the values have been scaled.
+
+        Args:
+            members: (O,) 1 for the output channels that count, 0 for others.
+            link: the unit's place in a scale system.
+            scales: (labels + 1,) log scales of that system; the values stay as they are without.
+        """
+        assert self.diffs is not None
+        assert self.weights is not None
+        if scales is None:
+            return self.diffs.columns(members), self.weights.columns(members)
+        outgoing, incoming = np.exp(2 * scales[link.outputs]), np.exp(2 * scales[link.inputs])
+        return (
+            self.diffs.columns(members / outgoing) * incoming,
+            self.weights.columns(members * outgoing) / incoming,
+        )
 
     @property
     def rate_cvar(self) -> float:

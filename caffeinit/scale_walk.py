@@ -72,9 +72,11 @@ class Use:
 class Scales:
     """What operators' rules speak to while a graph is walked."""
 
-    def __init__(self, graph: Graph, learned: Collection[str]) -> None:
+    def __init__(self, graph: Graph, learned: Collection[str], relaxed: bool = False) -> None:
         self.graph = graph
         self.learned = learned
+        self.relaxed = relaxed
+        self._interior = _interior(graph) if relaxed else set()
         self.constraints = Constraints()
         self.values: dict[str, Labels] = {}
         self.links: list[Link] = []
@@ -84,6 +86,9 @@ class Scales:
     def visit(self, node: onnx.NodeProto) -> None:
         """Apply a node's rule, and hold what it says nothing about."""
         self.constraints.reason = name_of(node)
+        if id(node) in self._interior:
+            self._approximate(node)
+            return
         rule = find_rule(node)
         if rule is None:
             self.unknown_operators.append(name_of(node))
@@ -94,6 +99,13 @@ class Scales:
             rule.scale(node, self)
         except GradientError:  # a setting is computed in the graph
             self.barrier(node)
+
+    def _approximate(self, node: onnx.NodeProto) -> None:
+        """Let the scale of a nearly homogeneous layer's input pass to its output, one for all channels."""
+        for value in node.output:
+            if value in self.graph.nearly_homogeneous:
+                below = self.graph.nearly_homogeneous[value]
+                self.put(value, self.constraints.collapse(self.of(below), range(len(self.graph.shape(below)))))
 
     def _are_shapes_known(self, node: onnx.NodeProto) -> bool:
         try:
@@ -132,6 +144,13 @@ class Scales:
     def merge(self, *values: str) -> Labels:
         """Tie values to each other, element by element, and return their common labels."""
         return self.constraints.merge(*same_rank([self.of(v) for v in values]))
+
+    def total(self, *values: str) -> Labels:
+        """Return the labels of a sum: all terms have one scale. Relaxed, it has the mean of its terms' scales."""
+        if not self.relaxed or len(values) < 2:
+            return self.merge(*values)
+        arrays = same_rank([self.of(v) for v in values])
+        return self.constraints.combine(*((1 / len(values), a) for a in arrays))
 
     def combine(self, *terms: tuple[float, str]) -> Labels:
         """Return the labels of a product of powers of values."""
@@ -338,6 +357,11 @@ class Scales:
             self._uses.setdefault(statistic.initializer, []).append((id(statistic.reader), Use(plus, minus)))
             names[role] = statistic.initializer
         return names
+
+
+def _interior(graph: Graph) -> set[int]:
+    """Return the ids of the nodes inside nearly homogeneous layers."""
+    return {id(n) for top, bottom in graph.nearly_homogeneous.items() for n in graph.ancestors([top], [bottom])}
 
 
 def _readers(name: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> list[onnx.NodeProto]:

@@ -144,14 +144,18 @@ class ScaleSystem:
         return arrays | self.variances(graph, scales)
 
 
-def find_scales(graph: Graph, learned: Collection[str], outputs: Sequence[str] | None = None) -> ScaleSystem:
+def find_scales(
+    graph: Graph, learned: Collection[str], outputs: Sequence[str] | None = None, relaxed: bool = False
+) -> ScaleSystem:
     """Find the free scales of a graph.
 
     Args:
         learned: the initializers that may be changed.
         outputs: values whose scale is held; by default the graph's outputs.
+        relaxed: let scales pass where that is true roughly only: nearly homogeneous layers (LRN), and sums whose terms
+            have scales of their own. Rescaling changes the function then.
     """
-    scales = Scales(graph, learned)
+    scales = Scales(graph, learned, relaxed)
     for name, shape in graph.inputs.items():
         scales.values[name] = np.full((1,) * len(shape), PINNED)
     for node in graph.nodes:

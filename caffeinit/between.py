@@ -1,0 +1,242 @@
+"""Between layers: scales that give all units one rate of change.
+
+With the gradient on the heads held fixed, scaling the values by exp(s) changes a unit's weights by exp(s_out - s_in)
+and their gradient by the inverse, so that each rate is an explicit function of s and of the squares of the unit's
+weights and gradients, cut into blocks of channels that share a scale. One scale per unit makes all rates equal in a
+small least-squares problem, without another pass through the net.
+Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, Algorithm 2, whose
+fixed point this is. The closed form is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.special import logsumexp
+
+from caffeinit.network import Network
+from caffeinit.plan import Plan, apply
+from caffeinit.rates import RateProbe, UnitRates, rate_spread
+from caffeinit.scale_walk import Link
+from caffeinit.scales import ScaleSystem, find_scales
+from caffeinit.units import Unit
+
+FLOOR = "the variance that BatchNorm stores would be negative"
+# Scales that no rate depends on stay where they are; the weight is far too small to be seen in those that matter.
+_RIDGE = 1e-4
+
+
+def scale_system(network: Network, chosen: Callable[[Unit], str], heads: Sequence[str], relaxed: bool) -> ScaleSystem:
+    """Return the scales that may change; those of the heads are held, so that gradients can be compared.
+
+    Args:
+        chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+    """
+    learned = [i for unit in network.units if not chosen(unit) for i in unit.initializers]
+    outputs = [*(network.graph.outputs or network.graph.unused()), *heads]
+    return find_scales(network.graph, learned, outputs, relaxed)
+
+
+@dataclass
+class Term:
+    """One unit's rate as a function of the unknowns x.
+
+    log C = (logsumexp(diffs - 2 rows x) - logsumexp(weights + 2 rows x)) / 2.
+
+    Attributes:
+        unit: the unit's first initializer.
+        diffs, weights: (blocks,) logarithms of the sums of squares.
+        rows: (blocks, unknowns) log factor of the block's weights for a unit of each unknown.
+    """
+
+    unit: str
+    diffs: np.ndarray
+    weights: np.ndarray
+    rows: np.ndarray
+
+    def log_rate(self, unknowns: np.ndarray) -> float:
+        """Return log C."""
+        moved = 2 * (self.rows @ unknowns)
+        return float(logsumexp(self.diffs - moved) - logsumexp(self.weights + moved)) / 2
+
+    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of log C, (unknowns,)."""
+        moved = 2 * (self.rows @ unknowns)
+        shares = [np.exp(v - logsumexp(v)) for v in (self.diffs - moved, self.weights + moved)]
+        return np.asarray(-(shares[0] + shares[1]) @ self.rows)
+
+
+def balance(terms: Sequence[Term], num_unknowns: int) -> np.ndarray:
+    """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares."""
+    if num_unknowns == 0 or len(terms) < 2:
+        return np.zeros(num_unknowns)
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        logs = np.array([t.log_rate(x) for t in terms])
+        return np.concatenate([logs - logs.mean(), _RIDGE * x])
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        rows = np.stack([t.gradient(x) for t in terms])
+        return np.concatenate([rows - rows.mean(axis=0), _RIDGE * np.eye(num_unknowns)])
+
+    start = np.zeros(num_unknowns)
+    return np.asarray(least_squares(residuals, start, jacobian, method="lm", xtol=1e-12, ftol=1e-12).x)
+
+
+def plan_balance(
+    network: Network,
+    rates: Mapping[str, UnitRates],
+    counted: Callable[[Unit], bool],
+    start: Plan,
+) -> Plan:
+    """Return the plan that also makes the rates equal, as far as the graph allows.
+
+    Args:
+        rates: measured with the arrays as they are, without `start`.
+        counted: which units' rates are to become equal.
+        start: scales that are given to the values in any case; free channels of one unit keep their ratios.
+    """
+    base = start.system
+    while True:
+        system = base.tied(_free_groups(base))
+        units = [u for u in network.units if counted(u)]
+        terms = find_terms(units, system, rates, start.scales)
+        moved = system.expand(balance(terms, system.num_unknowns))
+        low = base.labels_below_floor(start.scales + moved)
+        if not low.size:
+            return Plan(base, start.scales + moved)
+        base = base.held(low, FLOOR)
+
+
+def _free_groups(system: ScaleSystem) -> list[np.ndarray]:
+    """Return the free output channels of every unit: one scale each, so that a unit's channels keep their ratios."""
+    found = []
+    for link in system.links:
+        for labels in (link.outputs, link.inputs) if link.kind == "norm" else (link.outputs,):
+            labels = np.unique(labels)
+            found.append(labels[system.is_free(labels)])
+    return found
+
+
+def find_terms(
+    units: Sequence[Unit], system: ScaleSystem, rates: Mapping[str, UnitRates], scales: np.ndarray | None = None
+) -> list[Term]:
+    """Return the terms of those units whose rate is measured.
+
+    Args:
+        scales: (labels + 1,) log scales that the arrays have not been given yet; none by default.
+    """
+    links = {id(link.node): link for link in system.links if link.kind == "affine"}
+    keys = system.expand(np.random.default_rng(0).random(system.num_unknowns))
+    terms = []
+    for unit in units:
+        link = links.get(id(unit.uses[0].node))
+        found = rates.get(unit.initializers[0])
+        if link is not None and found is not None and found.is_measured:
+            terms.append(_term(unit.initializers[0], link, system, found, keys, scales))
+    return terms
+
+
+def _term(
+    unit: str, link: Link, system: ScaleSystem, rates: UnitRates, keys: np.ndarray, scales: np.ndarray | None
+) -> Term:
+    """Return a unit's term; channels are in one block whose scales are the same function (`keys`) of the unknowns."""
+    matrix = system.solution.matrix
+    first_in, column_class = np.unique(keys[link.inputs], return_index=True, return_inverse=True)[1:]
+    first_out, row_class = np.unique(keys[link.outputs], return_index=True, return_inverse=True)[1:]
+    incoming = matrix[link.inputs[first_in]].toarray()
+    outgoing = matrix[link.outputs[first_out]].toarray()
+    diffs: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    for number, out in enumerate(outgoing):
+        members = (row_class == number).astype(float)
+        for sums, found in zip((diffs, weights), rates.columns(members, link, scales), strict=True):
+            sums.append(np.bincount(column_class, found, len(incoming)))
+        rows.append(out - incoming)
+    d, w, r = np.concatenate(diffs), np.concatenate(weights), np.concatenate(rows)
+    there = (d > 0) | (w > 0)  # a pair of blocks in different groups has no weights
+    with np.errstate(divide="ignore"):
+        return Term(unit, np.log(d[there]), np.log(w[there]), r[there])
+
+
+@dataclass
+class Balanced:
+    """What `iterate` reached.
+
+    Attributes:
+        plan: the scales that the values have been given, roughly.
+        before, after: rates as measured first and last.
+        rounds: how often they were measured.
+    """
+
+    plan: Plan
+    before: dict[str, UnitRates]
+    after: dict[str, UnitRates]
+    rounds: int
+
+
+class Accelerated:
+    """Anderson acceleration of x -> x + step: the next point from the last few, as if the steps were linear in x.
+
+    Method: Walker & Ni, Anderson acceleration for fixed-point iterations, SIAM J. Numer. Anal. 49(4), 2011.
+    """
+
+    def __init__(self, depth: int = 5) -> None:
+        self._depth = depth
+        self._points: list[np.ndarray] = []
+        self._steps: list[np.ndarray] = []
+
+    def next(self, point: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Return the next point."""
+        self._points = [*self._points, point][-self._depth - 1 :]
+        self._steps = [*self._steps, step][-self._depth - 1 :]
+        if len(self._points) == 1:
+            return np.asarray(point + step)
+        steps, points = np.diff(self._steps, axis=0).T, np.diff(self._points, axis=0).T
+        weights = np.linalg.lstsq(steps, step, rcond=1e-6)[0]
+        return np.asarray(point + step - (points + steps) @ weights)
+
+
+def iterate(
+    network: Network,
+    probe: RateProbe,
+    chosen: Callable[[Unit], str],
+    counted: Callable[[Unit], bool],
+    *,
+    limit: float = 0.01,
+    rounds: int = 12,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Balanced:
+    """Give the units one rate where the function need not be kept: plan, apply, measure again, until it is reached.
+
+    Layers such as LRN pass a scale on roughly, and terms of a sum may take scales of their own; what that does to the
+    rates is measured, with the same noise, and made up for in the next round.
+
+    Args:
+        limit: of the spread max |log C - mean log C| at which it ends.
+        rounds: measurements at most.
+    """
+    base = scale_system(network, chosen, probe.heads, relaxed=True)
+    system = base.tied(_free_groups(base))
+    units = [u for u in network.units if counted(u)]
+    accelerated, point = Accelerated(), np.zeros(system.num_unknowns)
+    before = rates = probe.measure()
+    for done in range(1, rounds):
+        progress(done, rounds)
+        terms = find_terms(units, system, rates)
+        step = balance(terms, system.num_unknowns)
+        if spread_of(rates, units) <= limit or not step.any():
+            break
+        moved = accelerated.next(point, step)
+        apply(network, Plan(system, system.expand(moved - point)))
+        point, rates = moved, probe.measure()
+    return Balanced(Plan(system, system.expand(point)), before, rates, done)
+
+
+def spread_of(rates: Mapping[str, UnitRates], units: Sequence[Unit]) -> float:
+    """Return the spread of the units' rates."""
+    return rate_spread(rates[u.initializers[0]].rate for u in units if u.initializers[0] in rates)
