@@ -208,9 +208,10 @@ def resize(graph: ParamGraph, x: str, size: tuple[int, int], mode: str, coordina
 def scale_for(source: int, target: int) -> np.float32:
     """Return the factor for which Resize, which rounds down, makes `target` places of `source`.
 
-    Sizes would say it plainly, but they spell out the batch size.
+    Sizes would say it plainly, but they spell out the batch size. Those who compute the size differ in precision: the exact
+    product must not be below `target`, for if it is rounded, it is not rounded past it.
     """
     scale = np.float32(target / source)
-    while np.floor(np.float32(source) * scale) < target:
+    while source * float(scale) < target:
         scale = np.nextafter(scale, np.float32(np.inf))
     return scale
