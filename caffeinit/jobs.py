@@ -74,6 +74,8 @@ def init(
 ) -> Result:
     """Draw all weights, then give every channel of every unit mean beta and standard deviation 1 on the pictures.
 
+    Layers that have no weights yet are drawn whether they are chosen or not: no net is written with zeros in it.
+
     Args:
         images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
         method: how weights are drawn; for all layers, or shell pattern -> method.
@@ -84,7 +86,8 @@ def init(
     """
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network))
-    drawing = draw_network(network, lambda name: name in chosen, method, seed, calibration.num_images)
+    drawn = chosen | {layer for layer, _ in network.missing}
+    drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
     reports = _normalize(network, calibration, chosen, beta, drawing, normalized, progress)
     return _result(network, calibration, *reports, drawing)
 
@@ -185,6 +188,9 @@ def _normalize(
 def _result(network: Network, calibration: Any, reports: list[UnitReport], peak: int, drawing: Drawing) -> Result:
     notes = [*network.notes, *calibration.notes]
     notes += [f"{r.name}: {note}" for r in reports for note in r.notes]
+    if drawing.unreached:
+        names = ", ".join(dict.fromkeys(drawing.unreached))
+        notes.append(f"drawn as their fillers say, for they cannot run: {names}")
     dead = [r.name for r in reports if r.dead]
     if dead:
         notes.append(f"dead channels (they do not vary on these pictures) were left as they are in: {', '.join(dead)}")

@@ -76,6 +76,7 @@ class Network:
         blobs: the blobs that can be computed, inputs included, in the order in which they are made.
         skipped: layers that cannot run, with reasons.
         missing: arrays (layer, index) that the weights file did not hold; they start at zero.
+        unreached: arrays of layers that cannot run, so that nothing in `graph` reads them.
         settings: threads and device.
     """
 
@@ -86,6 +87,7 @@ class Network:
     blobs: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     missing: list[tuple[str, int]] = field(default_factory=list)
+    unreached: list[Learned] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
     _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict, repr=False)

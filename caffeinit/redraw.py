@@ -2,8 +2,8 @@
 
 Affine units get weights from the methods of `caffeinit.draw`; data-free ones at once, data-driven ones when the pass
 over the net reaches their inputs. Biases start at 0, Scale at 1, BatchNorm at mean 0 and variance 1, everything else at
-what the prototxt's filler says. Up-sampling by bilinear filters and layers whose training is switched off (lr_mult 0)
-follow their filler whatever the method, and are not normalised.
+what the prototxt's filler says. Up-sampling by bilinear filters, layers whose training is switched off (lr_mult 0) and
+layers that cannot run follow their filler whatever the method, and are not normalised.
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ class Drawing:
         samplers: unit name -> what draws it from its inputs, during the pass.
         notes: unit name -> what a reader of the report should know.
         kept: unit name -> why it follows its filler and is not normalised.
+        unreached: layers that cannot run, drawn as their fillers say.
     """
 
     methods: dict[str, str] = field(default_factory=dict)
     samplers: dict[str, UnitSampler] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    unreached: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -115,6 +117,10 @@ def draw_network(
     for name, learned in network.learned.items():
         if name not in owned and layers(learned.layer):
             _follow_filler(network.graph.initializers[name], learned, seed)
+    for learned in network.unreached:
+        if layers(learned.layer):
+            _follow_filler(network.params[learned.layer][learned.index], learned, seed)
+            drawing.unreached.append(learned.layer)
     return drawing
 
 
@@ -208,7 +214,7 @@ def _follow_filler(array: np.ndarray, learned: Learned, seed: int) -> None:
         array[...] = fill(filler, array.shape, unit_rng(seed, learned.layer, learned.index))
     elif learned.role == "slope":
         array[...] = DEFAULT_SLOPE
-    elif learned.role == "scale":
+    elif learned.role in ("scale", "variance", "factor"):
         array[...] = 1
     elif learned.role in ("weight", "table"):
         fan_in = max(1, int(np.prod(array.shape[1:])))

@@ -45,7 +45,7 @@ class UnitReport:
 
     Attributes:
         done: what was done, in a few words; empty if nothing was.
-        reason: why nothing was done; empty if something was.
+        reason: why it was not normalised; empty if it was.
         dead: indices of channels that do not vary and were left as they are.
         notes: what else is worth knowing.
     """

@@ -53,11 +53,13 @@ class Lowered:
         graph: its values bear Caffe's blob names; an in-place blob's earlier versions are "blob@layer".
         learned: initializer -> which blob of which layer it is.
         layer_tops: layer -> the values it makes.
+        unreached: arrays that the net must have, but that no value of the graph reads: their layers cannot run.
     """
 
     graph: Graph
     learned: dict[str, Learned]
     layer_tops: dict[str, list[str]]
+    unreached: list[Learned]
 
 
 def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
@@ -182,6 +184,11 @@ class _LoweringGraph(ParamGraph):
         self.scope = scope
         return name
 
+    def unreached(self) -> list[Learned]:
+        """Return the arrays that have not entered."""
+        owned = [key for key, owner in self._found.owners.items() if key == owner]
+        return [self._describe(key) for key in owned if key not in self._entered]
+
     def _describe(self, key: ParamKey) -> Learned:
         layer = next(entry for entry in self._found.net.layers if entry.name == key[0])
         param = self._found.params[key[0]][key[1]]
@@ -208,7 +215,7 @@ def lower_net(found: Inference, arrays: Mapping[str, Sequence[np.ndarray]]) -> L
             continue
         tops[entry.layer.name] = _lower_layer(graph, entry, described, found)
     graph.batch_axis_free = is_batch_axis_free(found)
-    return Lowered(graph, graph.learned, tops)
+    return Lowered(graph, graph.learned, tops, graph.unreached())
 
 
 def _lower_layer(graph: _LoweringGraph, entry: NamedLayer, described: LayerType, found: Inference) -> list[str]:

@@ -115,6 +115,7 @@ def load_caffe(
         blobs=list(dict.fromkeys(order)),
         skipped=[Skipped(layer, reason) for layer, reason in found.blocked.items()],
         missing=matched.missing,
+        unreached=lowered.unreached,
         notes=[*net.notes, *(file.notes if file else []), *matched.notes],
     )
 

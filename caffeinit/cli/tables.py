@@ -75,7 +75,7 @@ def _cells(stats: UnitStats | None) -> list[str]:
 
 def _outcome(unit: UnitReport) -> str:
     if unit.reason:
-        return f"left alone: {unit.reason}"
+        return f"{unit.done}; not normalised: {unit.reason}" if unit.done else f"left alone: {unit.reason}"
     return unit.done + (f"; {len(unit.dead)} dead channels left as they are" if unit.dead else "")
 
 

@@ -61,6 +61,33 @@ def test_another_seed_gives_other_weights(cli, place, weights):
     assert other.read_bytes() != weights.read_bytes()
 
 
+def test_init_draws_layers_that_are_not_chosen_too(cli, place):
+    target = place / "one.caffemodel"
+    outcome = cli(
+        "init", place / "net.prototxt", "--images", place / "pictures", "--layers", "ip", "--beta", "2", "-o", target
+    )
+    assert "drawn (gaussian); not normalised: not among the chosen layers" in outcome.out
+    assert caffeinit.load(place / "net.prototxt", target).params["conv1"][0].all()
+    np.testing.assert_allclose(measure(place, target, "ip").mean, 2, atol=1e-3)
+    assert abs(measure(place, target, "conv1@conv1").std - 1).min() > 0.1
+
+
+def test_init_draws_layers_that_cannot_run_too(cli, place):
+    unclear = """
+    layer { name: "norm" type: "LRN" bottom: "conv1" top: "norm" lrn_param { local_size: 4 } }
+    layer { name: "conv2" type: "Convolution" bottom: "norm" top: "conv2" convolution_param { num_output: 2 kernel_size: 1
+      weight_filler { type: "uniform" min: 5 max: 6 } } }
+    layer { name: "bn" type: "BatchNorm" bottom: "conv2" top: "bn" }
+    """
+    (place / "net.prototxt").write_text(NET + unclear)
+    target = place / "whole.caffemodel"
+    outcome = cli("init", place / "net.prototxt", "--images", place / "pictures", "-o", target)
+    assert "drawn as their fillers say, for they cannot run: conv2, bn" in outcome.out
+    params = caffeinit.load(place / "net.prototxt", target).params
+    assert params["conv2"][0].min() >= 5
+    assert [a.tolist() for a in params["bn"]] == [[0, 0], [1, 1], [1]]
+
+
 def test_layers_that_match_nothing_leave_every_byte(cli, place, weights):
     target = place / "same.caffemodel"
     outcome = rescale(cli, place, weights, "--layers", "nothing*", "-o", target)
