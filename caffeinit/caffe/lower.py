@@ -252,7 +252,8 @@ def is_batch_axis_free(found: Inference) -> bool:
     if len(sizes) != 1 or not all(found.inputs.values()):
         return False
     doubled = infer_net(found.net, {n: (2 * s[0], *s[1:]) for n, s in found.inputs.items()})
-    if set(doubled.blocked) != set(found.blocked):
+    # What was refused while it was lowered is blocked here alone.
+    if not set(doubled.blocked) <= set(found.blocked):
         return False
     free = set(found.inputs)  # values whose axis 0 is the batch; others must not change
     for entry in found.net.named_layers:

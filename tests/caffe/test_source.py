@@ -162,3 +162,10 @@ def test_a_net_that_spells_its_batch_out_runs_at_that_batch(tmp_path):
     rng = np.random.default_rng(0)
     caffeinit.init(net, [rng.standard_normal((4, 3, 8, 8)).astype("f4") for _ in range(3)])
     assert net.params["conv"][0].any()
+
+
+def test_a_layer_that_is_refused_late_does_not_hold_the_batch(tmp_path):
+    even = 'layer { name: "norm" type: "LRN" bottom: "conv" top: "norm" lrn_param { local_size: 4 } }\n'
+    net = load(tmp_path, input_layer(4, 3, 8, 8) + CONV + even)
+    assert [s.name for s in net.skipped] == ["norm"]
+    assert net.graph.batch_axis_free
