@@ -1,6 +1,8 @@
 """A Caffe net as its file tells it: read, upgraded, filtered by phase, with every value named apart.
 
-Texts and binary nets of all three generations are read, and solver files that hold a net or name one.
+Texts and binary nets of all three generations are read, and solver files that hold a net or name one. As in Caffe, the
+state that `include` and `exclude` rules are held against joins what is asked for with the net's own `state`, and with
+the solver's.
 """
 
 from __future__ import annotations
@@ -90,12 +92,14 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
 
     Args:
         phase: "TRAIN" or "TEST".
-        level, stages: the state that `include` and `exclude` rules are held against.
+        level, stages: the state that `include` and `exclude` rules are held against; stages that the file's own `state`
+            names join them, and its level counts where this one is 0.
     Raises:
         FormatError: the file is no net, or a net that Caffe would refuse, with the line or the layer.
     """
     path = Path(path)
-    message, reading, form = _read_message(path)
+    message, reading, form = _read_message(path, phase)
+    level, stages = level or message.state.level, [*stages, *message.state.stage]
     found = generation(message)
     refused = _refused_layers(message, reading)
     try:
@@ -119,8 +123,12 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
     return net
 
 
-def _read_message(path: Path) -> tuple[Any, Reading, str]:
-    """Return the NetParameter in a file, what the text said beyond it, and its form."""
+def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
+    """Return the NetParameter in a file, what the text said beyond it, and its form.
+
+    Args:
+        phase: of the net that is wanted from a solver file; empty where a solver file will not do.
+    """
     raw = read_bytes_limited(path, MAX_NET_BYTES, "net definition; are net and weights in the right order?")
     if _looks_binary(raw):
         message = schema.message("NetParameter")()
@@ -134,12 +142,12 @@ def _read_message(path: Path) -> tuple[Any, Reading, str]:
     try:
         reading = read_text(text, message, str(path))
     except FormatError as failure:
-        solver = _read_solver(text, path)
+        solver = _read_solver(text, path, phase)
         if solver is None:
             raise failure from None
         return solver
     if not message.layer and not message.layers and reading.unknown_fields:
-        solver = _read_solver(text, path)
+        solver = _read_solver(text, path, phase)
         if solver is not None:
             return solver
     return message, reading, "text"
@@ -150,25 +158,33 @@ def _looks_binary(raw: bytes) -> bool:
     return any(byte < 9 or 13 < byte < 32 for byte in head)
 
 
-def _read_solver(text: str, path: Path) -> tuple[Any, Reading, str] | None:
-    """Return the net that a solver file holds or names; None where the text is no solver."""
+def _read_solver(text: str, path: Path, phase: str) -> tuple[Any, Reading, str] | None:
+    """Return the net that a solver file holds or names for a phase; None where the text is no solver.
+
+    A solver has one net for both phases, or one for each; of several test nets the first is taken.
+    """
     solver = schema.message("SolverParameter")()
     try:
         reading = read_text(text, solver, str(path))
     except FormatError:
         return None
-    for name in ("net_param", "train_net_param"):
-        if solver.HasField(name):
-            reading.unknown_values = [((n, i), text) for (n, i), text in reading.unknown_values]
-            return getattr(solver, name), reading, "text"
-    if solver.test_net_param:
-        return solver.test_net_param[0], reading, "text"
-    named = solver.net or solver.train_net or next(iter(solver.test_net), "")
-    if not named:
-        known = [f.name for f, _ in solver.ListFields()]
-        if not known:
-            return None
+    if not phase or not solver.ListFields():
+        return None
+    given = {
+        f.name: value if isinstance(value, str) or not f.is_repeated else value[0] for f, value in solver.ListFields()
+    }
+    order = ["train_net_param", "train_net", "net_param", "net", "test_net_param", "test_net"]
+    chosen = next((given[name] for name in (order if phase == "TRAIN" else order[::-1]) if given.get(name)), None)
+    if chosen is None:
         raise FormatError(f"{path}: is a solver file that neither holds a net nor names one")
+    found = _read_named(path, chosen) if isinstance(chosen, str) else (chosen, reading, "text")
+    if state := given.get("train_state" if phase == "TRAIN" else "test_state"):
+        found[0].state.MergeFrom(state)
+    return found
+
+
+def _read_named(path: Path, named: str) -> tuple[Any, Reading, str]:
+    """Return the net that a solver file names."""
     for candidate in (path.parent / named, path.parent / Path(named).name, Path(named)):
         if candidate.is_file() and candidate.resolve() != path.resolve():
             return _read_message(candidate)
@@ -180,12 +196,12 @@ def _read_solver(text: str, path: Path) -> tuple[Any, Reading, str] | None:
 def _refused_layers(message: Any, reading: Reading) -> dict[str, str]:
     """Return layer name -> reason for values that were not understood inside a layer."""
     refused: dict[str, str] = {}
-    for (name, index), text in reading.unknown_values:
-        if name in ("layer", "layers"):
-            entry = getattr(message, name)[index]
-            refused[entry.name or (entry.layer.name if name == "layers" else "")] = text
+    for value in reading.unknown_values:
+        if value.net is message and value.name in ("layer", "layers"):
+            entry = getattr(message, value.name)[value.index]
+            refused[entry.name or (entry.layer.name if value.name == "layers" else "")] = value.sentence
         else:
-            reading.notes.append(text)
+            reading.notes.append(value.sentence)
     return refused
 
 

@@ -81,7 +81,7 @@ def _upgrade_text(source: Path, target: str | PathLike[str], drop: bool, force: 
     reading = read_text(text, old, str(source))
     if not old.layer and not old.layers:
         raise FormatError(f"{source}: there are no layers in it; is it the text of a net?")
-    done = Upgraded("text", generation(old), dropped=[*reading.notes, *(t for _, t in reading.unknown_values)])
+    done = Upgraded("text", generation(old), dropped=[*reading.notes, *(v.sentence for v in reading.unknown_values)])
     new = _upgrade(old, source, done)
     if new == old:
         return _copy(source, target, done, force)

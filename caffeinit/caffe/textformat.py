@@ -36,19 +36,36 @@ _FLOATS = {FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE}
 _TRUTHS = {"true": True, "True": True, "t": True, "1": True, "false": False, "False": False, "f": False, "0": False}
 
 
+@dataclass(frozen=True)
+class UnknownValue:
+    """An enum value that is not known, somewhere inside element `index` of the field `name` of a net (or of the text)."""
+
+    net: Any
+    name: str
+    index: int
+    sentence: str
+
+
 @dataclass
 class Reading:
     """What a text said beyond the message.
 
     Attributes:
         notes: fields that were passed over, one sentence each, with line numbers.
-        unknown_values: (outermost element as field name and index, sentence) for enum values that are not known.
+        unknown_values: enum values that are not known.
         unknown_fields: dotted names, in the order found.
     """
 
     notes: list[str] = field(default_factory=list)
-    unknown_values: list[tuple[tuple[str, int], str]] = field(default_factory=list)
+    unknown_values: list[UnknownValue] = field(default_factory=list)
     unknown_fields: list[str] = field(default_factory=list)
+
+
+def _whole_number(word: str) -> int:
+    """Return an integer as C writes it: 0x is hexadecimal, a leading 0 octal."""
+    digits = word.lstrip("+-")
+    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[:1] == "0" else 10
+    return int(word, base)
 
 
 def read_text(text: str, message: Any, path: str) -> Reading:
@@ -70,7 +87,7 @@ class _Parser:
         self.reading = Reading()
         self.tokens = self._tokenize(text)
         self.at = 0
-        self.outermost = ("", 0)
+        self.inside: tuple[Any, str, int] = (None, "", 0)
 
     def _tokenize(self, text: str) -> list[tuple[str, str, int]]:
         tokens, line, position = [], 1, 0
@@ -122,8 +139,8 @@ class _Parser:
             self.at += 1
             self.skip_value(depth)
             return
-        if depth == 0:
-            self.outermost = (name, len(getattr(message, name)) if found.is_repeated else 0)
+        if depth == 0 or message.DESCRIPTOR.name == "NetParameter":
+            self.inside = (message, name, len(getattr(message, name)) if found.is_repeated else 0)
         if not found.is_repeated and message.HasField(name):
             raise self.fail(f'field "{name}" of {message.DESCRIPTOR.name} is given twice')
         self.at += 1
@@ -181,7 +198,7 @@ class _Parser:
             return _TRUTHS[word]
         try:
             if found.cpp_type in _INTEGERS and kind == "number":
-                number: float = int(word, 0) if re.fullmatch(r"[-+]?0[xX].*", word) else int(word)
+                number: float = _whole_number(word)
                 return -number if negative else number
             if found.cpp_type in _FLOATS and (kind == "number" or word.lower() in ("inf", "infinity", "nan")):
                 number = float(word.rstrip("fF") if kind == "number" else word)
@@ -201,9 +218,8 @@ class _Parser:
         near = difflib.get_close_matches(word, list(values), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         line = self.tokens[self.at - 1][2]
-        self.reading.unknown_values.append(
-            (self.outermost, f'line {line}: "{found.name}" has the unknown value {word}{hint}')
-        )
+        sentence = f'line {line}: "{found.name}" has the unknown value {word}{hint}'
+        self.reading.unknown_values.append(UnknownValue(*self.inside, sentence))
         return None
 
     def string(self, found: FieldDescriptor) -> str | bytes:

@@ -30,6 +30,7 @@ def net_of(tmp_path, text, **state):
         ("scale: - 2.5", "scale", -2.5),
         ("scale: inf", "scale", float("inf")),
         ("crop_size: 0x10", "crop_size", 16),
+        ("crop_size: 010", "crop_size", 8),
         ("mirror: true", "mirror", True),
         ("mirror: t", "mirror", True),
         ("mirror: 0", "mirror", False),
@@ -203,9 +204,34 @@ def test_a_solver_gives_its_net(tmp_path):
     }.items():
         (tmp_path / f"{name}.prototxt").write_text(text)
         assert [layer.name for layer in read_net(tmp_path / f"{name}.prototxt").layers] == ["data"]
+    (tmp_path / "loop.prototxt").write_text('net: "named.prototxt"')
+    with pytest.raises(FormatError, match="there are no layers"):
+        read_net(tmp_path / "loop.prototxt")
     (tmp_path / "lost.prototxt").write_text('net: "other.prototxt"')
     with pytest.raises(FormatError, match=r"other\.prototxt"):
         read_net(tmp_path / "lost.prototxt")
+
+
+def test_a_solver_gives_the_net_of_the_phase(tmp_path):
+    nets = [f"{name} {{ {DATA.replace('data', name)} }}" for name in ("train_net_param", "test_net_param")]
+    (tmp_path / "solver.prototxt").write_text(" ".join(nets))
+    for phase, name in (("TRAIN", "train_net_param"), ("TEST", "test_net_param")):
+        assert [layer.name for layer in read_net(tmp_path / "solver.prototxt", phase).layers] == [name]
+
+
+def test_the_state_that_files_name_joins_what_is_asked_for(tmp_path):
+    text = f"state {{ stage: 'b' }} {RULED}"
+    assert "stage" in [layer.name for layer in net_of(tmp_path, text, stages=["a"]).layers]
+    assert "level" in [layer.name for layer in net_of(tmp_path, f"state {{ level: 1 }} {RULED}").layers]
+    (tmp_path / "solver.prototxt").write_text(f"net_param {{ {text} }} test_state {{ stage: 'a' }}")
+    assert "stage" in [layer.name for layer in read_net(tmp_path / "solver.prototxt").layers]
+    assert "stage" not in [layer.name for layer in read_net(tmp_path / "solver.prototxt", "TRAIN").layers]
+
+
+def test_an_unknown_value_inside_a_solver_refuses_its_layer(tmp_path):
+    odd = 'layer { name: "pool" type: "Pooling" bottom: "data" top: "pool" pooling_param { pool: MEDIAN kernel_size: 2 } }'
+    (tmp_path / "solver.prototxt").write_text(f"net_param {{ {DATA} {odd} }}")
+    assert "MEDIAN" in read_net(tmp_path / "solver.prototxt").refusals["pool"]
 
 
 ZOO = sorted((SHARED / "zoo").glob("*/*.prototxt"))
