@@ -66,7 +66,9 @@ class Blob:
         if not self.chunks:
             return np.empty(0, self.dtype)
         pieces = [self._view(c) for c in self.chunks]
-        return np.concatenate(pieces) if len(pieces) != 1 else pieces[0].copy()
+        copy = np.concatenate(pieces) if len(pieces) != 1 else pieces[0].copy()
+        self._release()
+        return copy
 
     def array(self) -> np.ndarray:
         """Return a new float32 array in the stored shape.
@@ -87,12 +89,19 @@ class Blob:
         # Single precision is only compared, so the usual one chunk need not be copied.
         in_place = len(self.chunks) == 1 and self.dtype == _FLOAT
         new = merged(self._view(self.chunks[0]) if in_place else self.stored(), array, self.where)
+        self._release()
         if new is None:
             return
         at = 0
         for chunk in self.chunks:
             yield chunk.start, self._encode(chunk, new[at : at + chunk.count])
             at += chunk.count
+
+    def _release(self) -> None:
+        """Let go of the file's pages, or a net that was read would be in memory twice."""
+        if self.chunks:
+            last = self.chunks[-1]
+            wire.release(self.data, self.chunks[0].start, last.start + last.count * last.step)
 
     def _view(self, chunk: Chunk) -> np.ndarray:
         return np.ndarray((chunk.count,), self.dtype, self.data, chunk.start, (chunk.step,))

@@ -100,7 +100,10 @@ class BinaryWeights:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the file."""
-        return hashlib.sha256(self.data).hexdigest()
+        digest = hashlib.sha256()
+        for piece in wire.pieces(self.data, 0, len(self.data)):
+            digest.update(piece)
+        return digest.hexdigest()
 
     def write(
         self, path: str | PathLike[str], arrays: Mapping[BlobKey, np.ndarray], added: NewLayers, force: bool = False
@@ -154,12 +157,11 @@ class BinaryWeights:
 def _pieces(data: wire.Buffer, edits: Sequence[tuple[int, int, Any]]) -> Iterator[Any]:
     """Yield the buffer with each (start, end) replaced by its edit."""
     at = 0
-    view = memoryview(data)
     for start, end, new in edits:
-        yield view[at:start]
+        yield from wire.pieces(data, at, start)
         yield new
         at = end
-    yield view[at:]
+    yield from wire.pieces(data, at, len(data))
 
 
 def _encode_blobs(layer: str, arrays: Sequence[np.ndarray], blob_field: int) -> bytes:

@@ -2,6 +2,8 @@
 
 import contextlib
 import resource
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -320,6 +322,30 @@ def test_damaged_files_are_refused_or_read(tmp_path, path):
                     blob.array()
     # Nothing is allocated that the file does not hold.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20
+
+
+MEASURE = """
+import sys
+from caffeinit.caffe.weights import open_weights
+# Unlike getrusage's, this peak does not begin with the parent's.
+peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+before = peak()
+file = open_weights(sys.argv[1])
+arrays = {(name, i): blob.array() for name, blobs in file.layers.items() for i, blob in enumerate(blobs)}
+assert len(file.fingerprint) == 64
+file.write(sys.argv[1] + ".same", arrays, {})
+print((peak() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_that_is_read_and_written_is_in_memory_once(tmp_path):
+    path = tmp_path / "large.caffemodel"
+    write_new(path, {f"ip{i}": ("InnerProduct", [np.full((1 << 10, 1 << 12), i, np.float32)]) for i in range(6)}, "")
+    ran = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
+    # The arrays, the layer at hand in the file, and which of its numbers changed; the whole file would be 2 and more.
+    assert 1 <= int(ran.stdout) / path.stat().st_size < 1.6
+    assert path.with_name("large.caffemodel.same").read_bytes() == path.read_bytes()
 
 
 def test_the_half_precision_file_is_its_float_twin():
