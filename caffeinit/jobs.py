@@ -42,9 +42,11 @@ def read_calibration(
 ) -> Calibration:
     """Read the pictures for the inputs that units depend on; see `caffeinit.read_images`."""
     inputs = needed_inputs(network)
+    if not inputs:
+        raise _no_unit(network)
     if not network.graph.batch_axis_free:
         # The net spells its batch size out: every batch must have just that many rows.
-        batch_size = next(iter(inputs.values()))[0]
+        batch_size = next((s[0] for s in inputs.values() if s), batch_size)
     told = network.source.preprocessing()
     asked = {name: told.get(name, Preprocessing()) for name in inputs}
     asked = {name: p.override(**preprocessing) if len(inputs[name]) == 4 else p for name, p in asked.items()}
@@ -149,9 +151,13 @@ def _equalize(network: Network, calibration: Any, chosen: set[str], drawn: set[s
 
 def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
     if not network.units:
-        reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
-        raise CaffeinitError(f"the net has no unit whose weights could be changed{reasons}")
+        raise _no_unit(network)
     return select(network.params, layers)
+
+
+def _no_unit(network: Network) -> CaffeinitError:
+    reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
+    return CaffeinitError(f"the net has no unit whose weights could be changed{reasons}")
 
 
 def _normalize(

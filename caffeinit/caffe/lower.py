@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffeinit.caffe.layers import Layer, LayerType, Param, ParamGraph, check_counts, find_type, unknown_type_message
+from caffeinit.caffe.layers import (
+    MAX_COUNT,
+    Layer,
+    LayerType,
+    Param,
+    ParamGraph,
+    check_counts,
+    check_extents,
+    find_type,
+    unknown_type_message,
+)
 from caffeinit.caffe.layers.data import OutsideData
 from caffeinit.caffe.net import NamedLayer, Net
 from caffeinit.errors import LayerError
@@ -34,6 +44,7 @@ class Inference:
         owners: (layer, index) -> (layer, index) that holds the array; differs for shared parameters.
         blocked: layer -> why it cannot run.
         unshaped: tops of data layers whose shape nothing tells.
+        most: numbers that a blob may hold.
     """
 
     net: Net
@@ -43,6 +54,7 @@ class Inference:
     owners: dict[ParamKey, ParamKey] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
     unshaped: list[str] = field(default_factory=list)
+    most: int = MAX_COUNT
 
 
 @dataclass
@@ -62,14 +74,15 @@ class Lowered:
     unreached: list[Learned]
 
 
-def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
+def infer_net(net: Net, given: Mapping[str, Shape] | None = None, most: int = MAX_COUNT) -> Inference:
     """Work out every shape.
 
     Args:
         given: input blob -> shape, taken instead of what the prototxt says; with one axis fewer than the blob has,
             the batch axis is left as it is.
+        most: numbers that a blob may hold.
     """
-    found = Inference(net)
+    found = Inference(net, most=most)
     named_params: dict[str, ParamKey] = {}
     for entry in net.named_layers:
         described = find_type(entry.layer.type)
@@ -90,13 +103,15 @@ def infer_net(net: Net, given: Mapping[str, Shape] | None = None) -> Inference:
 def _infer_data(found: Inference, entry: NamedLayer, described: LayerType, given: Mapping[str, Shape]) -> None:
     try:
         check_counts(entry.layer, described)
-        shapes: Sequence[Shape | None] = described.infer(entry.layer, [])
+        shapes: list[Shape | None] = list(described.infer(entry.layer, []))
+        for index, top in enumerate(entry.tops[: len(shapes)]):
+            if top in given:
+                shapes[index] = _merge_shape(shapes[index], given[top])
+            check_extents(f'top "{top}"', shapes[index] or (), found.most)
     except LayerError as error:
         found.blocked[entry.layer.name] = str(error)
         return
     for top, shape in zip(entry.tops, shapes, strict=True):
-        if top in given:
-            shape = _merge_shape(shape, given[top])
         if shape is None or 0 in shape:
             found.unshaped.append(top)
         else:
@@ -120,7 +135,11 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
     try:
         check_counts(layer, described)
         tops = described.infer(layer, bottoms)
+        for top, shape in zip(entry.tops, tops, strict=False):
+            check_extents(f'top "{top}"', shape, found.most)
         params = described.params(layer, bottoms)
+        for index, param in enumerate(params):
+            check_extents(f"parameter {index}", param.shape)
         _share(found, layer, params, named_params)
     except LayerError as error:
         found.blocked[layer.name] = str(error)
@@ -251,7 +270,7 @@ def is_batch_axis_free(found: Inference) -> bool:
     sizes = {shape[0] for shape in found.inputs.values() if shape}
     if len(sizes) != 1 or not all(found.inputs.values()):
         return False
-    doubled = infer_net(found.net, {n: (2 * s[0], *s[1:]) for n, s in found.inputs.items()})
+    doubled = infer_net(found.net, {n: (2 * s[0], *s[1:]) for n, s in found.inputs.items()}, 2 * found.most)
     # What was refused while it was lowered is blocked here alone.
     if not set(doubled.blocked) <= set(found.blocked):
         return False

@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except MemoryError as error:
+        click.echo(f"error: the memory does not suffice, nothing was written: {error}", err=True)
+        code = 1
     except BrokenPipeError:
         # The reader of our output went away (`caffeinit inspect | head`): not an error of ours.
         sys.stderr.close()

@@ -26,12 +26,14 @@ from caffeinit.caffe.layers import (  # noqa: F401
     upsample,
 )
 from caffeinit.caffe.layers.base import (
+    MAX_COUNT,
     Layer,
     LayerType,
     Param,
     ParamGraph,
     canonical_axis,
     check_counts,
+    check_extents,
     find_type,
     known_types,
     layer_type,
@@ -39,12 +41,14 @@ from caffeinit.caffe.layers.base import (
 )
 
 __all__ = [
+    "MAX_COUNT",
     "Layer",
     "LayerType",
     "Param",
     "ParamGraph",
     "canonical_axis",
     "check_counts",
+    "check_extents",
     "find_type",
     "known_types",
     "layer_type",

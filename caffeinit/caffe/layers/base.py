@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.metadata
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from caffeinit.errors import CaffeinitError, LayerError
 from caffeinit.graph import Graph, Shape
 
 ENTRY_POINTS = "caffeinit.layers"
+MAX_AXES, MAX_COUNT = 32, 2**31 - 1  # of a Caffe blob
 Layer = Any  # caffe.LayerParameter of the private descriptor pool: today's (V2) form, `name` unique within the net.
 
 
@@ -175,6 +177,17 @@ def check_counts(layer: Layer, described: LayerType) -> None:
         if found < least or (most is not None and found > most):
             wanted = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
             raise LayerError(f"has {found} {what}(s), needs {wanted}")
+
+
+def check_extents(what: str, shape: Shape, most: int = MAX_COUNT) -> None:
+    """Raise LayerError where no blob can have a shape, or it would hold more than `most` numbers.
+
+    Source: BVLC/caffe, src/caffe/blob.cpp, Blob::Reshape: no negative extent, and a count that an int can hold.
+    """
+    if len(shape) > MAX_AXES:
+        raise LayerError(f"{what} would have {len(shape)} axes; a blob has {MAX_AXES} at most")
+    if min(shape, default=0) < 0 or math.prod(shape) > most:
+        raise LayerError(f"{what} would be {shape}; a blob has extents from 0 and at most {most} numbers")
 
 
 def canonical_axis(axis: int, rank: int) -> int:

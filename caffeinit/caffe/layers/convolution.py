@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
 from caffeinit.caffe.layers.windows import Windows, check_positive, per_axis, side_pads
@@ -119,7 +118,7 @@ class Convolution(ConvolutionBase):
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return one product per weight and position."""
         weight = self.params(layer, bottoms)[0].shape
-        return sum(int(np.prod(weight) * np.prod(top[2:]) * top[0]) for top in self.infer(layer, bottoms))
+        return sum(math.prod(weight) * math.prod(top[2:]) * top[0] for top in self.infer(layer, bottoms))
 
 
 @layer_type("Deconvolution")
@@ -166,4 +165,4 @@ class Deconvolution(ConvolutionBase):
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return one product per weight and bottom position."""
         weight = self.params(layer, bottoms)[0].shape
-        return sum(int(np.prod(weight) * np.prod(b[2:]) * b[0]) for b in bottoms)
+        return sum(math.prod(weight) * math.prod(b[2:]) * b[0] for b in bottoms)

@@ -174,6 +174,8 @@ class SPP(LayerType):
         for bins in (1 << level for level in range(p.pyramid_height)):
             kernel = [-(-size // bins) for size in bottom[2:]]
             pads = [(k * bins - size + 1) // 2 for k, size in zip(kernel, bottom[2:], strict=True)]
+            if any(pad >= k for pad, k in zip(pads, kernel, strict=True)):
+                raise LayerError(f"{bins} x {bins} bins are too many for {bottom[2:]}: pad {pads}, kernel {kernel}")
             pooling = schema.message("LayerParameter")(name=layer.name, type="Pooling", top=[layer.name])
             pool = pooling.pooling_param
             pool.pool = p.pool

@@ -16,6 +16,8 @@ from caffeinit.caffe.layers.convolution import ConvolutionBase
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
+MOST_PLACES = 1 << 12  # the picking kernels hold the square of it, for each channel
+
 
 @layer_type("Crop")
 class Crop(LayerType):
@@ -129,6 +131,8 @@ class Im2col(ConvolutionBase):
         shape = graph.shape(bottom)
         w = self.windows(layer, shape)
         places = int(np.prod(w.kernel))
+        if places > MOST_PLACES:
+            raise LayerError(f"a kernel of {places} places is too large, at most {MOST_PLACES}")
         picks = np.eye(places, dtype=np.float32).reshape(places, 1, *w.kernel)
         return graph.op(
             "Conv",
