@@ -91,6 +91,7 @@ def init(
     drawn = chosen | {layer for layer, _ in network.missing}
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
     reports = _normalize(network, calibration, chosen, beta, drawing, normalized, progress)
+    network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, *reports, drawing)
 
 
@@ -130,6 +131,7 @@ def rescale(
         return _equalize(network, calibration, chosen, drawn, progress)
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
     reports = _normalize(network, calibration, chosen | drawn, beta, drawing, True, progress)
+    network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, *reports, drawing)
 
 

@@ -75,7 +75,7 @@ class Network:
         source: the files.
         blobs: the blobs that can be computed, inputs included, in the order in which they are made.
         skipped: layers that cannot run, with reasons.
-        missing: arrays (layer, index) that the weights file did not hold; they start at zero.
+        missing: arrays (layer, index) that the weights file did not hold; they are zero until they are drawn.
         unreached: arrays of layers that cannot run, so that nothing in `graph` reads them.
         settings: threads and device.
     """

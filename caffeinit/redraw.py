@@ -71,8 +71,7 @@ class UnitSampler:
 
     def observe(self, values: np.ndarray, use: int, pictures: int) -> None:
         """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
-        geometry = self.sampler.uses[use]
-        self.sampler.add(values.reshape(pictures, -1, geometry.features) if isinstance(geometry, Rows) else values, use)
+        self.sampler.add(values, use, pictures)
 
     def draw(self) -> None:
         """Write the unit's weights."""

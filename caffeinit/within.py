@@ -181,7 +181,7 @@ class _Watch:
                 self._finish(value)
 
     def _show(self, value: str, piece: np.ndarray) -> None:
-        made_for = next(iter(self.graph.inputs.values()))[0]
+        made_for = next((s[0] for s in self.graph.inputs.values() if s), 1)
         pictures = len(piece) * made_for // self.graph.shape(value)[0]
         for name, use in self.values[value]:
             self.samplers[name].observe(piece, use, pictures)

@@ -132,21 +132,25 @@ class PatchSampler:
         self._filled = [0] * len(uses)
         self._seen = [0] * len(uses)
 
-    def add(self, value: np.ndarray, use: int = 0) -> None:
+    def add(self, value: np.ndarray, use: int = 0, pictures: int | None = None) -> None:
         """Take what is needed from the next batch of the input of one use, (N, C, *spatial) or (N, ...).
 
-        Axis 0 counts pictures: a value with several rows per picture is to be reshaped first.
+        Args:
+            pictures: how many pictures the batch has; by default N. Where N is a multiple of it, each has as many entries
+                on axis 0, one behind the other: frames, or the rows of a matrix.
         """
         geometry, start = self.uses[use], self._seen[use]
-        stop = start + len(value)
+        frames = len(value) // pictures if pictures and len(value) % pictures == 0 else 1
+        stop = start + len(value) // frames
         assert stop <= self.num_pictures, f"{self.name}: more than the announced {self.num_pictures} pictures"
-        available = geometry.positions(value.shape)
+        each = geometry.positions(value.shape)
+        available = frames * each
         counts = np.minimum(self._quotas[use, start:stop], available)
-        picked = [self._pick(use, start + i, int(count), available) for i, count in enumerate(counts)]
-        pictures = np.repeat(np.arange(len(value)), counts)
+        picked = np.concatenate([self._pick(use, start + i, int(count), available) for i, count in enumerate(counts)])
+        entries = np.repeat(np.arange(stop - start) * frames, counts) + picked // each
         buffer = self._buffer(use, geometry, value.shape, available)
         filled = self._filled[use]
-        patches = geometry.gather(value, pictures, np.concatenate(picked))
+        patches = geometry.gather(value, entries, picked % each)
         buffer[:, filled : filled + len(patches)] = patches.transpose(1, 0, 2)
         self._filled[use] = filled + len(patches)
         self._seen[use] = stop

@@ -164,6 +164,27 @@ def test_a_net_that_spells_its_batch_out_runs_at_that_batch(tmp_path):
     assert net.params["conv"][0].any()
 
 
+def test_what_init_has_drawn_is_not_drawn_again(tmp_path):
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
+    x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")
+    caffeinit.init(net, [x])
+    before = net.params["conv"][0].copy()
+    caffeinit.rescale(net, [x], mode="normalize", seed=1)
+    np.testing.assert_allclose(net.params["conv"][0], before, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["gaussian", "pca"])
+def test_frames_before_the_channels_are_drawn_for(tmp_path, method):
+    frames = CONV.replace("num_output", "axis: 2 num_output")
+    rows = PRODUCT.replace("num_output", "axis: 2 num_output")
+    net = load(tmp_path, input_layer(2, 5, 3, 8, 8) + frames + rows)
+    x = np.random.default_rng(0).standard_normal((6, 5, 3, 8, 8)).astype("f4")
+    caffeinit.init(net, [x[:2], x[2:]], method=method)
+    out = net.forward({"data": x})
+    np.testing.assert_allclose(out["conv"].std((0, 1, 3, 4)), 1, atol=1e-3)
+    np.testing.assert_allclose(out["ip"].std((0, 1)), 1, atol=1e-3)
+
+
 def test_a_layer_that_is_refused_late_does_not_hold_the_batch(tmp_path):
     even = 'layer { name: "norm" type: "LRN" bottom: "conv" top: "norm" lrn_param { local_size: 4 } }\n'
     net = load(tmp_path, input_layer(4, 3, 8, 8) + CONV + even)

@@ -25,11 +25,24 @@ class ConvolutionBase(LayerType):
         """Return the number of output channels."""
         return int(layer.convolution_param.num_output)
 
+    @staticmethod
+    def split(layer: Layer, bottom: Shape) -> tuple[Shape, Shape]:
+        """Return the axes before the channels' axis, which Caffe takes together as pictures, and (pictures, C, ...)."""
+        axis = canonical_axis(layer.convolution_param.axis, len(bottom))
+        return bottom[:axis], (math.prod(bottom[:axis]), *bottom[axis:])
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the axes before the channels' as they are, then channels and window positions."""
+        split = [self.split(layer, bottom) for bottom in bottoms]
+        return [(*before, *self.top(layer, pictures)[1:]) for before, pictures in split]
+
+    def top(self, layer: Layer, bottom: Shape) -> Shape:
+        """Return the top's shape for a bottom (N, C, ...)."""
+        raise NotImplementedError
+
     def windows(self, layer: Layer, bottom: Shape) -> Windows:
-        """Return kernel, stride, pads and dilation."""
+        """Return kernel, stride, pads and dilation for a bottom (N, C, ...)."""
         p = layer.convolution_param
-        if canonical_axis(p.axis, len(bottom)) != 1:
-            raise LayerError(f"axis {p.axis} is not supported: channels must be axis 1")
         axes = len(bottom) - 2
         if axes < 1:
             raise LayerError(f"needs a spatial bottom, got {bottom}")
@@ -55,10 +68,16 @@ class ConvolutionBase(LayerType):
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append one node per bottom; all share the arrays."""
-        return [self.lower_one(layer, graph, bottom) for bottom in bottoms]
+        tops = []
+        for bottom in bottoms:
+            shape = graph.shape(bottom)
+            _, pictures = self.split(layer, shape)
+            top = self.lower_one(layer, graph, graph.reshape(bottom, pictures))
+            tops.append(graph.reshape(top, self.infer(layer, [shape])[0]))
+        return tops
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
-        """Append the node for one bottom."""
+        """Append the node for one bottom (N, C, ...)."""
         raise NotImplementedError
 
     def arrays(self, layer: Layer, graph: ParamGraph) -> list[str]:
@@ -78,11 +97,8 @@ class ConvolutionBase(LayerType):
 class Convolution(ConvolutionBase):
     """Cross-correlation with learned kernels; the output size is rounded down."""
 
-    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+    def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return num_output channels and the number of window positions."""
-        return [self._top(layer, bottom) for bottom in bottoms]
-
-    def _top(self, layer: Layer, bottom: Shape) -> Shape:
         w = self.windows(layer, bottom)
         _, outputs = self.checked_group(layer, bottom[1])
         sizes = [
@@ -95,9 +111,10 @@ class Convolution(ConvolutionBase):
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return weight (O, I/group, *kernel) and bias (O,)."""
-        kernel = self.windows(layer, bottoms[0]).kernel
-        group, outputs = self.checked_group(layer, bottoms[0][1])
-        return self.weight_and_bias(layer, (outputs, bottoms[0][1] // group, *kernel), outputs)
+        _, bottom = self.split(layer, bottoms[0])
+        kernel = self.windows(layer, bottom).kernel
+        group, outputs = self.checked_group(layer, bottom[1])
+        return self.weight_and_bias(layer, (outputs, bottom[1] // group, *kernel), outputs)
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append a Conv."""
@@ -117,19 +134,16 @@ class Convolution(ConvolutionBase):
 
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return one product per weight and position."""
-        weight = self.params(layer, bottoms)[0].shape
-        return sum(math.prod(weight) * math.prod(top[2:]) * top[0] for top in self.infer(layer, bottoms))
+        _, *others = self.params(layer, bottoms)[0].shape
+        return sum(math.prod(others) * math.prod(top) for top in self.infer(layer, bottoms))
 
 
 @layer_type("Deconvolution")
 class Deconvolution(ConvolutionBase):
     """The gradient of a convolution as a forward layer: up-sampling with learned kernels."""
 
-    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+    def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return num_output channels and the size whose convolution would give the bottom's."""
-        return [self._top(layer, bottom) for bottom in bottoms]
-
-    def _top(self, layer: Layer, bottom: Shape) -> Shape:
         w = self.windows(layer, bottom)
         _, outputs = self.checked_group(layer, bottom[1])
         sizes = [
@@ -142,9 +156,10 @@ class Deconvolution(ConvolutionBase):
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return weight (I, O/group, *kernel) and bias (O,)."""
-        kernel = self.windows(layer, bottoms[0]).kernel
-        group, outputs = self.checked_group(layer, bottoms[0][1])
-        return self.weight_and_bias(layer, (bottoms[0][1], outputs // group, *kernel), outputs)
+        _, bottom = self.split(layer, bottoms[0])
+        kernel = self.windows(layer, bottom).kernel
+        group, outputs = self.checked_group(layer, bottom[1])
+        return self.weight_and_bias(layer, (bottom[1], outputs // group, *kernel), outputs)
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append a ConvTranspose."""
@@ -164,5 +179,5 @@ class Deconvolution(ConvolutionBase):
 
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return one product per weight and bottom position."""
-        weight = self.params(layer, bottoms)[0].shape
-        return sum(math.prod(weight) * math.prod(b[2:]) * b[0] for b in bottoms)
+        _, *others = self.params(layer, bottoms)[0].shape
+        return sum(math.prod(others) * math.prod(bottom) for bottom in bottoms)

@@ -25,7 +25,8 @@ MOST_STEPS = 2048  # above, the unrolled graph has tens of thousands of nodes
 class Recurrent(LayerType):
     """What BVLC's recurrent layers share.
 
-    Bottoms: x (T, N, ...), cont (T, N), which is 0 where a sequence starts, perhaps a static input (N, ...), and with
+    Bottoms: x (T, N, ...), cont (T, N), which is 0 where a sequence starts and 1 elsewhere (any other number counts as 1),
+    perhaps a static input (N, ...), and with
     expose_hidden the first state. Tops: y (T, N, H), and with expose_hidden the last state.
     """
 

@@ -114,9 +114,8 @@ class Im2col(ConvolutionBase):
     num_bottoms = (1, 1)
     num_tops = (1, 1)
 
-    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+    def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return C * kernel rows and the number of window positions."""
-        bottom = bottoms[0]
         w = self.windows(layer, bottom)
         sizes = [
             (size + a + b - extent) // stride + 1
@@ -124,7 +123,7 @@ class Im2col(ConvolutionBase):
         ]
         if min(sizes, default=1) < 1:
             raise LayerError(f"a kernel of {w.extent} does not fit into {bottom[2:]} with pad {w.pads}")
-        return [(bottom[0], bottom[1] * int(np.prod(w.kernel)), *sizes)]
+        return (bottom[0], bottom[1] * int(np.prod(w.kernel)), *sizes)
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append a depthwise Conv whose kernels each pick one place of the window."""

@@ -67,6 +67,16 @@ def with_bias(y, bias):
     return (y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))).astype(np.float32)
 
 
+def from_axis(axis, define):
+    """Return the definition for channels on `axis`: what stands before it are all pictures."""
+
+    def moved(x, *arrays):
+        (top,) = define(x.reshape(-1, *x.shape[axis:]), *arrays)
+        return [top.reshape(*x.shape[:axis], *top.shape[1:])]
+
+    return moved
+
+
 # h and w differ in every windowed row, so swapping them fails.
 CASES = [
     Case(
@@ -123,6 +133,25 @@ CASES = [
     ),
     Case(
         "Convolution",
+        "convolution_param { num_output: 4 kernel_size: 3 kernel_size: 2 group: 2 axis: 2 }",
+        [(2, 3, 4, 5, 6)],
+        [(2, 3, 4, 3, 5)],
+        from_axis(2, convolve(group=2)),
+        params=[(4, 2, 3, 2), (4,)],
+        name="Convolution-frames before the channels",
+    ),
+    Case(
+        "Convolution",
+        "convolution_param { num_output: 2 kernel_size: 3 axis: 0 }",
+        [(3, 5, 6)],
+        [(2, 3, 4)],
+        from_axis(0, convolve()),
+        params=[(2, 3, 3, 3), (2,)],
+        name="Convolution-no batch",
+        is_bound=True,
+    ),
+    Case(
+        "Convolution",
         "convolution_param { num_output: 2 kernel_size: 2 }",
         [(2, 3, 4, 3), (2, 3, 4, 3)],
         [(2, 2, 3, 2), (2, 2, 3, 2)],
@@ -146,6 +175,15 @@ CASES = [
         deconvolve(3, 0, 2, 2),
         params=[(4, 3, 2, 2)],
     ),
+    Case(
+        "Deconvolution",
+        "convolution_param { num_output: 2 kernel_h: 4 kernel_w: 3 stride: 2 axis: -3 }",
+        [(2, 3, 5, 4, 2)],
+        [(2, 3, 2, 10, 5)],
+        from_axis(2, deconvolve(2)),
+        params=[(5, 2, 4, 3), (2,)],
+        name="Deconvolution-frames before the channels",
+    ),
 ]
 
 
@@ -163,6 +201,7 @@ def test_every_type_has_a_row():
     [
         ("Convolution", "num_output: 6 kernel_h: 3 kernel_w: 1 group: 2", (5, 4, 6, 5), 5 * 6 * 2 * 3 * 4 * 5),
         ("Deconvolution", "num_output: 6 kernel_h: 3 kernel_w: 1 group: 2", (5, 4, 6, 5), 5 * 4 * 3 * 3 * 6 * 5),
+        ("Convolution", "num_output: 6 kernel_h: 3 kernel_w: 1 axis: 2", (2, 5, 4, 6, 5), 10 * 6 * 4 * 3 * 4 * 5),
     ],
 )
 def test_macs_count_each_weight_at_each_place(kind, settings, bottom, macs):
@@ -183,7 +222,7 @@ def refused(settings, bottom=(2, 3, 6, 5)):
         (refused("num_output: 2 kernel_size: 6"), "does not fit"),
         (refused("num_output: 2 kernel_size: 3 kernel_size: 3 kernel_size: 3"), "3 times for 2 spatial axes"),
         (refused("num_output: 2 kernel_size: 3 stride: 0"), "stride is (0, 0), must be at least 1"),
-        (refused("num_output: 2 kernel_size: 3 axis: 2"), "axis 2 is not supported"),
+        (refused("num_output: 2 kernel_size: 3 axis: 3"), "needs a spatial bottom"),
         (refused("num_output: 2 kernel_size: 3", (6,)), "axis 1 is outside"),
         (refused("num_output: 2 kernel_size: 3", (6, 5)), "needs a spatial bottom"),
     ],
