@@ -2,22 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike, fspath
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
+
+from caffeinit.engine.session import explained
+from caffeinit.errors import FormatError
+
+_BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
 
 
 class OnnxFile:
     """An ONNX file in a session of its own."""
 
     def __init__(self, path: str | PathLike[str], threads: int = 0) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(fspath(path), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(fspath(path), _options(threads), providers=["CPUExecutionProvider"])
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """Return output -> array."""
         return dict(zip(outputs, self._session.run(list(outputs), dict(feeds)), strict=True))
+
+
+class OnnxFunction:
+    """An ONNX file as a function from inputs to any of its values.
+
+    Attributes:
+        label: how messages name it.
+        inputs: input -> its axes; None where the file leaves one open.
+        outputs: as the file declares them.
+        rows: pictures that it takes at a time; 1 where it takes any number.
+    """
+
+    def __init__(self, path: str | PathLike[str], threads: int = 0) -> None:
+        """Read the file.
+
+        Raises:
+            FormatError: it is no ONNX file.
+        """
+        self.label = fspath(path)
+        self._path = Path(path)
+        self._threads = threads
+        try:
+            self._model = onnx.load(fspath(path), load_external_data=False)
+        except (OSError, DecodeError) as error:
+            raise FormatError(f"{self.label}: cannot be read as ONNX: {error}") from None
+        graph = self._model.graph
+        if not graph.node:
+            raise FormatError(f"{self.label}: cannot be read as ONNX: it holds no graph")
+        stored = {a.name for a in graph.initializer}
+        self.inputs = {v.name: _axes(v) for v in graph.input if v.name not in stored}
+        self.outputs = [v.name for v in graph.output]
+        self.rows = next((axes[0] for axes in self.inputs.values() if axes and axes[0]), 1)
+
+    def values(self, given: Collection[str]) -> list[str]:
+        """Return the values that these inputs determine and influence, in the order of the graph."""
+        moving: dict[str, None] = dict.fromkeys(given)
+        unknown = set(self.inputs) - set(given)
+        for node in self._model.graph.node:
+            if any(i in unknown for i in node.input):
+                unknown.update(node.output)
+            elif any(i in moving for i in node.input):
+                moving.update(dict.fromkeys(o for o in node.output if o))
+        return [value for value in moving if value not in given]
+
+    def compile(self, values: Sequence[str]) -> CompiledPart:
+        """Return what computes these values from those inputs that they depend on."""
+        part = _part(self._model, values)
+        options = _options(self._threads)
+        options.add_session_config_entry(_BESIDE, fspath(self._path.resolve().parent))
+        with explained("set up", self.label):
+            session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return CompiledPart(session, {i.name: self.inputs[i.name] for i in session.get_inputs()}, values, self.label)
+
+
+class CompiledPart:
+    """A part of an ONNX file, ready to run; see `OnnxFunction.compile`."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        inputs: Mapping[str, Sequence[int | None]],
+        values: Sequence[str],
+        label: str,
+    ) -> None:
+        self._session = session
+        self._values = list(values)
+        self._label = label
+        self._inputs = list(inputs)
+        self._rows = next((axes[0] for axes in inputs.values() if axes and axes[0]), None)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute the values for one batch; in pieces where the file spells its batch size out."""
+        feeds = {name: batch[name] for name in self._inputs}
+        count = len(next(iter(feeds.values())))
+        if self._rows in (None, count):
+            return self._run(feeds)
+        pieces = []
+        for start in range(0, count, self._rows):
+            rows = np.minimum(np.arange(start, start + self._rows), count - 1)  # the last piece is filled up
+            found = self._run({name: array[rows] for name, array in feeds.items()})
+            there = min(self._rows, count - start)
+            pieces.append({n: a[: len(a) * there // self._rows] if a.ndim else a for n, a in found.items()})
+        return {n: np.concatenate([np.atleast_1d(p[n]) for p in pieces]) for n in self._values}
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with explained("run", self._label):
+            return dict(zip(self._values, self._session.run(self._values, dict(feeds)), strict=True))
+
+
+def _part(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """Return the part of a model that computes these values, with them as its outputs."""
+    wanted = set(values)
+    kept = []
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+            wanted.update(i for a in node.attribute for g in (a.g, *a.graphs) for n in g.node for i in n.input)
+    known = {v.name: v for v in (*model.graph.output, *model.graph.value_info)}
+    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    part.graph.name = model.graph.name
+    part.graph.node.extend(reversed(kept))
+    part.graph.initializer.extend(a for a in model.graph.initializer if a.name in wanted)
+    part.graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    part.graph.input.extend(v for v in model.graph.input if v.name in wanted)
+    part.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in values)
+    return part
+
+
+def _axes(value: onnx.ValueInfoProto) -> list[int | None]:
+    return [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return options

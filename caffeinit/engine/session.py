@@ -21,7 +21,16 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.graph import Graph, Shape
 
 _state = ort.capi.onnxruntime_pybind11_state
-_ORT_ERRORS = (RuntimeError, _state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.RuntimeException)
+_ORT_ERRORS = (
+    RuntimeError,
+    _state.Fail,
+    _state.InvalidArgument,
+    _state.InvalidGraph,
+    _state.InvalidProtobuf,
+    _state.NoSuchFile,
+    _state.NotImplemented,
+    _state.RuntimeException,
+)
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 
 
@@ -56,7 +65,7 @@ class Session:
         self._weights = {n: graph.initializers[n] for n in graph.initializers if n in {*_fed_weights(graph), *fed}}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = _declare(graph, self._weights)
-        with _explained("set up"):
+        with explained("set up"):
             self._session = ort.InferenceSession(
                 model.SerializeToString(), _options(settings), providers=["CPUExecutionProvider"]
             )
@@ -84,20 +93,20 @@ class Session:
                 _bind(binding.bind_output, name, into[name])
             else:
                 binding.bind_output(name, "cpu")
-        with _explained("run"):
+        with explained("run"):
             self._session.run_with_iobinding(binding)
         values = binding.get_outputs()
         return {n: into[n] if n in into else v.numpy() for n, v in zip(self.outputs, values, strict=True)}
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str, which: str = "the net") -> Iterator[None]:
     """Turn onnxruntime's own errors into ours: shapes or indices of this net that do not go together."""
     try:
         yield
     except _ORT_ERRORS as error:
         reason = " ".join(str(error).split())
-        raise CaffeinitError(f"the net cannot be {what} with these inputs: {reason[:400]}") from None
+        raise CaffeinitError(f"{which} cannot be {what} with these inputs: {reason[:400]}") from None
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:

@@ -1,0 +1,94 @@
+"""caffeinit verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from caffeinit.cli.common import image_options, net_options, run_options
+
+if TYPE_CHECKING:
+    from caffeinit.comparison import Function
+
+
+@click.command("verify")
+@click.argument("net", type=click.Path())
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    help="largest difference that counts as the same, as a part of the output's largest value; default 1e-4.",
+)
+@click.option("--first", is_flag=True, help="also name the first value inside the net at which the two part.")
+@click.option("--force", is_flag=True, help="replace a JSON file that exists.")
+@image_options
+@net_options
+@run_options
+def command(
+    net: str,
+    a: str,
+    b: str,
+    tolerance: float | None,
+    first: bool,
+    force: bool,
+    quiet: bool,
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Tell whether two weight files are the same function, on pictures.
+
+    \b
+    caffeinit verify net.prototxt before.caffemodel after.caffemodel --images pictures/
+    caffeinit verify net.prototxt net.caffemodel net.onnx --images pictures/
+
+    A and B are weights for NET, or ONNX files made from it. The exit code is 0 if all outputs are the same within the
+    tolerance, else 1.
+    """
+    from caffeinit.cli.common import read_pictures, write_json
+    from caffeinit.cli.tables import comparison_table, progress
+    from caffeinit.comparison import compare
+    from caffeinit.verify import TOLERANCE
+
+    loading = {key: options.pop(key) for key in ("phase", "level", "stages", "input_shapes", "threads")}
+    loading["strict"] = options["strict"]
+    network, (one, other), lacking = _open(net, [a, b], loading)
+    pictures = read_pictures(network, options)
+    with progress("comparing", quiet) as advance:
+        found = compare(
+            one,
+            other,
+            pictures,
+            tolerance=TOLERANCE if tolerance is None else tolerance,
+            first=first,
+            progress=lambda done: advance(done, pictures.num_images),
+        )
+    found.notes += lacking
+    if not quiet and json_file != "-":
+        comparison_table(found, (a, b), pictures.describe(), first)
+    write_json(json_file, {"net": net, "a": a, "b": b, **found.to_json()}, force)
+    if not found.same:
+        raise SystemExit(1)
+
+
+def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, list[Function], list[str]]:
+    """Return the network that tells how pictures are prepared, both sides, and what they lack."""
+    from caffeinit.cli.common import load_network
+    from caffeinit.comparison import NetFunction
+    from caffeinit.engine.onnxrun import OnnxFunction
+    from caffeinit.export import missing_outputs
+
+    network = load_network(net, None, dict(loading))
+    sides: list[Function] = []
+    notes = [f'output "{name}" is not compared: {reason}' for name, reason in missing_outputs(network).items()]
+    for file in files:
+        if Path(file).suffix.lower() == ".onnx":
+            sides.append(OnnxFunction(file, loading["threads"]))
+        else:
+            network = load_network(net, file, dict(loading))
+            sides.append(NetFunction(network, file))
+            layers = dict.fromkeys(layer for layer, _ in network.missing)
+            notes += [f"{file} holds no numbers for {', '.join(layers)}: zeros are used"] if layers else []
+    return network, sides, notes

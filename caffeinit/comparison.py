@@ -1,0 +1,273 @@
+"""Are two nets the same function? Compared on pictures, batch by batch; nothing outlives its batch.
+
+Each side is a network or an ONNX file. Differences are relative to a value's largest magnitude over all pictures, so that
+what counts is what is visible beside the value itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from caffeinit.engine.session import compile_graph
+from caffeinit.errors import CaffeinitError
+from caffeinit.graph import Shape
+from caffeinit.network import Network
+from caffeinit.result import finite
+from caffeinit.verify import TOLERANCE
+
+Values = Mapping[str, np.ndarray]
+Run = Callable[[Values], dict[str, np.ndarray]]
+
+
+class Function(Protocol):
+    """One side of a comparison.
+
+    Attributes:
+        label: how messages name it.
+        inputs: input -> its axes.
+        outputs: what the side puts out.
+        rows: pictures that it takes at a time: 1 where any number is fine, 0 where a batch must stay as it is.
+    """
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def inputs(self) -> Mapping[str, Sequence[int | None]]: ...
+    @property
+    def outputs(self) -> Sequence[str]: ...
+    @property
+    def rows(self) -> int: ...
+
+    def values(self, given: Collection[str]) -> list[str]:
+        """Return the values that these inputs determine and influence, in the order of the graph."""
+
+    def compile(self, values: Sequence[str]) -> Run:
+        """Return what computes these values from a batch."""
+
+
+class NetFunction:
+    """A network as a function from inputs to any of its values."""
+
+    def __init__(self, network: Network, label: str) -> None:
+        self._network = network
+        self.label = label
+        self.inputs: Mapping[str, Sequence[int | None]] = network.graph.inputs
+        self.outputs = network.graph.outputs or network.graph.unused()
+        self.rows = int(network.graph.batch_axis_free)
+
+    def values(self, given: Collection[str]) -> list[str]:
+        """Return the values that these inputs determine and influence, in the order of the graph."""
+        graph = self._network.graph
+        moving, unknown = set(given), set(graph.inputs) - set(given)
+        for node in graph.nodes:
+            if any(i in unknown for i in node.input):
+                unknown.update(node.output)
+            elif any(i in moving for i in node.input):
+                moving.update(node.output)
+        return [o for node in graph.nodes for o in node.output if o in moving and o]
+
+    def compile(self, values: Sequence[str]) -> Run:
+        """Return what computes these values from a batch."""
+        session = compile_graph(self._network.graph, values, self._network.settings)
+        return lambda batch: session.run({n: batch[n] for n in session.inputs})
+
+
+@dataclass
+class Difference:
+    """By how much one value differs over all pictures.
+
+    Attributes:
+        largest: largest finite magnitude in A.
+        gap: largest difference; infinite where a side is not finite and the other is not the same.
+        changed: pictures whose largest entry is another one; None where the value is not one row a picture.
+        shapes: of both sides, where they differ.
+    """
+
+    name: str
+    largest: float = 0.0
+    gap: float = 0.0
+    changed: int | None = None
+    shapes: tuple[Shape, Shape] | None = None
+
+    @property
+    def relative(self) -> float:
+        """The difference as a part of the largest magnitude; equal values give 0, also where they are all 0."""
+        return self.gap / self.largest if self.gap and self.largest else float("inf") if self.gap else 0.0
+
+    def see(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Take in one batch of both sides; axes of size 1 do not matter, other shapes make the difference infinite."""
+        if [n for n in a.shape if n != 1] != [n for n in b.shape if n != 1]:
+            self.shapes, self.gap = (a.shape, b.shape), float("inf")
+            return
+        b = b.reshape(a.shape)
+        if a.dtype != np.float32 or b.dtype != np.float32:
+            a, b = a.astype(np.float64), b.astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = float(np.abs(a - b).max(initial=0))
+            largest = float(np.abs(a).max(initial=0))
+            if not np.isfinite(gap) or not np.isfinite(largest):  # infinities that are equal differ by 0
+                gap = float(np.abs(np.where(a == b, 0, a - b)).max(initial=0))
+                largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
+        self.gap = max(self.gap, gap if np.isfinite(gap) else float("inf"))
+        self.largest = max(self.largest, largest)
+        if a.ndim > 1 and a.size and 1 < a.shape[1] == a.size // len(a):
+            rows = [x.reshape(len(x), -1).argmax(1) for x in (a, b)]
+            self.changed = (self.changed or 0) + int((rows[0] != rows[1]).sum())
+
+
+@dataclass
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        outputs: one entry for each output that both sides have and the pictures determine.
+        parting: the first value, in the order of A's graph, at which the sides part; if it was looked for.
+        notes: what was left out.
+    """
+
+    outputs: list[Difference]
+    tolerance: float
+    num_images: int
+    parting: Difference | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def agree(self, difference: Difference) -> bool:
+        """Tell whether a value counts as the same."""
+        return difference.relative <= self.tolerance
+
+    @property
+    def same(self) -> bool:
+        """Whether all outputs are the same within the tolerance."""
+        return all(map(self.agree, self.outputs))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON; a difference that is not finite becomes None."""
+        return {
+            "same": self.same,
+            "tolerance": self.tolerance,
+            "num_images": self.num_images,
+            "outputs": [self._entry(d) for d in self.outputs],
+            "first_difference": self._entry(self.parting) if self.parting else None,
+            "notes": self.notes,
+        }
+
+    def _entry(self, found: Difference) -> dict[str, Any]:
+        numbers = {"largest": found.largest, "difference": found.gap, "relative": found.relative}
+        plain = {key: finite(value) for key, value in numbers.items()}
+        return {"name": found.name, **plain, "predictions_changed": found.changed, "same": self.agree(found)}
+
+
+def compare(
+    a: Function,
+    b: Function,
+    batches: Iterable[Values],
+    *,
+    tolerance: float = TOLERANCE,
+    first: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Comparison:
+    """Compare the outputs of two functions on all batches.
+
+    Args:
+        tolerance: of each output's largest magnitude.
+        first: also look for the first value at which they part, in another pass, picture by picture.
+        progress: called with the number of pictures done.
+    Raises:
+        CaffeinitError: there is no output that both have and that the pictures determine.
+    """
+    given = list(next(iter(batches)))
+    sides = [_Side(function, given) for function in (a, b)]
+    pairs, notes = _paired_outputs(*sides)
+    found = Comparison([], tolerance, 0, notes=notes)
+    outputs = [Difference(name) for name, _ in pairs]
+    found.num_images = _run(sides, pairs, outputs, batches, progress)
+    found.outputs = outputs
+    if first:
+        pairs = _common_values(*sides)
+        inner = [Difference(name) for name, _ in pairs]
+        rows = min(a.rows, b.rows) and max(a.rows, b.rows)
+        _run(sides, pairs, inner, _pieces(batches, rows), progress)
+        found.parting = next((d for d in inner if not found.agree(d)), None)
+    return found
+
+
+class _Side:
+    """A function with its inputs matched to those of the pictures."""
+
+    def __init__(self, function: Function, given: Sequence[str]) -> None:
+        self.function = function
+        own = list(function.inputs)
+        if len(own) == len(given) == 1:
+            self._names = {own[0]: given[0]}
+        else:
+            self._names = {name: name for name in own if name in given}
+        self.values = function.values(list(self._names))
+        self.outputs = [name for name in function.outputs if name in set(self.values)]
+        self.left_out = [name for name in function.outputs if name not in set(self.values)]
+
+    def compile(self, values: Sequence[str]) -> Run:
+        run = self.function.compile(values)
+        return lambda batch: run({own: batch[name] for own, name in self._names.items()})
+
+
+Pairs = list[tuple[str, str]]
+
+
+def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
+    """Return which output of A is compared with which of B, and what is left out."""
+    notes = [
+        f'{side.function.label}: output "{name}" depends on an input without pictures and is not compared'
+        for side in (a, b)
+        for name in side.left_out
+    ]
+    pairs = [(name, name) for name in a.outputs if name in b.outputs]
+    if not pairs and len(a.outputs) == len(b.outputs):
+        pairs = list(zip(a.outputs, b.outputs, strict=True))
+        notes += [f'output "{x}" is compared with "{y}": the names differ' for x, y in pairs]
+    if not pairs:
+        listed = " and ".join(f"{s.function.label} has {', '.join(s.outputs) or 'none'}" for s in (a, b))
+        raise CaffeinitError(f"there is no output to compare that the pictures determine: {listed}")
+    for side, names in ((a, {x for x, _ in pairs}), (b, {y for _, y in pairs})):
+        notes += [f'only {side.function.label} has the output "{n}"' for n in side.outputs if n not in names]
+    return pairs, notes
+
+
+def _common_values(a: _Side, b: _Side) -> Pairs:
+    known = set(b.values)
+    pairs = [(name, name) for name in a.values if name in known]
+    if not pairs:
+        raise CaffeinitError(
+            f"{a.function.label} and {b.function.label} have no value of the same name: none can be the first to part"
+        )
+    return pairs
+
+
+def _run(
+    sides: Sequence[_Side],
+    pairs: Pairs,
+    differences: Sequence[Difference],
+    batches: Iterable[Values],
+    progress: Callable[[int], None],
+) -> int:
+    """Run both sides over all batches and return the number of pictures."""
+    runs = [side.compile(names) for side, names in zip(sides, zip(*pairs, strict=True), strict=True)]
+    done = 0
+    for batch in batches:
+        one, other = (run(batch) for run in runs)
+        for (x, y), difference in zip(pairs, differences, strict=True):
+            difference.see(one[x], other[y])
+        done += len(next(iter(batch.values())))
+        progress(done)
+    return done
+
+
+def _pieces(batches: Iterable[Values], rows: int) -> Iterator[Values]:
+    """Cut batches into pieces of so many rows; 0 leaves them whole."""
+    for batch in batches:
+        count = len(next(iter(batch.values())))
+        for start in range(0, count, rows or count):
+            yield {name: array[start : start + (rows or count)] for name, array in batch.items()}

@@ -1,0 +1,98 @@
+"""verify as a user types it: the exit code tells whether two files are the same function."""
+
+import json
+
+import pytest
+
+from tests.cli.conftest import NET
+
+
+def verify(cli, place, a, b, *more):
+    return cli("verify", place / "net.prototxt", a, b, "--images", place / "pictures", *more)
+
+
+@pytest.fixture
+def equalized(cli, place, weights):
+    target = place / "equalized.caffemodel"
+    arguments = (place / "net.prototxt", weights, "--images", place / "pictures", "--mode", "equalize", "-o", target)
+    assert cli("rescale", *arguments).code == 0
+    return target
+
+
+@pytest.fixture
+def other(cli, place):
+    target = place / "other.caffemodel"
+    arguments = (place / "net.prototxt", "--images", place / "pictures", "--seed", "1", "-o", target)
+    assert cli("init", *arguments).code == 0
+    return target
+
+
+def test_rescaled_weights_are_the_same_function(cli, place, weights, equalized):
+    outcome = verify(cli, place, weights, equalized)
+    assert outcome.code == 0
+    assert "are the same function on these 12 pictures" in outcome.out
+    assert "0 of 12" in outcome.out
+
+
+def test_other_weights_are_not_and_part_at_the_first_layer(cli, place, weights, other):
+    outcome = verify(cli, place, weights, other, "--first")
+    assert outcome.code == 1
+    assert "NOT the same function" in outcome.out
+    assert 'first difference: blob "conv1" after layer "conv1"' in outcome.out
+
+
+def test_a_conversion_is_the_same_function_on_either_side(cli, place, weights):
+    assert cli("convert", place / "net.prototxt", weights, "-o", place / "net.onnx").code == 0
+    for pair in (
+        (weights, place / "net.onnx"),
+        (place / "net.onnx", weights),
+        (place / "net.onnx", place / "net.onnx"),
+    ):
+        outcome = verify(cli, place, *pair, "--first")
+        assert outcome.code == 0
+        assert "no value inside the net differs" in outcome.out
+
+
+def test_json_has_every_output(cli, place, weights, other):
+    outcome = verify(cli, place, weights, other, "--json", "-")
+    assert outcome.code == 1
+    report = json.loads(outcome.out)
+    assert not report["same"]
+    assert report["num_images"] == 12
+    (entry,) = report["outputs"]
+    assert entry["name"] == "prob"
+    assert entry["relative"] == pytest.approx(entry["difference"] / entry["largest"])
+
+
+def test_the_tolerance_decides(cli, place, weights, other):
+    relative = json.loads(verify(cli, place, weights, other, "--json", "-").out)["outputs"][0]["relative"]
+    assert verify(cli, place, weights, other, "--tolerance", relative * 1.01).code == 0
+    assert verify(cli, place, weights, other, "--tolerance", relative * 0.99).code == 1
+    assert verify(cli, place, weights, weights, "--tolerance", 0).code == 0
+    assert verify(cli, place, weights, weights, "--tolerance", -1).code == 2
+
+
+def test_what_cannot_be_compared_is_named(cli, place, weights):
+    (place / "net.prototxt").write_text(
+        NET.replace('name: "ip"', 'name: "fresh"')
+        + 'layer { name: "odd" type: "MyLayer" bottom: "conv1" top: "odd" }'
+        + 'layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 1 } } }'
+        + 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }'
+    )
+    outcome = verify(cli, place, weights, weights)
+    assert outcome.code == 0
+    assert 'output "odd" is not compared' in outcome.out
+    assert 'output "loss" depends on an input without pictures' in outcome.out
+    assert "holds no numbers for fresh: zeros are used" in outcome.out
+
+
+def test_a_damaged_onnx_file_is_an_error(cli, place, weights):
+    (place / "bad.onnx").write_bytes(weights.read_bytes())
+    outcome = verify(cli, place, weights, place / "bad.onnx")
+    assert outcome.code == 1
+    assert "cannot be read as ONNX" in outcome.err
+
+
+def test_quiet_prints_nothing(cli, place, weights, other):
+    outcome = verify(cli, place, weights, other, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "")

@@ -1,0 +1,159 @@
+"""Two functions compared on pictures: what counts as the same, and where they part."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from caffeinit.comparison import Difference, NetFunction, compare
+from caffeinit.engine.onnxrun import OnnxFunction
+from caffeinit.errors import CaffeinitError, FormatError
+from tests.nets import NETS, pictures
+
+
+def seen(a, b, cuts=1):
+    difference = Difference("x")
+    for one, other in zip(np.array_split(a, cuts), np.array_split(b, cuts), strict=True):
+        difference.see(one, other)
+    return difference
+
+
+@pytest.mark.parametrize("cuts", [1, 2, 5])
+def test_the_cut_into_batches_does_not_matter(cuts):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((10, 3, 4)).astype(np.float32)
+    b = a + rng.standard_normal(a.shape).astype(np.float32)
+    found = seen(a, b, cuts)
+    assert found.gap == np.abs(a - b).max()
+    assert found.largest == np.abs(a).max()
+    assert found.relative == found.gap / found.largest
+
+
+INFINITE = float("inf")
+CASES = {
+    "equal": ([1.0, -2.0], [1.0, -2.0], 0.0),
+    "zeros": ([0.0, 0.0], [0.0, 0.0], 0.0),
+    "half": ([1.0, -2.0], [1.0, -1.0], 0.5),
+    "beside zeros": ([0.0, 0.0], [0.0, 1e-9], INFINITE),
+    # The logarithm of 0 on both sides is the same value.
+    "same infinities": ([-INFINITE, 2.0], [-INFINITE, 1.0], 0.5),
+    "other infinities": ([-INFINITE, 2.0], [INFINITE, 2.0], INFINITE),
+    "NaN in one": ([1.0, 2.0], [1.0, np.nan], INFINITE),
+    "NaN in both": ([1.0, np.nan], [1.0, np.nan], INFINITE),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_differences_are_relative_to_the_largest_value(case):
+    a, b, wanted = CASES[case]
+    # A later batch that is equal does not hide what an earlier one had.
+    rows = [np.array([*x, 0.0, 0.0], np.float32).reshape(2, 2) for x in (a, b)]
+    assert seen(*rows, cuts=2).relative == wanted
+
+
+def test_other_predictions_are_counted():
+    a = np.eye(4, dtype=np.float32)
+    b = a.copy()
+    b[1] = a[2]
+    assert seen(a, b, 2).changed == 1
+    assert seen(a.reshape(1, 4, 2, 2), b.reshape(1, 4, 2, 2)).changed is None
+    assert seen(a[:0], b[:0]).gap == 0  # a detector that finds nothing
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_is_itself(name):
+    one, other = (NetFunction(NETS[name](), label) for label in "ab")
+    found = compare(one, other, pictures(), first=True)
+    assert found.same
+    assert found.num_images == 12
+    assert [d.gap for d in found.outputs] == [0.0]
+    assert found.parting is None
+
+
+def test_the_first_value_that_differs_is_named():
+    nets = [NETS["inception"]() for _ in range(2)]
+    nets[1].params["three"][0][0] *= 1.5
+    found = compare(*(NetFunction(net, "") for net in nets), pictures(), first=True)
+    assert not found.same
+    (unit,) = (u for u in nets[0].units if u.name == "three")
+    assert found.parting.name == unit.uses[0].output
+
+
+def test_the_same_function_may_part_inside():
+    nets = [NETS["chain"]() for _ in range(2)]
+    for array in nets[1].params["conv1"]:
+        array *= 2
+    nets[1].params["conv2"][0][...] /= 2
+    found = compare(*(NetFunction(net, "") for net in nets), pictures(), first=True)
+    assert found.same
+    assert found.parting.name == nets[0].units[0].uses[0].output
+    assert found.parting.relative == pytest.approx(1, rel=1e-6)
+
+
+def write_product(path, weight, rows="N", names=("x", "y"), shape=(2,)):
+    """An ONNX file: y = relu(x W), reshaped to (N, *shape)."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [names[0], "w"], ["product"]),
+            helper.make_node("Relu", ["product"], ["rectified"]),
+            helper.make_node("Reshape", ["rectified", "shape"], [names[1]]),
+        ],
+        "product",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, [rows, 3])],
+        [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, None)],
+        [
+            onnx.numpy_helper.from_array(np.asarray(weight, np.float32), "w"),
+            onnx.numpy_helper.from_array(np.array([-1, *shape]), "shape"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return OnnxFunction(path, threads=1)
+
+
+WEIGHT = np.arange(6).reshape(3, 2)
+ROWS = [{"x": np.random.default_rng(n).standard_normal((5, 3)).astype(np.float32)} for n in range(2)]
+
+
+def test_a_file_that_spells_its_batch_out_is_run_in_pieces(tmp_path):
+    free, fixed = (write_product(tmp_path / f"{rows}.onnx", WEIGHT, rows) for rows in ("N", 2))
+    found = compare(free, fixed, ROWS, first=True)
+    assert found.same
+    assert found.num_images == 10
+    assert found.outputs[0].largest == pytest.approx(max((b["x"] @ WEIGHT).max() for b in ROWS))
+
+
+def test_other_names_are_paired_where_there_is_one_of_each(tmp_path):
+    one = write_product(tmp_path / "a.onnx", WEIGHT)
+    other = write_product(tmp_path / "b.onnx", WEIGHT, names=("data", "prob"), shape=(2, 1, 1))
+    found = compare(one, other, ROWS)
+    assert found.same
+    assert 'output "y" is compared with "prob"' in found.notes[0]
+
+
+def test_other_shapes_are_a_difference(tmp_path):
+    one = write_product(tmp_path / "a.onnx", WEIGHT)
+    other = write_product(tmp_path / "b.onnx", np.ones((3, 3)), shape=(3,))
+    found = compare(one, other, ROWS)
+    assert not found.same
+    assert found.outputs[0].shapes == ((5, 2), (5, 3))
+
+
+def test_an_output_without_pictures_is_left_out(tmp_path):
+    net = NETS["chain"]()
+    net.graph.add_input("label", (4,))
+    net.graph.outputs.append(net.graph.op("Mul", "label", 2.0))
+    found = compare(NetFunction(net, "a"), NetFunction(net, "b"), pictures())
+    assert len(found.outputs) == 1
+    assert "depends on an input without pictures" in found.notes[0]
+    with pytest.raises(CaffeinitError, match="no output to compare"):
+        compare(NetFunction(net, "a"), NetFunction(net, "b"), [{"other": np.ones((4, 2), np.float32)}])
+
+
+def test_a_file_that_is_no_onnx_file_is_refused(tmp_path):
+    for content in (b"", b"\xff" * 100):
+        (tmp_path / "x.onnx").write_bytes(content)
+        with pytest.raises(FormatError, match="cannot be read as ONNX"):
+            OnnxFunction(tmp_path / "x.onnx")
+    with pytest.raises(FormatError, match="cannot be read as ONNX"):
+        OnnxFunction(tmp_path / "nothing.onnx")
