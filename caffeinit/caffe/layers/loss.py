@@ -235,17 +235,19 @@ class InfogainLoss(Loss):
             raise LayerError(f'its matrix is in the file "{layer.infogain_loss_param.source}", which is not read')
         shape = graph.shape(bottoms[0])
         axis = canonical_axis(layer.infogain_loss_param.axis, len(shape))
-        if axis != 1 or len(shape) != 2:
-            raise LayerError("needs scores of shape (N, classes)")
-        probabilities = graph.op("Softmax", bottoms[0], axis=1)
-        if int(np.prod(graph.shape(bottoms[2]))) != shape[1] ** 2:
-            raise LayerError(f"its matrix is {graph.shape(bottoms[2])} for {shape[1]} classes")
-        matrix = graph.op("Reshape", bottoms[2], [shape[1], shape[1]])
-        _, labels, valid = labelled(layer, graph, bottoms[0], bottoms[1], 1)
-        rows = graph.op("Gather", matrix, graph.reshape(labels, [shape[0]]), axis=0)
+        probabilities = graph.op("Softmax", bottoms[0], axis=axis)
+        classes = shape[axis]
+        if int(np.prod(graph.shape(bottoms[2]))) != classes**2:
+            raise LayerError(f"its matrix is {graph.shape(bottoms[2])} for {classes} classes")
+        matrix = graph.op("Reshape", bottoms[2], [classes, classes])
+        _, labels, valid = labelled(layer, graph, bottoms[0], bottoms[1], axis)
+        rows = graph.op("Gather", matrix, graph.op("Squeeze", labels, [axis]), axis=0)
+        rank = len(shape)
+        rows = graph.op("Transpose", rows, perm=[*range(axis), rank - 1, *range(axis, rank - 1)])
         logs = graph.op("Log", graph.op("Max", probabilities, _SMALLEST))
-        losses = graph.op("Neg", graph.op("ReduceSum", graph.op("Mul", rows, logs), [1], keepdims=1))
-        tops = [normalized(layer, graph, graph.op("Mul", losses, valid), valid, _VALID)]
+        losses = graph.op("Neg", graph.op("ReduceSum", graph.op("Mul", rows, logs), [axis], keepdims=1))
+        inner = int(np.prod(shape[axis + 1 :]))
+        tops = [normalized(layer, graph, graph.op("Mul", losses, valid), valid, _VALID, inner)]
         return [*tops, probabilities] if len(layer.top) > 1 else tops
 
 

@@ -89,6 +89,14 @@ def infogain(ignore=None):
     return define
 
 
+def infogain_map(x, labels, matrix):
+    """Return the loss over scores (N, H, classes, W) and labels (N, H, W)."""
+    logs, rows = np.log(softmax(x, 2)), matrix.reshape(x.shape[2], x.shape[2])
+    places = np.ndindex(*labels.shape)
+    found = [-(rows[int(labels[n, h, w])] * logs[n, h, :, w]).sum() for n, h, w in places]
+    return [scalar(np.mean(found))]
+
+
 def contrastive(legacy):
     def define(a, b, same):
         total = 0.0
@@ -199,6 +207,13 @@ CASES = [
         make=chances,
     ),
     case("InfogainLoss", "", [SCORES, LABELS, (1, 1, 5, 5)], infogain(), is_bound=True),
+    case(
+        "InfogainLoss",
+        "infogain_loss_param { axis: -2 }",
+        [(2, 4, 5, 3), (2, 4, 3), (5, 5)],
+        infogain_map,
+        is_bound=True,
+    ),
     case("InfogainLoss", "loss_param { ignore_label: 3 }", [(9, 5), (9,), (1, 1, 5, 5)], infogain(3), is_bound=True),
     case(
         "ContrastiveLoss",
