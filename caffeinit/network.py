@@ -116,7 +116,8 @@ class Network:
             inputs: input blob -> array. Another batch or picture size than the net's is fine where the net allows it.
             blobs: what to return; by default every blob that the given inputs determine.
         Returns:
-            blob -> float32 array (Caffe's final value where layers work in place).
+            blob -> float32 array (Caffe's final value where layers work in place; of an input that they change, the name
+            stands for what was given, and "blob@layer" for the final value).
         Raises:
             CaffeinitError: an input is missing or does not fit, or there is no such blob.
         """

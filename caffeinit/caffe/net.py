@@ -31,7 +31,8 @@ MAX_LAYERS = 100_000
 class NamedLayer:
     """A layer with the values that it reads and makes.
 
-    A blob that layers change in place is several values: the last bears the blob's name, earlier ones "blob@layer".
+    A blob that layers change in place is several values: the last bears the blob's name, earlier ones "blob@layer". Where
+    the blob is an input of the net, it is the input that bears the name, and all later ones are "blob@layer".
     """
 
     layer: Any
@@ -268,9 +269,11 @@ def name_values(layers: Sequence[Any], path: Path | str = "net") -> list[NamedLa
                     f'{path}: layer "{layer.name}" ({layer.type}): top "{top}" is made by layer "{maker}" already'
                 )
             version[top] = (index, number)
-    final = {place: blob for blob, place in version.items()}
+    named = version | {
+        top: (i, n) for i, layer in enumerate(layers) if not layer.bottom for n, top in enumerate(layer.top)
+    }
     names = {
-        (i, n): final.get((i, n), f"{top}@{layer.name}")
+        (i, n): top if named[top] == (i, n) else f"{top}@{layer.name}"
         for i, layer in enumerate(layers)
         for n, top in enumerate(layer.top)
     }

@@ -102,11 +102,11 @@ def load_caffe(
         raise CaffeinitError(_blocked_message(found, net_path))
     graph = lowered.graph
     computed = {o for node in graph.nodes for o in node.output} | set(graph.inputs)
-    final = {blob for entry in net.layers for blob in entry.top}
-    order = [v for entry in net.named_layers for v in entry.tops if v in final and v in computed]
-    used = {b for entry in net.layers for b in entry.bottom}
-    graph.outputs = [b for b in dict.fromkeys(order) if b not in used or _ends_in_place(net, b)]
-    graph.outputs = [b for b in graph.outputs if b not in graph.inputs]
+    last = {blob: v for entry in net.named_layers for blob, v in zip(entry.layer.top, entry.tops, strict=True)}
+    shown = {*graph.inputs, *last.values()} & computed
+    order = [v for entry in net.named_layers for v in entry.tops if v in shown]
+    read = {b for entry in net.named_layers for b in entry.bottoms}
+    graph.outputs = [b for b in dict.fromkeys(order) if b not in read and b not in graph.inputs]
     return Network(
         graph=graph,
         params={n: tuple(a) for n, a in matched.arrays.items() if a},
@@ -128,11 +128,6 @@ def _mean_shapes(net: Net, blobs: Sequence[str]) -> dict[str, Shape]:
             with contextlib.suppress(ImagesError):  # a mean that cannot be read tells no shape; pictures will say so
                 shapes[blob] = tuple(read_mean(asked.mean_file).shape)
     return shapes
-
-
-def _ends_in_place(net: Net, blob: str) -> bool:
-    """Return whether all readers of a blob's name read it before its last version is made."""
-    return not any(blob in entry.bottoms for entry in net.named_layers)
 
 
 def _check_inputs(found: Inference, given: Mapping[str, Shape]) -> None:

@@ -128,11 +128,21 @@ def names(tmp_path, text):
 
 
 def test_the_last_version_of_a_blob_has_its_name(tmp_path):
+    chain = "".join(f'layer {{ name: "r{i}" type: "ReLU" bottom: "x" top: "x" }}\n' for i in range(2))
+    first = 'layer { name: "first" type: "ReLU" bottom: "data" top: "x" }\n'
+    assert names(tmp_path, DATA + first + chain)[1:] == [
+        ("first", ["data"], ["x@first"]),
+        ("r0", ["x@first"], ["x@r0"]),
+        ("r1", ["x@r0"], ["x"]),
+    ]
+
+
+def test_an_input_that_layers_change_keeps_its_name(tmp_path):
     chain = "".join(f'layer {{ name: "r{i}" type: "ReLU" bottom: "data" top: "data" }}\n' for i in range(2))
     assert names(tmp_path, DATA + chain) == [
-        ("data", [], ["data@data"]),
-        ("r0", ["data@data"], ["data@r0"]),
-        ("r1", ["data@r0"], ["data"]),
+        ("data", [], ["data"]),
+        ("r0", ["data"], ["data@r0"]),
+        ("r1", ["data@r0"], ["data@r1"]),
     ]
 
 
@@ -255,4 +265,7 @@ def test_versions_of_a_blob_that_two_layers_change_in_turn():
         layer(name="b", type="ReLU", bottom=["x"], top=["x"]),
         layer(name="c", type="Eltwise", bottom=["x", "y"], top=["z"]),
     ]
-    assert [e.bottoms for e in name_values(layers)] == [[], ["x@d"], ["x@d"], ["x", "y"]]
+    assert [e.bottoms for e in name_values(layers)] == [[], ["x"], ["x"], ["x@b", "y"]]
+    layers[0].bottom.append("outside")
+    layers.insert(0, layer(name="o", type="Input", top=["outside"]))
+    assert [e.bottoms for e in name_values(layers)] == [[], ["outside"], ["x@d"], ["x@d"], ["x", "y"]]

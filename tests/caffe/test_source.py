@@ -164,6 +164,18 @@ def test_a_net_that_spells_its_batch_out_runs_at_that_batch(tmp_path):
     assert net.params["conv"][0].any()
 
 
+def test_an_input_that_a_layer_changes_is_fed_by_its_name(tmp_path):
+    halve = 'layer { name: "halve" type: "Power" bottom: "data" top: "data" power_param { scale: 0.5 } }\n'
+    net = load(tmp_path, DATABASE % "transform_param { crop_size: 9 scale: 2 }" + halve + CONV)
+    assert set(net.inputs) == {"data", "label"}
+    assert net.source.preprocessing()["data"].scale == 2
+    x = np.ones((1, 3, 9, 9), np.float32)
+    out = net.forward({"data": x})
+    assert (out["data"] == 1).all()
+    assert (out["data@halve"] == 0.5).all()
+    assert load(tmp_path, input_layer(1, 3, 9, 9) + halve).outputs == ["data@halve"]
+
+
 def test_what_init_has_drawn_is_not_drawn_again(tmp_path):
     net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
     x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")
