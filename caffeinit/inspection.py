@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from caffeinit.caffe.layers import find_type
-from caffeinit.caffe.lower import infer_net, lower_net
-from caffeinit.caffe.match import match_weights
+from caffeinit.caffe.lower import Lowered, infer_net, lower_net
+from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net, read_net
+from caffeinit.caffe.source import net_outputs
 from caffeinit.caffe.weights import WeightsFile, open_weights
 from caffeinit.graph import Shape
 from caffeinit.redraw import keeping_reason
+from caffeinit.scale_report import ScaleReport, report_scales
 from caffeinit.units import Unit, find_units
 
 
@@ -63,6 +65,7 @@ class Inspection:
     unused: list[str]
     notes: list[str]
     units: list[Unit] = field(default_factory=list)
+    scales: ScaleReport | None = None
 
     @property
     def obstacles(self) -> list[LayerReport]:
@@ -83,7 +86,8 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
+        scales = {"scales": self.scales.to_json()} if self.scales else {}
+        return scales | {
             "files": [vars(f) for f in self.files],
             "inputs": {n: list(s) for n, s in self.inputs.items()},
             "layers": [
@@ -107,9 +111,12 @@ def inspect_files(
     level: int = 0,
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Shape] | None = None,
+    scales: bool = False,
 ) -> Inspection:
     """Look at a net and, if given, its weights; what does not fit is reported, not refused.
 
+    Args:
+        scales: also find which channels' scales can be chosen; see `scale_report`.
     Raises:
         FormatError: a file is not what it should be.
     """
@@ -149,7 +156,29 @@ def inspect_files(
         unused=matched.unused,
         notes=[*net.notes, *(file.notes if file else []), *matched.notes],
         units=units,
+        scales=_find_scales(net, lowered, matched, units) if scales else None,
     )
+
+
+def _find_scales(net: Net, lowered: Lowered, matched: Matched, units: list[Unit]) -> ScaleReport:
+    places = {top: entry.layer for entry in net.named_layers for top in entry.tops}
+    layers = {layer.name: layer for layer in net.layers}
+
+    def place(value: str) -> str:
+        layer = places.get(value) or layers.get(value.rpartition("/")[0])
+        return f'layer "{layer.name}" ({layer.type})' if layer else ""
+
+    def kept(unit: Unit) -> str:
+        return keeping_reason(unit, lowered.learned).get(unit.name, "")
+
+    missing = [matched.arrays[layer][index] for layer, index in matched.missing]
+    for array in missing:
+        array[...] = 1  # zeros would pass on no scale
+    outputs = net_outputs(net, lowered.graph)
+    found = report_scales(lowered.graph, units, lowered.learned, kept, outputs, place)
+    for array in missing:
+        array[...] = 0
+    return found
 
 
 def _net_file(net: Net) -> FileReport:

@@ -101,23 +101,33 @@ def load_caffe(
     if strict and found.blocked:
         raise CaffeinitError(_blocked_message(found, net_path))
     graph = lowered.graph
-    computed = {o for node in graph.nodes for o in node.output} | set(graph.inputs)
-    last = {blob: v for entry in net.named_layers for blob, v in zip(entry.layer.top, entry.tops, strict=True)}
-    shown = {*graph.inputs, *last.values()} & computed
-    order = [v for entry in net.named_layers for v in entry.tops if v in shown]
-    read = {b for entry in net.named_layers for b in entry.bottoms}
-    graph.outputs = [b for b in dict.fromkeys(order) if b not in read and b not in graph.inputs]
+    blobs = _computed_blobs(net, graph)
+    graph.outputs = net_outputs(net, graph)
     return Network(
         graph=graph,
         params={n: tuple(a) for n, a in matched.arrays.items() if a},
         learned=lowered.learned,
         source=CaffeSource(net, file, found, matched),
-        blobs=list(dict.fromkeys(order)),
+        blobs=blobs,
         skipped=[Skipped(layer, reason) for layer, reason in found.blocked.items()],
         missing=matched.missing,
         unreached=lowered.unreached,
         notes=[*net.notes, *(file.notes if file else []), *matched.notes],
     )
+
+
+def _computed_blobs(net: Net, graph: Graph) -> list[str]:
+    """Return the inputs and the last versions of all blobs that the graph computes, in the order in which they are made."""
+    computed = {o for node in graph.nodes for o in node.output} | set(graph.inputs)
+    last = {blob: v for entry in net.named_layers for blob, v in zip(entry.layer.top, entry.tops, strict=True)}
+    shown = {*graph.inputs, *last.values()} & computed
+    return list(dict.fromkeys(v for entry in net.named_layers for v in entry.tops if v in shown))
+
+
+def net_outputs(net: Net, graph: Graph) -> list[str]:
+    """Return the blobs that the net puts out: those that no layer reads."""
+    read = {b for entry in net.named_layers for b in entry.bottoms}
+    return [b for b in _computed_blobs(net, graph) if b not in read and b not in graph.inputs]
 
 
 def _mean_shapes(net: Net, blobs: Sequence[str]) -> dict[str, Shape]:

@@ -12,17 +12,19 @@ from caffeinit.cli.common import net_options
 @click.command("inspect")
 @click.argument("net", type=click.Path())
 @click.argument("weights", type=click.Path(), required=False)
+@click.option("--scales", is_flag=True, help="show which channels have scales of their own, instead of the layers.")
 @click.option("--filters", type=click.Path(), help="draw the first layer's filters to this PNG file.")
 @click.option("--force", is_flag=True, help="replace an output that exists.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON; - is stdout.")
 @net_options
 def command(
-    net: str, weights: str | None, json_file: str | None, filters: str | None, force: bool, **options: Any
+    net: str, weights: str | None, json_file: str | None, scales: bool, filters: str | None, force: bool, **options: Any
 ) -> None:
     """Show layers, shapes, parameters, and what can be rescaled.
 
     \b
     caffeinit inspect net.prototxt net.caffemodel
+    caffeinit inspect net.prototxt --scales
 
     Weights that do not fit are shown beside the net instead of being refused.
     """
@@ -36,6 +38,7 @@ def command(
         level=options["level"],
         stages=options["stages"],
         input_shapes=parse_shapes(options["input_shapes"]),
+        scales=scales,
     )
     if json_file != "-":
         from caffeinit.cli.tables import inspection_tables

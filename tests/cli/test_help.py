@@ -64,3 +64,14 @@ def test_the_demo_runs_and_shows_its_commands(cli, tmp_path):
     assert again.code == 1
     assert "--force" in again.err
     assert cli("demo", tmp_path / "demo", "--force").code == 0
+
+
+def test_inspect_shows_scales(cli, place, weights):
+    outcome = cli("inspect", place / "net.prototxt", "--scales")
+    assert outcome.code == 0
+    rows = {line.split()[0]: line.split() for line in outcome.out.splitlines() if line.startswith(("conv1", "ip"))}
+    assert rows["conv1"][1:] == ["affine", "6", "6", "-", "-"]
+    assert rows["ip"][1:8] == ["affine", "4", "-", "-", "4", "held", "by"]
+    assert "6 scales can be chosen independently" in outcome.out
+    report = json.loads(cli("inspect", place / "net.prototxt", weights, "--scales", "--json", "-").out)
+    assert report["scales"]["units"][1]["reasons"] == {'layer "prob" (Softmax)': 4}
