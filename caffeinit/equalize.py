@@ -16,6 +16,7 @@ import numpy as np
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import CaffeinitError, WeightsError
 from caffeinit.graph import Graph
+from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 from caffeinit.plan import Plan, apply, channel_labels
@@ -86,7 +87,9 @@ def equalize(
         CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
     """
     graph = network.graph
-    outputs = [name for name in graph.outputs if _computable(network, name, batches)]
+    # Where a loss wants labels that the pictures do not bring, what it judges is compared in its place.
+    ends = dict.fromkeys([*graph.outputs, *find_heads(graph, network.learned)])
+    outputs = [name for name in ends if _computable(network, name, batches)]
     if not outputs:
         raise CaffeinitError("the pictures determine no output of the net, so that nothing can be proved")
     before = compute_outputs(network, batches, outputs)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from caffeinit.caffe.layers import find_type
-from caffeinit.caffe.lower import Lowered, infer_net, lower_net
+from caffeinit.caffe.lower import Inference, Lowered, infer_net, lower_net
 from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.source import net_outputs
 from caffeinit.caffe.weights import WeightsFile, open_weights
 from caffeinit.graph import Shape
-from caffeinit.redraw import keeping_reason
+from caffeinit.redraw import holding_reason, keeping_reason
 from caffeinit.scale_report import ScaleReport, report_scales
 from caffeinit.units import Unit, find_units
 
@@ -156,11 +156,12 @@ def inspect_files(
         unused=matched.unused,
         notes=[*net.notes, *(file.notes if file else []), *matched.notes],
         units=units,
-        scales=_find_scales(net, lowered, matched, units) if scales else None,
+        scales=_find_scales(found, lowered, matched, units) if scales else None,
     )
 
 
-def _find_scales(net: Net, lowered: Lowered, matched: Matched, units: list[Unit]) -> ScaleReport:
+def _find_scales(found: Inference, lowered: Lowered, matched: Matched, units: list[Unit]) -> ScaleReport:
+    net = found.net
     places = {top: entry.layer for entry in net.named_layers for top in entry.tops}
     layers = {layer.name: layer for layer in net.layers}
 
@@ -169,16 +170,16 @@ def _find_scales(net: Net, lowered: Lowered, matched: Matched, units: list[Unit]
         return f'layer "{layer.name}" ({layer.type})' if layer else ""
 
     def kept(unit: Unit) -> str:
-        return keeping_reason(unit, lowered.learned).get(unit.name, "")
+        return holding_reason(unit, lowered.learned)
 
     missing = [matched.arrays[layer][index] for layer, index in matched.missing]
     for array in missing:
         array[...] = 1  # zeros would pass on no scale
-    outputs = net_outputs(net, lowered.graph)
-    found = report_scales(lowered.graph, units, lowered.learned, kept, outputs, place)
+    outputs = net_outputs(found, lowered.graph)
+    report = report_scales(lowered.graph, units, lowered.learned, kept, outputs, place)
     for array in missing:
         array[...] = 0
-    return found
+    return report
 
 
 def _net_file(net: Net) -> FileReport:

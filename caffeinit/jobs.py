@@ -10,7 +10,7 @@ from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.graph import Shape
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
 from caffeinit.network import Network
-from caffeinit.redraw import Drawing, draw_network, keeping_reason, select
+from caffeinit.redraw import Drawing, draw_network, holding_reason, keeping_reason, select
 from caffeinit.result import Result, UnitReport
 from caffeinit.units import Unit
 from caffeinit.within import normalize
@@ -143,7 +143,7 @@ def _equalize(network: Network, calibration: Any, chosen: set[str], drawn: set[s
     def reason(unit: Unit) -> str:
         if unit.name not in chosen:
             return "not among the chosen layers"
-        return keeping_reason(unit, network.learned).get(unit.name, "")
+        return holding_reason(unit, network.learned)
 
     reports, notes = equalize(network, calibration, reason, progress)
     result = _result(network, calibration, reports, 0, Drawing())

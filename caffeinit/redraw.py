@@ -165,6 +165,14 @@ def keeping_reason(unit: Unit, learned: Mapping[str, Learned]) -> dict[str, str]
     return {unit.name: "its training is switched off (lr_mult 0)"} if unit.frozen and unit.kind != "norm" else {}
 
 
+def holding_reason(unit: Unit, learned: Mapping[str, Learned]) -> str:
+    """Return why a unit's arrays must stay if the net's function is to stay; empty where they need not."""
+    sharer = next((s for i in unit.initializers if (s := learned[i].sharer)), "")
+    if sharer:
+        return f'layer "{sharer}", which cannot run, shares its weights'
+    return keeping_reason(unit, learned).get(unit.name, "")
+
+
 def _spec(unit: Unit, learned: Learned, node: Any) -> WeightSpec:
     assert unit.weight is not None
     group, outputs = unit.weight.shape[:2]

@@ -29,6 +29,7 @@ class Learned:
         role: as in `caffe.layers.base.Param`.
         frozen: the net's author switched its training off (lr_mult 0).
         filler: the prototxt's filler, or None.
+        sharer: a layer that shares the array and cannot run; empty if there is none.
     """
 
     layer: str
@@ -36,6 +37,7 @@ class Learned:
     role: str = "weight"
     frozen: bool = False
     filler: object | None = None
+    sharer: str = ""
 
 
 @dataclass

@@ -43,6 +43,51 @@ def test_a_unit_that_is_not_chosen_keeps_its_bytes():
         np.testing.assert_array_equal(old, new)
 
 
+def test_what_layers_read_that_cannot_run_stays(tmp_path):
+    def layer(name, kind, bottom, more=""):
+        return f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottom}" top: "{name}" {more} }}\n'
+
+    conv = "convolution_param { num_output: 5 kernel_size: 3 }"
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 4 dim: 3 dim: 12 dim: 10 } } }\n'
+        + layer("conv1", "Convolution", "data", conv)
+        + layer("custom", "Python", "conv1")
+        + layer("conv2", "Convolution", "conv1", conv)
+        + layer("conv3", "Convolution", "conv2", 'param { name: "w" } ' + conv)
+        + layer("lost", "Convolution", "custom", 'param { name: "w" } ' + conv)
+        + layer("conv4", "Convolution", "conv3", conv)
+        + layer("ip", "InnerProduct", "conv4", "inner_product_param { num_output: 4 }")
+    )
+    net, batches = caffeinit.load(tmp_path / "net.prototxt"), pictures()
+    caffeinit.init(net, batches, normalized=False)
+    before, shared_weight = net.forward(batches[0]), net.params["conv3"][0].copy()
+    result = caffeinit.rescale(net, batches, mode="equalize")
+    after = net.forward(batches[0])
+    for blob in ("conv1", "ip"):
+        np.testing.assert_allclose(after[blob], before[blob], rtol=0, atol=1e-5 * np.abs(before[blob]).max())
+    np.testing.assert_array_equal(net.params["conv3"][0], shared_weight)
+    reports = {u.name: u for u in result.units}
+    assert reports["conv4"].done == "equalized"
+    assert "lost" in reports["conv3"].reason
+    assert any("conv1" in note and "moved by" in note for note in result.notes)
+
+
+def test_a_loss_without_labels_is_compared_by_what_it_judges(tmp_path):
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "data" type: "Input" top: "data" top: "label" input_param { '
+        "shape { dim: 4 dim: 3 dim: 12 dim: 10 } shape { dim: 4 } } }\n"
+        'layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1" inner_product_param { num_output: 6 } }\n'
+        'layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param { num_output: 3 } }\n'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }\n'
+    )
+    net = caffeinit.load(tmp_path / "net.prototxt")
+    batches = [{"data": batch["data"]} for batch in pictures()]
+    caffeinit.init(net, batches, normalized=False)
+    result = caffeinit.rescale(net, batches, mode="equalize")
+    assert next(u.done for u in result.units) == "equalized"
+    assert next(note for note in result.notes if "moved by" in note).startswith('output "ip2"')
+
+
 def test_a_dead_channel_stays():
     net, batches = NETS["chain"](), pictures()
     net.params["conv1"][0][2] = 0

@@ -8,7 +8,7 @@ and so is all that depends on it; the rest is lowered as if it were not there, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -234,7 +234,19 @@ def lower_net(found: Inference, arrays: Mapping[str, Sequence[np.ndarray]]) -> L
             continue
         tops[entry.layer.name] = _lower_layer(graph, entry, described, found)
     graph.batch_axis_free = is_batch_axis_free(found)
-    return Lowered(graph, graph.learned, tops, graph.unreached())
+    return Lowered(graph, _with_sharers(found, graph.learned), tops, graph.unreached())
+
+
+def _with_sharers(found: Inference, learned: Mapping[str, Learned]) -> dict[str, Learned]:
+    """Return the learned arrays, each with the layer that shares it and cannot run, if there is one."""
+    layers = {entry.layer.name: entry.layer for entry in found.net.named_layers}
+    sharers = {p.name: name for name in found.blocked for p in layers[name].param if p.name}
+    changed = {}
+    for value, array in learned.items():
+        params = layers[array.layer].param
+        name = params[array.index].name if array.index < len(params) else ""
+        changed[value] = replace(array, sharer=sharers.get(name, ""))
+    return changed
 
 
 def _lower_layer(graph: _LoweringGraph, entry: NamedLayer, described: LayerType, found: Inference) -> list[str]:

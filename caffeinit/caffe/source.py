@@ -102,7 +102,7 @@ def load_caffe(
         raise CaffeinitError(_blocked_message(found, net_path))
     graph = lowered.graph
     blobs = _computed_blobs(net, graph)
-    graph.outputs = net_outputs(net, graph)
+    graph.outputs = net_outputs(found, graph)
     return Network(
         graph=graph,
         params={n: tuple(a) for n, a in matched.arrays.items() if a},
@@ -124,10 +124,18 @@ def _computed_blobs(net: Net, graph: Graph) -> list[str]:
     return list(dict.fromkeys(v for entry in net.named_layers for v in entry.tops if v in shown))
 
 
-def net_outputs(net: Net, graph: Graph) -> list[str]:
-    """Return the blobs that the net puts out: those that no layer reads."""
-    read = {b for entry in net.named_layers for b in entry.bottoms}
-    return [b for b in _computed_blobs(net, graph) if b not in read and b not in graph.inputs]
+def net_outputs(found: Inference, graph: Graph) -> list[str]:
+    """Return what leaves the graph: blobs that no layer reads, and all values that layers read which cannot run.
+
+    What such a layer does with its bottoms is not known, so they must be kept as outputs are.
+    """
+    read: set[str] = set()
+    handed_over: set[str] = set()
+    for entry in found.net.named_layers:
+        (handed_over if entry.layer.name in found.blocked else read).update(entry.bottoms)
+    ends = {b for b in _computed_blobs(found.net, graph) if b not in read}
+    made = dict.fromkeys(v for entry in found.net.named_layers for v in entry.tops if graph.producer(v) is not None)
+    return [v for v in made if v in ends or v in handed_over]
 
 
 def _mean_shapes(net: Net, blobs: Sequence[str]) -> dict[str, Shape]:
