@@ -72,8 +72,9 @@ class Preprocessing:
         mean_file: read by `resolved` when pictures need it: .binaryproto or .npy.
         mean_problem: why the net's own mean file cannot be used; an error once pictures need it.
         scale: factor after the mean is taken off.
-        crop: Caffe's crop_size in pixels, which must be the input's extent; None without.
+        crop: Caffe's crop_size in pixels, or (height, width), which must be the input's extent; None without.
         resize: see the module.
+        resize_problem: why pictures cannot be resized as the net says; an error once pictures need it.
         resize_to: (height, width) of the frame.
         channels: None for BGR, or grey where the input has one channel. "gray" with three channels repeats the grey.
         floats: whether float arrays are to have mean, scale and crop too; else they are taken as they are.
@@ -83,8 +84,9 @@ class Preprocessing:
     mean_file: str | Path | None = None
     mean_problem: str | None = None
     scale: float = 1.0
-    crop: int | None = None
+    crop: int | Size | None = None
     resize: Resize | None = None
+    resize_problem: str | None = None
     resize_to: Size | None = None
     channels: Channels | None = None
     floats: bool = True
@@ -96,8 +98,13 @@ class Preprocessing:
             raise ImagesError("the mean holds values that are not finite numbers.")
         if self.mean is not None and self.mean_file is not None:
             raise ImagesError("both a mean and a mean file are given: give one of them.")
-        if min(self.crop or 1, *(self.resize_to or (1,))) < 1:
+        if min(*(self.crop_sides or (1,)), *(self.resize_to or (1,))) < 1:
             raise ImagesError(f"crop and resize sizes must be at least 1: found {self.crop or self.resize_to}.")
+
+    @property
+    def crop_sides(self) -> Size | None:
+        """(height, width) of the crop."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
     def override(self, **given: Any) -> Preprocessing:
         """Return a copy with the explicit options that are not None in place; crop 0 takes a crop away.
@@ -113,6 +120,8 @@ class Preprocessing:
             given["crop"] = given["crop"] or None
             if self.resize == "auto":
                 given.setdefault("resize", None)
+        if "resize" in given:
+            given["resize_problem"] = None
         changes: dict[str, Any] = {"floats": True} | given
         return replace(self, **changes)
 
@@ -122,8 +131,9 @@ class Preprocessing:
         Raises:
             ImagesError: the net's mean file is not to be had, or what is named is none.
         """
-        if self.mean_problem is not None:
-            raise ImagesError(self.mean_problem)
+        for problem in (self.mean_problem, self.resize_problem):
+            if problem is not None:
+                raise ImagesError(problem)
         if self.mean_file is None:
             return self
         return replace(self, mean=read_mean(self.mean_file), mean_file=None)
@@ -140,8 +150,9 @@ class Preprocessing:
         channels, height, width = shape[1:]
         if min(height, width) < 1:
             raise ImagesError(f"{where}: its height and width are not known. Give --input-shape {name}=C,H,W.")
-        if self.crop is not None and (self.crop, self.crop) != (height, width):
-            raise ImagesError(f"{where} takes {height}x{width} pixels, but the crop is {self.crop}x{self.crop}.")
+        if self.crop_sides not in (None, (height, width)):
+            crop = "x".join(map(str, self.crop_sides or ()))
+            raise ImagesError(f"{where} takes {height}x{width} pixels, but the crop is {crop}.")
         if self.resize_to and self.resize != "none" and (self.resize_to[0] < height or self.resize_to[1] < width):
             frame = "x".join(map(str, self.resize_to))
             raise ImagesError(f"{where} takes {height}x{width} pixels: they cannot be cut out of {frame}.")

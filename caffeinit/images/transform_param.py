@@ -1,7 +1,8 @@
 """Reads from a net's data layer how its pictures were prepared.
 
 Fields: `transform_param` (mean_value, mean_file, scale, crop_size, force_color, force_gray), the same fields where old
-nets have them (`data_param`, `image_data_param`, `window_data_param`), and ImageData's new_height, new_width, is_color.
+nets have them (`data_param`, `image_data_param`, `window_data_param`), ImageData's new_height, new_width, is_color, and
+crop_h, crop_w and resize_param of SSD's fork (weiliu89/caffe, branch ssd, src/caffe/util/im_transforms.cpp).
 Only a mean file named without leading `/` or `..` is taken from a net: a net file from anywhere must not make us read
 what lies elsewhere. Others have to be asked for with `--mean-file`.
 """
@@ -16,8 +17,10 @@ from typing import Any
 from caffeinit.errors import ImagesError
 from caffeinit.images.files import printable
 from caffeinit.images.means import MEAN_HINT
-from caffeinit.images.preprocess import Preprocessing
+from caffeinit.images.preprocess import Preprocessing, Resize
 
+# ResizeParameter's WARP and FIT_SMALL_SIZE; the third mode pads.
+_RESIZE: dict[int, Resize] = {1: "warp", 2: "short"}
 _OLD_PLACES = ("data_param", "image_data_param", "window_data_param", "memory_data_param")
 
 
@@ -38,8 +41,13 @@ def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None) -
             f'layer "{printable(layer.name)}": both mean_value and mean_file are given: remove one of them.'
         )
     mean_path = _find_mean(layer, mean_file, folder) if mean_file else None
-    crop = int(_first(places, "crop_size") or 0) or None
+    crop = _crop(layer, places)
     size = _new_size(layer)
+    frame = layer.transform_param.resize_param if _has(layer.transform_param, "resize_param") else None
+    if frame is not None and frame.height and frame.width:
+        size = (int(frame.height), int(frame.width))
+    else:
+        frame = None
     is_database = crop is not None and size is None and layer.type != "ImageData"
     return Preprocessing(
         mean=[float(v) for v in mean] if mean else None,
@@ -48,7 +56,8 @@ def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None) -
         scale=float(scale) if (scale := _first(places, "scale")) is not None else 1.0,
         crop=crop,
         # A database's pictures have their training size; those of files that stand in for them have any.
-        resize="auto" if is_database else None,
+        resize=_RESIZE.get(frame.resize_mode) if frame is not None else "auto" if is_database else None,
+        resize_problem=_resize_problem(layer) if frame is not None and frame.resize_mode not in _RESIZE else None,
         resize_to=size,
         channels=_channels(layer),
         floats=False,
@@ -73,6 +82,21 @@ def _has(message: Any, name: str) -> bool:
 
 def _first(places: Iterable[Any], name: str) -> Any:
     return next((getattr(p, name) for p in places if _has(p, name)), None)
+
+
+def _crop(layer: Any, places: Iterable[Any]) -> int | tuple[int, int] | None:
+    """Return the crop's side, or (height, width) where the fork's fields give both."""
+    transform = layer.transform_param
+    if transform.crop_h and transform.crop_w:
+        return int(transform.crop_h), int(transform.crop_w)
+    return int(_first(places, "crop_size") or 0) or None
+
+
+def _resize_problem(layer: Any) -> str:
+    return (
+        f'layer "{printable(layer.name)}": resize_param fits pictures into its size and pads them, which is not done '
+        "here. Say how they are to be resized: --resize warp or --resize short."
+    )
 
 
 def _new_size(layer: Any) -> tuple[int, int] | None:

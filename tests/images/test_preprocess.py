@@ -118,12 +118,39 @@ LAYERS = [
     ('type: "ImageData" image_data_param { new_height: 8 new_width: 9 is_color: false } transform_param { crop_size: 6 }',
      {"crop": 6, "resize_to": (8, 9), "channels": "gray"}),
     ('type: "Data" transform_param { force_gray: true }', {"channels": "gray"}),
+    ('type: "Data" transform_param { crop_h: 6 crop_w: 8 }', {"crop": (6, 8), "resize": "auto"}),
+    ('type: "AnnotatedData" transform_param { resize_param { prob: 1 resize_mode: WARP height: 6 width: 8 } }',
+     {"resize_to": (6, 8), "resize": "warp"}),
+    ('type: "Data" transform_param { crop_size: 5 resize_param { resize_mode: FIT_SMALL_SIZE height: 6 width: 8 } }',
+     {"crop": 5, "resize_to": (6, 8), "resize": "short"}),
+    ('type: "Data" transform_param { resize_param { prob: 1 } }', {}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), LAYERS, ids=[t for t, _ in LAYERS])
 def test_data_layers_tell_how_pictures_are_prepared(text, expected) -> None:
     assert preprocessing_of(layer(text)) == Preprocessing(floats=False, **expected)
+
+
+def test_resizing_that_pads_is_refused_once_pictures_need_it() -> None:
+    asked = preprocessing_of(
+        layer(
+            'type: "Data" transform_param { resize_param { resize_mode: FIT_LARGE_SIZE_AND_PAD height: 6 width: 8 } }'
+        )
+    )
+    pictures = np.ones((1, 3, 9, 9), np.uint8)
+    with pytest.raises(ImagesError, match=r'layer "d": resize_param fits pictures.*--resize warp'):
+        read_images(SHAPES, pictures, preprocessing=asked)
+    assert len(read_images(SHAPES, pictures, preprocessing=asked.override(resize="warp"))) == 1
+
+
+def test_a_crop_need_not_be_square() -> None:
+    pictures = np.arange(3 * 10 * 12, dtype=np.uint8).reshape(1, 3, 10, 12)
+    asked = preprocessing_of(layer('type: "Data" transform_param { crop_h: 6 crop_w: 8 }'))
+    (batch,) = read_images(SHAPES, pictures, preprocessing=asked)
+    np.testing.assert_array_equal(batch["data"], pictures[:, :, 2:8, 2:10])
+    with pytest.raises(ImagesError, match="the crop is 6x8"):
+        read_images({"data": (1, 3, 8, 6)}, pictures, preprocessing=asked)
 
 
 def mean_file(path, array: np.ndarray) -> None:

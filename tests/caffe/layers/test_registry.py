@@ -41,6 +41,7 @@ def test_a_type_is_described_once():
 
 def test_an_unknown_type_is_answered_with_its_neighbours():
     assert unknown_type_message("Eltwis") == "layer type 'Eltwis' is not known; did you mean Eltwise?"
+    assert "a package can supply it" in unknown_type_message("Python")
     assert unknown_type_message("Qwertyuiop") == "layer type 'Qwertyuiop' is not known"
 
 
