@@ -24,6 +24,7 @@ from caffeinit.errors import (
 
 if TYPE_CHECKING:
     from caffeinit.images import Calibration
+    from caffeinit.measuring import Measurement
     from caffeinit.network import Network
     from caffeinit.result import Result
 
@@ -37,6 +38,7 @@ __all__ = [
     "WeightsError",
     "init",
     "load",
+    "measure",
     "read_images",
     "rescale",
 ]
@@ -99,3 +101,10 @@ def rescale(net: Network, images: Any, **options: Any) -> Result:
     from caffeinit import jobs
 
     return jobs.rescale(net, images, **options)
+
+
+def measure(net: Network, images: Any, **options: Any) -> Measurement:
+    """Measure what a net's units do on pictures, and change nothing; see `caffeinit.measuring.measure` for the options."""
+    from caffeinit import measuring
+
+    return measuring.measure(net, images, **options)

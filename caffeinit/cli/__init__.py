@@ -13,6 +13,7 @@ VERBS = {
     "init": "Draw all weights of a net, then normalise them on pictures.",
     "rescale": "Rescale the channels of given weights, from what pictures do in the net.",
     "inspect": "Show layers, shapes, parameters, and what can be rescaled.",
+    "measure": "Measure what every layer does on pictures, and how fast it would learn.",
     "verify": "Tell whether two weight files are the same function, on pictures.",
     "upgrade": "Write a net or weights of 2013 or 2014 in today's form.",
     "convert": "Write a net with its weights as an ONNX file, checked and run once.",

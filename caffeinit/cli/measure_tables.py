@@ -1,0 +1,76 @@
+"""The tables of `measure`: one weights file, or two side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from caffeinit.cli.tables import console, number
+from caffeinit.measuring import Measurement, UnitMeasurement
+
+_COLUMNS: dict[str, Callable[[UnitMeasurement], str]] = {
+    "mean": lambda u: number(u.stats.mean),
+    "std": lambda u: number(u.stats.std),
+    "cvar": lambda u: number(u.stats.out_cvar),
+    "largest": lambda u: number(u.stats.max_abs),
+    "dead": lambda u: str(u.dead),
+    "rate": lambda u: number(u.rate),
+    "rate cvar": lambda u: number(u.rate_cvar),
+}
+
+
+def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictures: str) -> None:
+    """Print what `measure` found in one or two weights files."""
+    out = console()
+    out.print(pictures, markup=False)
+    letters = [""] if len(found) == 1 else ["A", "B"]
+    if len(found) > 1:
+        for letter, file in zip(letters, files, strict=True):
+            out.print(f"{letter}: {file}", markup=False)
+    out.print(_table(found, letters))
+    for letter, measurement in zip(letters, found, strict=True):
+        prefix = f"{letter}: " if letter else ""
+        for line in _remarks(measurement):
+            out.print(prefix + line, markup=False)
+
+
+def _table(found: Sequence[Measurement], letters: Sequence[str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit", overflow="fold")
+    if len(found) == 1:
+        table.add_column("kind")
+    table.add_column("channels", justify="right")
+    has_rates = any(m.num_rate_images for m in found)
+    columns = {h: show for h, show in _COLUMNS.items() if has_rates or not h.startswith("rate")}
+    for heading in columns:
+        for position, letter in enumerate(letters):
+            table.add_column(f"{heading} {letter}".strip() if position == 0 else letter, justify="right")
+    for units in zip(*(m.units for m in found), strict=True):
+        kind = [units[0].kind] if len(found) == 1 else []
+        cells = [show(unit) for show in columns.values() for unit in units]
+        # In half brightness: what has no rate that counts.
+        dim = has_rates and all(math.isnan(u.rate) or u.frozen for u in units)
+        table.add_row(escape(units[0].name), *kind, str(units[0].num_channels), *cells, style="dim" if dim else None)
+    return table
+
+
+def _remarks(found: Measurement) -> list[str]:
+    lines = []
+    if broken := [u.name for u in found.units if not u.is_finite]:
+        lines.append(f"NOT FINITE on these pictures (NaN or overflow): the output of {', '.join(broken)}")
+    if counted := found.counted:
+        low, high = (choose(counted, key=lambda u: u.rate) for choose in (min, max))
+        lines.append(
+            f"rates, on {found.num_rate_images} pictures: {number(low.rate)} ({low.name}) to {number(high.rate)} "
+            f"({high.name}); spread max |log C - mean| = {number(found.rate_spread)}"
+        )
+    for reason in dict.fromkeys(u.reason for u in found.units if u.reason):
+        names = ", ".join(u.name for u in found.units if u.reason == reason)
+        lines.append(f"no rate: {names}: {reason}")
+    if frozen := [u.name for u in found.units if u.frozen]:
+        lines.append(f"frozen, not in the spread: {', '.join(frozen)}")
+    lines += [f"left out: {s.name}: {s.reason}" for s in found.skipped]
+    return lines + [f"note: {note}" for note in found.notes]

@@ -1,0 +1,68 @@
+"""caffeinit measure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from caffeinit.cli.common import image_options, net_options, run_options
+
+
+@click.command("measure")
+@click.argument("net", type=click.Path())
+@click.argument("weights", type=click.Path())
+@click.option("--compare", "other", type=click.Path(), metavar="OTHER", help="another weights file to lay beside it.")
+@click.option(
+    "--rate-batches",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="batches that rates of change are measured on; 0 leaves them out.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of the rates' noise.")
+@click.option("--force", is_flag=True, help="replace a JSON file that exists.")
+@image_options
+@net_options
+@run_options
+def command(
+    net: str,
+    weights: str,
+    other: str | None,
+    rate_batches: int,
+    seed: int,
+    force: bool,
+    quiet: bool,
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Measure what every layer does on pictures, and how fast it would learn.
+
+    \b
+    caffeinit measure net.prototxt net.caffemodel --images pictures/
+    caffeinit measure net.prototxt before.caffemodel --compare after.caffemodel --images pictures/
+
+    Of each unit's output: averages of its channels' means and standard deviations (std), the variation of the deviations
+    among channels (cvar), the largest magnitude, and channels that do not vary (dead). Of its weights: the rate of change
+    C, relative to their size, under gradients of one strength, and its variation among input channels.
+    """
+    from caffeinit.cli.common import load_network, read_pictures, write_json
+    from caffeinit.cli.measure_tables import measurement_tables
+    from caffeinit.cli.tables import progress
+    from caffeinit.measuring import measure
+
+    loading = {key: options.pop(key) for key in ("phase", "level", "stages", "input_shapes", "threads")}
+    loading["strict"] = options["strict"]
+    files = [weights] if other is None else [weights, other]
+    networks = [load_network(net, file, dict(loading)) for file in files]
+    pictures = read_pictures(networks[0], options)
+    found = []
+    for network, file in zip(networks, files, strict=True):
+        with progress(f"measuring {file}", quiet) as advance:
+            found.append(measure(network, pictures, rate_batches=rate_batches, seed=seed, progress=advance))
+    if not quiet and json_file != "-":
+        measurement_tables(found, files, pictures.describe())
+    report = {"net": net, "weights": weights, **found[0].to_json()}
+    if other is not None:
+        report["compare"] = {"weights": other, **found[1].to_json()}
+    write_json(json_file, report, force)

@@ -1,0 +1,233 @@
+"""What a net's units do on pictures: statistics of their outputs, and the rates at which their weights would change.
+
+Nothing is changed. Output statistics are taken over all pictures, in one forward pass of which one piece of a batch is in
+memory at a time; rates (`rates.py`) on the first batches. Frozen units have rates, but these do not count: training
+would not use them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from caffeinit.engine.session import compile_graph
+from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.images import as_calibration
+from caffeinit.jobs import needed_inputs
+from caffeinit.moments import Moments
+from caffeinit.network import Network, Skipped
+from caffeinit.rates import RateProbe, UnitRates, rate_spread
+from caffeinit.result import UnitStats, finite
+from caffeinit.units import Unit
+
+Batch = Mapping[str, np.ndarray]
+PIECE_BYTES = 1 << 28  # units' outputs that are held at once
+
+
+@dataclass
+class UnitMeasurement:
+    """One unit on the pictures.
+
+    Attributes:
+        stats: of its output.
+        dead: channels that do not vary.
+        is_finite: whether its output is.
+        rate, rate_cvar: of its weights; NaN where there is no rate.
+        frozen: its training is switched off, so that its rate does not count.
+        reason: why an affine unit has no rate; empty if it has one.
+    """
+
+    name: str
+    kind: str
+    num_channels: int
+    stats: UnitStats
+    dead: int
+    is_finite: bool = True
+    rate: float = math.nan
+    rate_cvar: float = math.nan
+    frozen: bool = False
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; numbers that are not finite become None."""
+        return {
+            "name": self.name,
+            "type": self.kind,
+            "out_mean": finite(self.stats.mean),
+            "out_std": finite(self.stats.std),
+            "out_cvar": finite(self.stats.out_cvar),
+            "rate": finite(self.rate),
+            "rate_cvar": finite(self.rate_cvar),
+            "dead_channels": self.dead,
+            "num_channels": self.num_channels,
+            "max_abs": finite(self.stats.max_abs),
+        }
+
+
+@dataclass
+class Measurement:
+    """A net on the pictures.
+
+    Attributes:
+        units: in the order of the graph.
+        num_images: pictures whose outputs were measured.
+        num_rate_images: pictures that the rates were measured on.
+        skipped: layers that cannot run.
+        notes: what else a user should know.
+    """
+
+    units: list[UnitMeasurement]
+    num_images: int = 0
+    num_rate_images: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def counted(self) -> list[UnitMeasurement]:
+        """The units whose rates count: those that have one and are not frozen."""
+        return [u for u in self.units if math.isfinite(u.rate) and u.rate > 0 and not u.frozen]
+
+    @property
+    def rate_spread(self) -> float:
+        """max |log C - mean log C| over the units that count; NaN where there is none."""
+        return rate_spread(u.rate for u in self.counted) if self.counted else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "units": [u.to_json() for u in self.units],
+            "rate_spread": finite(self.rate_spread),
+            "without_rate": {u.name: u.reason for u in self.units if u.reason},
+            "frozen": [u.name for u in self.units if u.frozen],
+            "not_finite": [u.name for u in self.units if not u.is_finite],
+            "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
+            "notes": self.notes,
+            "num_images": self.num_images,
+            "num_rate_images": self.num_rate_images,
+        }
+
+
+def measure(
+    network: Network,
+    images: Any,
+    *,
+    rate_batches: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Measurement:
+    """Measure what the units of a network do on pictures.
+
+    Args:
+        images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
+        rate_batches: the rates are measured on so many batches; 0 leaves them out.
+        seed: of the noise that stands for a gradient on the outputs.
+        progress: called with pictures done and pictures in all.
+    Raises:
+        CaffeinitError: the net has no unit, or the pictures do not fit.
+    """
+    if rate_batches < 0:
+        raise OptionError(f"rate_batches is {rate_batches}: it must be at least 0")
+    if not network.units:
+        reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
+        raise CaffeinitError(f"the net has no unit that could be measured{reasons}")
+    calibration = as_calibration(images, needed_inputs(network))
+    moments = _measure_moments(network, calibration, lambda done: progress(done, calibration.num_images))
+    units = [_unit(unit, moments[unit.initializers[0]]) for unit in network.units]
+    found = Measurement(units, calibration.num_images, skipped=list(network.skipped))
+    found.notes = [*network.notes, *calibration.notes, *_missing_notes(network)]
+    if rate_batches:
+        _measure_rates(found, network, list(itertools.islice(calibration, rate_batches)), seed)
+    return found
+
+
+def _unit(unit: Unit, moments: Moments) -> UnitMeasurement:
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_finite = np.isfinite(moments.std) & np.isfinite(moments.mean)
+        return UnitMeasurement(
+            name=unit.name,
+            kind=unit.kind,
+            num_channels=unit.num_channels,
+            stats=UnitStats.of(moments),
+            dead=int((moments.dead & is_finite).sum()),
+            is_finite=bool(is_finite.all()),
+            frozen=unit.frozen and unit.kind == "affine",
+        )
+
+
+def _missing_notes(network: Network) -> list[str]:
+    layers = list(dict.fromkeys(layer for layer, _ in network.missing))
+    return [f"the weights file holds no numbers for {', '.join(layers)}: zeros are measured"] if layers else []
+
+
+def _measure_moments(network: Network, batches: Iterable[Batch], progress: Callable[[int], None]) -> dict[str, Moments]:
+    """Return unit's first initializer -> moments of its output, all its uses together."""
+    uses = {use.output: (unit.initializers[0], use.axis) for unit in network.units for use in unit.uses}
+    session = compile_graph(network.graph, list(uses), network.settings)
+    found = {unit.initializers[0]: Moments(unit.num_channels) for unit in network.units}
+    done = 0
+    threads = network.settings.threads or os.cpu_count()
+    with (
+        ThreadPoolExecutor(threads, initializer=_ignore_overflow) as pool,
+        np.errstate(invalid="ignore", over="ignore"),
+    ):
+        for piece in _pieces(network, batches, list(uses)):
+            for value, array in session.run({n: piece[n] for n in session.inputs}).items():
+                key, axis = uses[value]
+                found[key].update(array, axis, pool)
+            done += len(next(iter(piece.values())))
+            progress(done)
+    return found
+
+
+def _ignore_overflow() -> None:
+    """Let a thread fold in values that are not finite: they show in the result."""
+    np.seterr(invalid="ignore", over="ignore")
+
+
+def _pieces(network: Network, batches: Iterable[Batch], values: Iterable[str]) -> Iterator[Batch]:
+    """Cut batches so that these values take no more than `PIECE_BYTES`, where the net takes any number of pictures."""
+    graph = network.graph
+    made_for = next((s[0] for s in graph.inputs.values() if s), 1)
+    picture = 4 * sum(math.prod(graph.shape(v)) for v in values) // max(made_for, 1)
+    most = max(1, PIECE_BYTES // max(picture, 1)) if graph.batch_axis_free else None
+    for batch in batches:
+        count = len(next(iter(batch.values())))
+        size = most or count
+        for start in range(0, count, size):
+            yield {name: array[start : start + size] for name, array in batch.items()}
+
+
+def _measure_rates(found: Measurement, network: Network, batches: list[Batch], seed: int) -> None:
+    """Fill in the rates, or why there are none."""
+    units = [(unit, entry) for unit, entry in zip(network.units, found.units, strict=True) if unit.kind == "affine"]
+    try:
+        probe = RateProbe(network, batches, seed)
+    except CaffeinitError as error:
+        found.notes.append(f"no rates: {error}")
+        for _, entry in units:
+            entry.reason = "no value that the net puts out could show it"
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        rates = probe.measure()
+    found.num_rate_images = sum(len(next(iter(batch.values()))) for batch in batches)
+    for unit, entry in units:
+        key = unit.initializers[0]
+        entry.reason = probe.unreached.get(key) or _reason(unit, rates[key])
+        if not entry.reason:
+            entry.rate, entry.rate_cvar = rates[key].rate, rates[key].rate_cvar
+
+
+def _reason(unit: Unit, rates: UnitRates) -> str:
+    """Return why a unit that was measured has no rate."""
+    if unit.weight is not None and not unit.weight.any():
+        return "its weights are all zero"
+    if rates.rate == 0:
+        return "no gradient reaches it on these pictures"
+    return "" if math.isfinite(rates.rate) else "its gradient is not finite on these pictures"

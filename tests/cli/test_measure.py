@@ -1,0 +1,93 @@
+"""measure as a user types it: a table, JSON, and two files side by side."""
+
+import json
+
+import numpy as np
+import pytest
+
+import caffeinit
+from tests.cli.conftest import NET
+
+
+def measure(cli, place, weights, *more):
+    return cli("measure", place / "net.prototxt", weights, "--images", place / "pictures", *more)
+
+
+def test_the_table_shows_units_and_rates(cli, place, weights):
+    outcome = measure(cli, place, weights)
+    assert outcome.code == 0
+    rows = {line.split()[0]: line.split() for line in outcome.out.splitlines() if line.startswith(("conv1", "ip"))}
+    # kind, channels, mean and std as init leaves them
+    assert rows["conv1"][1:5] == ["affine", "6", "0.1", "1"]
+    assert rows["ip"][1:5] == ["affine", "4", "0.1", "1"]
+    assert "rates, on 12 pictures" in outcome.out
+    assert "spread max |log C - mean|" in outcome.out
+
+
+def test_json_is_what_python_finds(cli, place, weights):
+    report = json.loads(measure(cli, place, weights, "--json", "-").out)
+    net = caffeinit.load(place / "net.prototxt", weights)
+    wanted = caffeinit.measure(net, caffeinit.read_images(net, place / "pictures")).to_json()
+    for entry, other in zip(report["units"], wanted["units"], strict=True):
+        assert list(entry) == list(other)
+        for key, value in entry.items():
+            # Threads may cut sums differently.
+            assert value == (pytest.approx(other[key], rel=1e-5) if isinstance(value, float) else other[key])
+    assert report["rate_spread"] == pytest.approx(wanted["rate_spread"], rel=1e-5)
+    assert report["num_images"] == 12
+
+
+def test_two_files_stand_side_by_side(cli, place, weights):
+    net = caffeinit.load(place / "net.prototxt", weights)
+    for array in net.params["conv1"]:
+        array *= 2
+    net.save(place / "double.caffemodel")
+    arguments = ("--compare", place / "double.caffemodel")
+    report = json.loads(measure(cli, place, weights, *arguments, "--json", "-").out)
+    one, other = ({u["name"]: u for u in r["units"]} for r in (report, report["compare"]))
+    assert other["conv1"]["out_std"] == pytest.approx(2 * one["conv1"]["out_std"], rel=1e-5)
+    outcome = measure(cli, place, weights, *arguments)
+    assert outcome.code == 0
+    assert f"B: {place / 'double.caffemodel'}" in outcome.out.replace("\n", "")
+    (row,) = (line.split() for line in outcome.out.splitlines() if line.startswith("conv1"))
+    assert row[1:6] == ["6", "0.1", "0.2", "1", "2"]
+
+
+def test_broken_weights_are_told_plainly(cli, place, weights):
+    net = caffeinit.load(place / "net.prototxt", weights)
+    array = net.params["conv1"][0]
+    array[...] = 3e38
+    net.save(place / "broken.caffemodel")
+    outcome = measure(cli, place, place / "broken.caffemodel")
+    assert outcome.code == 0
+    assert "NOT FINITE on these pictures (NaN or overflow): the output of conv1, ip" in outcome.out
+    assert outcome.err == ""
+    report = json.loads(measure(cli, place, place / "broken.caffemodel", "--json", "-").out)
+    assert report["not_finite"] == ["conv1", "ip"]
+
+
+def test_frozen_and_lacking_layers_are_named(cli, place, weights):
+    (place / "net.prototxt").write_text(
+        NET.replace("num_output: 6 kernel_size: 3 }", "num_output: 6 kernel_size: 3 } param { lr_mult: 0 }").replace(
+            '"ip"', '"fresh"'
+        )
+    )
+    outcome = measure(cli, place, weights)
+    assert "frozen, not in the spread: conv1" in outcome.out
+    assert "no rate: fresh: its weights are all zero" in outcome.out
+    assert "holds no numbers for fresh: zeros are measured" in outcome.out
+
+
+def test_rates_can_be_left_out_or_taken_on_more(cli, place, weights):
+    without = measure(cli, place, weights, "--rate-batches", 0).out
+    assert "dead" in without
+    assert "rate " not in without
+    outcome = measure(cli, place, weights, "--batch-size", 5, "--rate-batches", 2)
+    assert "rates, on 10 pictures" in outcome.out
+
+
+def test_the_seed_changes_rates_and_nothing_else(cli, place, weights):
+    found = [json.loads(measure(cli, place, weights, "--json", "-", "--seed", seed).out)["units"] for seed in (0, 1)]
+    for one, other in zip(*found, strict=True):
+        assert one["rate"] != other["rate"]
+        assert np.isclose(one["out_std"], other["out_std"], rtol=1e-5)
