@@ -87,7 +87,7 @@ def init(
         CaffeinitError: nothing can be done, or a result is not finite; the network must not be saved then.
     """
     chosen = _choose(network, layers)
-    calibration = as_calibration(images, needed_inputs(network))
+    calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = chosen | {layer for layer, _ in network.missing}
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
     reports = _normalize(network, calibration, chosen, beta, drawing, normalized, progress)
@@ -126,7 +126,7 @@ def rescale(
     drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
     if reinit and not select(network.params, reinit):
         raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
-    calibration = as_calibration(images, needed_inputs(network))
+    calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     if mode == "equalize":
         return _equalize(network, calibration, chosen, drawn, progress)
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)

@@ -286,6 +286,9 @@ def is_batch_axis_free(found: Inference) -> bool:
     # What was refused while it was lowered is blocked here alone.
     if not set(doubled.blocked) <= set(found.blocked):
         return False
+    # A Scale whose factors lie along axis 0 has as many as there are pictures.
+    if any([p.shape for p in doubled.params[n]] != [p.shape for p in own] for n, own in found.params.items()):
+        return False
     free = set(found.inputs)  # values whose axis 0 is the batch; others must not change
     for entry in found.net.named_layers:
         described = find_type(entry.layer.type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -41,7 +41,10 @@ class GivenBatches:
 
 
 def as_calibration(
-    images: Calibration | GivenBatches | Given | Iterable[Given], inputs: Shapes, batch_size: int = 16
+    images: Calibration | GivenBatches | Given | Iterable[Given],
+    inputs: Shapes,
+    batch_size: int = 16,
+    unused: Collection[str] = (),
 ) -> Calibration | GivenBatches:
     """Return `images` as a calibration set for a net's inputs.
 
@@ -50,6 +53,7 @@ def as_calibration(
             batches; or an iterable of batches, each an array or a dict. A generator is used up and kept.
         inputs: input -> shape (N, ...); N is of no meaning, other extents below 1 are unknown.
         batch_size: for arrays that hold all rows at once.
+        unused: further inputs of the net, which may be given and are passed over: labels.
     Raises:
         ImagesError: another shape, other inputs, NaN, no rows at all, or something that is no array.
     """
@@ -57,11 +61,12 @@ def as_calibration(
         _check_inputs(images, inputs)
         return images
     if isinstance(images, np.ndarray | Mapping):
-        whole = _checked(images, inputs, "the images")
-        count = len(next(iter(whole.values())))
-        batches = [{n: a[i : i + batch_size] for n, a in whole.items()} for i in range(0, count, batch_size)]
+        whole = _checked(images, inputs, "the images", unused)
+        counts = sorted({len(a) for a in whole.values()})
+        step = batch_size if len(counts) == 1 else counts[-1]
+        batches = [{n: a[i : i + step] for n, a in whole.items()} for i in range(0, counts[-1], step)]
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes):
-        batches = [_checked(batch, inputs, f"batch {i}") for i, batch in enumerate(images)]
+        batches = [_checked(batch, inputs, f"batch {i}", unused) for i, batch in enumerate(images)]
     else:
         raise ImagesError(f"images are {type(images).__name__}: give arrays, or what caffeinit.read_images returns.")
     if not any(len(a) for b in batches for a in b.values()):
@@ -80,7 +85,7 @@ def _check_inputs(images: Calibration | GivenBatches, inputs: Shapes) -> None:
             )
 
 
-def _checked(batch: object, inputs: Shapes, where: str) -> Batch:
+def _checked(batch: object, inputs: Shapes, where: str, unused: Collection[str]) -> Batch:
     if not isinstance(batch, Mapping):
         if len(inputs) != 1:
             names = ", ".join(map(printable, inputs))
@@ -88,11 +93,12 @@ def _checked(batch: object, inputs: Shapes, where: str) -> Batch:
         batch = {next(iter(inputs)): batch}
     if missing := [n for n in inputs if n not in batch]:
         raise ImagesError(f"{where}: nothing for input {', '.join(map(printable, missing))}.")
-    if foreign := [str(n) for n in batch if n not in inputs]:
+    if foreign := [str(n) for n in batch if n not in inputs and n not in unused]:
         listed = ", ".join(map(printable, inputs))
         raise ImagesError(f"{where}: the net has no input {', '.join(map(printable, foreign))}; its inputs: {listed}.")
     checked = {n: _array(batch[n], inputs[n], f'{where}, input "{printable(n)}"') for n in inputs}
-    if len({len(a) for a in checked.values()}) > 1:
+    # Rows differ by right where the net spells them out: steps of a sequence beside its first state.
+    if len({len(a) for a in checked.values()}) > 1 and any(len(a) != inputs[n][0] for n, a in checked.items()):
         counts = ", ".join(f"{printable(n)} {len(a)}" for n, a in checked.items())
         raise ImagesError(f"{where}: different numbers of rows: {counts}.")
     return checked

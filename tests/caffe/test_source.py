@@ -176,6 +176,42 @@ def test_an_input_that_a_layer_changes_is_fed_by_its_name(tmp_path):
     assert load(tmp_path, input_layer(1, 3, 9, 9) + halve).outputs == ["data@halve"]
 
 
+def test_labels_may_be_given_that_no_unit_needs(tmp_path):
+    net = load(tmp_path, DATABASE % "transform_param { crop_size: 9 }" + CONV + PRODUCT + LOSS)
+    x = np.random.default_rng(0).standard_normal((4, 3, 9, 9)).astype("f4")
+    assert all(u.done for u in caffeinit.init(net, [{"data": x, "label": np.zeros(4)}]).units)
+    with pytest.raises(CaffeinitError, match="the net has no input extra"):
+        caffeinit.init(net, [{"data": x, "extra": x}])
+
+
+def test_inputs_of_different_lengths_are_no_matter_where_the_net_spells_them_out(tmp_path):
+    text = (
+        input_layer(5, 2, 3, name="x")
+        + input_layer(5, 2, name="cont")
+        + input_layer(1, 2, 4, name="state")
+        + 'layer { name: "rnn" type: "RNN" bottom: "x" bottom: "cont" bottom: "state" top: "y" top: "last" '
+        "recurrent_param { num_output: 4 expose_hidden: true } }\n"
+    )
+    net = load(tmp_path, text)
+    rng = np.random.default_rng(0)
+    given = {n: rng.standard_normal(s).astype("f4") for n, s in net.inputs.items()}
+    assert [u.done for u in caffeinit.init(net, given).units] == ["drawn (gaussian), normalised"]
+    with pytest.raises(CaffeinitError, match="different numbers of rows"):
+        caffeinit.init(net, {**given, "state": np.ones((3, 2, 4))})
+
+
+def test_a_batch_cut_into_halves_may_have_any_even_size(tmp_path):
+    halves = 'layer { name: "cut" type: "Slice" bottom: "conv" top: "a" top: "b" slice_param { axis: 0 } }\n'
+    net = load(tmp_path, input_layer(4, 3, 8, 8) + CONV + halves)
+    out = net.forward({"data": np.random.default_rng(0).standard_normal((10, 3, 8, 8))})
+    assert out["a"].shape[0] == out["b"].shape[0] == 5
+
+
+def test_factors_along_the_batch_hold_it(tmp_path):
+    factors = 'layer { name: "s" type: "Scale" bottom: "conv" top: "s" scale_param { axis: 0 num_axes: -1 } }\n'
+    assert not load(tmp_path, input_layer(4, 3, 8, 8) + CONV + factors).graph.batch_axis_free
+
+
 def test_what_init_has_drawn_is_not_drawn_again(tmp_path):
     net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
     x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")

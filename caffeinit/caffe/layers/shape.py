@@ -62,6 +62,8 @@ class Slice(LayerType):
         axis, sizes = self._cut(layer, graph.shape(bottoms[0]))
         if len(sizes) == 1:
             return [bottoms[0]]
+        if axis == 0 and not layer.slice_param.slice_point:  # equal parts of whatever the batch is
+            return graph.ops("Split", bottoms[0], outputs=len(sizes), axis=0)
         return graph.ops("Split", bottoms[0], np.asarray(sizes, np.int64), outputs=len(sizes), axis=axis)
 
     @staticmethod
