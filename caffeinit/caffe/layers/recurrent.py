@@ -170,6 +170,33 @@ class LSTM(Recurrent):
         return steps.lstm(*states)
 
 
+@layer_type("LSTMUnit")
+class LSTMUnit(LayerType):
+    """One step of an LSTM: from a cell state (1, N, H), gates (1, N, 4H) and cont (1, N) to the next c and h."""
+
+    axis_0 = "time"
+    num_bottoms = (3, 3)
+    num_tops = (2, 2)
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return the cell state's shape twice."""
+        cell, gates, cont = bottoms
+        if len(cell) != 3 or cell[0] != 1 or gates != (1, cell[1], 4 * cell[2]) or cont != cell[:2]:
+            raise LayerError(f"needs bottoms (1, N, H), (1, N, 4H) and (1, N), got {cell}, {gates} and {cont}")
+        return [cell, cell]
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append the gates and both products."""
+        cell, gates, cont = bottoms
+        batch, size = graph.shape(cell)[1:]
+        going = graph.mask(graph.op("Cast", cont, to=TensorProto.BOOL))
+        opening, content = graph.ops("Split", gates, [3 * size, size], outputs=2, axis=2)
+        enter, forget, leave = graph.ops("Split", graph.op("Sigmoid", opening), [size] * 3, outputs=3, axis=2)
+        kept = graph.op("Mul", graph.op("Mul", forget, cell), graph.op("Reshape", going, [1, batch, 1]))
+        new = graph.op("Add", kept, graph.op("Mul", enter, graph.op("Tanh", content)))
+        return [new, graph.op("Mul", leave, graph.op("Tanh", new))]
+
+
 @layer_type("RNN")
 class RNN(Recurrent):
     """h = tanh(W_hh (cont h') + W_xh x + b_h) and y = tanh(W_ho h + b_o)."""

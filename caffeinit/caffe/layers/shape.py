@@ -104,7 +104,7 @@ class Split(LayerType):
 class Silence(LayerType):
     """Swallows its bottoms, so that they do not count as outputs."""
 
-    num_bottoms = (1, None)
+    num_bottoms: tuple[int, int | None] = (1, None)
     num_tops = (0, 0)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -114,6 +114,13 @@ class Silence(LayerType):
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append nothing."""
         return []
+
+
+@layer_type("HDF5Output")
+class HDF5Output(Silence):
+    """Writes data and labels to a file in Caffe; here it only swallows them."""
+
+    num_bottoms = (2, 2)
 
 
 @layer_type("Flatten")

@@ -81,6 +81,13 @@ def fork(batch):
     return define
 
 
+def unit(cell, gates, cont):
+    hidden, new = np.empty_like(cell), np.empty_like(cell)
+    for n in range(cell.shape[1]):
+        hidden[0, n], new[0, n] = lstm_step(gates[0, n].astype(np.float64), cell[0, n], cont[0, n])
+    return [new, hidden]
+
+
 X, CONT = (5, 2, 3, 2), (5, 2)
 SIZE = "recurrent_param { num_output: 4 }"
 OPEN = "recurrent_param { num_output: 4 expose_hidden: true }"
@@ -141,6 +148,15 @@ CASES = [
         [(16, 3), (16, 4), (16,)],
         is_bound=True,
     ),
+    Case(
+        "LSTMUnit",
+        "",
+        [(1, 3, 4), (1, 3, 16), (1, 3)],
+        [(1, 3, 4)] * 2,
+        unit,
+        lambda rng, shape, i: [[1, 0, 1]] if i == 2 else rng.standard_normal(shape),
+        is_bound=True,
+    ),
 ]
 
 
@@ -176,6 +192,7 @@ def test_every_type_has_a_row():
         (Case("LSTM", OPEN, [X, CONT], [TOP, STATE, STATE]), "2 exposed states"),
         (Case("LSTM", "", [X, CONT], [TOP]), "num_output is not given"),
         (Case("RNN", SIZE, [(5000, 2, 1), (5000, 2)], [TOP]), "too many to unroll"),
+        (Case("LSTMUnit", "", [(1, 3, 4), (1, 3, 15), (1, 3)], [(1, 3, 4)] * 2), "got (1, 3, 4), (1, 3, 15)"),
         (Case("Lstm", "lstm_param { num_output: 4 batch_size: 4 }", [(6, 3)], [TOP]), "batch_size 4 does not divide 6"),
     ],
     ids=str,

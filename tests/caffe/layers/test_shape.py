@@ -47,6 +47,7 @@ CASES = [
     Case("Slice", "", [BLOB], [BLOB], lambda x: [x], name="Slice-into one"),
     Case("Split", "", [BLOB], [BLOB] * 2, lambda x: [x, x]),
     Case("Silence", "", [BLOB, (2, 1)], []),
+    Case("HDF5Output", "hdf5_output_param { file_name: 'never_written.h5' }", [BLOB, (2, 1)], []),
     flatten("", (2, 60), shaped(60)),
     flatten("axis: 1 end_axis: 2", (2, 12, 5), shaped(12, 5)),
     flatten("axis: -2", (2, 3, 20), shaped(3, 20)),
@@ -66,8 +67,8 @@ def test_layer_is_its_definition(case, tmp_path):
     check_case(case, tmp_path)
 
 
-def test_silence_makes_nothing_of_anything(tmp_path):
-    (case,) = (c for c in CASES if not c.tops)
+@pytest.mark.parametrize("case", [c for c in CASES if not c.tops], ids=str)
+def test_what_swallows_makes_nothing_of_anything(case, tmp_path):
     found = case.infer(tmp_path)
     assert not found.blocked
     assert set(found.shapes) == {"in0", "in1"}
