@@ -23,6 +23,7 @@ from caffeinit.errors import (
 )
 
 if TYPE_CHECKING:
+    from caffeinit.comparison import Comparison
     from caffeinit.images import Calibration
     from caffeinit.measuring import Measurement
     from caffeinit.network import Network
@@ -36,6 +37,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "WeightsError",
+    "compare",
     "init",
     "load",
     "measure",
@@ -108,3 +110,10 @@ def measure(net: Network, images: Any, **options: Any) -> Measurement:
     from caffeinit import measuring
 
     return measuring.measure(net, images, **options)
+
+
+def compare(a: Network, b: Network, images: Any, **options: Any) -> Comparison:
+    """Tell whether two nets are the same function on pictures; see `caffeinit.comparison.compare` for the options."""
+    from caffeinit import comparison
+
+    return comparison.compare_networks(a, b, images, **options)

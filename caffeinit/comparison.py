@@ -6,74 +6,20 @@ what counts is what is visible beside the value itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from caffeinit.engine.session import compile_graph
 from caffeinit.errors import CaffeinitError
+from caffeinit.functions import Function, NetFunction, Run, Values
 from caffeinit.graph import Shape
+from caffeinit.images import as_calibration
+from caffeinit.jobs import needed_inputs
 from caffeinit.network import Network
 from caffeinit.result import finite
 from caffeinit.verify import TOLERANCE
-
-Values = Mapping[str, np.ndarray]
-Run = Callable[[Values], dict[str, np.ndarray]]
-
-
-class Function(Protocol):
-    """One side of a comparison.
-
-    Attributes:
-        label: how messages name it.
-        inputs: input -> its axes.
-        outputs: what the side puts out.
-        rows: pictures that it takes at a time: 1 where any number is fine, 0 where a batch must stay as it is.
-    """
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def inputs(self) -> Mapping[str, Sequence[int | None]]: ...
-    @property
-    def outputs(self) -> Sequence[str]: ...
-    @property
-    def rows(self) -> int: ...
-
-    def values(self, given: Collection[str]) -> list[str]:
-        """Return the values that these inputs determine and influence, in the order of the graph."""
-
-    def compile(self, values: Sequence[str]) -> Run:
-        """Return what computes these values from a batch."""
-
-
-class NetFunction:
-    """A network as a function from inputs to any of its values."""
-
-    def __init__(self, network: Network, label: str) -> None:
-        self._network = network
-        self.label = label
-        self.inputs: Mapping[str, Sequence[int | None]] = network.graph.inputs
-        self.outputs = network.graph.outputs or network.graph.unused()
-        self.rows = int(network.graph.batch_axis_free)
-
-    def values(self, given: Collection[str]) -> list[str]:
-        """Return the values that these inputs determine and influence, in the order of the graph."""
-        graph = self._network.graph
-        moving, unknown = set(given), set(graph.inputs) - set(given)
-        for node in graph.nodes:
-            if any(i in unknown for i in node.input):
-                unknown.update(node.output)
-            elif any(i in moving for i in node.input):
-                moving.update(node.output)
-        return [o for node in graph.nodes for o in node.output if o in moving and o]
-
-    def compile(self, values: Sequence[str]) -> Run:
-        """Return what computes these values from a batch."""
-        session = compile_graph(self._network.graph, values, self._network.settings)
-        return lambda batch: session.run({n: batch[n] for n in session.inputs})
 
 
 @dataclass
@@ -195,6 +141,17 @@ def compare(
     return found
 
 
+def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Comparison:
+    """Compare two networks on pictures.
+
+    Args:
+        images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
+        options: tolerance, first and progress as for `compare`.
+    """
+    calibration = as_calibration(images, needed_inputs(a))
+    return compare(NetFunction(a, "A"), NetFunction(b, "B"), calibration, **options)
+
+
 class _Side:
     """A function with its inputs matched to those of the pictures."""
 
@@ -206,12 +163,24 @@ class _Side:
         else:
             self._names = {name: name for name in own if name in given}
         self.values = function.values(list(self._names))
-        self.outputs = [name for name in function.outputs if name in set(self.values)]
-        self.left_out = [name for name in function.outputs if name not in set(self.values)]
+        known = set(self.values)
+        outputs = [name for name in function.outputs if name in known]
+        self.notes = []
+        for name in function.outputs:
+            if name not in known:
+                instead = [value for value in function.judged(name) if value in known]
+                outputs += instead
+                self.notes.append(_replaced(function.label, name, instead))
+        self.outputs = list(dict.fromkeys(outputs))
 
     def compile(self, values: Sequence[str]) -> Run:
         run = self.function.compile(values)
         return lambda batch: run({own: batch[name] for own, name in self._names.items()})
+
+
+def _replaced(label: str, output: str, instead: Sequence[str]) -> str:
+    where = f'{label}: output "{output}" depends on an input without pictures'
+    return f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
 
 
 Pairs = list[tuple[str, str]]
@@ -219,11 +188,7 @@ Pairs = list[tuple[str, str]]
 
 def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
     """Return which output of A is compared with which of B, and what is left out."""
-    notes = [
-        f'{side.function.label}: output "{name}" depends on an input without pictures and is not compared'
-        for side in (a, b)
-        for name in side.left_out
-    ]
+    notes = list(dict.fromkeys(a.notes + b.notes))
     pairs = [(name, name) for name in a.outputs if name in b.outputs]
     if not pairs and len(a.outputs) == len(b.outputs):
         pairs = list(zip(a.outputs, b.outputs, strict=True))

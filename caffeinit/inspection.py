@@ -164,8 +164,12 @@ def _find_scales(found: Inference, lowered: Lowered, matched: Matched, units: li
     net = found.net
     places = {top: entry.layer for entry in net.named_layers for top in entry.tops}
     layers = {layer.name: layer for layer in net.layers}
+    unknown = {b: e.layer for e in net.named_layers if e.layer.name in found.blocked for b in e.bottoms}
 
-    def place(value: str) -> str:
+    def place(value: str, leaves: bool) -> str:
+        if leaves:
+            reader = unknown.get(value)
+            return f'layer "{reader.name}" ({reader.type}), which cannot run' if reader else ""
         layer = places.get(value) or layers.get(value.rpartition("/")[0])
         return f'layer "{layer.name}" ({layer.type})' if layer else ""
 

@@ -66,14 +66,15 @@ def report_scales(
     learned: Mapping[str, Learned],
     kept: Callable[[Unit], str],
     outputs: Sequence[str] | None = None,
-    place: Callable[[str], str] = lambda value: "",
+    place: Callable[[str, bool], str] = lambda value, leaves: "",
 ) -> ScaleReport:
     """Find the scales of all units.
 
     Args:
         kept: returns why a unit's arrays are not to be changed; empty if they may be.
         outputs: values whose scale is held; by default the graph's.
-        place: returns what a reader knows the maker of a value by; empty for the operator's name.
+        place: returns what a reader knows the maker of a value by, or, for one that leaves the net, what it goes to; empty
+            where there is no better name than the operator's or the value's.
     """
     system = find_scales(graph, [i for u in units if not kept(u) for i in u.initializers], outputs)
     entries = [_entry(graph, system, number, unit) for number, unit in enumerate(units)]
@@ -126,11 +127,13 @@ def _partners(mine: np.ndarray, number: int, users: Mapping[int, set[int]]) -> l
     return sorted(others | ({number} if (counts > 1).any() else set()))
 
 
-def _explain(reason: str, learned: Mapping[str, Learned], place: Callable[[str], str]) -> str:
+def _explain(reason: str, learned: Mapping[str, Learned], place: Callable[[str, bool], str]) -> str:
     """Return a reason in the words of the net: layers instead of operators and arrays."""
     name, separator, rest = reason.partition(" is ")
     if separator and name in learned:
         of = learned[name]
         return f'the {of.role} of layer "{of.layer}" is {rest}'
-    value = reason.partition(" ")[2]
-    return place(value) or reason
+    value = reason.removeprefix("net output ")
+    if value != reason:
+        return place(value, True) or f'net output "{value}"'
+    return place(reason.partition(" ")[2], False) or reason

@@ -5,9 +5,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from caffeinit.comparison import Difference, NetFunction, compare
+import caffeinit
+from caffeinit.comparison import Difference, compare
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.functions import NetFunction
 from tests.nets import NETS, pictures
 
 
@@ -88,6 +90,18 @@ def test_the_same_function_may_part_inside():
     assert found.same
     assert found.parting.name == nets[0].units[0].uses[0].output
     assert found.parting.relative == pytest.approx(1, rel=1e-6)
+
+
+def test_python_compares_networks_on_arrays():
+    nets = [NETS["residual"]() for _ in range(2)]
+    images = np.concatenate([batch["data"] for batch in pictures()])
+    assert caffeinit.compare(*nets, images).same
+    nets[1].params["ip"][1][0] += 0.01
+    found = caffeinit.compare(*nets, images, first=True)
+    assert not found.same
+    assert found.outputs[0].gap == pytest.approx(0.01, rel=1e-3)
+    assert found.parting.name == nets[0].graph.outputs[0]
+    assert caffeinit.compare(*nets, images, tolerance=1).same
 
 
 def write_product(path, weight, rows="N", names=("x", "y"), shape=(2,)):

@@ -93,3 +93,11 @@ def test_reasons_name_layers_and_weights_are_not_needed(tmp_path):
     assert units["two"].reasons == {'layer "elu" (ELU)': 2}
     assert not any(np.any(u.weight) for u in found.units if u.kind == "affine")
     assert found.to_json()["scales"]["num_independent"] == 8
+
+
+def test_what_a_layer_reads_that_cannot_run_is_held_by_it(tmp_path):
+    odd = 'layer { name: "odd" type: "MyLayer" bottom: "conv1" top: "odd" }'
+    (tmp_path / "net.prototxt").write_text(PROTOTXT + odd)
+    units = {u.name: u for u in inspect_files(tmp_path / "net.prototxt", scales=True).scales.units}
+    assert units["norm"].reasons == {'layer "odd" (MyLayer), which cannot run': 4}
+    assert units["conv1"].free == 4

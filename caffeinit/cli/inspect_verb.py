@@ -41,7 +41,7 @@ def command(
         scales=scales,
     )
     if json_file != "-":
-        from caffeinit.cli.tables import inspection_tables
+        from caffeinit.cli.inspect_tables import inspection_tables
 
         inspection_tables(report)
     write_json(json_file, report.to_json(), force)

@@ -25,16 +25,16 @@ _COLUMNS: dict[str, Callable[[UnitMeasurement], str]] = {
 def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictures: str) -> None:
     """Print what `measure` found in one or two weights files."""
     out = console()
-    out.print(pictures, markup=False)
+    out.print(pictures, markup=False, soft_wrap=True)
     letters = [""] if len(found) == 1 else ["A", "B"]
     if len(found) > 1:
         for letter, file in zip(letters, files, strict=True):
-            out.print(f"{letter}: {file}", markup=False)
+            out.print(f"{letter}: {file}", markup=False, soft_wrap=True)
     out.print(_table(found, letters))
     for letter, measurement in zip(letters, found, strict=True):
         prefix = f"{letter}: " if letter else ""
         for line in _remarks(measurement):
-            out.print(prefix + line, markup=False)
+            out.print(prefix + line, markup=False, soft_wrap=True)
 
 
 def _table(found: Sequence[Measurement], letters: Sequence[str]) -> Table:

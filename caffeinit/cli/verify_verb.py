@@ -10,7 +10,7 @@ import click
 from caffeinit.cli.common import image_options, net_options, run_options
 
 if TYPE_CHECKING:
-    from caffeinit.comparison import Function
+    from caffeinit.functions import Function
 
 
 @click.command("verify")
@@ -48,7 +48,8 @@ def command(
     tolerance, else 1.
     """
     from caffeinit.cli.common import read_pictures, write_json
-    from caffeinit.cli.tables import comparison_table, progress
+    from caffeinit.cli.tables import progress
+    from caffeinit.cli.verify_tables import comparison_table
     from caffeinit.comparison import compare
     from caffeinit.verify import TOLERANCE
 
@@ -76,9 +77,9 @@ def command(
 def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, list[Function], list[str]]:
     """Return the network that tells how pictures are prepared, both sides, and what they lack."""
     from caffeinit.cli.common import load_network
-    from caffeinit.comparison import NetFunction
     from caffeinit.engine.onnxrun import OnnxFunction
     from caffeinit.export import missing_outputs
+    from caffeinit.functions import NetFunction
 
     network = load_network(net, None, dict(loading))
     sides: list[Function] = []

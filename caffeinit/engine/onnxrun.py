@@ -70,6 +70,10 @@ class OnnxFunction:
                 moving.update(dict.fromkeys(o for o in node.output if o))
         return [value for value in moving if value not in given]
 
+    def judged(self, output: str) -> list[str]:
+        """Return nothing: a file does not tell which of its values an output judges."""
+        return []
+
     def compile(self, values: Sequence[str]) -> CompiledPart:
         """Return what computes these values from those inputs that they depend on."""
         part = _part(self._model, values)

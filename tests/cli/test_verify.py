@@ -82,7 +82,7 @@ def test_what_cannot_be_compared_is_named(cli, place, weights):
     outcome = verify(cli, place, weights, weights)
     assert outcome.code == 0
     assert 'output "odd" is not compared' in outcome.out
-    assert 'output "loss" depends on an input without pictures' in outcome.out
+    assert 'output "loss" depends on an input without pictures; what it judges is compared: ip' in outcome.out
     assert "holds no numbers for fresh: zeros are used" in outcome.out
 
 

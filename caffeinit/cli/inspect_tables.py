@@ -1,0 +1,109 @@
+"""The tables of `inspect`: layers, or the scales of units."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from caffeinit.cli.tables import console, dims
+from caffeinit.inspection import Inspection
+from caffeinit.scale_report import ScaleReport, UnitScales
+
+
+def inspection_tables(report: Inspection) -> None:
+    """Print what `inspect` found."""
+    out = console()
+    for file in report.files:
+        out.print(
+            f"{file.path}: {file.form}, {file.size} bytes, sha256 {file.sha256[:16]}", markup=False, soft_wrap=True
+        )
+        if file.unknown_fields:
+            out.print(
+                f"  fields that no known fork declares: {', '.join(dict.fromkeys(file.unknown_fields))}", markup=False
+            )
+    for name, shape in report.inputs.items():
+        out.print(f"input {name}: {dims(shape)}", markup=False, soft_wrap=True)
+    out.print(_scale_table(report.scales) if report.scales else _layer_table(report))
+    if report.scales:
+        _print_scale_remarks(out, report)
+    else:
+        macs = sum(layer.macs for layer in report.layers)
+        out.print(f"{report.num_params:,} parameters, {macs:,} multiply-adds", markup=False, soft_wrap=True)
+    for title, lines in (
+        ("does not fit", report.mismatches),
+        ("the weights file lacks", report.missing),
+        ("in the weights file only", report.unused),
+        ("note", report.notes),
+    ):
+        for line in lines:
+            out.print(f"{title}: {line}", markup=False, soft_wrap=True)
+
+
+def _print_scale_remarks(out: Console, report: Inspection) -> None:
+    assert report.scales is not None
+    if report.scales.num_independent:
+        out.print(
+            f"{report.scales.num_independent:,} scales can be chosen independently.", markup=False, soft_wrap=True
+        )
+    else:
+        out.print(
+            "No scale is free: nothing can be rescaled without changing the function.", markup=False, soft_wrap=True
+        )
+    out.print(_LEGEND, markup=False, soft_wrap=True)
+    behind = [layer for layer in report.obstacles if layer.reason.startswith("depends on layer ")]
+    for layer in report.obstacles:
+        if layer not in behind:
+            out.print(f"left out: {layer.name} ({layer.type}): {layer.reason}", markup=False, soft_wrap=True)
+    if behind:
+        out.print(f"left out: {len(behind)} layers behind these", markup=False)
+
+
+_LEGEND = """\
+free: the channel can be given any scale, and what reads it makes up for that. tied: its scale depends on those of the units
+named, as in a sum. held: it stays as it is, because what is named would not stay the same."""
+
+
+def _scale_table(report: ScaleReport) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit")
+    table.add_column("kind")
+    for heading in ("channels", "free", "tied", "held"):
+        table.add_column(heading, justify="right")
+    table.add_column("why", overflow="fold")
+    for unit in report.units:
+        counts = [str(n) if n else "-" for n in (unit.free, unit.tied, unit.held)]
+        cells = [unit.name, unit.kind, str(unit.num_channels), *counts, _bonds(unit)]
+        table.add_row(*map(escape, cells), style="dim" if unit.held == unit.num_channels else None)
+    return table
+
+
+def _bonds(unit: UnitScales) -> str:
+    """Return what a unit's channels are tied to or held by."""
+    parts = [f"not to be changed: {unit.kept}"] if unit.kept else []
+    if unit.tied:
+        names = [name for name in unit.tied_with if name != unit.name]
+        names = ["each other"] * (len(names) < len(unit.tied_with)) + names
+        rest = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        scales = "1 scale" if unit.num_shared == 1 else f"{unit.num_shared} scales"
+        parts.append(f"{scales} shared with {', '.join(names[:_MOST_NAMES])}{rest}")
+    for reason, count in unit.reasons.items():
+        parts.append(f"held by {reason}" + (f" ({count})" if len(unit.reasons) > 1 else ""))
+    return "; ".join(parts)
+
+
+_MOST_NAMES = 4
+
+
+def _layer_table(report: Inspection) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("layer", "type", "top", "parameters"):
+        table.add_column(heading)
+    table.add_column("multiply-adds", justify="right")
+    table.add_column("rescaling", overflow="fold")
+    for layer in report.layers:
+        rescaling = layer.reason if layer.reason else layer.unit
+        tops = " ".join(dims(s) for s in layer.tops)
+        cells = [layer.name, layer.type, tops, " ".join(dims(s) for s in layer.params)]
+        table.add_row(*map(escape, cells), f"{layer.macs:,}" if layer.macs else "", escape(rescaling))
+    return table

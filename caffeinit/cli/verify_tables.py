@@ -1,0 +1,57 @@
+"""The table of `verify`."""
+
+from __future__ import annotations
+
+import math
+
+from rich.markup import escape
+from rich.table import Table
+
+from caffeinit.cli.tables import console, dims, number
+from caffeinit.comparison import Comparison, Difference
+
+
+def comparison_table(found: Comparison, files: tuple[str, str], pictures: str, searched: bool) -> None:
+    """Print what `verify` found.
+
+    Args:
+        searched: the first value that differs was asked for.
+    """
+    out = console()
+    out.print(pictures, markup=False, soft_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("output")
+    for heading in ("largest value", "largest difference", "relative", "top-1 differs"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for output in found.outputs:
+        changed = "" if output.changed is None else f"{output.changed} of {found.num_images}"
+        cells = [number(output.largest), number(output.gap, 2), number(output.relative, 2), changed]
+        table.add_row(escape(output.name), *cells, _verdict(found, output))
+    out.print(table)
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    if found.parting:
+        name, _, layer = found.parting.name.partition("@")
+        where = f'blob "{name}" after layer "{layer}"' if layer else f'value "{name}"'
+        out.print(
+            f"first difference: {where}, by {number(found.parting.relative, 2)} of its largest",
+            markup=False,
+            soft_wrap=True,
+        )
+    elif searched:
+        out.print("no value inside the net differs", markup=False, soft_wrap=True)
+    verdict = "the same function" if found.same else "NOT the same function"
+    out.print(
+        f"{files[0]} and {files[1]} are {verdict} on these {found.num_images} pictures (tolerance {found.tolerance:g})",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _verdict(found: Comparison, output: Difference) -> str:
+    if output.shapes:
+        return f"different shapes: {dims(output.shapes[0])} and {dims(output.shapes[1])}"
+    if math.isinf(output.gap):
+        return "not finite"
+    return "same" if found.agree(output) else "different"
