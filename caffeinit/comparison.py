@@ -148,7 +148,7 @@ def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Com
         images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
         options: tolerance, first and progress as for `compare`.
     """
-    calibration = as_calibration(images, needed_inputs(a))
+    calibration = as_calibration(images, needed_inputs(a), unused=a.inputs)
     return compare(NetFunction(a, "A"), NetFunction(b, "B"), calibration, **options)
 
 
@@ -189,7 +189,8 @@ Pairs = list[tuple[str, str]]
 def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
     """Return which output of A is compared with which of B, and what is left out."""
     notes = list(dict.fromkeys(a.notes + b.notes))
-    pairs = [(name, name) for name in a.outputs if name in b.outputs]
+    known = set(a.values).intersection(b.values)
+    pairs = [(name, name) for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
     if not pairs and len(a.outputs) == len(b.outputs):
         pairs = list(zip(a.outputs, b.outputs, strict=True))
         notes += [f'output "{x}" is compared with "{y}": the names differ' for x, y in pairs]

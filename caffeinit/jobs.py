@@ -42,7 +42,7 @@ def read_calibration(
 ) -> Calibration:
     """Read the pictures for the inputs that units depend on; see `caffeinit.read_images`."""
     inputs = needed_inputs(network)
-    if not inputs:
+    if not inputs or (network.skipped and not network.units):
         raise _no_unit(network)
     if not network.graph.batch_axis_free:
         # The net spells its batch size out: every batch must have just that many rows.

@@ -137,7 +137,7 @@ def measure(
     if not network.units:
         reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
         raise CaffeinitError(f"the net has no unit that could be measured{reasons}")
-    calibration = as_calibration(images, needed_inputs(network))
+    calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     moments = _measure_moments(network, calibration, lambda done: progress(done, calibration.num_images))
     units = [_unit(unit, moments[unit.initializers[0]]) for unit in network.units]
     found = Measurement(units, calibration.num_images, skipped=list(network.skipped))

@@ -102,6 +102,9 @@ def test_python_compares_networks_on_arrays():
     assert found.outputs[0].gap == pytest.approx(0.01, rel=1e-3)
     assert found.parting.name == nets[0].graph.outputs[0]
     assert caffeinit.compare(*nets, images, tolerance=1).same
+    for net in nets:
+        net.graph.add_input("label", (4,))
+    assert not caffeinit.compare(*nets, {"data": images, "label": np.zeros(len(images))}).same
 
 
 def write_product(path, weight, rows="N", names=("x", "y"), shape=(2,)):

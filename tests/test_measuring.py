@@ -137,7 +137,7 @@ def test_a_net_whose_outputs_need_other_inputs_has_no_rates():
     x = b.product(b.conv("data", "conv", 4), "ip", 2)
     b.graph.add_input("label", (4, 2))
     net = b.finish(b.graph.op("Sub", x, "label"))
-    found = caffeinit.measure(net, pictures())
+    found = caffeinit.measure(net, [batch | {"label": np.zeros((4, 2))} for batch in pictures()])
     assert any(note.startswith("no rates: ") for note in found.notes)
     assert set(found.to_json()["without_rate"]) == {"conv", "ip"}
     assert by_name(found)["ip"].stats.std > 0

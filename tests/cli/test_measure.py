@@ -91,3 +91,13 @@ def test_the_seed_changes_rates_and_nothing_else(cli, place, weights):
     for one, other in zip(*found, strict=True):
         assert one["rate"] != other["rate"]
         assert np.isclose(one["out_std"], other["out_std"], rtol=1e-5)
+
+
+def test_a_net_whose_picture_size_nothing_tells_is_refused_with_the_option_to_give(cli, place, weights):
+    data = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { source: "db" batch_size: 2 } }'
+    rest = NET[NET.index('layer { name: "conv1"') :]
+    (place / "net.prototxt").write_text(data + rest)
+    outcome = measure(cli, place, weights)
+    assert outcome.code == 1
+    assert "--input-shape data=C,H,W" in outcome.err
+    assert measure(cli, place, weights, "--input-shape", "data=3,12,10").code == 0

@@ -53,6 +53,16 @@ def test_a_conversion_is_the_same_function_on_either_side(cli, place, weights):
         assert "no value inside the net differs" in outcome.out
 
 
+def test_a_net_that_ends_in_a_loss_is_compared_with_its_conversion(cli, place, weights):
+    label = 'layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 1 } } }'
+    loss = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }'
+    (place / "net.prototxt").write_text(label + NET[: NET.index('layer { name: "prob"')] + loss)
+    assert cli("convert", place / "net.prototxt", weights, "-o", place / "net.onnx").code == 0
+    outcome = verify(cli, place, place / "net.onnx", weights)
+    assert outcome.code == 0
+    assert [line.split()[0] for line in outcome.out.splitlines() if line.endswith("same")] == ["ip"]
+
+
 def test_json_has_every_output(cli, place, weights, other):
     outcome = verify(cli, place, weights, other, "--json", "-")
     assert outcome.code == 1
