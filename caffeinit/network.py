@@ -165,9 +165,12 @@ class Network:
         results = {g: feeds[g].copy() for g in made.found.values() if g in feeds}
         results |= self._session(made.graph, computed).run(feeds) if computed else {}
         found = {value: results[gradient] for value, gradient in made.found.items()}
-        arrays = {id(graph.initializers[v]): g for v, g in found.items() if v in graph.initializers}
+        # By place in memory: layers may share an array in different shapes.
+        arrays = {graph.initializers[v].ctypes.data: g for v, g in found.items() if v in graph.initializers}
         params = {
-            layer: tuple(arrays[id(a)] if id(a) in arrays else np.zeros_like(a) for a in own)
+            layer: tuple(
+                arrays[at].reshape(a.shape) if (at := a.ctypes.data) in arrays else np.zeros_like(a) for a in own
+            )
             for layer, own in self.params.items()
         }
         return Gradients(params, {name: found[name] for name in wanted})

@@ -182,6 +182,8 @@ class _LoweringGraph(ParamGraph):
         self._arrays = arrays
         self.learned: dict[str, Learned] = {}
         self._entered: dict[ParamKey, str] = {}
+        # Names of our own must not be those of blobs that are still to come.
+        self._names.update(top for entry in found.net.named_layers for top in entry.tops)
 
     def param(self, layer: Layer, index: int) -> str:
         own = (layer.name, index)

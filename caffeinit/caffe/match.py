@@ -90,10 +90,15 @@ def _count(shapes: Sequence[Shape]) -> str:
 def _place(
     found: Matched, key: BlobKey, shape: Shape, blob: StoredBlob | None, owners: Mapping[BlobKey, BlobKey]
 ) -> np.ndarray:
-    """Return the array of one parameter: its owner's where it is shared, filled from the blob if there is one."""
+    """Return the array of one parameter: its owner's where it is shared, filled from the blob if there is one.
+
+    Layers may share an array in different shapes (share_mode PERMISSIVE); each has a view of its own then.
+    """
     owner = owners.get(key, key)
     shared = owner != key
     array = found.arrays[owner[0]][owner[1]] if shared else None
+    if array is not None and array.shape != tuple(shape):
+        array = array.reshape(shape)
     if blob is None:
         if not shared:
             found.missing.append(key)

@@ -238,3 +238,40 @@ def test_a_layer_that_is_refused_late_does_not_hold_the_batch(tmp_path):
     net = load(tmp_path, input_layer(4, 3, 8, 8) + CONV + even)
     assert [s.name for s in net.skipped] == ["norm"]
     assert net.graph.batch_axis_free
+
+
+def test_blobs_may_be_called_what_our_own_values_are_called(tmp_path):
+    text = (
+        input_layer(2, 3, 8, 8, name="const")
+        + CONV.replace('"data"', '"const"').replace('top: "conv"', 'top: "conv/param0"')
+        + 'layer { name: "a" type: "Power" bottom: "conv/param0" top: "b/Mul" power_param { scale: 2 shift: 1 } }\n'
+        + 'layer { name: "b" type: "Power" bottom: "b/Mul" top: "diff/out" power_param { scale: 3 shift: 1 } }\n'
+    )
+    net = load(tmp_path, text)
+    x = {"const": np.random.default_rng(0).standard_normal((2, 3, 8, 8))}
+    caffeinit.init(net, [x])
+    out = net.forward(x)
+    np.testing.assert_allclose(out["diff/out"], (out["conv/param0"] * 2 + 1) * 3 + 1, rtol=1e-5)
+    assert net.backward(x, {"diff/out": np.ones_like(out["diff/out"])}).params["conv"][0].any()
+
+
+def test_an_array_shared_in_two_shapes_has_each_layers_own(tmp_path):
+    def scale(name, bottom, more):
+        return f'layer {{ name: "{name}" type: "Scale" bottom: "{bottom}" top: "{name}" {more} }}\n'
+
+    text = (
+        input_layer(2, 6, name="flat")
+        + input_layer(2, 2, 3, name="square")
+        + scale("a", "flat", 'param { name: "s" }')
+        + scale("b", "square", 'param { name: "s" share_mode: PERMISSIVE } scale_param { num_axes: 2 }')
+    )
+    net = load(tmp_path, text)
+    net.params["a"][0][...] = np.arange(6)
+    assert net.params["b"][0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    net.save(tmp_path / "shared.caffemodel")
+    again = caffeinit.load(tmp_path / "net.prototxt", tmp_path / "shared.caffemodel")
+    assert again.params["b"][0].shape == (2, 3)
+    x = {"flat": np.ones((2, 6)), "square": np.ones((2, 2, 3))}
+    diffs = net.backward(x, {"a": np.ones((2, 6)), "b": np.full((2, 2, 3), 10)}).params
+    assert diffs["a"][0].tolist() == [22] * 6
+    assert diffs["b"][0].tolist() == [[22] * 3] * 2
