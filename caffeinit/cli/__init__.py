@@ -17,6 +17,7 @@ VERBS = {
     "verify": "Tell whether two weight files are the same function, on pictures.",
     "upgrade": "Write a net or weights of 2013 or 2014 in today's form.",
     "convert": "Write a net with its weights as an ONNX file, checked and run once.",
+    "batch": "Run one job on all models in a folder, and again only on what is missing.",
     "demo": "Try it out: a small real net and real pictures, nothing needed.",
 }
 

@@ -40,6 +40,30 @@ def progress(label: str, quiet: bool) -> Iterator[Advance]:
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
+@contextmanager
+def lines_and_bar(label: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a line on stderr for each thing that ends, above a bar of them all where it is a terminal."""
+    err = console(stderr=True)
+    shown = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=quiet or not err.is_terminal,
+    )
+    with shown:
+        task = shown.add_task(label, total=1)
+
+        def ended(line: str, done: int, total: int) -> None:
+            if not quiet:
+                err.print(line, markup=False, soft_wrap=True)
+            shown.update(task, completed=done, total=total)
+
+        yield ended
+
+
 def number(value: float, digits: int = 3) -> str:
     """Return a number in few characters, or a dash where there is none."""
     return "-" if math.isnan(value) else f"{value:.{digits}g}"

@@ -1,0 +1,128 @@
+"""What happens in a model's own process: the single command is run, and what came of it is left as files.
+
+A model is worked on in WORK/<key>.<attempt>/: `files/` takes the outputs, `log` what the command prints, `record.json`
+what came of it. When all is well the folder is renamed to DONE/<key>/, at once and whole: whoever finds it there need not
+do the model again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from caffeinit.batch.table import JOBS
+from caffeinit.errors import CaffeinitError
+
+RECORD, FILES, LOG = "record.json", "files", "log"
+
+
+def run_model(task: Mapping[str, Any], folder: Path, done: Path, threads: int) -> None:
+    """Run a task in this process and leave its record in `folder`, or all of it in `done`.
+
+    Args:
+        task: `tasks.Task` as plain data.
+        folder: an empty folder of this attempt.
+        threads: for the command; 0 for one per core.
+    """
+    files = folder / FILES
+    files.mkdir()
+    began = time.monotonic()
+    with _printing_to(folder / LOG):
+        reason = _reason(task, files, threads)
+    record: dict[str, Any] = {"result": "failed" if reason else "ok", "reason": reason.replace(f"{files}/", "")}
+    if not reason:
+        _hide_place(files)
+        record["outputs"] = {p.name: describe(p) for p in sorted(files.iterdir())}
+        record["summary"] = _summary(task, files, folder / LOG)
+    record["seconds"] = time.monotonic() - began
+    write_record(folder / RECORD, record)
+    if not reason:
+        with contextlib.suppress(OSError):  # another attempt was faster; its record is found there
+            os.rename(folder, done)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record, on disk before this returns."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(dict(record), file, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return what the manifest keeps of an output."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _reason(task: Mapping[str, Any], files: Path, threads: int) -> str:
+    """Run the command and return why it failed; nothing if it did not."""
+    arguments = [str(a).replace("{files}", str(files)) for a in task["arguments"]]
+    if task["sees_threads"]:
+        arguments.append(f"--threads={threads}")
+    try:
+        with contextlib.suppress(FileNotFoundError):  # on another machine; all paths are absolute anyway
+            os.chdir(task["working_folder"])
+        JOBS[task["job"]].command.main(arguments[1:], prog_name="caffeinit", standalone_mode=False)
+    except CaffeinitError as error:
+        return str(error)
+    except click.ClickException as error:
+        return error.format_message()
+    except SystemExit as stopped:
+        return "" if not stopped.code else f"the command ended with exit code {stopped.code}"
+    except MemoryError as error:
+        return f"out of memory: {error}" if str(error) else "out of memory"
+    except Exception as error:  # a mistake of ours: the batch goes on, and the log tells where it happened
+        traceback.print_exc()
+        return f"internal error, please report it: {type(error).__name__}: {error}"
+    return ""
+
+
+@contextlib.contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """Send what this process prints, from Python or from native libraries, to a file."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    import sys
+
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _hide_place(files: Path) -> None:
+    """Take the folder of this attempt out of the texts that were written: it would differ from run to run."""
+    for path in files.iterdir():
+        if path.suffix in (".json", ".html"):
+            raw = path.read_bytes()
+            new = raw.replace(f"{files}/".encode(), b"")
+            if new != raw:
+                path.write_bytes(new)
+
+
+def _summary(task: Mapping[str, Any], files: Path, log: Path) -> str:
+    """Return in one line what was done: counts from the result, or the first line that the command prints."""
+    for path in sorted(files.glob("*.json")) if JOBS[task["job"]].writes_json else []:
+        found = json.loads(path.read_bytes())
+        units = found.get("units", []) if isinstance(found, dict) else []
+        changed = sum(1 for u in units if u.get("done"))
+        left = sum(1 for u in units if u.get("reason"))
+        text = f"{changed} of {len(units)} units changed" if changed else f"{len(units)} units"
+        return text + (f", {left} left alone" if left else "")
+    lines = log.read_text(errors="replace").replace(f"{files}/", "").strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0]) if lines else ""

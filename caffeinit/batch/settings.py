@@ -1,0 +1,188 @@
+"""caffeinit.toml: what a user says about the nets in a folder and below it.
+
+    images = "pictures"                 # any option of the single command, with _ for -
+    input_shape = { data = [3, 224, 224] }
+
+    [nets."old_*.prototxt"]             # only for nets, or weights, whose name or path from here matches
+    skip = "replaced by new.prototxt"
+
+The nearest word wins: a [nets] table, then the file beside the net, then files further up, then the command line. Paths
+start from the file's own folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+
+from caffeinit.batch.table import JOBS, options_of, setting_name
+from caffeinit.cli import VERBS
+from caffeinit.errors import CaffeinitError, OptionError
+
+# Settings that are the batch's own.
+OWN = {"skip": (bool, str), "weights": (str,), "time_limit": (int, float), "model_memory": (str,)}
+
+
+@dataclass
+class Said:
+    """What holds for one net.
+
+    Attributes:
+        options: parameter of the single command -> its values, as texts of the command line.
+        skip: why the model is left out; empty if it is not.
+        weights: path of the weights file from the zoo's root, where the user pairs them.
+        time_limit: seconds. model_memory: as on the command line.
+        origin: parameter -> where it was said.
+    """
+
+    options: dict[str, list[str]] = field(default_factory=dict)
+    skip: str = ""
+    weights: str = ""
+    time_limit: float | None = None
+    model_memory: str | None = None
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+class Settings:
+    """All settings files of a zoo."""
+
+    def __init__(self, root: Path, files: Sequence[str]) -> None:
+        """Read the files.
+
+        Raises:
+            OptionError: a file is no TOML, or says something that no job knows.
+        """
+        self.root = root
+        self._jobs = {name: options_of(job) for name, job in JOBS.items() if job.verb in VERBS}
+        self._tables = {str(PurePosixPath(f).parent): self._read(f) for f in files}
+
+    def of(self, path: str, job: str, more: Sequence[str] = ()) -> Said:
+        """Return what is said about a file, from the root down.
+
+        Args:
+            path: from the zoo's root.
+            more: files of the same model whose own tables count too: its weights.
+        """
+        said = Said()
+        for folder in [*reversed([str(p) for p in PurePosixPath(path).parents])]:
+            table = self._tables.get(folder)
+            if table is None:
+                continue
+            where = _join(folder, "caffeinit.toml")
+            self._take(said, table, job, folder, where)
+            for pattern, inner in table.get("nets", {}).items():
+                if any(_matches(name, pattern, folder) for name in (path, *more)):
+                    self._take(said, inner, job, folder, f'{where}, nets."{pattern}"')
+        return said
+
+    def _read(self, file: str) -> dict[str, Any]:
+        try:
+            with open(self.root / file, "rb") as stream:
+                table = tomllib.load(stream)
+        except OSError as error:
+            raise OptionError(f"{self.root / file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise OptionError(f"{self.root / file}: is no TOML: {error}") from None
+        nets = table.get("nets", {})
+        if not isinstance(nets, dict) or not all(isinstance(t, dict) for t in nets.values()):
+            raise OptionError(f'{self.root / file}: nets: tables are needed, such as [nets."deploy*.prototxt"]')
+        self._check({k: v for k, v in table.items() if k != "nets"}, f"{self.root / file}")
+        for pattern, inner in nets.items():
+            self._check(inner, f'{self.root / file}, nets."{pattern}"')
+        return table
+
+    def _check(self, table: Mapping[str, Any], where: str) -> None:
+        known = {setting_name(o) for options in self._jobs.values() for o in options.values()}
+        for key, value in table.items():
+            if key in OWN:
+                if not isinstance(value, OWN[key]) or (isinstance(value, bool) and key != "skip"):
+                    wanted = " or ".join(kind.__name__ for kind in OWN[key])
+                    raise OptionError(f"{where}: {key} is {value!r}; {wanted} is needed")
+            elif key not in known:
+                near = difflib.get_close_matches(key, [*known, *OWN], 1)
+                hint = f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted([*known, *OWN]))}"
+                raise OptionError(f'{where}: there is no setting "{key}"{hint}')
+
+    def _take(self, said: Said, table: Mapping[str, Any], job: str, folder: str, where: str) -> None:
+        names = {setting_name(option): option for option in self._jobs[job].values()}
+        for key, value in table.items():
+            if key == "skip":
+                said.skip = value if isinstance(value, str) else f"skip = true in {where}" if value else ""
+            elif key == "weights":
+                said.weights = _join(folder, value)
+            elif key == "time_limit":
+                said.time_limit = float(value)
+            elif key == "model_memory":
+                said.model_memory = value
+            elif key in names:
+                option = names[key]
+                assert option.name is not None
+                base = self.root / folder
+                said.options[option.name] = [absolute(option, t, base) for t in _texts(option, key, value, where)]
+                said.origin[option.name] = where
+
+
+def _join(folder: str, name: str) -> str:
+    return os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
+
+
+def _matches(path: str, pattern: str, folder: str) -> bool:
+    inside = os.path.relpath(path, folder).replace(os.sep, "/")
+    return fnmatch.fnmatchcase(inside, pattern) or fnmatch.fnmatchcase(PurePosixPath(path).name, pattern)
+
+
+def _texts(option: click.Option, key: str, value: Any, where: str) -> list[str]:
+    """Return a setting's value as it would be typed: a list repeats the option, or is one value with commas."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise OptionError(f"{where}: {key} is {value!r}; true or false is needed")
+        return ["true"] if value else []
+    if isinstance(value, dict) and option.multiple:
+        return [f"{name}={_text(inner, key, where)}" for name, inner in value.items()]
+    if isinstance(value, list) and option.multiple:
+        return [_text(inner, key, where) for inner in value]
+    return [_text(value, key, where)]
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
+        raise OptionError(f"{where}: {key} is {value!r}; a number, a text or a list of them is needed")
+    return ",".join(str(v) for v in values)
+
+
+def absolute(option: click.Option, text: str, base: Path) -> str:
+    """Return an option's value with a path in it made absolute; other values as they are."""
+    if isinstance(option.type, click.Path):
+        return os.path.abspath(base / text)
+    if option.name != "sources":
+        return text
+    name, separator, rest = text.partition("=")
+    if separator and name.isidentifier() and not (base / text).exists():
+        return f"{name}={os.path.abspath(base / rest)}"
+    return os.path.abspath(base / text)
+
+
+def parse_memory(text: str) -> int:
+    """Return bytes from a text such as 512M or 4G.
+
+    Raises:
+        CaffeinitError: it is none.
+    """
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in units else (text, "")
+    try:
+        size = float(number)
+    except ValueError:
+        size = 0
+    if not 0 < size < 1e15:
+        raise CaffeinitError(f'"{text}" is no size of memory: 512M or 4G are')
+    return int(size * 2 ** units.get(unit, 0))

@@ -1,0 +1,193 @@
+"""caffeinit batch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from caffeinit.batch.table import JOBS, OWNED, Job, options_of
+from caffeinit.cli import VERBS
+
+if TYPE_CHECKING:
+    from caffeinit.batch.manifest import Entry
+    from caffeinit.batch.run import Order
+
+_JOBS = [name for name in JOBS if name in VERBS]
+
+
+class BatchCommand(click.Command):
+    """A command that also takes the options of the job it runs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Find the job first: what else may stand on the line depends on it."""
+        ctx.meta["job"] = _job_in(args)
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the batch's own options and the job's; what a job requires, settings may give as well."""
+        own = super().get_params(ctx)
+        known = {p.name for p in own}
+        more = []
+        for option in options_of(JOBS[ctx.meta.get("job", "rescale")]).values():
+            if option.name not in known:
+                option = copy.copy(option)
+                option.required = False
+                more.append(option)
+        return [*own, *more]
+
+
+def _job_in(args: list[str]) -> str:
+    for index, text in enumerate(args):
+        name = text.partition("=")[2] if text.startswith("--job=") else ""
+        if text == "--job" and index + 1 < len(args):
+            name = args[index + 1]
+        if name in _JOBS:
+            return name
+    return "rescale"
+
+
+@click.command("batch", cls=BatchCommand)
+@click.argument("zoo", type=click.Path(file_okay=False))
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="folder for results.")
+@click.option("--job", type=click.Choice(_JOBS), default="rescale", show_default=True, help="what to do with each.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="models at a time.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="seconds that a model may take.")
+@click.option("--model-memory", metavar="SIZE", help="memory that a model may take, such as 512M or 4G.")
+@click.option(
+    "--dask", metavar="ADDRESS", help="run on a Dask cluster: tcp://HOST:8786. Files must lie in a shared folder."
+)
+@click.option("--force", is_flag=True, help="replace files in the way that are not this batch's.")
+@click.option("--dry-run", is_flag=True, help="list what would be done.")
+@click.option("--quiet", is_flag=True, help="no progress and no table.")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON here; - is stdout."
+)
+@click.pass_context
+def command(context: click.Context, /, zoo: str, output: str, job: str, **options: Any) -> None:
+    """Run one job on all models in a folder, each in a process of its own.
+
+    \b
+    caffeinit batch zoo/ -o results/ --images pictures/ --mode normalize
+    caffeinit batch zoo/ -o results/ --job convert --jobs 4
+
+    Nets and weights are paired by their shapes. Options are those of the single command (see --job JOB --help); a file
+    caffeinit.toml in a folder sets them for the nets in and below it. The same command again does only what is missing
+    or has changed, also after a kill. results/manifest.jsonl tells what came of each model.
+    """
+    from caffeinit.batch.run import Order
+    from caffeinit.batch.settings import parse_memory
+    from caffeinit.batch.tasks import Limits
+
+    size = options["model_memory"]
+    limits = Limits(options["time_limit"], None if size is None else parse_memory(size))
+    given = _given(context, JOBS[job])
+    order = Order(Path(zoo).resolve(), Path(output).resolve(), job, given, limits, options["force"])
+    if options["dry_run"]:
+        _show_plan(order)
+        return
+    raise SystemExit(_run(order, options))
+
+
+def _given(context: click.Context, job: Job) -> dict[str, list[str]]:
+    """Return the job's options that were typed, as texts, with absolute paths."""
+    from caffeinit.batch.settings import absolute
+
+    typed = {}
+    for name, option in options_of(job).items():
+        value = context.params.get(name)
+        source = context.get_parameter_source(name)
+        if name in OWNED or source in (None, click.core.ParameterSource.DEFAULT) or value is None:
+            continue
+        if option.is_flag:
+            typed[name] = ["true"] if value else []
+        else:
+            values = value if option.multiple else [value]
+            typed[name] = [absolute(option, str(v), Path.cwd()) for v in values]
+    return typed
+
+
+def _show_plan(order: Order) -> None:
+    from caffeinit.batch.manifest import Manifest
+    from caffeinit.batch.run import MANIFEST, plan
+
+    made = plan(order, Manifest(order.out / MANIFEST))
+    for task in made.todo:
+        output = next(iter(task.outputs.values()))
+        files = f"{task.net} + {task.weights}" if task.weights else task.net
+        click.echo(f"do        {files} -> {output} ({made.why[task.name]})")
+    for name in made.have:
+        click.echo(f"have      {name}")
+    for word, entries in (("left out", made.left_out), ("failed", made.settled)):
+        for entry in entries:
+            click.echo(f"{word:<9} {entry.model}: {entry.reason}")
+    click.echo(
+        f"{len(made.todo)} to do, {len(made.have)} done already, {len(made.left_out)} left out, "
+        f"{len(made.settled)} cannot be done"
+    )
+
+
+def _run(order: Order, options: dict[str, Any]) -> int:
+    """Run the batch and show it; returns the exit code."""
+    from caffeinit.batch.run import run, summary
+    from caffeinit.cli.common import write_json
+    from caffeinit.cli.tables import lines_and_bar
+
+    with _ending_at_sigterm(), lines_and_bar(order.job, options["quiet"]) as show:
+
+        def finished(entry: Entry, seconds: float, done: int, total: int) -> None:
+            what = entry.summary if entry.result == "ok" else f"FAILED: {_short(entry.reason)}"
+            show(f"{entry.model}  {what}  {seconds:.1f} s", done, total)
+
+        try:
+            entries = run(order, _executor(options), finished)
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command goes on from here", err=True)
+            return 1
+    failed = [e for e in entries if e.result == "failed"]
+    write_json(options["json_file"], {"job": order.job, **summary(entries)}, force=True)
+    if options["json_file"] != "-" and not options["quiet"]:
+        counts = summary(entries)["counts"]
+        click.echo(f"{counts['ok']} ok, {counts['failed']} failed, {counts['left out']} left out; all in {order.out}")
+    if options["json_file"] != "-":
+        for entry in failed:
+            click.echo(f"failed: {entry.model}: {_short(entry.reason)}")
+    return 1 if failed else 0
+
+
+def _executor(options: dict[str, Any]) -> Any:
+    """Return what runs the tasks: this machine, with its cores divided among the jobs, or a cluster."""
+    if options["dask"]:
+        from caffeinit.batch.cluster import run_there
+
+        return lambda tasks, work: run_there(tasks, work, options["dask"])
+    from caffeinit.batch.pool import run_here
+
+    jobs = options["jobs"]
+    return lambda tasks, work: run_here(tasks, work, jobs, max(1, (os.cpu_count() or 1) // jobs))
+
+
+def _short(reason: str) -> str:
+    """Return a reason in one line."""
+    return " ".join(reason.split())
+
+
+@contextlib.contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the batch as Ctrl-C does: what runs is ended too."""
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

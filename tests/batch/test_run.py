@@ -1,0 +1,297 @@
+"""Whole batches, run as a user does: what is done stays done, what is changed is done again, kills do no harm."""
+
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from caffeinit.batch.manifest import Manifest
+from caffeinit.batch.run import Order, Plan, plan
+from caffeinit.cli import main
+from tests.batch.conftest import DEPLOY, NAMES, OTHER, content, write_net, write_weights
+from tests.batch.processes import below, parents, wait_for
+
+
+def command(place, *more, out="out"):
+    return [
+        *(sys.executable, "-m", "caffeinit.cli", "batch", str(place / "zoo"), "-o", str(place / out)),
+        *("--images", str(place / "pictures"), "--mode", "normalize", *map(str, more)),
+    ]
+
+
+@dataclass
+class Outcome:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_here(arguments):
+    """Run the command line in this process; a traceback of ours would be an exception here."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    return Outcome(stopped.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def batch(place, *more, out="out"):
+    return run_here(command(place, *more, out=out)[3:])
+
+
+def entries(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def times(out):
+    return [json.loads(line)["model"] for line in (out / "times.jsonl").read_text().splitlines()]
+
+
+def test_results_are_those_of_the_single_command(place):
+    assert batch(place, "--beta", "0.5", "--jobs", "2").returncode == 0
+    for name in NAMES:
+        weights = place / "zoo" / name
+        single = place / "single.caffemodel"
+        arguments = ["rescale", weights.parent / "deploy.prototxt", weights, "-o", single, "--force", "--beta", "0.5"]
+        arguments += ["--mode", "normalize", "--images", place / "pictures", "--json", place / "single.json", "--quiet"]
+        assert run_here(arguments).returncode == 0
+        assert (place / "out" / name).read_bytes() == single.read_bytes()
+        ours, theirs = (json.loads(p.read_text()) for p in (place / "out" / f"{name}.json", place / "single.json"))
+        assert ours["output"] == "net.caffemodel"
+        assert ours["units"] == theirs["units"]
+    assert [e["model"] for e in entries(place / "out")] == NAMES
+
+
+def test_a_second_run_does_nothing_and_changes_nothing(place):
+    batch(place)
+    before, done = content(place / "out"), times(place / "out")
+    again = batch(place)
+    assert again.returncode == 0
+    assert "3 ok, 0 failed" in again.stdout
+    assert content(place / "out") == before
+    assert times(place / "out") == done
+
+
+def test_what_is_changed_is_done_again_and_nothing_else(place):
+    batch(place)
+    write_weights(place / "zoo" / "first" / "deploy.prototxt", seed=9)
+    (place / "out" / NAMES[2]).unlink()
+    (place / "zoo" / "deep" / "caffeinit.toml").write_text("beta = 3")
+    batch(place)
+    assert sorted(times(place / "out")[3:]) == sorted(NAMES)
+    write_net(place / "zoo" / "new", OTHER)
+    write_weights(place / "zoo" / "new" / "deploy.prototxt")
+    batch(place)
+    assert times(place / "out")[6:] == ["new/net.caffemodel"]
+    fresh = batch(place, out="fresh")
+    assert fresh.returncode == 0
+    assert content(place / "out") == content(place / "fresh")
+
+
+def test_changed_pictures_change_everything(place):
+    batch(place)
+    picture = place / "pictures" / "3.png"
+    shutil.copy(place / "pictures" / "4.png", picture)
+    batch(place)
+    assert len(times(place / "out")) == 6
+
+
+def test_number_of_jobs_and_threads_change_no_byte(place):
+    batch(place, "--jobs", "3")
+    batch(place, "--jobs", "1", "--threads", "2", out="other")
+    assert content(place / "out") == content(place / "other")
+    assert batch(place, "--threads", "1").returncode == 0
+    assert len(times(place / "out")) == 3
+
+
+def test_a_failure_does_not_end_the_run_and_is_named_last(place):
+    net = write_net(place / "zoo" / "first", DEPLOY.replace("num_output: 6", "num_output: 7"))
+    write_weights(net)
+    net.write_text(OTHER)
+    data = (place / "zoo" / NAMES[0]).read_bytes()
+    (place / "zoo" / "cut.caffemodel").write_bytes(data[: len(data) // 2])
+    done = batch(place)
+    assert done.returncode == 1
+    assert (place / "out" / NAMES[2]).exists()
+    last = done.stdout.splitlines()[-2:]
+    assert last[0].startswith("failed: cut.caffemodel: is no caffemodel, or one that is damaged or cut off")
+    assert last[1].startswith("failed: first/net.caffemodel: no net in the folder fits these weights")
+    assert {e["model"]: e["result"] for e in entries(place / "out")} == {
+        "cut.caffemodel": "failed",
+        NAMES[0]: "ok",
+        "first/deploy.prototxt": "left out",
+        NAMES[1]: "failed",
+        NAMES[2]: "ok",
+    }
+
+
+def test_failures_are_tried_again(place):
+    (place / "pictures").rename(place / "away")
+    first = batch(place)
+    assert first.returncode == 1
+    assert "pictures: not found" in first.stdout
+    (place / "away").rename(place / "pictures")
+    assert batch(place).returncode == 0
+    assert batch(place, out="fresh").returncode == 0
+    assert content(place / "out") == content(place / "fresh")
+
+
+def test_an_older_success_leaves_nothing_when_the_model_fails(place):
+    batch(place)
+    weights = place / "zoo" / NAMES[1]
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert batch(place).returncode == 1
+    assert not (place / "out" / NAMES[1]).exists()
+    assert not (place / "out" / f"{NAMES[1]}.json").exists()
+
+
+def test_files_of_others_stay(place):
+    target = place / "out" / NAMES[0]
+    target.parent.mkdir(parents=True)
+    target.write_text("mine")
+    done = batch(place)
+    assert done.returncode == 1
+    assert "exists already and is not this batch's; --force replaces it" in done.stdout
+    assert target.read_text() == "mine"
+    assert batch(place, "--force").returncode == 0
+    assert content(place / "out").keys() == {"manifest.jsonl", *NAMES, *(f"{n}.json" for n in NAMES)}
+
+
+def test_settings_beside_a_net(place):
+    (place / "zoo" / "caffeinit.toml").write_text('mode = "equalize"\n[nets."third/*"]\nskip = true\n')
+    (place / "zoo" / "first" / "caffeinit.toml").write_text('mode = "normalize"\nbeta = 7\n')
+    assert batch(place).returncode == 0
+    options = {e["model"]: e["options"] for e in entries(place / "out") if e["result"] == "ok"}
+    assert {n: o["mode"] for n, o in options.items()} == {NAMES[0]: ["equalize"], NAMES[1]: ["normalize"]}
+    assert options[NAMES[1]]["beta"] == ["7"]
+    assert not (place / "out" / "third").exists()
+
+
+def test_a_dry_run_lists_and_writes_nothing(place):
+    (place / "zoo" / "odd.caffemodel").write_text("<html>")
+    done = batch(place, "--dry-run")
+    assert not (place / "out").exists()
+    assert "do        first/deploy.prototxt + first/net.caffemodel -> first/net.caffemodel (new)" in done.stdout
+    assert "failed    odd.caffemodel" in done.stdout
+    assert done.stdout.endswith("3 to do, 0 done already, 0 left out, 1 cannot be done\n")
+
+
+def test_json_tells_all(place):
+    found = json.loads(batch(place, "--json", "-").stdout)
+    assert found["counts"] == {"ok": 3, "failed": 0, "left out": 0}
+    assert [m["model"] for m in found["models"]] == NAMES
+    assert found["models"][0]["summary"] == "2 of 2 units changed"
+
+
+def test_one_line_for_each_model(place):
+    lines = batch(place).stderr.splitlines()
+    assert sorted(line.split("  ")[0] for line in lines) == NAMES
+    assert batch(place, "--quiet", out="other").stderr == ""
+
+
+def test_init_and_convert_and_upgrade(place):
+    run = ["batch", place / "zoo", "-o"]
+    run_here([*run, place / "i", "--job", "init", "--images", place / "pictures", "--method", "ip=xavier"])
+    assert content(place / "i").keys() >= {n.replace("net", "deploy") for n in NAMES}
+    run_here([*run, place / "c", "--job", "convert"])
+    assert content(place / "c").keys() == {"manifest.jsonl", *(n.replace("caffemodel", "onnx") for n in NAMES)}
+    run_here([*run, place / "u", "--job=upgrade"])
+    assert (place / "u" / NAMES[0]).read_bytes() == (place / "zoo" / NAMES[0]).read_bytes()
+    assert len(content(place / "u")) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["zoo", "--mode", "normalize"], 1, "job rescale needs --images"),
+        (["zoo", "--images", "pictures"], 1, "job rescale needs --mode"),
+        (["zoo", "--job", "convert", "--images", "pictures"], 2, "No such option '--images'"),
+        (["zoo", "--mode", "nonsense"], 2, "'nonsense' is not one of"),
+        (["zoo", "--job", "inspect"], 2, "'inspect' is not one of"),
+        (["zoo", "--filters", "f.png"], 2, "No such option '--filters'"),
+        (["pictures", "--mode", "normalize", "--images", "pictures"], 1, "no model for job rescale"),
+        (["nowhere", "--mode", "normalize", "--images", "pictures"], 1, "is no folder"),
+        (["zoo", "--model-memory", "much", "--job", "convert"], 1, "no size of memory"),
+    ],
+)
+def test_wrong_usage_is_told(place, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(place)
+    done = run_here(["batch", *arguments, "-o", "out"])
+    assert done.returncode == code
+    assert words in done.stderr
+
+
+def test_one_folder_holds_one_job(place):
+    batch(place)
+    done = run_here(["batch", place / "zoo", "-o", place / "out", "--job", "convert"])
+    assert done.returncode == 1
+    assert "holds the results of job rescale" in done.stderr
+
+
+def slow(place, copies=6):
+    """Make a zoo that takes some seconds."""
+    shutil.rmtree(place / "zoo")
+    text = DEPLOY.replace("dim: 12 dim: 10", "dim: 96 dim: 96").replace("num_output: 6", "num_output: 32")
+    for number in range(copies):
+        write_weights(write_net(place / "zoo" / str(number), text), seed=number)
+
+
+def test_a_second_batch_is_kept_out(place):
+    slow(place)
+    with subprocess.Popen(command(place), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as first:
+        wait_for(lambda: (place / "out" / ".batch" / "work").exists())
+        second = batch(place)
+        assert second.returncode == 1
+        assert "another batch is writing there" in second.stderr
+        assert first.wait(60) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_goes_on_to_the_same_bytes(place, how):
+    slow(place)
+    assert batch(place, "--jobs", "2", out="whole").returncode == 0
+    rng = np.random.default_rng(how)
+    for _ in range(3):
+        with subprocess.Popen(
+            command(place, "--jobs", "2"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ) as run:
+            time.sleep(rng.uniform(0.4, 2))
+            started = set(below(run.pid))
+            run.send_signal(how)
+        while started & set(parents()):  # none of them outlives the batch for long
+            time.sleep(0.01)
+    assert batch(place).returncode == 0
+    assert content(place / "out") == content(place / "whole")
+    assert sorted(p.name for p in (place / "out" / ".batch").iterdir()) == ["lock"]
+
+
+def test_a_kill_between_the_line_and_the_files_is_completed(place):
+    batch(place)
+    out = place / "out"
+    entry = next(e for e in entries(out) if e["model"] == NAMES[1])
+    ready = out / ".batch" / "done" / entry["key"] / "files"
+    ready.mkdir(parents=True)
+    (out / NAMES[1]).rename(ready / "net.caffemodel")
+    before = len(times(out))
+    assert batch(place).returncode == 0
+    assert (out / NAMES[1]).exists()
+    assert len(times(out)) == before
+    assert not (out / ".batch" / "done").exists()
+
+
+def test_planning_five_hundred_takes_a_moment(place):
+    source = place / "zoo" / "first"
+    for number in range(497):
+        shutil.copytree(source, place / "zoo" / f"copy{number}")
+    order = Order(place / "zoo", place / "out", "rescale", {"sources": ["x"], "mode": ["normalize"]})
+    began = time.process_time()
+    made: Plan = plan(order, Manifest(place / "none"))
+    assert len(made.todo) == 500
+    assert time.process_time() - began < 10  # about 2 s; every pair held against every other would take minutes
