@@ -168,10 +168,7 @@ class Network:
         # By place in memory: layers may share an array in different shapes.
         arrays = {graph.initializers[v].ctypes.data: g for v, g in found.items() if v in graph.initializers}
         params = {
-            layer: tuple(
-                arrays[at].reshape(a.shape) if (at := a.ctypes.data) in arrays else np.zeros_like(a) for a in own
-            )
-            for layer, own in self.params.items()
+            layer: tuple(_shaped(arrays.get(a.ctypes.data), a) for a in own) for layer, own in self.params.items()
         }
         return Gradients(params, {name: found[name] for name in wanted})
 
@@ -229,6 +226,13 @@ class Network:
             session = compile_graph(graph, outputs, self.settings)
             self._sessions = {key: (_digest(session.embedded), session)}
         return self._sessions[key][1]
+
+
+def _shaped(gradient: np.ndarray | None, array: np.ndarray) -> np.ndarray:
+    """Return an array's gradient in its shape; zeros where there is none."""
+    if gradient is None:
+        return np.zeros_like(array)
+    return gradient if gradient.shape == array.shape else gradient.reshape(array.shape)
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> int:
