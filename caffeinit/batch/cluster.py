@@ -20,7 +20,7 @@ from caffeinit.batch.pool import ForkServer, Record, ServerEndedError
 from caffeinit.batch.tasks import Task, versions
 from caffeinit.errors import CaffeinitError
 
-_CONNECT_SECONDS = 10
+_CONNECT_SECONDS = 5
 _servers: dict[str, ForkServer] = {}
 _lock = threading.Lock()
 
