@@ -80,6 +80,8 @@ def _upgrade_text(source: Path, target: str | PathLike[str], drop: bool, force: 
     text = read_bytes_limited(source, MAX_TEXT_BYTES, "net definition").decode("utf-8", "replace")
     reading = read_text(text, old, str(source))
     if not old.layer and not old.layers:
+        if {"NetParameter.base_lr", "NetParameter.net_param", "NetParameter.net"} & set(reading.unknown_fields):
+            raise FormatError(f"{source}: is a solver file; what can be upgraded is the net that it names or holds")
         raise FormatError(f"{source}: there are no layers in it; is it the text of a net?")
     done = Upgraded("text", generation(old), dropped=[*reading.notes, *(v.sentence for v in reading.unknown_values)])
     new = _upgrade(old, source, done)

@@ -122,12 +122,22 @@ def test_unknown_fields_of_binary_files_are_refused_too(cli, tmp_path):
     assert "7777" in outcome.err
 
 
-@pytest.mark.parametrize("content", [b"", b"net: 'a.prototxt'\n", b"\x00\x01\x02", b"<html>"])
-def test_other_files_are_refused(cli, tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", ""),
+        (b"net: 'a.prototxt'\n", "solver"),
+        (b"net_param { }", "solver"),
+        (b"\x00\x01\x02", ""),
+        (b"<html>", ""),
+    ],
+)
+def test_other_files_are_refused(cli, tmp_path, content, word):
     (tmp_path / "in").write_bytes(content)
     outcome = cli("upgrade", tmp_path / "in", tmp_path / "out")
     assert outcome.code == 1
     assert outcome.err.startswith("error: ")
+    assert word in outcome.err
     assert not (tmp_path / "out").exists()
 
 
