@@ -265,4 +265,4 @@ def _stem(path: str) -> str:
 
 def one_line(error: Exception, path: object) -> str:
     """Return an error's text in one line, without the path that the reader sees anyway."""
-    return " ".join(str(error).removeprefix(f"{path}: ").split())
+    return " ".join(str(error).replace(f"{path}:", "").split())

@@ -1,9 +1,13 @@
 """caffeinit.toml: the nearest word wins, and words that nobody knows are refused."""
 
+from pathlib import Path
+
 import pytest
 
 from caffeinit.batch.settings import Settings, parse_memory
 from caffeinit.errors import CaffeinitError, OptionError
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def settings(place, **files):
@@ -82,6 +86,22 @@ def test_nonsense_is_refused_with_its_place(tmp_path, text, words):
     with pytest.raises(OptionError, match=words) as refusal:
         settings(tmp_path, a=text).of("a/net.prototxt", "rescale")
     assert "a/caffeinit.toml" in str(refusal.value)
+
+
+def test_the_readmes_example(tmp_path):
+    text = README.read_text().split("<!-- toml -->\n```toml\n")[1].split("```")[0]
+    found = settings(tmp_path, mnist=text)
+    plain = found.of("mnist/lenet.prototxt", "rescale")
+    assert plain.options == {
+        "sources": [str(tmp_path / "mnist/t10k-images-idx3-ubyte.gz")],
+        "scale": ["0.00390625"],
+        "channels": ["gray"],
+    }
+    siamese = found.of("mnist/siamese/net.prototxt", "rescale")
+    assert siamese.options["sources"] == [f"data={tmp_path}/mnist/left.npy", f"data_p={tmp_path}/mnist/right.npy"]
+    assert (siamese.options["mode"], siamese.time_limit) == (["equalize"], 60)
+    assert found.of("mnist/old_1.prototxt", "rescale").skip == "replaced by lenet.prototxt"
+    assert found.of("mnist/tuned.prototxt", "rescale").weights == "mnist/weights/iter_5000.caffemodel"
 
 
 def test_memory():
