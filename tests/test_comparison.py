@@ -1,15 +1,13 @@
 """Two functions compared on pictures: what counts as the same, and where they part."""
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 import caffeinit
 from caffeinit.comparison import Difference, compare
-from caffeinit.engine.onnxrun import OnnxFunction
-from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.errors import CaffeinitError
 from caffeinit.functions import NetFunction
+from tests.engine.test_onnxrun import ROWS, WEIGHT, write_product
 from tests.nets import NETS, pictures
 
 
@@ -107,31 +105,6 @@ def test_python_compares_networks_on_arrays():
     assert not caffeinit.compare(*nets, {"data": images, "label": np.zeros(len(images))}).same
 
 
-def write_product(path, weight, rows="N", names=("x", "y"), shape=(2,)):
-    """An ONNX file: y = relu(x W), reshaped to (N, *shape)."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", [names[0], "w"], ["product"]),
-            helper.make_node("Relu", ["product"], ["rectified"]),
-            helper.make_node("Reshape", ["rectified", "shape"], [names[1]]),
-        ],
-        "product",
-        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, [rows, 3])],
-        [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, None)],
-        [
-            onnx.numpy_helper.from_array(np.asarray(weight, np.float32), "w"),
-            onnx.numpy_helper.from_array(np.array([-1, *shape]), "shape"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
-    return OnnxFunction(path, threads=1)
-
-
-WEIGHT = np.arange(6).reshape(3, 2)
-ROWS = [{"x": np.random.default_rng(n).standard_normal((5, 3)).astype(np.float32)} for n in range(2)]
-
-
 def test_a_file_that_spells_its_batch_out_is_run_in_pieces(tmp_path):
     free, fixed = (write_product(tmp_path / f"{rows}.onnx", WEIGHT, rows) for rows in ("N", 2))
     found = compare(free, fixed, ROWS, first=True)
@@ -165,12 +138,3 @@ def test_an_output_without_pictures_is_left_out(tmp_path):
     assert "depends on an input without pictures" in found.notes[0]
     with pytest.raises(CaffeinitError, match="no output to compare"):
         compare(NetFunction(net, "a"), NetFunction(net, "b"), [{"other": np.ones((4, 2), np.float32)}])
-
-
-def test_a_file_that_is_no_onnx_file_is_refused(tmp_path):
-    for content in (b"", b"\xff" * 100):
-        (tmp_path / "x.onnx").write_bytes(content)
-        with pytest.raises(FormatError, match="cannot be read as ONNX"):
-            OnnxFunction(tmp_path / "x.onnx")
-    with pytest.raises(FormatError, match="cannot be read as ONNX"):
-        OnnxFunction(tmp_path / "nothing.onnx")

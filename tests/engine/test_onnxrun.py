@@ -1,0 +1,84 @@
+"""ONNX files as functions: any value, any batch, and plain words where a file does not run."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from caffeinit.engine.onnxrun import OnnxFunction
+from caffeinit.errors import CaffeinitError, FormatError
+
+WEIGHT = np.arange(6).reshape(3, 2)
+LARGE = np.random.default_rng(9).standard_normal((3, 400))  # small arrays always lie inside
+ROWS = [{"x": np.random.default_rng(n).standard_normal((5, 3)).astype(np.float32)} for n in range(2)]
+
+
+def write_product(path, weight, rows="N", names=("x", "y"), shape=(2,), beside=False):
+    """An ONNX file: y = relu(x W), reshaped to (N, *shape)."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [names[0], "w"], ["product"]),
+            helper.make_node("Relu", ["product"], ["rectified"]),
+            helper.make_node("Reshape", ["rectified", "shape"], [names[1]]),
+        ],
+        "product",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, [rows, 3])],
+        [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, None)],
+        [
+            onnx.numpy_helper.from_array(np.asarray(weight, np.float32), "w"),
+            onnx.numpy_helper.from_array(np.array([-1, *shape]), "shape"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=beside)
+    return OnnxFunction(path, threads=1)
+
+
+def test_inner_values_can_be_asked_for(tmp_path):
+    file = write_product(tmp_path / "net.onnx", WEIGHT)
+    assert file.inputs == {"x": [None, 3]}
+    assert file.values(["x"]) == ["product", "rectified", "y"]
+    assert file.values([]) == []
+    found = file.compile(["product", "y"])(ROWS[0])
+    np.testing.assert_allclose(found["product"], ROWS[0]["x"] @ WEIGHT, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(found["y"], np.maximum(found["product"], 0))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7])
+def test_a_batch_that_the_file_spells_out_is_run_in_pieces(tmp_path, rows):
+    free, fixed = (write_product(tmp_path / f"{n}.onnx", WEIGHT, n) for n in ("N", rows))
+    assert (free.rows, fixed.rows) == (1, rows)
+    wanted, found = (file.compile(["y"])(ROWS[0])["y"] for file in (free, fixed))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_beside_the_model_are_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    inside = write_product(tmp_path / "inside.onnx", LARGE, shape=(400,))
+    beside = write_product(tmp_path / "there" / "beside.onnx", LARGE, shape=(400,), beside=True)
+    assert [p.name for p in (tmp_path / "there").iterdir() if p.suffix != ".onnx"]
+    monkeypatch.chdir(tmp_path.parent)
+    found = [file.compile(["y"])(ROWS[0])["y"] for file in (inside, beside)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_files_that_are_no_onnx_files_are_refused(tmp_path):
+    for content in (b"", b"\xff" * 100):
+        (tmp_path / "x.onnx").write_bytes(content)
+        with pytest.raises(FormatError, match="cannot be read as ONNX"):
+            OnnxFunction(tmp_path / "x.onnx")
+    with pytest.raises(FormatError, match="cannot be read as ONNX"):
+        OnnxFunction(tmp_path / "nothing.onnx")
+
+
+def test_what_onnxruntime_refuses_is_told_with_the_files_name(tmp_path):
+    file = write_product(tmp_path / "net.onnx", WEIGHT)
+    with pytest.raises(CaffeinitError, match=r"net\.onnx cannot be run"):
+        file.compile(["y"])({"x": np.ones((2, 4), np.float32)})
+    write_product(tmp_path / "lost.onnx", LARGE, shape=(400,), beside=True)
+    lost = [p for p in tmp_path.iterdir() if p.suffix != ".onnx"]
+    assert lost
+    for path in lost:
+        path.unlink()
+    with pytest.raises(CaffeinitError, match=r"lost\.onnx cannot be set up"):
+        OnnxFunction(tmp_path / "lost.onnx").compile(["y"])
