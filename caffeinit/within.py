@@ -131,7 +131,8 @@ def normalize(
     state = _prepare(network, beta, chosen, correct)
     watch = _Watch(network, samplers)
     watch.see_inputs(batches)
-    graph = _fold(state, set(watch.values))
+    graph, instead = _fold(state, set(watch.values))
+    watch.look_at(instead)
     together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
     stages = plan_stages(
         graph, [*state.measured, *(v for v in watch.values if v not in graph.inputs)], together=together
@@ -145,6 +146,7 @@ def normalize(
             watch.see(run, stage.checkpoints)
             run.release(number)
             progress(number + 1, len(stages))
+    assert not any(watch.waiting.values()), f"never drawn: {[n for n, uses in watch.waiting.items() if uses]}"
     return list(state.reports.values()), run.peak_bytes
 
 
@@ -161,6 +163,10 @@ class _Watch:
                 self.waiting[unit.name] = set(range(len(unit.uses)))
                 for number, use in enumerate(unit.uses):
                     self.values.setdefault(use.input, []).append((unit.name, number))
+
+    def look_at(self, instead: Mapping[str, str]) -> None:
+        """Look at other values in place of some: a folded ReLU's output is the value before it, once that is corrected."""
+        self.values = {instead.get(value, value): uses for value, uses in self.values.items()}
 
     def see_inputs(self, batches: Iterable[Batch]) -> None:
         """Show the net's own inputs, before anything runs."""
@@ -229,11 +235,12 @@ def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str], corre
     return state
 
 
-def _fold(state: _Pass, kept: set[str]) -> Graph:
-    """Return the graph to run: units that follow directly on a measured value are left out of it.
+def _fold(state: _Pass, kept: set[str]) -> tuple[Graph, dict[str, str]]:
+    """Return the graph to run, and {value that is not made: value that equals it once corrected}.
 
-    They are affine in each channel, so the correction of the kept values takes them along for nothing, where nodes of
-    their own would each go through the memory again.
+    Units that follow directly on a measured value are left out. They are affine in each channel, so the correction of
+    the kept values takes them along for nothing, where nodes of their own would each go through the memory again. So
+    is a ReLU after them.
     """
     graph = state.network.graph
     readers = graph.consumers()
@@ -255,7 +262,7 @@ def _fold(state: _Pass, kept: set[str]) -> Graph:
             end = relu.output[0]
         if end != value:
             instead[end] = value
-    return graph.without(removed, instead) if removed else graph
+    return (graph.without(removed, instead) if removed else graph), instead
 
 
 def _sole_relu(graph: Graph, readers: Sequence[onnx.NodeProto]) -> onnx.NodeProto | None:
