@@ -133,30 +133,31 @@ class Matchmaker:
             return self._told[weights], ""
         found: list[tuple[_Rank, _Net]] = []
         near: list[tuple[int, int, str]] = []
-        for distance, net in self._from_near_to_far(_folder(weights)):
-            if found and distance > found[0][0][1] and not found[0][0][0]:
-                break
-            how = self.fit(net, weights)
-            if how is None:
-                if distance == 0:
-                    near.append((0, 0, f"{net.path}: {net.error}"))
-            elif how.fits:
-                found = sorted([*found, (_rank(net, weights, how, distance), net)], key=lambda entry: entry[0])
-            elif how.is_kin:
-                near.append((distance, len(how.mismatches), f"{net.path}: {how.mismatches[0]}"))
+        for distance, nets in self._from_near_to_far(_folder(weights)):
+            for net in nets:
+                how = self.fit(net, weights)
+                if how is None:
+                    near += [(0, 0, f"{net.path}: {net.error}")] if distance == 0 else []
+                elif how.fits:
+                    found.append((_rank(net, weights, how, distance), net))
+                elif how.is_kin:
+                    near.append((distance, len(how.mismatches), f"{net.path}: {how.mismatches[0]}"))
+            found.sort(key=lambda entry: entry[0])
+            if found and not found[0][0][0]:
+                break  # one that lacks nothing; a farther one would not go before it
         if found:
             return found[0][1], ""
         nearest = f"; nearest is {min(near)[2]}" if near else ""
         return None, f"no net in the folder fits these weights{nearest}"
 
-    def _from_near_to_far(self, here: str) -> Iterator[tuple[int, _Net]]:
-        """Yield all nets with their distances; the far ones are only put in order when someone asks for them."""
-        for net in self.by_folder.get(here, []):
-            yield 0, net
-        others = sorted((_distance(here, folder), folder) for folder in self.by_folder if folder != here)
-        for distance, folder in others:
-            for net in self.by_folder[folder]:
-                yield distance, net
+    def _from_near_to_far(self, here: str) -> Iterator[tuple[int, list[_Net]]]:
+        """Yield all nets by their distance; the far ones are only put in order when someone asks for them."""
+        yield 0, self.by_folder.get(here, [])
+        groups: dict[int, list[_Net]] = {}
+        for folder, nets in self.by_folder.items():
+            if folder != here:
+                groups.setdefault(_distance(here, folder), []).extend(nets)
+        yield from sorted(groups.items())
 
 
 def _rank(net: _Net, weights: str, how: Fit, distance: int) -> _Rank:
@@ -254,7 +255,7 @@ def _folder(path: str) -> str:
 
 def _distance(one: str, other: str) -> int:
     """Return how many steps lead from one folder to another."""
-    a, b = PurePosixPath(one).parts, PurePosixPath(other).parts
+    a, b = one.split("/") if one else [], other.split("/") if other else []
     common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return len(a) + len(b) - 2 * common
 
