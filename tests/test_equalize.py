@@ -88,6 +88,22 @@ def test_a_loss_without_labels_is_compared_by_what_it_judges(tmp_path):
     assert next(note for note in result.notes if "moved by" in note).startswith('output "ip2"')
 
 
+def test_a_loss_without_top_leaves_its_scores_to_compare(tmp_path):
+    (tmp_path / "net.prototxt").write_text(
+        'input: "data" input_dim: 4 input_dim: 3 input_dim: 12 input_dim: 10 input: "label" '
+        "input_dim: 4 input_dim: 1 input_dim: 1 input_dim: 1\n"
+        'layers { name: "ip1" type: INNER_PRODUCT bottom: "data" top: "ip1" inner_product_param { num_output: 6 } }\n'
+        'layers { name: "ip2" type: INNER_PRODUCT bottom: "ip1" top: "ip2" inner_product_param { num_output: 3 } }\n'
+        'layers { name: "loss" type: SOFTMAX_LOSS bottom: "ip2" bottom: "label" }\n'
+    )
+    net, batches = caffeinit.load(tmp_path / "net.prototxt"), pictures()
+    assert net.outputs == ["ip2"]
+    caffeinit.init(net, batches, normalized=False)
+    result = caffeinit.rescale(net, batches, mode="equalize")
+    assert next(u.done for u in result.units) == "equalized"
+    assert any('output "ip2" moved' in note for note in result.notes)
+
+
 def test_a_dead_channel_stays():
     net, batches = NETS["chain"](), pictures()
     net.params["conv1"][0][2] = 0

@@ -9,6 +9,7 @@ from os import PathLike
 
 import numpy as np
 
+from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, infer_net, lower_net
 from caffeinit.caffe.match import Matched, match_weights, mismatch_error
 from caffeinit.caffe.net import Net, read_net
@@ -125,14 +126,17 @@ def _computed_blobs(net: Net, graph: Graph) -> list[str]:
 
 
 def net_outputs(found: Inference, graph: Graph) -> list[str]:
-    """Return what leaves the graph: blobs that no layer reads, and all values that layers read which cannot run.
+    """Return what leaves the graph: blobs that no layer reads, and all values that leave it through a layer.
 
-    What such a layer does with its bottoms is not known, so they must be kept as outputs are.
+    Those are the bottoms of losses without a top, as old nets end, and of layers that cannot run: what such a layer does
+    with them is not known, so they must be kept as outputs are.
     """
     read: set[str] = set()
     handed_over: set[str] = set()
     for entry in found.net.named_layers:
-        (handed_over if entry.layer.name in found.blocked else read).update(entry.bottoms)
+        described = find_type(entry.layer.type)
+        ends_net = described is not None and described.is_loss and not entry.tops
+        (handed_over if ends_net or entry.layer.name in found.blocked else read).update(entry.bottoms)
     ends = {b for b in _computed_blobs(found.net, graph) if b not in read}
     made = dict.fromkeys(v for entry in found.net.named_layers for v in entry.tops if graph.producer(v) is not None)
     return [v for v in made if v in ends or v in handed_over]
