@@ -95,13 +95,12 @@ def parsed(job: Job, options: Mapping[str, Sequence[str]], said: Said | None = N
     Raises:
         OptionError: it does not, and where the word stands.
     """
-    positional = ["net", "weights"] if len([p for p in job.command.params if isinstance(p, click.Argument)]) > 1 else []
-    extra = ["--output", "x"] if job.output_option else []
-    missing = {"sources": ["--images=x"]} if "sources" in options_of(job) and not options.get("sources") else {}
+    # Files do not matter here, but the verb wants to be given as many as it asks for.
+    typed = ["x" for p in job.command.params if isinstance(p, click.Argument)]
+    typed += [job.output_option, "x"] if job.output and job.output_option else []
+    typed += ["--images=x"] if "sources" in options_of(job) and not options.get("sources") else []
     try:
-        context = job.command.make_context(
-            job.verb, [*(positional or ["net"]), *extra, *arguments_of(job, options), *missing.get("sources", [])]
-        )
+        context = job.command.make_context(job.verb, [*typed, *arguments_of(job, options)])
     except click.ClickException as error:
         where = sorted(set(said.origin.values())) if said else []
         raise OptionError(

@@ -196,6 +196,15 @@ def test_one_line_for_each_model(place):
     assert batch(place, "--quiet", out="other").stderr == ""
 
 
+def test_measure_leaves_only_its_result(place):
+    done = run_here(["batch", place / "zoo", "-o", place / "m", "--job", "measure", "--images", place / "pictures"])
+    assert done.returncode == 0
+    assert content(place / "m").keys() == {"manifest.jsonl", *(f"{n}.json" for n in NAMES)}
+    found = json.loads((place / "m" / f"{NAMES[0]}.json").read_text())
+    assert [u["name"] for u in found["units"]] == ["conv1", "ip"]
+    assert {e["summary"] for e in entries(place / "m")} == {"2 units"}
+
+
 def test_init_and_convert_and_upgrade(place):
     run = ["batch", place / "zoo", "-o"]
     run_here([*run, place / "i", "--job", "init", "--images", place / "pictures", "--method", "ip=xavier"])
