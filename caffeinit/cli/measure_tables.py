@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -30,30 +31,63 @@ def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictu
     if len(found) > 1:
         for letter, file in zip(letters, files, strict=True):
             out.print(f"{letter}: {file}", markup=False, soft_wrap=True)
-    out.print(_table(found, letters))
+    table = _side_by_side(found, letters)
+    if len(found) > 1 and _least_width(out, table) > out.width:
+        table = _one_above_the_other(found, letters)
+    # Rather a broken line than a number without its digits.
+    out.width = max(out.width, _least_width(out, table))
+    out.print(table)
     for letter, measurement in zip(letters, found, strict=True):
         prefix = f"{letter}: " if letter else ""
         for line in _remarks(measurement):
             out.print(prefix + line, markup=False, soft_wrap=True)
 
 
-def _table(found: Sequence[Measurement], letters: Sequence[str]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("unit", overflow="fold")
-    if len(found) == 1:
-        table.add_column("kind")
-    table.add_column("channels", justify="right")
+def _least_width(out: Console, table: Table) -> int:
+    return out.measure(table, options=out.options.update(width=1000)).minimum
+
+
+def _columns(found: Sequence[Measurement]) -> dict[str, Callable[[UnitMeasurement], str]]:
     has_rates = any(m.num_rate_images for m in found)
-    columns = {h: show for h, show in _COLUMNS.items() if has_rates or not h.startswith("rate")}
+    return {heading: show for heading, show in _COLUMNS.items() if has_rates or not heading.startswith("rate")}
+
+
+def _style(units: Sequence[UnitMeasurement]) -> str | None:
+    """Return half brightness for what has no rate that counts."""
+    return "dim" if all(math.isnan(u.rate) or u.frozen for u in units) else None
+
+
+def _side_by_side(found: Sequence[Measurement], letters: Sequence[str]) -> Table:
+    columns = _columns(found)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit", overflow="fold", min_width=12)
+    if len(found) == 1:
+        table.add_column("kind", no_wrap=True)
+    table.add_column("channels", justify="right", no_wrap=True)
     for heading in columns:
         for position, letter in enumerate(letters):
-            table.add_column(f"{heading} {letter}".strip() if position == 0 else letter, justify="right")
+            title = f"{heading} {letter}".strip() if position == 0 else letter
+            table.add_column(title, justify="right", no_wrap=True)
     for units in zip(*(m.units for m in found), strict=True):
         kind = [units[0].kind] if len(found) == 1 else []
         cells = [show(unit) for show in columns.values() for unit in units]
-        # In half brightness: what has no rate that counts.
-        dim = has_rates and all(math.isnan(u.rate) or u.frozen for u in units)
-        table.add_row(escape(units[0].name), *kind, str(units[0].num_channels), *cells, style="dim" if dim else None)
+        table.add_row(escape(units[0].name), *kind, str(units[0].num_channels), *cells, style=_style(units))
+    return table
+
+
+def _one_above_the_other(found: Sequence[Measurement], letters: Sequence[str]) -> Table:
+    """Return the table for terminals that are too narrow for all numbers of both files in one line."""
+    columns = _columns(found)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit", overflow="fold", min_width=12)
+    table.add_column("")
+    for heading in ("channels", *columns):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for units in zip(*(m.units for m in found), strict=True):
+        for letter, unit in zip(letters, units, strict=True):
+            first = letter == letters[0]
+            name, channels = (escape(unit.name), str(unit.num_channels)) if first else ("", "")
+            table.add_row(name, letter, channels, *(show(unit) for show in columns.values()), style=_style(units))
     return table
 
 

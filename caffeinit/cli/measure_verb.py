@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -58,7 +59,7 @@ def command(
     pictures = read_pictures(networks[0], options)
     found = []
     for network, file in zip(networks, files, strict=True):
-        with progress(f"measuring {file}", quiet) as advance:
+        with progress(f"measuring {Path(file).name}", quiet) as advance:
             found.append(measure(network, pictures, rate_batches=rate_batches, seed=seed, progress=advance))
     if not quiet and json_file != "-":
         measurement_tables(found, files, pictures.describe())
