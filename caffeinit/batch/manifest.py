@@ -56,11 +56,14 @@ class Manifest:
         """Read it; one that is not there is empty.
 
         Raises:
-            FormatError: a line that is not the last makes no sense.
+            FormatError: it cannot be read, or a line that is not the last makes no sense.
         """
         self.path = path
         self.entries: dict[str, Entry] = {}
-        raw = path.read_bytes() if path.exists() else b""
+        try:
+            raw = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise FormatError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
         self._whole = raw.rfind(b"\n") + 1
         for number, line in enumerate(raw[: self._whole].splitlines(), 1):
             try:

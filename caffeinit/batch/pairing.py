@@ -187,7 +187,7 @@ def pair(maker: Matchmaker, needs: str, takes_onnx: bool, said: Mapping[str, Sai
     if takes_onnx:
         done.models += [Model(path) for path in zoo.onnx]
     else:
-        done.left_out |= dict.fromkeys(zoo.onnx, "is an ONNX model already")
+        done.left_out |= dict.fromkeys(zoo.onnx, "is an ONNX model, which this job does not take")
     for model in done.models:
         for path in (model.net, model.weights):
             if path in skipped:

@@ -215,28 +215,34 @@ def run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, 
     """
     try:
         (order.out / WORK).mkdir(parents=True, exist_ok=True)
+        with _locked(order.out):
+            return _run(order, execute, finished)
     except OSError as error:
-        raise OutputError(f"{order.out}: cannot be written: {(error.strerror or str(error)).lower()}") from None
-    with _locked(order.out):
-        manifest = Manifest(order.out / MANIFEST)
-        made = plan(order, manifest)
-        _clear(order.out, made, manifest)
-        total, count = len(made.todo) + len(made.settled), 0
-        for entry in made.settled:
-            _forget_outputs(order.out, manifest, entry)
-            manifest.append(entry)
+        where = error.filename or order.out
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"{where}: {reason}; once that is mended, the same command goes on from here") from None
+
+
+def _run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, int], None]) -> list[Entry]:
+    manifest = Manifest(order.out / MANIFEST)
+    made = plan(order, manifest)
+    _clear(order.out, made, manifest)
+    total, count = len(made.todo) + len(made.settled), 0
+    for entry in made.settled:
+        _forget_outputs(order.out, manifest, entry)
+        manifest.append(entry)
+        count += 1
+        finished(entry, 0, count, total)
+    with contextlib.closing(execute(from_long_to_short(made.todo), order.out / WORK)) as results:  # type: ignore[type-var]
+        for task, record in results:
+            entry = _deliver(order, manifest, task, record)
             count += 1
-            finished(entry, 0, count, total)
-        with contextlib.closing(execute(from_long_to_short(made.todo), order.out / WORK)) as results:  # type: ignore[type-var]
-            for task, record in results:
-                entry = _deliver(order, manifest, task, record)
-                count += 1
-                append_time(order.out / TIMES, _times(task, record))
-                finished(entry, record.get("seconds", 0.0), count, total)
-        manifest.entries |= {e.model: e for e in made.left_out}
-        manifest.put_in_order(made.names, order.out / WORK / "manifest.new")
-        _sweep(order.out)
-        return list(manifest.entries.values())
+            append_time(order.out / TIMES, _times(task, record))
+            finished(entry, record.get("seconds", 0.0), count, total)
+    manifest.entries |= {e.model: e for e in made.left_out}
+    manifest.put_in_order(made.names, order.out / WORK / "manifest.new")
+    _sweep(order.out)
+    return list(manifest.entries.values())
 
 
 @contextlib.contextmanager

@@ -19,10 +19,12 @@ def _same_name(path: PurePosixPath) -> str:
 
 
 def _ending(new: str) -> Callable[[PurePosixPath], str]:
-    """Return what gives a file's name another ending; two endings such as .caffemodel.h5 count as one."""
+    """Return what gives a file's name another ending; .caffemodel.h5 counts as one. ONNX models keep theirs."""
 
     def renamed(path: PurePosixPath) -> str:
         name = path.name
+        if path.suffix == ".onnx":
+            return name
         for ending in (".caffemodel.h5", ".caffemodel.hdf5", path.suffix):
             if ending and name.endswith(ending):
                 return name[: -len(ending)] + new
@@ -64,10 +66,10 @@ class Job:
 JOBS = {
     job.verb: job
     for job in (
-        Job("rescale", "weights", _same_name, takes_onnx=True, required=("mode", "sources")),
-        Job("init", "net", _ending(".caffemodel"), takes_onnx=True, required=("sources",)),
+        Job("rescale", "weights", _same_name, required=("mode", "sources")),
+        Job("init", "net", _ending(".caffemodel"), required=("sources",)),
         Job("convert", "weights", _ending(".onnx"), writes_json=False),
-        Job("measure", "weights", None, takes_onnx=True, required=("sources",)),
+        Job("measure", "weights", None, required=("sources",)),
         Job("upgrade", "file", _same_name, output_option="", writes_json=False),
     )
 }

@@ -21,6 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import click
+import onnx
+from google.protobuf.message import DecodeError
 
 from caffeinit.batch.pairing import Model
 from caffeinit.batch.settings import Said, parse_memory
@@ -164,6 +166,8 @@ def output_paths(job: Job, models: Sequence[Model]) -> dict[str, str | None]:
 def limits_of(said: Said, seconds: float | None, memory: int | None) -> Limits:
     """Return a model's limits: its settings' or the batch's."""
     size = memory if said.model_memory is None else parse_memory(said.model_memory)
+    if size is not None and not os.path.exists("/proc/self/statm"):
+        raise OptionError("--model-memory: this system does not tell how much memory another process holds")
     return Limits(seconds if said.time_limit is None else said.time_limit, size)
 
 
@@ -190,7 +194,7 @@ def _named_in(zoo: Path, net: str) -> dict[str, str]:
     """Return the files beside a net that its text names, such as mean files, and the data files of an ONNX model."""
     folder = PurePosixPath(net).parent
     if net.endswith(".onnx"):
-        beside = sorted(p.name for p in (zoo / folder).iterdir() if p.name.startswith(PurePosixPath(net).name + "."))
+        beside = external_files(zoo / net)
     else:
         text = (zoo / net).read_bytes().decode("utf-8", "replace")
         beside = sorted({name for pair in re.findall(r"\"([^\"\n]+)\"|'([^'\n]+)'", text) for name in pair if name})
@@ -201,6 +205,16 @@ def _named_in(zoo: Path, net: str) -> dict[str, str]:
             if ".." not in candidate and not candidate.startswith("/") and (zoo / path).is_file():
                 found[path] = digest_file(zoo / path)
     return found
+
+
+def external_files(path: Path) -> list[str]:
+    """Return the names of the files that hold an ONNX model's large arrays; none for a file that is no ONNX model."""
+    try:
+        graph = onnx.load_model(path, load_external_data=False).graph
+    except DecodeError:
+        return []  # the job will say so
+    places = {e.value for t in graph.initializer for e in t.external_data if e.key == "location"}
+    return sorted(places)
 
 
 def digest_file(path: Path) -> str:

@@ -82,6 +82,8 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     caffeinit.toml in a folder sets them for the nets in and below it. The same command again does only what is missing
     or has changed, also after a kill. results/manifest.jsonl tells what came of each model.
     """
+    if not hasattr(os, "fork"):
+        raise click.ClickException("batch needs a system whose processes can fork, such as Linux or macOS")
     from caffeinit.batch.run import Order
     from caffeinit.batch.settings import parse_memory
     from caffeinit.batch.tasks import Limits

@@ -92,7 +92,7 @@ def test_onnx_models_stand_for_themselves(tmp_path):
     write_net(tmp_path)
     (tmp_path / "m.onnx").write_bytes(b"\x08\x07")
     assert found(tmp_path).models == [Model("m.onnx")]
-    assert found(tmp_path, takes_onnx=False).left_out["m.onnx"] == "is an ONNX model already"
+    assert found(tmp_path, takes_onnx=False).left_out["m.onnx"] == "is an ONNX model, which this job does not take"
 
 
 def test_every_file_is_a_model_where_files_are_asked_for(tmp_path):

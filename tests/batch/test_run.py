@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -235,6 +236,29 @@ def test_wrong_usage_is_told(place, monkeypatch, arguments, code, words):
     done = run_here(["batch", *arguments, "-o", "out"])
     assert done.returncode == code
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_manifest_that_cannot_be_read_is_told(place, more):
+    (place / "out" / "manifest.jsonl").mkdir(parents=True)
+    done = batch(place, *more)
+    assert done.returncode == 1
+    assert "manifest.jsonl: cannot be read: is a directory" in done.stderr
+
+
+def test_a_full_disk_ends_the_batch_with_a_word(place):
+    """The limit on files' size stands in for the disk's end: the manifest can take no second line."""
+    assert batch(place).returncode == 0
+    (place / "out" / NAMES[0]).unlink()
+    size = (place / "out" / "manifest.jsonl").stat().st_size
+    run = f"ulimit -f {size // 1024}; trap '' XFSZ; exec " + shlex.join(command(place))
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the same command goes on from here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert batch(place).returncode == 0
+    assert batch(place, out="fresh").returncode == 0
+    assert content(place / "out") == content(place / "fresh")
 
 
 def test_one_folder_holds_one_job(place):
