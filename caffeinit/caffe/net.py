@@ -7,6 +7,7 @@ the solver's.
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,8 @@ def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
         phase: of the net that is wanted from a solver file; empty where a solver file will not do.
     """
     raw = read_bytes_limited(path, MAX_NET_BYTES, "net definition; are net and weights in the right order?")
+    if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise FormatError(f"{path}: is text in UTF-16; Caffe reads UTF-8: save it as that")
     if _looks_binary(raw):
         message = schema.message("NetParameter")()
         try:
@@ -138,7 +141,7 @@ def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
         except DecodeError:
             raise FormatError(f"{path}: neither a text nor a binary net: the bytes do not parse") from None
         return message, Reading(), "binary"
-    text = raw.decode("utf-8", "replace")
+    text = raw.decode("utf-8-sig", "replace")
     message = schema.message("NetParameter")()
     try:
         reading = read_text(text, message, str(path))

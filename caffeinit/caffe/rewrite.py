@@ -77,7 +77,7 @@ def _copy(source: Path, target: str | PathLike[str], done: Upgraded, force: bool
 
 def _upgrade_text(source: Path, target: str | PathLike[str], drop: bool, force: bool) -> Upgraded:
     old = schema.message("NetParameter")()
-    text = read_bytes_limited(source, MAX_TEXT_BYTES, "net definition").decode("utf-8", "replace")
+    text = read_bytes_limited(source, MAX_TEXT_BYTES, "net definition").decode("utf-8-sig", "replace")
     reading = read_text(text, old, str(source))
     if not old.layer and not old.layers:
         if {"NetParameter.base_lr", "NetParameter.net_param", "NetParameter.net"} & set(reading.unknown_fields):

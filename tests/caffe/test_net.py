@@ -73,6 +73,15 @@ def test_what_is_no_text_format_is_refused_with_its_place(text, words):
     assert words in str(found.value)
 
 
+def test_text_files_of_windows_are_read(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"\xef\xbb\xbf" + RULED.replace("\n", "\r\n").encode())
+    assert [layer.name for layer in read_net(path).layers] == [layer.name for layer in net_of(tmp_path, RULED).layers]
+    path.write_bytes(RULED.encode("utf-16"))
+    with pytest.raises(FormatError, match="UTF-16"):
+        read_net(path)
+
+
 def test_a_field_that_nobody_declares_is_passed_over_and_noted():
     message = schema.message("TransformationParameter")()
     reading = read_text("odd_param { a: 1 b { c: [1, 2] } d: 'x' 'y' } scal: 2 scale: 3", message, "x")
