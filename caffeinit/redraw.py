@@ -223,7 +223,7 @@ def _follow_filler(array: np.ndarray, learned: Learned, seed: int) -> None:
         array[...] = DEFAULT_SLOPE
     elif learned.role in ("scale", "variance", "factor"):
         array[...] = 1
-    elif learned.role in ("weight", "table"):
+    elif learned.role in ("weight", "recurrent", "table"):
         fan_in = max(1, int(np.prod(array.shape[1:])))
         rng = unit_rng(seed, learned.layer, learned.index)
         array[...] = rng.standard_normal(array.shape, np.float32) / np.sqrt(np.float32(fan_in))
