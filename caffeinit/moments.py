@@ -30,14 +30,14 @@ class Moments:
         count: values per channel.
         mean: (C,) float64.
         squares: (C,) float64, sums of squared deviations from the mean.
-        max_abs: largest magnitude over all channels.
+        largest: (C,) float64, largest magnitudes; NaN where they were not looked at.
     """
 
     def __init__(self, num_channels: int) -> None:
         self.count = 0
         self.mean = np.zeros(num_channels)
         self.squares = np.zeros(num_channels)
-        self.max_abs = 0.0
+        self.largest = np.zeros(num_channels)
 
     @property
     def std(self) -> np.ndarray:
@@ -48,6 +48,11 @@ class Moments:
     def dead(self) -> np.ndarray:
         """Boolean (C,): channels that do not vary, beyond rounding, and must not be divided by."""
         return ~(self.std > np.maximum(DEAD_RATIO * np.abs(self.mean), SMALLEST_STD))
+
+    @property
+    def max_abs(self) -> float:
+        """Largest magnitude over all channels."""
+        return float(self.largest.max(initial=0))
 
     def merge(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
         """Fold in another sample's count, means and sums of squared deviations."""
@@ -69,15 +74,15 @@ class Moments:
         for count, mean, squares, largest in parts:
             self.merge(count, mean, squares)
             # NaN must not get lost in a comparison: it is what a caller looks for.
-            self.max_abs = float(np.maximum(self.max_abs, largest))
+            self.largest = np.maximum(self.largest, largest)
 
     def scaled(self, scale: np.ndarray, shift: np.ndarray) -> Moments:
-        """Return the moments of scale * x + shift, without looking at x again; max_abs is unknown (NaN)."""
+        """Return the moments of scale * x + shift, without looking at x again."""
         other = Moments(len(self.mean))
         other.count = self.count
         other.mean = self.mean * scale + shift
         other.squares = self.squares * scale * scale
-        other.max_abs = float("nan")
+        other.largest = np.where(shift == 0, self.largest * np.abs(scale), np.nan)
         return other
 
 
@@ -95,11 +100,11 @@ def _as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
     return [stacked[i : i + size] for i in range(0, lead, size)]
 
 
-def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, float]:
-    """Return count, means, squared deviations and largest magnitude of one (n, C, P) block."""
+def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Return count, means, squared deviations and largest magnitudes of one (n, C, P) block."""
     images, channels, positions = block.shape
     if block.size == 0:
-        return 0, np.zeros(channels), np.zeros(channels), 0.0
+        return 0, np.zeros(channels), np.zeros(channels), np.zeros(channels)
     means = (block @ np.ones(positions, np.float32)) / np.float32(positions)
     deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
     # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
@@ -107,7 +112,7 @@ def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, floa
     exact = means.astype(np.float64)
     mean = exact.mean(axis=0)
     squares = squares.sum(axis=0) + positions * ((exact - mean) ** 2).sum(axis=0)
-    largest = max(float(block.max()), -float(block.min()))
+    largest = np.maximum(block.max(axis=(0, 2)), -block.min(axis=(0, 2))).astype(np.float64)
     return images * positions, mean, squares, largest
 
 

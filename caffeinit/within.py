@@ -49,7 +49,21 @@ class Correction:
     dead: np.ndarray
 
 
-def plan_correction(unit: Unit, moments: Moments, beta: float) -> Correction:
+@dataclass(frozen=True)
+class Target:
+    """What a unit's output is to have.
+
+    Attributes:
+        mean, std: of each channel, (C,), or of all.
+        pooled: all channels get one factor and one shift, so that this is true on average only.
+    """
+
+    mean: np.ndarray | float
+    std: np.ndarray | float = 1.0
+    pooled: bool = False
+
+
+def plan_correction(unit: Unit, moments: Moments, target: Target) -> Correction:
     """Return the correction of a unit with these output moments; dead channels are left as they are.
 
     A unit without weight (a learned shift alone) keeps its deviation, one without bias keeps its mean's share.
@@ -58,17 +72,21 @@ def plan_correction(unit: Unit, moments: Moments, beta: float) -> Correction:
     alive = ~dead
     scale = np.ones(len(moments.mean))
     if unit.weight is not None:
-        scale[alive] = 1 / moments.std[alive]
+        scale[alive] = np.broadcast_to(target.std, alive.shape)[alive] / moments.std[alive]
+        if target.pooled and alive.any():
+            scale[alive] = np.exp(np.log(scale[alive]).mean())
     shift = np.zeros_like(scale)
     if unit.bias is not None:
-        shift[alive] = beta - moments.mean[alive] * scale[alive]
+        shift[alive] = (target.mean - moments.mean * scale)[alive]
+        if target.pooled and alive.any():
+            shift[alive] = shift[alive].mean()
     return Correction(scale, shift, dead)
 
 
-def set_statistics(unit: Unit, moments: Moments) -> Moments:
+def set_statistics(unit: Unit, moments: Moments, target: Target) -> Moments:
     """Store the moments of a norm unit's input as its statistics; return the moments of its output.
 
-    The unit's factor and shift become 1 and 0 per channel where it has them.
+    The unit's factor becomes the deviation aimed at, and its shift 0, where it has them.
     """
     assert unit.mean is not None
     assert unit.variance is not None
@@ -82,7 +100,8 @@ def set_statistics(unit: Unit, moments: Moments) -> Moments:
     unit.variance[...] = variance * factor
     scale = 1 / np.sqrt(variance + unit.epsilon)
     if unit.weight is not None:
-        unit.weight[...] = 1
+        unit.weight[...] = target.std
+        scale = scale * target.std
     if unit.bias is not None:
         unit.bias[...] = 0
     return moments.scaled(scale, -moments.mean * scale)
@@ -93,8 +112,9 @@ class _Pass:
     """The state of one normalising pass."""
 
     network: Network
-    beta: float
+    target: Target
     correct: bool
+    targets: Mapping[str, Target]
     reports: dict[str, UnitReport]
     measured: dict[str, Unit]  # checkpoint value -> unit
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
@@ -112,6 +132,7 @@ def normalize(
     chosen: Callable[[Unit], str] = lambda unit: "",
     samplers: Mapping[str, InputSampler] | None = None,
     correct: bool = True,
+    targets: Mapping[str, Target] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[UnitReport], int]:
     """Normalise the chosen units of a network in place.
@@ -121,6 +142,8 @@ def normalize(
         chosen: returns why a unit is to be left alone; empty to normalise it.
         samplers: unit name -> what draws its weights from its inputs first.
         correct: False only measures, and draws what is to be drawn.
+        beta: the mean to reach; the deviation is 1.
+        targets: unit's first initializer -> what to reach there instead.
         progress: called with the number of finished stages and of all.
     Returns:
         One report per unit, and the peak size in bytes of the kept activations.
@@ -128,7 +151,7 @@ def normalize(
         WeightsError: a unit's output is not finite; the network is then half changed and must not be saved.
     """
     samplers = samplers or {}
-    state = _prepare(network, beta, chosen, correct)
+    state = _prepare(network, Target(beta), chosen, correct, targets or {})
     watch = _Watch(network, samplers)
     watch.see_inputs(batches)
     graph, instead = _fold(state, set(watch.values))
@@ -214,9 +237,11 @@ def _observe(state: _Pass, value: str, values: np.ndarray) -> None:
         state.moments[value].update(values, _axis(state, value), state.pool)
 
 
-def _prepare(network: Network, beta: float, chosen: Callable[[Unit], str], correct: bool) -> _Pass:
+def _prepare(
+    network: Network, target: Target, chosen: Callable[[Unit], str], correct: bool, targets: Mapping[str, Target]
+) -> _Pass:
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
-    state = _Pass(network, beta, correct, {}, {}, {}, {}, set(), None, {})
+    state = _Pass(network, target, correct, targets, {}, {}, {}, {}, set(), None, {})
     known: set[str] = set()
     for unit in network.units:
         report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=chosen(unit) or _obstacle(network, unit))
@@ -310,13 +335,13 @@ def _finish_stage(state: _Pass, run: StagedRun, checkpoints: Sequence[str]) -> N
         for use in unit.uses:
             part = state.moments[use.output]
             pooled.merge(part.count, part.mean, part.squares)
-            pooled.max_abs = float(np.maximum(pooled.max_abs, part.max_abs))
+            pooled.largest = np.maximum(pooled.largest, part.largest)
         _check_finite(unit, pooled)
         if not state.correct:
             state.reports[key].before = UnitStats.of(pooled)
             state.reports[key].dead = [int(i) for i in np.flatnonzero(pooled.dead)]
             continue
-        correction = plan_correction(unit, pooled, state.beta)
+        correction = plan_correction(unit, pooled, state.targets.get(key, state.target))
         unit.rescale(correction.scale, correction.shift)
         after = _report(state.reports[key], pooled, correction)
         for use in unit.uses:
@@ -329,8 +354,9 @@ def _follow(state: _Pass, value: str, moments: Moments) -> None:
     """Normalise the units directly on `value`, whose moments are given."""
     for unit in state.following.get(value, []):
         report = state.reports[unit.initializers[0]]
+        target = state.targets.get(unit.initializers[0], state.target)
         if unit.kind == "norm":
-            after = set_statistics(unit, moments)
+            after = set_statistics(unit, moments, target)
             report.before, report.after = UnitStats.of(moments), UnitStats.of(after)
             report.dead = [int(i) for i in np.flatnonzero(moments.dead)]
             report.done = "statistics set"
@@ -340,7 +366,7 @@ def _follow(state: _Pass, value: str, moments: Moments) -> None:
                 ones if unit.weight is None else unit.weight.astype(np.float64),
                 0 * ones if unit.bias is None else unit.bias.astype(np.float64),
             )
-            correction = plan_correction(unit, found, state.beta)
+            correction = plan_correction(unit, found, target)
             unit.rescale(correction.scale, correction.shift)
             after = _report(report, found, correction)
         _follow(state, unit.uses[0].output, after)

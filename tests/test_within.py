@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import caffeinit
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import WeightsError
 from caffeinit.moments import Moments
@@ -99,3 +100,16 @@ def test_weights_that_are_not_finite_are_refused():
     net.params["conv2"][0][0, 0, 0, 0] = np.nan
     with pytest.raises(WeightsError, match="conv2"):
         normalize(net, pictures())
+
+
+def test_patches_come_from_behind_a_relu_that_the_correction_takes_along():
+    builder = NetBuilder()
+    net = builder.finish(builder.conv(builder.relu(builder.conv("data", "conv1", 6)), "conv2", 5))
+    batches = pictures()
+    caffeinit.init(net, batches, method="pca", balanced=False)
+    # Principal directions of what conv2 reads: its outputs are not correlated.
+    out = np.concatenate([net.forward(b, blobs=net.graph.outputs)[net.graph.outputs[0]] for b in batches])
+    inside = out[:, :, 1:-1, 1:-1].transpose(1, 0, 2, 3).reshape(5, -1)
+    correlation = np.corrcoef(inside)
+    assert np.abs(correlation - np.eye(5)).max() < 0.3
+    assert all(net.params["conv2"][0].reshape(5, -1).any(axis=1))
