@@ -18,15 +18,18 @@ from scipy.optimize import least_squares
 from scipy.special import logsumexp
 
 from caffeinit.network import Network
-from caffeinit.plan import Plan, apply
-from caffeinit.rates import RateProbe, UnitRates, rate_spread
+from caffeinit.plan import Plan
+from caffeinit.rates import UnitRates, rate_spread
 from caffeinit.scale_walk import Link
 from caffeinit.scales import ScaleSystem, find_scales
+from caffeinit.transfer import Transfer
 from caffeinit.units import Unit
 
 FLOOR = "the variance that BatchNorm stores would be negative"
 # Scales that no rate depends on stay where they are; the weight is far too small to be seen in those that matter.
 _RIDGE = 1e-4
+# A curve is kept to a hundred times better than rates are made equal.
+_STIFFNESS = 100.0
 
 
 def scale_system(network: Network, chosen: Callable[[Unit], str], heads: Sequence[str], relaxed: bool) -> ScaleSystem:
@@ -69,18 +72,56 @@ class Term:
         return np.asarray(-(shares[0] + shares[1]) @ self.rows)
 
 
-def balance(terms: Sequence[Term], num_unknowns: int) -> np.ndarray:
-    """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares."""
+@dataclass
+class Bend:
+    """One layer's curve as a function of the unknowns: outputs x = transfer(inputs x), rows of (unknowns,)."""
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    transfer: Transfer
+
+    def gap(self, unknowns: np.ndarray) -> float:
+        """Return by how much the output's log scale is off the curve."""
+        return float(self.outputs @ unknowns) - self.transfer(float(self.inputs @ unknowns))
+
+    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the gap, (unknowns,)."""
+        return np.asarray(self.outputs - self.transfer.slope(float(self.inputs @ unknowns)) * self.inputs)
+
+
+@dataclass
+class Held:
+    """A scale that is asked for: row x = value."""
+
+    row: np.ndarray
+    value: float
+
+    def gap(self, unknowns: np.ndarray) -> float:
+        """Return by how much it is missed."""
+        return float(self.row @ unknowns) - self.value
+
+    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the gap, (unknowns,)."""
+        return self.row
+
+
+def balance(terms: Sequence[Term], num_unknowns: int, bends: Sequence[Bend | Held] = ()) -> np.ndarray:
+    """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares.
+
+    Args:
+        bends: curves to be kept to, and scales that are asked for.
+    """
     if num_unknowns == 0 or len(terms) < 2:
         return np.zeros(num_unknowns)
 
     def residuals(x: np.ndarray) -> np.ndarray:
         logs = np.array([t.log_rate(x) for t in terms])
-        return np.concatenate([logs - logs.mean(), _RIDGE * x])
+        return np.concatenate([logs - logs.mean(), _RIDGE * x, [_STIFFNESS * b.gap(x) for b in bends]])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
         rows = np.stack([t.gradient(x) for t in terms])
-        return np.concatenate([rows - rows.mean(axis=0), _RIDGE * np.eye(num_unknowns)])
+        held = [_STIFFNESS * b.gradient(x)[None] for b in bends]
+        return np.concatenate([rows - rows.mean(axis=0), _RIDGE * np.eye(num_unknowns), *held])
 
     start = np.zeros(num_unknowns)
     return np.asarray(least_squares(residuals, start, jacobian, method="lm", xtol=1e-12, ftol=1e-12).x)
@@ -101,7 +142,7 @@ def plan_balance(
     """
     base = start.system
     while True:
-        system = base.tied(_free_groups(base))
+        system = base.tied(free_groups(base))
         units = [u for u in network.units if counted(u)]
         terms = find_terms(units, system, rates, start.scales)
         moved = system.expand(balance(terms, system.num_unknowns))
@@ -111,7 +152,7 @@ def plan_balance(
         base = base.held(low, FLOOR)
 
 
-def _free_groups(system: ScaleSystem) -> list[np.ndarray]:
+def free_groups(system: ScaleSystem) -> list[np.ndarray]:
     """Return the free output channels of every unit: one scale each, so that a unit's channels keep their ratios."""
     found = []
     for link in system.links:
@@ -163,80 +204,18 @@ def _term(
         return Term(unit, np.log(d[there]), np.log(w[there]), r[there])
 
 
-@dataclass
-class Balanced:
-    """What `iterate` reached.
-
-    Attributes:
-        plan: the scales that the values have been given, roughly.
-        before, after: rates as measured first and last.
-        rounds: how often they were measured.
-    """
-
-    plan: Plan
-    before: dict[str, UnitRates]
-    after: dict[str, UnitRates]
-    rounds: int
-
-
-class Accelerated:
-    """Anderson acceleration of x -> x + step: the next point from the last few, as if the steps were linear in x.
-
-    Method: Walker & Ni, Anderson acceleration for fixed-point iterations, SIAM J. Numer. Anal. 49(4), 2011.
-    """
-
-    def __init__(self, depth: int = 5) -> None:
-        self._depth = depth
-        self._points: list[np.ndarray] = []
-        self._steps: list[np.ndarray] = []
-
-    def next(self, point: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Return the next point."""
-        self._points = [*self._points, point][-self._depth - 1 :]
-        self._steps = [*self._steps, step][-self._depth - 1 :]
-        if len(self._points) == 1:
-            return np.asarray(point + step)
-        steps, points = np.diff(self._steps, axis=0).T, np.diff(self._points, axis=0).T
-        weights = np.linalg.lstsq(steps, step, rcond=1e-6)[0]
-        return np.asarray(point + step - (points + steps) @ weights)
-
-
-def iterate(
-    network: Network,
-    probe: RateProbe,
-    chosen: Callable[[Unit], str],
-    counted: Callable[[Unit], bool],
-    *,
-    limit: float = 0.01,
-    rounds: int = 12,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Balanced:
-    """Give the units one rate where the function need not be kept: plan, apply, measure again, until it is reached.
-
-    Layers such as LRN pass a scale on roughly, and terms of a sum may take scales of their own; what that does to the
-    rates is measured, with the same noise, and made up for in the next round.
-
-    Args:
-        limit: of the spread max |log C - mean log C| at which it ends.
-        rounds: measurements at most.
-    """
-    base = scale_system(network, chosen, probe.heads, relaxed=True)
-    system = base.tied(_free_groups(base))
-    units = [u for u in network.units if counted(u)]
-    accelerated, point = Accelerated(), np.zeros(system.num_unknowns)
-    before = rates = probe.measure()
-    for done in range(1, rounds):
-        progress(done, rounds)
-        terms = find_terms(units, system, rates)
-        step = balance(terms, system.num_unknowns)
-        if spread_of(rates, units) <= limit or not step.any():
-            break
-        moved = accelerated.next(point, step)
-        apply(network, Plan(system, system.expand(moved - point)))
-        point, rates = moved, probe.measure()
-    return Balanced(Plan(system, system.expand(point)), before, rates, done)
+def predict(units: Sequence[Unit], rates: Mapping[str, UnitRates], plan: Plan) -> dict[str, UnitRates]:
+    """Return the rates that a plan leads to."""
+    links = {id(link.node): link for link in plan.system.links if link.kind == "affine"}
+    found = {}
+    for unit in units:
+        link = links.get(id(unit.uses[0].node)) if unit.uses else None
+        known = rates.get(unit.initializers[0])
+        if known is not None:
+            found[unit.initializers[0]] = known.scaled(link, plan.scales) if link and known.diffs else known
+    return found
 
 
 def spread_of(rates: Mapping[str, UnitRates], units: Sequence[Unit]) -> float:
-    """Return the spread of the units' rates."""
+    """Return the spread max |log C - mean log C| of the units' rates."""
     return rate_spread(rates[u.initializers[0]].rate for u in units if u.initializers[0] in rates)

@@ -72,6 +72,11 @@ class UnitRates:
             self.weights.columns(members * outgoing) / incoming,
         )
 
+    def scaled(self, link: Link, scales: np.ndarray) -> UnitRates:
+        """Return the rates that these become once the values have been scaled; see `columns`."""
+        found, sizes = self.columns(np.ones(len(link.outputs)), link, scales)
+        return UnitRates(float(_root(found.sum(), sizes.sum())), _root(found, sizes))
+
     @property
     def rate_cvar(self) -> float:
         """Coefficient of variation of the column rates; columns without weights or gradients are left out."""
@@ -111,6 +116,7 @@ class RateProbe:
     """Measures the rates of a network on fixed pictures with fixed noise, again and again while its weights change.
 
     Attributes:
+        batches: input -> array, each.
         heads: values that the noise is put on.
         unreached: unit's first initializer -> why it has no rate.
     """
@@ -125,7 +131,7 @@ class RateProbe:
         """
         self.network = network
         self.graph = network.graph
-        self._batches = list(batches)
+        self.batches = list(batches)
         self.heads = [h for h in find_heads(self.graph, network.learned) if self._is_given(h)]
         if not self.heads:
             raise CaffeinitError(
@@ -134,10 +140,10 @@ class RateProbe:
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads)
         self._session, self._diffs, self._sources = self._differentiate()
-        self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self._batches)]
+        self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self.batches)]
 
     def _is_given(self, head: str) -> bool:
-        given = set(self._batches[0])
+        given = set(self.batches[0])
         return all(i in given for n in self.graph.ancestors([head]) for i in n.input if i in self.graph.inputs)
 
     def _differentiate(self) -> tuple[Session, dict[str, str], dict[str, list[_Source]]]:
@@ -177,7 +183,7 @@ class RateProbe:
         """Return unit's first initializer -> its rates with the weights of now, for all affine units."""
         parts: dict[str, list[Squares]] = {key: [] for key in self._sources}
         num_pictures = 0
-        for batch, noise in zip(self._batches, self._noise, strict=True):
+        for batch, noise in zip(self.batches, self._noise, strict=True):
             feeds = {**batch, **noise}
             values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
             num_pictures += len(next(iter(batch.values())))

@@ -62,6 +62,21 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Bond:
+    """A layer whose output's scale follows its input's by a curve of its own (LRN).
+
+    Attributes:
+        bottom, top: the layer's input and output.
+        inputs, outputs: the one label that each of them has.
+    """
+
+    bottom: str
+    top: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
 class Use:
     """How one use scales a learned array: by exp(plus - minus), label arrays that broadcast to the array's shape."""
 
@@ -80,6 +95,7 @@ class Scales:
         self.constraints = Constraints()
         self.values: dict[str, Labels] = {}
         self.links: list[Link] = []
+        self.bonds: list[Bond] = []
         self.unknown_operators: list[str] = []
         self._uses: dict[str, list[tuple[int, Use]]] = {}
 
@@ -101,11 +117,14 @@ class Scales:
             self.barrier(node)
 
     def _approximate(self, node: onnx.NodeProto) -> None:
-        """Let the scale of a nearly homogeneous layer's input pass to its output, one for all channels."""
+        """Give a nearly homogeneous layer's input one scale for all channels, and its output another."""
         for value in node.output:
             if value in self.graph.nearly_homogeneous:
                 below = self.graph.nearly_homogeneous[value]
-                self.put(value, self.constraints.collapse(self.of(below), range(len(self.graph.shape(below)))))
+                joined = self.constraints.collapse(self.of(below), range(len(self.graph.shape(below))))
+                labels = self.constraints.fresh((1,) * len(self.graph.shape(value)))
+                self.put(value, labels)
+                self.bonds.append(Bond(below, value, int(joined.flat[0]), int(labels.flat[0])))
 
     def _are_shapes_known(self, node: onnx.NodeProto) -> bool:
         try:

@@ -17,7 +17,7 @@ from scipy.sparse.linalg import lsmr
 from caffeinit.graph import Graph, attribute
 from caffeinit.labels import PINNED, Constraints, Labels, Solution, solve
 from caffeinit.norms import stored_factor
-from caffeinit.scale_walk import Link, Scales, Use
+from caffeinit.scale_walk import Bond, Link, Scales, Use
 
 __all__ = ["Link", "ScaleSystem", "Use", "find_scales"]
 
@@ -33,6 +33,7 @@ class ScaleSystem:
         constraints: what the labels were found from.
         solution: labels in terms of the unknowns.
         unknown_operators: operators without a rule, which are barriers.
+        bonds: layers whose output's scale follows their input's by a curve; in relaxed systems only.
     """
 
     labels: dict[str, Labels]
@@ -41,6 +42,7 @@ class ScaleSystem:
     constraints: Constraints
     solution: Solution = field(init=False)
     unknown_operators: list[str] = field(default_factory=list)
+    bonds: list[Bond] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.solution = solve(self.constraints)
@@ -99,7 +101,7 @@ class ScaleSystem:
         """Return the system with further labels held at factor 1; its unknowns are others."""
         constraints = replace(self.constraints, pins=[*self.constraints.pins])
         constraints.pin(labels, reason)
-        return ScaleSystem(self.labels, self.links, self.uses, constraints, self.unknown_operators)
+        return replace(self, constraints=constraints)
 
     def tied(self, groups: Iterable[Labels]) -> ScaleSystem:
         """Return the system with the labels of each group made equal; its unknowns are others."""
@@ -107,7 +109,7 @@ class ScaleSystem:
         for labels in groups:
             if labels.size > 1:
                 constraints.tie(labels[:1], labels[1:])
-        return ScaleSystem(self.labels, self.links, self.uses, constraints, self.unknown_operators)
+        return replace(self, constraints=constraints)
 
     def log_factors(self, scales: np.ndarray) -> dict[str, np.ndarray]:
         """Return learned initializer -> logarithms of what it is multiplied by, broadcast to its shape.
@@ -152,8 +154,8 @@ def find_scales(
     Args:
         learned: the initializers that may be changed.
         outputs: values whose scale is held; by default the graph's outputs.
-        relaxed: let scales pass where that is true roughly only: nearly homogeneous layers (LRN), and sums whose terms
-            have scales of their own. Rescaling changes the function then.
+        relaxed: let scales differ where nothing but the function forbids it: nearly homogeneous layers (LRN) pass them on
+            by a curve, and the terms of a sum have scales of their own.
     """
     scales = Scales(graph, learned, relaxed)
     for name, shape in graph.inputs.items():
@@ -165,4 +167,5 @@ def find_scales(
         if name in scales.values:
             scales.constraints.pin(scales.values[name], f"net output {name}")
     scales.close()
-    return ScaleSystem(scales.values, scales.links, scales.first_uses(), scales.constraints, scales.unknown_operators)
+    uses = scales.first_uses()
+    return ScaleSystem(scales.values, scales.links, uses, scales.constraints, scales.unknown_operators, scales.bonds)

@@ -1,0 +1,205 @@
+"""One rate for all units where the net's function need not be kept: rounds of planning, applying and measuring again.
+
+What the graph allows without changing the function is planned at once (`between.py`). The rest, through layers that pass
+a scale on along a curve (LRN) and sums whose terms take scales of their own, is planned roughly, and what it did is
+measured, with the same pictures and noise, before the next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from caffeinit.between import (
+    Bend,
+    Held,
+    balance,
+    find_terms,
+    free_groups,
+    plan_balance,
+    predict,
+    scale_system,
+    spread_of,
+)
+from caffeinit.network import Network
+from caffeinit.plan import Plan, apply
+from caffeinit.rates import RateProbe, UnitRates
+from caffeinit.scales import ScaleSystem
+from caffeinit.transfer import Transfer, measure_transfers
+from caffeinit.units import Unit
+
+# Log scales over which no curve is taken to be straight.
+_LONG = 0.5
+_PATIENCE = 6
+
+
+@dataclass
+class Balanced:
+    """What `iterate` reached.
+
+    Attributes:
+        scales: unit's first initializer -> log factors that its output channels have been given, (C,).
+        before: rates as first measured.
+        after: rates as they now are, by the prediction of the last step, which kept the function.
+        rounds: how often they were measured.
+    """
+
+    scales: dict[str, np.ndarray]
+    before: dict[str, UnitRates]
+    after: dict[str, UnitRates]
+    rounds: int
+
+
+class Accelerated:
+    """Anderson acceleration of x -> x + step: the next point from the last few, as if the steps were linear in x.
+
+    Method: Walker & Ni, Anderson acceleration for fixed-point iterations, SIAM J. Numer. Anal. 49(4), 2011.
+    """
+
+    def __init__(self, depth: int = 5) -> None:
+        self._depth = depth
+        self._points: list[np.ndarray] = []
+        self._steps: list[np.ndarray] = []
+
+    def next(self, point: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Return the next point; after long steps nothing is taken to be linear."""
+        if np.abs(step).max(initial=0) > _LONG:
+            self._points, self._steps = [], []
+            return np.asarray(point + step)
+        self._points = [*self._points, point][-self._depth - 1 :]
+        self._steps = [*self._steps, step][-self._depth - 1 :]
+        if len(self._points) == 1:
+            return np.asarray(point + step)
+        steps, points = np.diff(self._steps, axis=0).T, np.diff(self._points, axis=0).T
+        weights = np.linalg.lstsq(steps, step, rcond=1e-6)[0]
+        return np.asarray(point + step - (points + steps) @ weights)
+
+
+class _Relaxed:
+    """Steps towards one rate that change the function.
+
+    It changes through the scales at curves, or through all of them, where terms of a sum have scales of their own; these
+    are accelerated, and the others follow from them.
+    """
+
+    def __init__(self, network: Network, system: ScaleSystem, units: Sequence[Unit]) -> None:
+        self.network = network
+        self.system = system.tied(free_groups(system))
+        self.units = units
+        rows = self.system.solution.matrix
+        bonds = self.system.bonds
+        self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
+        self.point = np.zeros(len(self.keys))
+        self._accelerated = Accelerated()
+
+    def step(self, rates: Mapping[str, UnitRates], batch: Mapping[str, np.ndarray]) -> Plan:
+        """Return the next change, from what was measured before it."""
+        terms = find_terms(self.units, self.system, rates)
+        bends = _bends(self.system, measure_transfers(self.network, batch, self.system.bonds))
+        found = balance(terms, self.system.num_unknowns, bends)
+        moved = self._accelerated.next(self.point, self.keys @ found) - self.point
+        self.point = self.point + moved
+        asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
+        return Plan(self.system, self.system.expand(balance(terms, self.system.num_unknowns, [*bends, *asked])))
+
+
+def iterate(
+    network: Network,
+    probe: RateProbe,
+    chosen: Callable[[Unit], str],
+    counted: Callable[[Unit], bool],
+    *,
+    limit: float = 0.01,
+    rounds: int = 24,
+    restore: Callable[[Mapping[str, np.ndarray]], None] = lambda scales: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Balanced:
+    """Give the units one rate, and change the function for that where the graph would not allow it otherwise.
+
+    Args:
+        chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+        counted: which units' rates are to become equal.
+        limit: of the spread max |log C - mean log C| at which it ends; twice that after 6 rounds. In a deep net without
+            BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
+        rounds: measurements at most; the best of them counts.
+        restore: called after each change of the function with the scales that the units' outputs were to be given so far;
+            brings their channels to what they would have been without what passed from layer to layer beside that.
+    """
+    exact = scale_system(network, chosen, probe.heads, relaxed=False)
+    units = [u for u in network.units if counted(u)]
+    relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
+    state = _Best(network, units)
+    before: dict[str, UnitRates] = {}
+    done = 0
+    while done < rounds:
+        rates = probe.measure()
+        before = before or rates
+        done += 1
+        progress(done, rounds)
+        plan = plan_balance(network, rates, counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
+        spread = state.offer(plan, predict(network.units, rates, plan))
+        if min(spread, state.spread) <= (limit if done <= _PATIENCE else 2 * limit) or done == rounds:
+            break
+        change = relaxed.step(rates, probe.batches[0])
+        if not np.abs(change.scales).max(initial=0) > 0:
+            break
+        restore(state.leave(change))
+    return Balanced(state.finish(), before, state.rates, done)
+
+
+class _Best:
+    """The best of the points seen: its arrays, the plan that ends there, and the scales given until then.
+
+    Attributes:
+        spread, rates: what that plan leads to.
+    """
+
+    def __init__(self, network: Network, units: Sequence[Unit]) -> None:
+        self.network = network
+        self.units = units
+        self.rates: dict[str, UnitRates] = {}
+        self.spread = np.inf
+        self._given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
+        self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
+        """Look at the point where the network is, with the plan that ends there; return the spread then."""
+        spread = spread_of(rates, self.units)
+        if spread < self.spread:
+            self.spread, self.rates = spread, rates
+            self._best, self._arrays = (plan, self._given), None
+        return spread
+
+    def leave(self, change: Plan) -> dict[str, np.ndarray]:
+        """Apply a change, and keep what it changes if the point that is left is the best one; return all scales given."""
+        assert self._best is not None
+        if self._arrays is None:
+            names = {i for unit in self.network.units for i in unit.initializers}
+            self._arrays = {name: self.network.graph.initializers[name].copy() for name in names}
+        apply(self.network, change)
+        self._given = self._with(self._given, change)
+        return self._given
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """Go back to the best point, apply its plan, and return the scales that the units have been given."""
+        assert self._best is not None
+        for name, array in (self._arrays or {}).items():
+            self.network.graph.initializers[name][...] = array
+        plan, given = self._best
+        apply(self.network, plan)
+        return self._with(given, plan)
+
+    def _with(self, given: Mapping[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
+        graph = self.network.graph
+        return {u.initializers[0]: given[u.initializers[0]] + plan.factors(graph, u) for u in self.network.units}
+
+
+def _bends(system: ScaleSystem, transfers: Sequence[Transfer]) -> list[Bend]:
+    rows = system.solution.matrix
+    return [
+        Bend(rows[b.inputs].toarray()[0], rows[b.outputs].toarray()[0], transfer)
+        for b, transfer in zip(system.bonds, transfers, strict=True)
+    ]

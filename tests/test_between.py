@@ -1,0 +1,149 @@
+"""One rate between layers: solved without a further pass, and by rounds where the function is free."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.between import balance, find_terms, free_groups, plan_balance, predict, scale_system, spread_of
+from caffeinit.plan import Plan, apply
+from caffeinit.rates import RateProbe
+from caffeinit.rounds import Accelerated, iterate
+from caffeinit.transfer import measure_transfers
+from tests.conftest import GOLDEN
+from tests.nets import NETS, pictures
+
+
+def solved(net, batch, **how):
+    """Return the probe, the plan that balances, and the rates before."""
+    probe = RateProbe(net, [batch])
+    rates = probe.measure()
+    system = scale_system(net, lambda unit: "", probe.heads, relaxed=False)
+    start = Plan(system, np.zeros(system.solution.matrix.shape[0]))
+    return probe, plan_balance(net, rates, lambda unit: unit.kind == "affine", start), rates
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_predicted_rates_are_what_is_measured_then(name):
+    net, batches = NETS[name](), pictures()
+    probe, plan, rates = solved(net, batches[0])
+    predicted = predict(net.units, rates, plan)
+    apply(net, plan)
+    for key, found in probe.measure().items():
+        np.testing.assert_allclose(found.rate, predicted[key].rate, rtol=1e-4)
+        np.testing.assert_allclose(found.column_rates, predicted[key].column_rates, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_scales_move_rates_as_predicted_wherever_they_go(name):
+    net, batches = NETS[name](), pictures()
+    probe = RateProbe(net, batches[:1])
+    rates = probe.measure()
+    system = scale_system(net, lambda unit: "", probe.heads, relaxed=False)
+    assert system.num_unknowns > 10
+    moved = np.random.default_rng(3).normal(0, 0.3, system.num_unknowns)
+    plan = Plan(system, system.expand(moved))
+    predicted = predict(net.units, rates, plan)
+    apply(net, plan)
+    for key, found in probe.measure().items():
+        np.testing.assert_allclose(found.rate, predicted[key].rate, rtol=1e-4)
+
+
+def test_no_scale_per_unit_gives_a_smaller_sum_of_squares():
+    net, batches = NETS["residual"](), pictures()
+    _, plan, rates = solved(net, batches[0])
+    system = plan.system.tied(free_groups(plan.system))
+    terms = find_terms([u for u in net.units if u.kind == "affine"], system, rates)
+
+    def sum_of_squares(unknowns):
+        logs = np.array([t.log_rate(unknowns) for t in terms])
+        return ((logs - logs.mean()) ** 2).sum()
+
+    best = balance(terms, system.num_unknowns)
+    for unknown in range(system.num_unknowns):
+        for step in (-0.01, 0.01):
+            other = best.copy()
+            other[unknown] += step
+            assert sum_of_squares(best) <= sum_of_squares(other) + 1e-6
+
+
+def test_the_derivatives_of_a_rate_are_its_differences():
+    net, batches = NETS["inception"](), pictures()
+    _, plan, rates = solved(net, batches[0])
+    system = plan.system.tied(free_groups(plan.system))
+    x = np.random.default_rng(0).normal(0, 0.5, system.num_unknowns)
+    for term in find_terms(net.units, system, rates):
+        for unknown in range(system.num_unknowns):
+            step = np.eye(system.num_unknowns)[unknown] * 1e-5
+            difference = (term.log_rate(x + step) - term.log_rate(x - step)) / 2e-5
+            assert term.gradient(x)[unknown] == pytest.approx(difference, abs=1e-6)
+
+
+LAW_NETS = sorted(p.stem for p in (GOLDEN / "layers").glob("net_*.prototxt"))
+
+
+@pytest.mark.parametrize("name", LAW_NETS)
+def test_init_leaves_one_rate_on_the_batch_it_was_solved_on(name):
+    net = caffeinit.load(GOLDEN / "layers" / f"{name}.prototxt")
+    rng = np.random.default_rng(0)
+    batch = {n: rng.standard_normal(shape).astype("f4") for n, shape in net.inputs.items()}
+    result = caffeinit.init(net, [batch])
+    units = [u for u in net.units if u.kind == "affine" and not u.frozen]
+    assert len(units) > 1
+    measured = spread_of(RateProbe(net, [batch]).measure(), units)
+    assert measured <= 0.02
+    assert measured == pytest.approx(result.rate_spread, abs=1e-3)
+
+
+def test_lrn_passes_scales_on_by_the_curve_that_is_its_own(tmp_path):
+    text = """
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }
+    layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 4 kernel_size: 3 } }
+    layer { name: "n" type: "LRN" bottom: "a" top: "n" lrn_param { local_size: 3 alpha: 1 beta: 0.75 } }
+    layer { name: "b" type: "InnerProduct" bottom: "n" top: "b" inner_product_param { num_output: 3 } }"""
+    path = tmp_path / "net.prototxt"
+    path.write_text(text)
+    net = caffeinit.load(path)
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype("f4")
+    caffeinit.init(net, [x], balanced=False)
+    system = scale_system(net, lambda unit: "", ["b"], relaxed=True)
+    (bond,) = system.bonds
+    (curve,) = measure_transfers(net, {"data": x}, [bond])
+
+    def size(factor):
+        scaled = net.params["a"][0].copy(), net.params["a"][1].copy()
+        for array in net.params["a"]:
+            array *= factor
+        found = np.sqrt((net.forward({"data": x})["n"].astype(float) ** 2).mean())
+        for array, old in zip(net.params["a"], scaled, strict=True):
+            array[...] = old
+        return found
+
+    for scale in (-3.0, -0.7, 0.4, 2.6):
+        assert curve(scale) == pytest.approx(np.log(size(np.exp(scale)) / size(1.0)), abs=0.02)
+    assert curve.slope(-12) == pytest.approx(1, abs=1e-2)  # small values pass as they are
+    assert curve.slope(12) == pytest.approx(1 - 2 * 0.75, abs=1e-2)  # large ones are divided by |x| ** (2 beta)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_rounds_reach_one_rate_and_say_what_they_did(name):
+    net, batches = NETS[name](), pictures()
+    caffeinit.init(net, batches, balanced=False)
+    before = {u.initializers[0]: u.weight.astype(float).copy() for u in net.units if u.kind == "affine"}
+    probe = RateProbe(net, batches[:1])
+    found = iterate(net, probe, lambda unit: "", lambda unit: unit.kind == "affine")
+    units = [u for u in net.units if u.kind == "affine"]
+    assert spread_of(probe.measure(), units) == pytest.approx(spread_of(found.after, units), abs=1e-4)
+    assert spread_of(found.after, units) <= 0.01 < spread_of(found.before, units)
+    first = units[0]
+    grown = np.log(np.linalg.norm(first.weight) / np.linalg.norm(before[first.initializers[0]]))
+    assert found.scales[first.initializers[0]].mean() == pytest.approx(grown, abs=1e-4)
+
+
+def test_acceleration_solves_a_linear_fixed_point_in_as_many_steps_as_it_has_dimensions():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(0, 0.1, (3, 3)) + np.diag([1.3, 0.9, 0.5])
+    goal = np.array([0.05, -0.1, 0.02])
+    accelerated, point = Accelerated(), np.zeros(3)
+    for _ in range(6):
+        point = accelerated.next(point, matrix @ (goal - point))
+    np.testing.assert_allclose(point, goal, atol=1e-9)
