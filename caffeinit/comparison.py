@@ -10,59 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from caffeinit.errors import CaffeinitError
 from caffeinit.functions import Function, NetFunction, Run, Values
-from caffeinit.graph import Shape
 from caffeinit.images import as_calibration
 from caffeinit.jobs import needed_inputs
 from caffeinit.network import Network
 from caffeinit.result import finite
-from caffeinit.verify import TOLERANCE
-
-
-@dataclass
-class Difference:
-    """By how much one value differs over all pictures.
-
-    Attributes:
-        largest: largest finite magnitude in A.
-        gap: largest difference; infinite where a side is not finite and the other is not the same.
-        changed: pictures whose largest entry is another one; None where the value is not one row a picture.
-        shapes: of both sides, where they differ.
-    """
-
-    name: str
-    largest: float = 0.0
-    gap: float = 0.0
-    changed: int | None = None
-    shapes: tuple[Shape, Shape] | None = None
-
-    @property
-    def relative(self) -> float:
-        """The difference as a part of the largest magnitude; equal values give 0, also where they are all 0."""
-        return self.gap / self.largest if self.gap and self.largest else float("inf") if self.gap else 0.0
-
-    def see(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Take in one batch of both sides; axes of size 1 do not matter, other shapes make the difference infinite."""
-        if [n for n in a.shape if n != 1] != [n for n in b.shape if n != 1]:
-            self.shapes, self.gap = (a.shape, b.shape), float("inf")
-            return
-        b = b.reshape(a.shape)
-        if a.dtype != np.float32 or b.dtype != np.float32:
-            a, b = a.astype(np.float64), b.astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            gap = float(np.abs(a - b).max(initial=0))
-            largest = float(np.abs(a).max(initial=0))
-            if not np.isfinite(gap) or not np.isfinite(largest):  # infinities that are equal differ by 0
-                gap = float(np.abs(np.where(a == b, 0, a - b)).max(initial=0))
-                largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
-        self.gap = max(self.gap, gap if np.isfinite(gap) else float("inf"))
-        self.largest = max(self.largest, largest)
-        if a.ndim > 1 and a.size and 1 < a.shape[1] == a.size // len(a):
-            rows = [x.reshape(len(x), -1).argmax(1) for x in (a, b)]
-            self.changed = (self.changed or 0) + int((rows[0] != rows[1]).sum())
+from caffeinit.verify import TOLERANCE, Difference
 
 
 @dataclass

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from caffeinit.equalize import equalize
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.graph import Shape
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
 from caffeinit.network import Network
+from caffeinit.preserving import MODES as PRESERVING
+from caffeinit.preserving import rescale_preserving
 from caffeinit.redraw import Drawing, draw_network, holding_reason, keeping_reason, select
-from caffeinit.result import Result, UnitReport
-from caffeinit.units import Unit
+from caffeinit.result import Result
+from caffeinit.training import Outcome, prepare_training
+from caffeinit.units import Learned, Unit
 from caffeinit.within import normalize
 
 Progress = Callable[[int, int], None]
-MODES = ("normalize", "equalize")
+MODES = (*PRESERVING, "normalize")
 
 
 def needed_inputs(network: Network) -> dict[str, Shape]:
@@ -72,9 +75,13 @@ def init(
     seed: int = 0,
     layers: Sequence[str] | None = None,
     normalized: bool = True,
+    balanced: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Result:
-    """Draw all weights, then give every channel of every unit mean beta and standard deviation 1 on the pictures.
+    """Draw all weights, make the channels of every unit alike on the pictures, and give all units one rate of change.
+
+    The channels of one unit then have one standard deviation, and beta times that as their mean; without balancing the
+    deviation is 1.
 
     Layers that have no weights yet are drawn whether they are chosen or not: no net is written with zeros in it.
 
@@ -83,6 +90,7 @@ def init(
         method: how weights are drawn; for all layers, or shell pattern -> method.
         layers: shell patterns of the layers to draw and normalise; all by default.
         normalized: False leaves the weights as drawn.
+        balanced: False leaves the rates of the units as they come.
     Raises:
         CaffeinitError: nothing can be done, or a result is not finite; the network must not be saved then.
     """
@@ -90,30 +98,38 @@ def init(
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = chosen | {layer for layer, _ in network.missing}
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
-    reports = _normalize(network, calibration, chosen, beta, drawing, normalized, progress)
+    reason = _reasons(network, chosen)
+    if normalized:
+        found = _train(network, calibration, reason, beta, drawing, balanced, progress)
+    else:
+        found = Outcome(
+            *normalize(network, calibration, chosen=reason, samplers=drawing.samplers, correct=False, progress=progress)
+        )
     network.missing = [key for key in network.missing if key[0] not in drawn]
-    return _result(network, calibration, *reports, drawing)
+    return _result(network, calibration, found, drawing)
 
 
 def rescale(
     network: Network,
     images: Any,
     *,
-    mode: str = "normalize",
+    mode: str = "preserve",
     beta: float = 0.1,
     seed: int = 0,
     layers: Sequence[str] | None = None,
     reinit: Sequence[str] = (),
     method: str | Mapping[str, str] = "gaussian",
+    balanced: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Result:
     """Rescale the weights that a network has, by what the pictures do in it.
 
-    Layers that the weights file lacked are drawn first, and so are those that `reinit` names.
-
     Args:
-        mode: "normalize" gives every channel mean beta and standard deviation 1; the net's function changes.
-            "equalize" gives free channels standard deviation 1 and keeps the function; it draws nothing.
+        mode: "preserve" makes the free channels of each unit alike and gives the units one rate, as far as the net's
+            function allows, which is kept; "equalize" gives free channels standard deviation 1, "balance" the units one
+            rate, "fp16" channels head-room in half precision by powers of two, and all three keep the function, too.
+            "normalize" does what `init` does after drawing; the function changes. Layers that the weights file lacked are
+            drawn first then, and so are those that `reinit` names; the other modes draw nothing.
         layers: shell patterns of the layers to rescale; all by default.
         reinit: shell patterns of layers to draw again.
         images, method: as for `init`.
@@ -127,28 +143,17 @@ def rescale(
     if reinit and not select(network.params, reinit):
         raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
-    if mode == "equalize":
-        return _equalize(network, calibration, chosen, drawn, progress)
+    if mode in PRESERVING:
+        if drawn:
+            names = ", ".join(sorted(drawn))
+            raise OptionError(f"mode {mode} keeps the function, and so cannot draw layers: {names}")
+        reason = _reasons(network, chosen, holding_reason)
+        found = rescale_preserving(network, calibration, reason, mode, balanced, progress)
+        return _result(network, calibration, found, Drawing())
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
-    reports = _normalize(network, calibration, chosen | drawn, beta, drawing, True, progress)
+    found = _train(network, calibration, _reasons(network, chosen | drawn), beta, drawing, balanced, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
-    return _result(network, calibration, *reports, drawing)
-
-
-def _equalize(network: Network, calibration: Any, chosen: set[str], drawn: set[str], progress: Progress) -> Result:
-    if drawn:
-        names = ", ".join(sorted(drawn))
-        raise OptionError(f"mode equalize keeps the function, and so cannot draw layers: {names}")
-
-    def reason(unit: Unit) -> str:
-        if unit.name not in chosen:
-            return "not among the chosen layers"
-        return holding_reason(unit, network.learned)
-
-    reports, notes = equalize(network, calibration, reason, progress)
-    result = _result(network, calibration, reports, 0, Drawing())
-    result.notes += notes
-    return result
+    return _result(network, calibration, found, drawing)
 
 
 def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
@@ -162,39 +167,49 @@ def _no_unit(network: Network) -> CaffeinitError:
     return CaffeinitError(f"the net has no unit whose weights could be changed{reasons}")
 
 
-def _normalize(
+def _training_reason(unit: Unit, learned: Mapping[str, Learned]) -> str:
+    return keeping_reason(unit, learned).get(unit.name, "")
+
+
+def _reasons(
+    network: Network, chosen: set[str], held: Callable[[Unit, Mapping[str, Learned]], str] = _training_reason
+) -> Callable[[Unit], str]:
+    """Return what tells why a unit is to be left alone; empty if it is not."""
+
+    def reason(unit: Unit) -> str:
+        return held(unit, network.learned) if unit.name in chosen else "not among the chosen layers"
+
+    return reason
+
+
+def _train(
     network: Network,
     calibration: Iterable[Mapping[str, Any]],
-    chosen: set[str],
+    reason: Callable[[Unit], str],
     beta: float,
     drawing: Drawing,
-    normalized: bool,
+    balanced: bool,
     progress: Progress,
-) -> tuple[list[UnitReport], int]:
-    def reason(unit: Unit) -> str:
-        if unit.name not in chosen:
-            return "not among the chosen layers"
-        return keeping_reason(unit, network.learned).get(unit.name, "")
-
-    reports, peak = normalize(
+) -> Outcome:
+    return prepare_training(
         network,
         calibration,
         beta=beta,
         chosen=reason,
         samplers=drawing.samplers,
-        correct=normalized,
+        balanced=balanced,
         progress=progress,
     )
+
+
+def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing) -> Result:
+    reports = found.units
     for report in reports:
         method = drawing.methods.get(report.name)
         if method and report.kind == "affine":
             report.done = f"drawn ({method})" + (f", {report.done}" if report.done else "")
             report.notes = drawing.notes.get(report.name, [])
-    return reports, peak
-
-
-def _result(network: Network, calibration: Any, reports: list[UnitReport], peak: int, drawing: Drawing) -> Result:
-    notes = [*network.notes, *calibration.notes]
+    notes = [*network.notes, *calibration.notes, *found.notes]
     notes += [f"{r.name}: {note}" for r in reports for note in r.notes]
     if drawing.unreached:
         names = ", ".join(dict.fromkeys(drawing.unreached))
@@ -202,4 +217,5 @@ def _result(network: Network, calibration: Any, reports: list[UnitReport], peak:
     dead = [r.name for r in reports if r.dead]
     if dead:
         notes.append(f"dead channels (they do not vary on these pictures) were left as they are in: {', '.join(dead)}")
-    return Result(reports, list(network.skipped), notes, calibration.num_images, peak)
+    spreads = found.spreads or (math.nan, math.nan)
+    return Result(reports, list(network.skipped), notes, calibration.num_images, found.peak_bytes, *spreads)

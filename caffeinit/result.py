@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ class UnitStats:
         out_cvar: coefficient of variation of the channels' deviations, dead channels left out.
         max_abs: largest magnitude; NaN where it was not looked at.
         channel_means, channel_stds: (C,) float64.
+        rate, rate_cvar: of the unit's weights, see `rates.py`; NaN where they were not measured.
     """
 
     mean: float
@@ -29,14 +30,33 @@ class UnitStats:
     max_abs: float
     channel_means: np.ndarray = field(repr=False)
     channel_stds: np.ndarray = field(repr=False)
+    rate: float = math.nan
+    rate_cvar: float = math.nan
 
     @classmethod
     def of(cls, moments: Moments) -> UnitStats:
         """Return the statistics of these moments."""
-        alive = moments.std[~moments.dead]
+        return cls._of(moments.mean, moments.std, moments.dead, moments.max_abs)
+
+    @classmethod
+    def _of(cls, means: np.ndarray, stds: np.ndarray, dead: np.ndarray, max_abs: float) -> UnitStats:
+        alive = stds[~dead]
         cvar = float(alive.std() / alive.mean()) if len(alive) else math.nan
-        mean, std = float(moments.mean.mean()), float(moments.std.mean())
-        return cls(mean, std, cvar, moments.max_abs, moments.mean, moments.std)
+        return cls(float(means.mean()), float(stds.mean()), cvar, max_abs, means, stds)
+
+    def scaled(self, factors: np.ndarray, dead: np.ndarray) -> UnitStats:
+        """Return the statistics once each channel has been multiplied by its factor, (C,).
+
+        Args:
+            dead: (C,) the channels that do not vary.
+        """
+        grown = self.max_abs * float(factors[0]) if len(factors) and np.ptp(factors) == 0 else math.nan
+        found = self._of(self.channel_means * factors, self.channel_stds * factors, dead, grown)
+        return replace(found, rate=self.rate, rate_cvar=self.rate_cvar)
+
+    def with_rate(self, rate: float, rate_cvar: float) -> UnitStats:
+        """Return the statistics with these rates."""
+        return replace(self, rate=rate, rate_cvar=rate_cvar)
 
 
 @dataclass
@@ -78,6 +98,8 @@ class UnitReport:
                 "out_std": finite(stats.std),
                 "out_cvar": finite(stats.out_cvar),
                 "max_abs": finite(stats.max_abs),
+                "rate": finite(stats.rate),
+                "rate_cvar": finite(stats.rate_cvar),
             }
         return entry
 
@@ -97,6 +119,7 @@ class Result:
         notes: what else a user should know.
         num_images: calibration pictures used.
         peak_bytes: the most memory that kept activations took.
+        rate_spread_before, rate_spread: max |log C - mean log C| over the units that learn; NaN where it was not measured.
     """
 
     units: list[UnitReport] = field(default_factory=list)
@@ -104,6 +127,8 @@ class Result:
     notes: list[str] = field(default_factory=list)
     num_images: int = 0
     peak_bytes: int = 0
+    rate_spread_before: float = math.nan
+    rate_spread: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -112,4 +137,6 @@ class Result:
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
             "notes": self.notes,
             "num_images": self.num_images,
+            "rate_spread_before": finite(self.rate_spread_before),
+            "rate_spread": finite(self.rate_spread),
         }

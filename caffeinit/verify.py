@@ -1,36 +1,89 @@
-"""Proof on pictures that a change of weights kept the net's function."""
+"""Proof on pictures that two nets, or one before and after a change, are the same function."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Self
 
 import numpy as np
 
-from caffeinit.engine.session import compile_graph
-from caffeinit.network import Network
+from caffeinit.graph import Shape
 
 # Weights are rounded once more, 6e-8 of each; deep nets blow that up a few hundred times.
 TOLERANCE = 1e-4
+# Outputs are kept in memory up to this size, and on disk beyond it.
+SPOOL_BYTES = 128 << 20
+
+Values = Mapping[str, np.ndarray]
 
 
-def compute_outputs(
-    network: Network, batches: Iterable[Mapping[str, np.ndarray]], outputs: Sequence[str]
-) -> list[dict[str, np.ndarray]]:
-    """Return the net's outputs for each batch."""
-    session = compile_graph(network.graph, outputs, network.settings)
-    return [session.run({n: batch[n] for n in session.inputs}) for batch in batches]
+@dataclass
+class Difference:
+    """By how much one value differs over all pictures.
 
-
-def largest_moves(
-    before: Sequence[Mapping[str, np.ndarray]], after: Sequence[Mapping[str, np.ndarray]]
-) -> dict[str, float]:
-    """Return for each output by how much it moved at most, relative to its largest magnitude.
-
-    Equal outputs give 0, also where they are all 0; one that is not finite on both sides gives infinity.
+    Attributes:
+        largest: largest finite magnitude in A.
+        gap: largest difference; infinite where a side is not finite and the other is not the same.
+        changed: pictures whose largest entry is another one; None where the value is not one row a picture.
+        shapes: of both sides, where they differ.
     """
-    moves: dict[str, float] = {}
-    for name in before[0]:
-        size = max(float(np.abs(b[name]).max(initial=0)) for b in before)
-        gap = max(float(np.abs(a[name] - b[name]).max(initial=0)) for a, b in zip(after, before, strict=True))
-        moves[name] = gap if gap == 0 else gap / size if np.isfinite(gap) and size > 0 else float("inf")
-    return moves
+
+    name: str
+    largest: float = 0.0
+    gap: float = 0.0
+    changed: int | None = None
+    shapes: tuple[Shape, Shape] | None = None
+
+    @property
+    def relative(self) -> float:
+        """The difference as a part of the largest magnitude; equal values give 0, also where they are all 0."""
+        return self.gap / self.largest if self.gap and self.largest else float("inf") if self.gap else 0.0
+
+    def see(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Take in one batch of both sides; axes of size 1 do not matter, other shapes make the difference infinite."""
+        if [n for n in a.shape if n != 1] != [n for n in b.shape if n != 1]:
+            self.shapes, self.gap = (a.shape, b.shape), float("inf")
+            return
+        b = b.reshape(a.shape)
+        if a.dtype != np.float32 or b.dtype != np.float32:
+            a, b = a.astype(np.float64), b.astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = float(np.abs(a - b).max(initial=0))
+            largest = float(np.abs(a).max(initial=0))
+            if not np.isfinite(gap) or not np.isfinite(largest):  # infinities that are equal differ by 0
+                gap = float(np.abs(np.where(a == b, 0, a - b)).max(initial=0))
+                largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
+        self.gap = max(self.gap, gap if np.isfinite(gap) else float("inf"))
+        self.largest = max(self.largest, largest)
+        if a.ndim > 1 and a.size and 1 < a.shape[1] == a.size // len(a):
+            rows = [x.reshape(len(x), -1).argmax(1) for x in (a, b)]
+            self.changed = (self.changed or 0) + int((rows[0] != rows[1]).sum())
+
+
+class KeptValues:
+    """Values of all batches, one after the other, kept in a file without a name once they are many."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._count = 0
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def keep(self, values: Values) -> None:
+        """Keep the values of one batch."""
+        for name in self.names:
+            np.save(self._file, values[name], allow_pickle=False)
+        self._count += 1
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """Yield what was kept, batch by batch."""
+        self._file.seek(0)
+        for _ in range(self._count):
+            yield {name: np.load(self._file, allow_pickle=False) for name in self.names}

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.equalize import measure
+from caffeinit.engine.session import compile_graph
 from caffeinit.errors import CaffeinitError
+from caffeinit.forward import measure_moments as measure
 from tests.caffe.test_models import files_of
 from tests.conftest import shared
 from tests.nets import NETS, pictures
 
 
 def outputs(net, batches):
-    from caffeinit.verify import compute_outputs
-
-    return compute_outputs(net, batches, net.graph.outputs)
+    session = compile_graph(net.graph, net.graph.outputs, net.settings)
+    return [session.run({n: batch[n] for n in session.inputs}) for batch in batches]
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -113,17 +113,17 @@ def test_a_dead_channel_stays():
 
 
 def test_what_cannot_be_proved_is_refused(monkeypatch):
-    from caffeinit import equalize
+    from caffeinit import preserving
 
     net, batches = NETS["chain"](), pictures()
     # A bug in a rule would show like this: one array is scaled without its neighbours.
-    real = equalize.apply
+    real = preserving.apply
 
     def broken(network, plan):
         real(network, plan)
         network.params["conv1"][0][...] *= 1.01
 
-    monkeypatch.setattr(equalize, "apply", broken)
+    monkeypatch.setattr(preserving, "apply", broken)
     with pytest.raises(CaffeinitError, match="Nothing is written"):
         caffeinit.rescale(net, batches, mode="equalize")
 

@@ -13,18 +13,20 @@ from caffeinit.cli.common import image_options, net_options, run_options, write_
 @click.argument("net", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="caffemodel to write; .h5 gives HDF5.")
 @click.option("--no-normalize", is_flag=True, help="leave the weights as drawn.")
+@click.option("--no-balance", is_flag=True, help="leave the rates of the layers as they come.")
 @image_options
 @net_options
 @write_options
 @run_options
-def command(net: str, output: str, no_normalize: bool, **options: Any) -> None:
+def command(net: str, output: str, no_normalize: bool, no_balance: bool, **options: Any) -> None:
     """Draw all weights of a net, then normalise them on pictures.
 
     \b
     caffeinit init net.prototxt --images pictures/ -o net.caffemodel
 
-    Every channel of every layer then has mean beta and standard deviation 1 on the pictures.
+    The channels of every layer then have one standard deviation on the pictures (1 with --no-balance), beta times that as
+    their mean, and all layers one rate at which their weights change in training.
     """
     from caffeinit.cli.work import run_job
 
-    run_job("init", net, None, output, options, normalized=not no_normalize)
+    run_job("init", net, None, output, options, normalized=not no_normalize, balanced=not no_balance)

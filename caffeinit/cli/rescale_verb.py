@@ -14,32 +14,41 @@ from caffeinit.cli.common import image_options, net_options, patterns, run_optio
 @click.argument("net", type=click.Path())
 @click.argument("weights", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="default: WEIGHTS.rescaled.caffemodel beside the input.")
-@click.option("--mode", type=click.Choice(["normalize", "equalize"]), help="what to reach; has to be written out.")
+@click.option(
+    "--mode",
+    type=click.Choice(["preserve", "equalize", "balance", "fp16", "normalize"]),
+    default="preserve",
+    show_default=True,
+    help="what to reach, see above.",
+)
+@click.option("--no-balance", is_flag=True, help="leave out the rates in modes preserve and normalize.")
 @click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first.")
 @image_options
 @net_options
 @write_options
 @run_options
-def command(net: str, weights: str, output: str | None, mode: str | None, reinit: str | None, **options: Any) -> None:
+def command(
+    net: str, weights: str, output: str | None, mode: str, no_balance: bool, reinit: str | None, **options: Any
+) -> None:
     """Rescale the channels of given weights, from what pictures do in the net.
 
     \b
-    caffeinit rescale net.prototxt net.caffemodel --images pictures/ --mode normalize
+    caffeinit rescale net.prototxt net.caffemodel --images pictures/
 
-    Mode normalize gives every channel mean beta and standard deviation 1: a start for training, no longer the same
-    function. Layers that the weights file lacks are drawn and normalised with the rest.
+    Mode preserve keeps the net's function: the channels of a unit get one standard deviation, and the units one rate of
+    change, wherever scales are free. The outputs before and after are compared on the pictures, and nothing is written if
+    they differ by more than rounding.
 
-    Mode equalize gives standard deviation 1 to every channel whose scale is free, and keeps the net's function: the outputs
-    before and after are compared on the pictures, and nothing is written if they differ by more than rounding.
+    Modes equalize (standard deviation 1), balance (rates only) and fp16 (head-room in half precision, by powers of two)
+    keep the function in the same way.
+
+    Mode normalize gives the channels of every unit one mean and standard deviation, and the units one rate: a start for
+    training, no longer the same function. Layers that the weights file lacks are drawn first.
     """
     from caffeinit.cli.work import run_job
 
-    if mode is None:
-        raise click.UsageError(
-            "--mode has to be given: normalize (the net's function changes) or equalize (it is kept)"
-        )
     target = output or str(default_output(Path(weights)))
-    run_job("rescale", net, weights, target, options, mode=mode, reinit=patterns(reinit) or [])
+    run_job("rescale", net, weights, target, options, mode=mode, balanced=not no_balance, reinit=patterns(reinit) or [])
 
 
 def default_output(weights: Path) -> Path:

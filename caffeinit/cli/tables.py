@@ -73,7 +73,9 @@ def unit_table(result: Result) -> Table:
     """Return the table of all units, before and after."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("unit")
-    for heading in ("channels", "mean", "std", "cvar", "→ mean", "std", "cvar", "dead"):
+    rated = any(not math.isnan(stats.rate) for u in result.units for stats in (u.before, u.after) if stats)
+    columns = ("mean", "std", "cvar", "rate") if rated else ("mean", "std", "cvar")
+    for heading in ("channels", *columns, f"→ {columns[0]}", *columns[1:], "dead"):
         table.add_column(heading, justify="right")
     table.add_column("what was done, or why not", overflow="fold")
     for unit in result.units:
@@ -81,8 +83,8 @@ def unit_table(result: Result) -> Table:
         cells = [
             escape(unit.name),
             str(unit.num_channels),
-            *_cells(unit.before),
-            *_cells(unit.after),
+            *_cells(unit.before)[: len(columns)],
+            *_cells(unit.after)[: len(columns)],
             dead,
             escape(_outcome(unit)),
         ]
@@ -92,8 +94,8 @@ def unit_table(result: Result) -> Table:
 
 def _cells(stats: UnitStats | None) -> list[str]:
     if stats is None:
-        return ["-", "-", "-"]
-    return [number(stats.mean), number(stats.std), number(stats.out_cvar)]
+        return ["-"] * 4
+    return [number(stats.mean), number(stats.std), number(stats.out_cvar), number(stats.rate)]
 
 
 def _outcome(unit: UnitReport) -> str:

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from caffeinit.cli.tables import console, dims, number
-from caffeinit.comparison import Comparison, Difference
+from caffeinit.comparison import Comparison
+from caffeinit.verify import Difference
 
 
 def comparison_table(found: Comparison, files: tuple[str, str], pictures: str, searched: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from caffeinit import jobs
 from caffeinit.cli.common import load_network, parse_methods, patterns, read_pictures, write_json
-from caffeinit.cli.tables import console, progress, unit_table
+from caffeinit.cli.tables import console, number, progress, unit_table
 from caffeinit.files import check_target
 from caffeinit.filters import save_filters
 from caffeinit.result import Result
@@ -56,6 +57,9 @@ def show(result: Result, pictures: str) -> None:
     out = console()
     out.print(pictures, markup=False)
     out.print(unit_table(result))
+    if not math.isnan(result.rate_spread):
+        was, now = number(result.rate_spread_before), number(result.rate_spread)
+        out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}", markup=False)
     for skipped in result.skipped:
         out.print(f"left out: {skipped.name}: {skipped.reason}", markup=False)
     for note in result.notes:

@@ -1,0 +1,197 @@
+"""Rescaling that keeps the net's function, and the proof on the pictures that it did.
+
+One pass over the pictures measures the units' outputs and keeps the net's; a plan is made from that and from the rates
+on one batch; a second pass compares the outputs. Of activations, one batch is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffeinit.between import plan_balance, scale_system, spread_of
+from caffeinit.engine.session import compile_graph
+from caffeinit.equalize import plan_unit_deviations
+from caffeinit.errors import CaffeinitError
+from caffeinit.forward import measure_moments
+from caffeinit.halves import describe_halves, exact_system, plan_halves
+from caffeinit.heads import find_heads
+from caffeinit.moments import Moments
+from caffeinit.network import Network
+from caffeinit.plan import Plan, apply
+from caffeinit.rates import RateProbe, UnitRates
+from caffeinit.result import UnitReport, UnitStats
+from caffeinit.training import RATE_BATCHES, Outcome, learns, rate_notes
+from caffeinit.units import Unit
+from caffeinit.verify import TOLERANCE, Difference, KeptValues
+
+Batch = Mapping[str, np.ndarray]
+Progress = Callable[[int, int], None]
+# mode -> what was done to a channel that is free
+MODES = {"preserve": "equalized", "equalize": "equalized", "balance": "balanced", "fp16": "given head-room"}
+# Units of one plan reach the same deviation within this.
+_EQUAL = 1e-3
+
+
+@dataclass
+class _Run:
+    """What is known while a net is rescaled.
+
+    Attributes:
+        chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+        probe: measures rates; None where the mode does not need them, or there are none.
+        moments: unit's first initializer -> moments of its output as it was.
+        rates: unit's first initializer -> rates as they were.
+    """
+
+    network: Network
+    chosen: Callable[[Unit], str]
+    mode: str
+    probe: RateProbe | None = None
+    moments: dict[str, Moments] = field(default_factory=dict)
+    rates: dict[str, UnitRates] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def rescale_preserving(
+    network: Network,
+    batches: Iterable[Batch],
+    chosen: Callable[[Unit], str],
+    mode: str = "preserve",
+    balanced: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> Outcome:
+    """Rescale a network in place, its function kept.
+
+    Args:
+        batches: input -> array; iterated over three times.
+        chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+        mode: one of MODES.
+        balanced: False leaves out the rates in mode preserve.
+    Raises:
+        CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
+    """
+    run = _Run(network, chosen, mode)
+    first = list(itertools.islice(batches, RATE_BATCHES))
+    outputs = _computable(network, first[0])
+    if mode == "balance" or (mode == "preserve" and balanced):
+        _measure_rates(run, first)
+    with KeptValues(outputs) as kept:
+        progress(0, 3)
+        run.moments = measure_moments(network, batches, outputs, kept.keep)
+        progress(1, 3)
+        plan = _plan(run)
+        _describe_plan(run, plan)
+        apply(network, plan)
+        progress(2, 3)
+        _prove(run, batches, kept)
+        progress(3, 3)
+    return _outcome(run, plan)
+
+
+def _computable(network: Network, batch: Batch) -> list[str]:
+    graph = network.graph
+    # Where a loss wants labels that the pictures do not bring, what it judges is compared in its place.
+    ends = dict.fromkeys([*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)])
+    outputs = [
+        name for name in ends if all(i in batch for n in graph.ancestors([name]) for i in n.input if i in graph.inputs)
+    ]
+    if not outputs:
+        raise CaffeinitError("the pictures determine no output of the net, so that nothing can be proved")
+    return outputs
+
+
+def _measure_rates(run: _Run, first: Sequence[Batch]) -> None:
+    try:
+        run.probe = RateProbe(run.network, first)
+    except CaffeinitError as error:
+        if run.mode == "balance":
+            raise
+        run.notes.append(f"the rates of the units were left as they are: {error}")
+        return
+    run.rates = run.probe.measure()
+    run.notes += rate_notes(run.probe, run.rates, [u for u in run.network.units if learns(u)])
+
+
+def _plan(run: _Run) -> Plan:
+    heads = run.probe.heads if run.probe else []
+    system = scale_system(run.network, run.chosen, heads, relaxed=False)
+    if run.mode == "fp16":
+        return plan_halves(run.network, run.moments, exact_system(system))
+    plan = Plan(system, np.zeros(system.solution.matrix.shape[0]))
+    if run.mode in ("preserve", "equalize"):
+        plan = plan_unit_deviations(run.network, run.moments, system)
+    return plan_balance(run.network, run.rates, learns, plan) if run.probe else plan
+
+
+def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
+    session = compile_graph(run.network.graph, kept.names, run.network.settings)
+    moves = {name: Difference(name) for name in kept.names}
+    for batch, before in zip(batches, kept, strict=True):
+        after = session.run({n: batch[n] for n in session.inputs})
+        for name, difference in moves.items():
+            difference.see(before[name], after[name])
+    worst = max(moves.values(), key=lambda d: d.relative)
+    if not worst.relative <= TOLERANCE:
+        raise CaffeinitError(
+            f'output "{worst.name}" moved by {worst.relative:.2g} of its largest value on the pictures, more than '
+            f"{TOLERANCE:g}: rounding is blown up in this net. Nothing is written"
+        )
+    for name, move in moves.items():
+        judged = "" if move.changed is None else f"; the largest entry is another one for {move.changed} pictures"
+        run.notes.append(f'output "{name}" moved by {move.relative:.2g} of its largest value{judged}')
+
+
+def _describe_plan(run: _Run, plan: Plan) -> None:
+    """Note what the plan can do, with the arrays as they still are."""
+    if run.mode == "fp16":
+        run.notes += describe_halves(run.network, run.moments, plan)
+    if not any(plan.is_free(run.network.graph, unit).any() for unit in run.network.units):
+        run.notes.append("no scale in the net is free: nothing can be changed without changing the function")
+
+
+def _outcome(run: _Run, plan: Plan) -> Outcome:
+    rates = run.probe.measure() if run.probe else {}
+    reports = [_report(run, unit, plan) for unit in run.network.units]
+    for unit, report in zip(run.network.units, reports, strict=True):
+        for stats, found in (("before", run.rates), ("after", rates)):
+            known = found.get(unit.initializers[0])
+            old = getattr(report, stats)
+            if known is not None and old is not None:
+                setattr(report, stats, old.with_rate(known.rate, known.rate_cvar))
+    units = [unit for unit in run.network.units if learns(unit)]
+    spreads = (spread_of(run.rates, units), spread_of(rates, units)) if run.probe else None
+    return Outcome(reports, 0, run.notes, spreads)
+
+
+def _report(run: _Run, unit: Unit, plan: Plan) -> UnitReport:
+    graph, moments = run.network.graph, run.moments[unit.initializers[0]]
+    scale = np.exp(plan.factors(graph, unit))
+    report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=run.chosen(unit))
+    report.before, report.after = UnitStats.of(moments), UnitStats.of(moments.scaled(scale, np.zeros(len(scale))))
+    report.dead = [int(i) for i in np.flatnonzero(moments.dead)]
+    if not report.reason:
+        _say_done(run, unit, plan, report)
+    return report
+
+
+def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
+    """State what was done to a unit, or why nothing was."""
+    graph, word = run.network.graph, MODES[run.mode]
+    free = plan.is_free(graph, unit)
+    why = "; ".join(plan.reasons(graph, unit))
+    assert report.after is not None
+    alive = report.after.channel_stds[~run.moments[unit.initializers[0]].dead]
+    level = alive[:1] if run.mode == "preserve" else np.ones(1)
+    equal = word != "equalized" or len(alive) == 0 or bool(np.allclose(alive, level, rtol=_EQUAL))
+    if free.all():
+        report.done = word if equal else f"{word} as far as tied channels allow"
+    elif free.any():
+        report.done = f"{free.sum()} channels {word}, the others held: {why}"
+    elif unit.initializers[0] in plan.system.uses:
+        report.done = f"takes up its input's scales; its output is held: {why}"
+    else:
+        report.reason = f"its output is held: {why}"

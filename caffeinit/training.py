@@ -1,0 +1,178 @@
+"""A start for training: unit channels within layers (`within.py`), then one rate between them (`rounds.py`).
+
+Where layers such as LRN tie the rates to the function, the second step would undo the first in what follows those layers.
+So the scales are found on the first batch before all else, and the pass over all pictures gives the channels deviations
+of these sizes. What is left to the second step then is small, and made up for on the first batch.
+Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, Algorithms 1 and 2.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffeinit.between import scale_system, spread_of
+from caffeinit.errors import CaffeinitError
+from caffeinit.forward import measure_moments
+from caffeinit.network import Network
+from caffeinit.rates import RateProbe, UnitRates
+from caffeinit.result import UnitReport, UnitStats
+from caffeinit.rounds import Balanced, iterate
+from caffeinit.units import Unit
+from caffeinit.within import InputSampler, Target, normalize
+
+Batch = Mapping[str, np.ndarray]
+Progress = Callable[[int, int], None]
+Scales = Mapping[str, np.ndarray]
+# Rates are measured on this many batches.
+RATE_BATCHES = 1
+# What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
+_ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
+_REACHED = 0.02
+# A channel's deviation on one batch is compared with itself if it is taken over at least this many values.
+_MANY_VALUES = 1500
+
+
+@dataclass
+class Outcome:
+    """What was done.
+
+    Attributes:
+        units: one report each.
+        peak_bytes: the most memory that kept activations took.
+        notes: what else is worth knowing.
+        spreads: of the rates before and after balancing; None without.
+    """
+
+    units: list[UnitReport]
+    peak_bytes: int
+    notes: list[str] = field(default_factory=list)
+    spreads: tuple[float, float] | None = None
+
+
+def learns(unit: Unit) -> bool:
+    """Tell whether a unit's rate counts: it has weights that a gradient would change."""
+    return unit.kind == "affine" and not unit.frozen
+
+
+def prepare_training(
+    network: Network,
+    batches: Iterable[Batch],
+    *,
+    beta: float,
+    chosen: Callable[[Unit], str],
+    samplers: Mapping[str, InputSampler],
+    balanced: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> Outcome:
+    """Draw what is to be drawn, normalise the chosen units, and give all units one rate.
+
+    Args:
+        batches: input -> array dictionaries; may be iterated over several times.
+        chosen: returns why a unit is to be left alone; empty to change it.
+        samplers: unit name -> what draws its weights from its inputs first.
+        balanced: False leaves the rates as they come.
+    Raises:
+        WeightsError: a unit's output is not finite; the network must not be saved then.
+    """
+    if not balanced:
+        return Outcome(*normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers, progress=progress))
+    first = list(itertools.islice(batches, RATE_BATCHES))
+    try:
+        probe = RateProbe(network, first)
+    except CaffeinitError as error:
+        done = normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers, progress=progress)
+        return Outcome(*done, [f"the rates of the units were left as they are: {error}"])
+    targets: dict[str, Target] = {}
+    as_found: list[UnitReport] = []
+    if scale_system(network, chosen, probe.heads, relaxed=True).bonds:
+        seen = batches if samplers else first
+        as_found = normalize(network, seen, beta=beta, chosen=chosen, samplers=samplers)[0]
+        # What was normalised on the first batch alone is so again after each round.
+        restore = _restorer(network, first, chosen) if samplers else _Normalizer(network, first, chosen, beta)
+        rough = iterate(network, probe, chosen, learns, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restore=restore)
+        targets = _targets(beta, rough.scales)
+        samplers = {}
+    reports, peak = normalize(
+        network, batches, beta=beta, chosen=chosen, samplers=samplers, targets=targets, progress=progress
+    )
+    for report, earlier in zip(reports, as_found, strict=False):
+        report.before = earlier.before
+    restored = _restorer(network, first, chosen) if targets else lambda scales: None
+    found = iterate(network, probe, chosen, learns, restore=restored, progress=progress)
+    return _outcome(network, probe, reports, peak, found)
+
+
+class _Normalizer:
+    """Gives the channels of all units on the first batch deviations of given sizes, and beta times that as their mean."""
+
+    def __init__(self, network: Network, first: list[Batch], chosen: Callable[[Unit], str], beta: float) -> None:
+        self.network, self.first, self.chosen, self.beta = network, first, chosen, beta
+
+    def __call__(self, scales: Scales) -> None:
+        """Normalise."""
+        normalize(self.network, self.first, chosen=self.chosen, targets=_targets(self.beta, scales))
+
+
+def _targets(beta: float, scales: Scales) -> dict[str, Target]:
+    return {key: Target(beta * np.exp(logs), np.exp(logs)) for key, logs in scales.items()}
+
+
+def _restorer(network: Network, first: list[Batch], chosen: Callable[[Unit], str]) -> Callable[[Scales], None]:
+    """Return what gives the units' channels on the first batch the moments that they have now, times given scales.
+
+    The moments over all pictures then are what they were to within the share that the change had in them. Where a channel
+    has few values in a batch, in fully connected units among others, its own change would be noise: those of one unit get
+    one factor. Stored statistics are not of one batch, and so nets with BatchNorm are left alone.
+    """
+    if any(unit.kind == "norm" for unit in network.units):
+        return lambda scales: None
+    known = measure_moments(network, first)
+
+    def restore(scales: Scales) -> None:
+        sizes = {key: np.exp(logs) for key, logs in scales.items()}
+        targets = {k: Target(m.mean * sizes[k], m.std * sizes[k], m.count < _MANY_VALUES) for k, m in known.items()}
+        normalize(network, first, chosen=chosen, targets=targets)
+
+    return restore
+
+
+def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
+    units = [unit for unit in network.units if learns(unit)]
+    spreads = spread_of(found.before, units), spread_of(found.after, units)
+    for unit, report in zip(network.units, reports, strict=True):
+        key = unit.initializers[0]
+        if report.before is not None:
+            dead = np.isin(np.arange(unit.num_channels), report.dead)
+            report.after = (report.after or report.before).scaled(np.exp(found.scales[key]), dead)
+        report.before = _with_rate(report.before, found.before.get(key))
+        report.after = _with_rate(report.after, found.after.get(key))
+    notes = rate_notes(probe, found.after, units)
+    if spreads[1] > _REACHED:
+        notes.append(
+            f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
+            f"{np.exp(spreads[1]):.3g}, after {found.rounds} rounds"
+        )
+    return Outcome(reports, peak, notes, spreads)
+
+
+def _with_rate(stats: UnitStats | None, rates: UnitRates | None) -> UnitStats | None:
+    return stats.with_rate(rates.rate, rates.rate_cvar) if stats and rates else stats
+
+
+def rate_notes(probe: RateProbe, rates: Mapping[str, UnitRates], units: Iterable[Unit]) -> list[str]:
+    """Return a sentence on each unit that has no rate."""
+    notes = []
+    for unit in units:
+        key = unit.initializers[0]
+        if key in probe.unreached:
+            notes.append(f"{unit.name} has no rate: {probe.unreached[key]}")
+        elif not rates[key].is_measured:
+            zero = unit.weight is not None and not unit.weight.any()
+            notes.append(
+                f"{unit.name} has no rate: " + ("its weights are all zero" if zero else "its gradient is zero")
+            )
+    return notes

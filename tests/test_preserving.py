@@ -1,0 +1,115 @@
+"""Modes that keep the net's function: what they reach, and that they keep it."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.errors import CaffeinitError
+from caffeinit.forward import measure_moments
+from caffeinit.halves import LARGEST
+from tests.nets import NETS, NetBuilder, pictures
+
+
+def run(net, batches):
+    return [net.graph.outputs and net.forward(batch, blobs=net.graph.outputs) for batch in batches]
+
+
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "balance"])
+@pytest.mark.parametrize("name", NETS)
+def test_the_function_is_kept(name, mode):
+    net, batches = NETS[name](), pictures()
+    before = run(net, batches)
+    result = caffeinit.rescale(net, batches, mode=mode)
+    for old, new in zip(before, run(net, batches), strict=True):
+        for value in old:
+            np.testing.assert_allclose(new[value], old[value], rtol=0, atol=1e-5 * np.abs(old[value]).max())
+    assert any("moved by" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_preserve_makes_channels_alike_and_rates_equal(name):
+    net, batches = NETS[name](), pictures()
+    result = caffeinit.rescale(net, batches)
+    found = measure_moments(net, batches)
+    for unit, report in zip(net.units, result.units, strict=True):
+        stds = found[unit.initializers[0]].std
+        np.testing.assert_allclose(report.after.channel_stds, stds, rtol=1e-3)
+        if report.done == "equalized":
+            assert stds.std() / stds.mean() < 1e-3
+    assert sum(r.done == "equalized" for r in result.units) >= 2
+    assert result.rate_spread < 1e-3 < result.rate_spread_before
+
+
+def test_without_balancing_preserve_is_equalize():
+    one, other, batches = NETS["chain"](), NETS["chain"](), pictures()
+    caffeinit.rescale(one, batches, mode="preserve", balanced=False)
+    caffeinit.rescale(other, batches, mode="equalize")
+    for name in one.params:
+        for a, b in zip(one.params[name], other.params[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_powers_of_two_change_no_bit_of_the_outputs(name):
+    net, batches = NETS[name](), pictures()
+    before, weights = run(net, batches), {k: [a.copy() for a in v] for k, v in net.params.items()}
+    caffeinit.rescale(net, batches, mode="fp16")
+    for old, new in zip(before, run(net, batches), strict=True):
+        for value in old:
+            np.testing.assert_array_equal(new[value], old[value])
+    changed = 0
+    for name_, arrays in net.params.items():
+        for old, new in zip(weights[name_], arrays, strict=True):
+            ratio = np.log2((new / old)[old != 0])
+            np.testing.assert_array_equal(ratio, np.round(ratio))
+            changed += bool(ratio.any())
+    assert changed > 2
+
+
+def test_what_overflows_half_precision_has_head_room_afterwards():
+    net, batches = NETS["chain"](), pictures()
+    for array in net.params["conv1"]:
+        array *= 1e6
+    net.params["conv2"][0][...] /= 1e6
+    result = caffeinit.rescale(net, batches, mode="fp16")
+    assert result.units[0].before.max_abs > LARGEST
+    assert all(u.after.max_abs < 64 for u in result.units[:3])
+    notes = [n for n in result.notes if "largest value" in n]
+    assert "overflows half precision" in notes[0]
+    assert "head-room" in notes[1]
+    with np.errstate(over="raise"):
+        halves = {k: [a.astype(np.float16) for a in v] for k, v in net.params.items()}
+    assert all(np.isfinite(a).all() for v in halves.values() for a in v)
+
+
+def test_a_net_with_nothing_free_is_told_so():
+    builder = NetBuilder()
+    net = builder.finish(builder.graph.op("Sigmoid", builder.conv("data", "conv1", 3)))
+    before = [a.copy() for a in net.params["conv1"]]
+    result = caffeinit.rescale(net, pictures())
+    assert any("no scale in the net is free" in note for note in result.notes)
+    for a, b in zip(before, net.params["conv1"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_unit_whose_weights_are_zero_has_no_rate_and_the_rest_is_done():
+    net = NETS["inception"]()
+    net.params["reduce"][0][...] = 0
+    result = caffeinit.rescale(net, pictures())
+    assert any("reduce has no rate: its weights are all zero" in note for note in result.notes)
+    assert result.rate_spread < result.rate_spread_before
+    assert all(np.isfinite(a).all() for arrays in net.params.values() for a in arrays)
+
+
+def test_balance_alone_is_refused_where_there_are_no_rates():
+    builder = NetBuilder()
+    builder.conv("data", "conv1", 3)
+    net = builder.finish(builder.relu("data"))
+    with pytest.raises(CaffeinitError, match="no rates"):
+        caffeinit.rescale(net, pictures(), mode="balance")
+
+
+def test_a_mode_that_keeps_the_function_draws_nothing():
+    net = NETS["chain"]()
+    with pytest.raises(CaffeinitError, match="cannot draw"):
+        caffeinit.rescale(net, pictures(), reinit=["ip1"])
