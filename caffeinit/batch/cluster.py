@@ -33,6 +33,8 @@ def run_there(tasks: Sequence[Task], work: Path, address: str) -> Iterator[tuple
     Raises:
         CaffeinitError: there is no such cluster, or its workers do not see the files or compute with other versions.
     """
+    if not tasks:
+        return
     try:
         import distributed
     except ImportError:

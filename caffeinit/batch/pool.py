@@ -107,6 +107,8 @@ def run_here(tasks: Sequence[Task], work: Path, jobs: int, threads: int) -> Iter
     Raises:
         CaffeinitError: the server does not stay alive.
     """
+    if not tasks:
+        return
     todo, tries = list(reversed(tasks)), dict.fromkeys((t.name for t in tasks), 0)
     running: dict[Future[Record], Task] = {}
     starts, server = 1, ForkServer(work, threads)

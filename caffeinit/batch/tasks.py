@@ -1,8 +1,8 @@
 """What is to be done for each model: the arguments of the single command, and a fingerprint of all that decides it.
 
 A task's key is a digest of the job, its options, the content of all files that it reads and the versions of the packages
-that compute. Pictures in folders and lists count by name, size and time of change: reading a whole data set to see
-whether it is the same would take longer than the batch.
+that compute. Picture files count by name, size and time of change: reading a whole data set to see whether it is the
+same would take longer than the batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from caffeinit.batch.pairing import Model
 from caffeinit.batch.settings import Said, parse_memory
 from caffeinit.batch.table import SPEED, Job, options_of, setting_name
 from caffeinit.errors import CaffeinitError, OptionError
-from caffeinit.images.files import list_lines, resolve_listed
+from caffeinit.images.files import PICTURE_SUFFIXES, list_lines, resolve_listed
 
 _MOST_READ = 1 << 28  # bytes; a larger file of pictures counts by size and time
 _PACKAGES = ("caffeinit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "scikit-learn", "scipy", "Pillow")
@@ -253,7 +253,8 @@ def pictures_digest(source: str) -> str:
 
 def _file_stamps(path: str) -> list[str]:
     """Return the line of a file and, where it is a list, of the files in it."""
-    if not os.path.isfile(path) or os.path.getsize(path) > _MOST_READ:
+    is_picture = os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES
+    if is_picture or not os.path.isfile(path) or os.path.getsize(path) > _MOST_READ:
         return [_stamp(path, os.path.dirname(path))]
     stamps = [f"{os.path.basename(path)} {digest_file(Path(path))}"]
     try:

@@ -268,7 +268,7 @@ def test_one_folder_holds_one_job(place):
     assert "holds the results of job rescale" in done.stderr
 
 
-def slow(place, copies=6):
+def slow(place, copies=4):
     """Make a zoo that takes some seconds."""
     shutil.rmtree(place / "zoo")
     text = DEPLOY.replace("dim: 12 dim: 10", "dim: 96 dim: 96").replace("num_output: 6", "num_output: 32")
@@ -286,12 +286,12 @@ def test_a_second_batch_is_kept_out(place):
         assert first.wait(60) == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_run_goes_on_to_the_same_bytes(place, how):
+@pytest.mark.parametrize(("how", "times"), [(signal.SIGKILL, 3), (signal.SIGTERM, 1), (signal.SIGINT, 1)])
+def test_a_killed_run_goes_on_to_the_same_bytes(place, how, times):
     slow(place)
     assert batch(place, "--jobs", "2", out="whole").returncode == 0
     rng = np.random.default_rng(how)
-    for _ in range(3):
+    for _ in range(times):
         with subprocess.Popen(
             command(place, "--jobs", "2"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         ) as run:
