@@ -157,7 +157,7 @@ def _check_inputs(found: Inference, given: Mapping[str, Shape]) -> None:
     for name in given:
         if name not in tops:
             raise CaffeinitError(
-                f'{found.net.path}: there is no input "{name}" to give a shape to; inputs: {sorted(tops)}'
+                f'{found.net.path}: there is no input "{name}" to give a shape to; inputs: {", ".join(sorted(tops))}'
             )
 
 

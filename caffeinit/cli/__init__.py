@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a verb's command."""
         if cmd_name not in VERBS:
-            return None
+            near = difflib.get_close_matches(cmd_name, VERBS, n=1)
+            hint = f' Did you mean "{near[0]}"?' if near else f" There are: {', '.join(VERBS)}."
+            ctx.fail(f'There is no verb "{cmd_name}".{hint}')
         module = importlib.import_module(f"caffeinit.cli.{cmd_name}_verb")
         command: click.Command = module.command
         return command

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,18 @@ if TYPE_CHECKING:
     from caffeinit.network import Network
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Finite(click.types.FloatParamType):
+    """A number that is neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or end with wrong usage."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
 
 _NET = [
     click.option("--phase", type=click.Choice(["TEST", "TRAIN"]), default="TEST", show_default=True, help="phase."),
@@ -44,7 +59,7 @@ _IMAGES = [
     ),
     click.option("--mean", metavar="V[,V...]", help="value to take off, one or one per channel in the net's order."),
     click.option("--mean-file", type=click.Path(), help="mean picture (.binaryproto or .npy) to take off."),
-    click.option("--scale", type=float, help="factor after the mean is taken off."),
+    click.option("--scale", type=Finite(), help="factor after the mean is taken off."),
     click.option("--crop", type=click.IntRange(min=0), help="crop from the middle, pixels; 0 for none."),
     click.option(
         "--resize",
@@ -66,7 +81,7 @@ _WRITE = [
     click.option("--dry-run", is_flag=True, help="do everything but write."),
     click.option("--filters", type=click.Path(dir_okay=False), help="draw the first layer's filters to this PNG file."),
     click.option("--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns."),
-    click.option("--beta", type=float, default=0.1, show_default=True, help="mean that channels are given."),
+    click.option("--beta", type=Finite(), default=0.1, show_default=True, help="mean that channels are given."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all that is random."),
     click.option(
         "--method",
@@ -106,6 +121,23 @@ def parse_methods(given: Sequence[str]) -> str | dict[str, str]:
         pattern, _, method = text.rpartition("=")
         methods[pattern or "*"] = method
     return methods or "gaussian"
+
+
+def unmatched(names: Collection[str], layers: Sequence[str] | None, methods: str | Mapping[str, str]) -> list[str]:
+    """Return a note for each pattern of --layers and --method that matches none of the net's layers."""
+    given = [("--layers", p) for p in layers or ()]
+    given += [("--method", p) for p in methods] if not isinstance(methods, str) else []
+    return [
+        f'{option}: no layer with weights matches "{pattern}"{near_match(pattern, names)}'
+        for option, pattern in given
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+
+
+def near_match(pattern: str, names: Collection[str]) -> str:
+    """Return "; did you mean ...?" where a name is much like a pattern; empty where none is."""
+    near = difflib.get_close_matches(pattern, names, n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""
 
 
 def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -174,6 +206,8 @@ def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
     if mean is not None:
         try:
             values = [float(v) for v in mean.split(",")]
+            if not all(map(math.isfinite, values)):
+                raise ValueError
         except ValueError:
             raise click.BadParameter(f'"{mean}" is not one or more numbers', param_hint="--mean") from None
     return caffeinit.read_images(

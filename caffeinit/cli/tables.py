@@ -13,6 +13,9 @@ from rich.table import Table
 
 from caffeinit.result import Result, UnitReport, UnitStats
 
+# A variation below this is float32 rounding in what was measured, and not worth a reader's time.
+ROUNDING = 1e-6
+
 Advance = Callable[[int, int], None]
 
 
@@ -95,7 +98,8 @@ def unit_table(result: Result) -> Table:
 def _cells(stats: UnitStats | None) -> list[str]:
     if stats is None:
         return ["-"] * 4
-    return [number(stats.mean), number(stats.std), number(stats.out_cvar), number(stats.rate)]
+    cvar = "0" if stats.out_cvar < ROUNDING else number(stats.out_cvar)
+    return [number(stats.mean), number(stats.std), cvar, number(stats.rate)]
 
 
 def _outcome(unit: UnitReport) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from caffeinit import jobs
-from caffeinit.cli.common import load_network, parse_methods, patterns, read_pictures, write_json
+from caffeinit.cli.common import load_network, parse_methods, patterns, read_pictures, unmatched, write_json
 from caffeinit.cli.tables import console, number, progress, unit_table
 from caffeinit.files import check_target
 from caffeinit.filters import save_filters
@@ -38,6 +38,7 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
     assert not options, options
     with progress(f"{job} on {pictures.num_images} pictures", quiet) as advance:
         result: Result = getattr(jobs, job)(network, pictures, progress=advance, **given, **more)
+    result.notes += unmatched(network.params, given["layers"], given["method"])
     if not any(u.done for u in result.units):
         reasons = "\n".join(f"  {u.name}: {u.reason}" for u in result.units)
         click.echo(f"nothing was changed:\n{reasons}", err=True)

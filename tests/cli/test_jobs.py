@@ -347,3 +347,40 @@ def test_threads_do_not_change_a_byte(cli, place, method):
         assert cli("init", place / "net.prototxt", "--images", images, *more).code == 0
         written.add(target.read_bytes())
     assert len(written) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--method", "cnov1=kmeans", 'did you mean "conv1"'), ("--layers", "conv1,fc*", 'matches "fc*"')],
+)
+def test_a_pattern_that_matches_no_layer_is_told(cli, place, option, value, words):
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
+    outcome = cli(*arguments, option, value)
+    assert outcome.code == 0
+    assert f"note: {option}: no layer" in outcome.out
+    assert words in outcome.out
+
+
+def test_patterns_that_match_are_not_told(cli, place):
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
+    assert "no layer" not in cli(*arguments, "--method", "kmeans", "--method", "ip=pca", "--layers", "c*,ip").out
+
+
+@pytest.mark.parametrize("option", ["--beta", "--scale", "--mean"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_options_that_are_no_finite_number_are_wrong_usage(cli, place, option, value):
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
+    outcome = cli(*arguments, option, value)
+    assert outcome.code == 2
+    assert option in outcome.err
+
+
+def test_a_misspelt_verb_gets_a_hint(cli):
+    outcome = cli("rescal")
+    assert outcome.code == 2
+    assert '"rescale"' in outcome.err
+
+
+def test_rounding_is_shown_as_zero(cli, place):
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
+    assert "e-1" not in cli(*arguments).out
