@@ -66,7 +66,7 @@ class Job:
 JOBS = {
     job.verb: job
     for job in (
-        Job("rescale", "weights", _same_name, required=("mode", "sources")),
+        Job("rescale", "weights", _same_name, required=("sources",)),
         Job("init", "net", _ending(".caffemodel"), required=("sources",)),
         Job("convert", "weights", _ending(".onnx"), writes_json=False),
         Job("measure", "weights", None, required=("sources",)),

@@ -75,7 +75,7 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     """Run one job on all models in a folder, each in a process of its own.
 
     \b
-    caffeinit batch zoo/ -o results/ --images pictures/ --mode normalize
+    caffeinit batch zoo/ -o results/ --images pictures/
     caffeinit batch zoo/ -o results/ --job convert --jobs 4
 
     Nets and weights are paired by their shapes. Options are those of the single command (see --job JOB --help); a file
@@ -177,8 +177,11 @@ def _executor(options: dict[str, Any]) -> Any:
 
 
 def _short(reason: str) -> str:
-    """Return a reason in one line."""
-    return " ".join(reason.split())
+    """Return a reason in one line: its beginning, which names the cause; all of it is in the manifest."""
+    lines = [" ".join(line.split()) for line in reason.splitlines() if line.strip()]
+    shown = [line if line.endswith((":", ".", ",")) else f"{line};" for line in lines[:2]]
+    more = f" ({len(lines) - 2} more lines are in the manifest)" if len(lines) > 2 else ""
+    return " ".join(shown).removesuffix(";") + more
 
 
 @contextlib.contextmanager
