@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from caffeinit.batch.fingerprints import versions
 from caffeinit.batch.pool import ForkServer, Record, ServerEndedError
-from caffeinit.batch.tasks import Task, versions
+from caffeinit.batch.tasks import Task
 from caffeinit.errors import CaffeinitError
 
 _CONNECT_SECONDS = 5

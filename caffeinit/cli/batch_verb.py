@@ -18,7 +18,7 @@ from caffeinit.cli import VERBS
 
 if TYPE_CHECKING:
     from caffeinit.batch.manifest import Entry
-    from caffeinit.batch.run import Order
+    from caffeinit.batch.planning import Order
 
 _JOBS = [name for name in JOBS if name in VERBS]
 
@@ -84,7 +84,7 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     """
     if not hasattr(os, "fork"):
         raise click.ClickException("batch needs a system whose processes can fork, such as Linux or macOS")
-    from caffeinit.batch.run import Order
+    from caffeinit.batch.planning import Order
     from caffeinit.batch.settings import parse_memory
     from caffeinit.batch.tasks import Limits
 
@@ -118,7 +118,8 @@ def _given(context: click.Context, job: Job) -> dict[str, list[str]]:
 
 def _show_plan(order: Order) -> None:
     from caffeinit.batch.manifest import Manifest
-    from caffeinit.batch.run import MANIFEST, plan
+    from caffeinit.batch.planning import plan
+    from caffeinit.batch.run import MANIFEST
 
     made = plan(order, Manifest(order.out / MANIFEST))
     for task in made.todo:

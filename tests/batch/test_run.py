@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from caffeinit.batch.manifest import Manifest
-from caffeinit.batch.run import Order, Plan, plan
 from caffeinit.cli import main
 from tests.batch.conftest import DEPLOY, NAMES, OTHER, content, write_net, write_weights
 from tests.batch.processes import below, parents, wait_for
@@ -327,14 +325,3 @@ def test_a_kill_between_the_line_and_the_files_is_completed(place):
     assert (out / NAMES[1]).exists()
     assert len(times(out)) == before
     assert not (out / ".batch" / "done").exists()
-
-
-def test_planning_five_hundred_takes_a_moment(place):
-    source = place / "zoo" / "first"
-    for number in range(497):
-        shutil.copytree(source, place / "zoo" / f"copy{number}")
-    order = Order(place / "zoo", place / "out", "rescale", {"sources": ["x"], "mode": ["normalize"]})
-    began = time.process_time()
-    made: Plan = plan(order, Manifest(place / "none"))
-    assert len(made.todo) == 500
-    assert time.process_time() - began < 10  # about 2 s; every pair held against every other would take minutes

@@ -1,20 +1,18 @@
 """What decides a result is in its key, and nothing else is."""
 
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
+from caffeinit.batch.fingerprints import pictures_digest
 from caffeinit.batch.pairing import Model
 from caffeinit.batch.settings import Said
 from caffeinit.batch.table import JOBS
-from caffeinit.batch.tasks import Limits, build_task, external_files, output_paths, parsed, pictures_digest
+from caffeinit.batch.tasks import Limits, build_task, output_paths, parsed
 from caffeinit.errors import CaffeinitError, OptionError
 from tests.batch.conftest import DEPLOY
+from tests.batch.test_fingerprints import touch
 
 RESCALE = JOBS["rescale"]
 MODEL = Model("first/deploy.prototxt", "first/net.caffemodel")
@@ -24,10 +22,6 @@ def task(place, **options):
     given = {"sources": [str(place / "pictures")], "mode": ["normalize"], **options}
     pictures_digest.cache_clear()
     return build_task(place / "zoo", MODEL, RESCALE, "first/net.caffemodel", given, Limits())
-
-
-def touch(path):
-    os.utime(path, ns=(1, 1))
 
 
 CHANGES = {
@@ -63,20 +57,6 @@ def test_files_that_the_net_names_count(place):
     assert "first/mean.npy" in before.inputs
     np.save(place / "zoo/first/mean.npy", np.ones(3))
     assert task(place).key != before.key
-
-
-def test_pictures_in_lists_patterns_and_files_count(place):
-    (place / "list.txt").write_text("pictures/1.png 0\npictures/2.png 1\n")
-    np.save(place / "a.npy", np.zeros(3))
-    for source, changed in (("list.txt", "pictures/2.png"), ("pictures/*.png", "pictures/4.png"), ("a.npy", "a.npy")):
-        pictures_digest.cache_clear()
-        before = pictures_digest(str(place / source))
-        if changed == "a.npy":
-            np.save(place / changed, np.ones(3))
-        else:
-            touch(place / changed)
-        pictures_digest.cache_clear()
-        assert pictures_digest(str(place / source)) != before
 
 
 def test_arguments_are_what_one_would_type(place):
@@ -125,15 +105,3 @@ def test_a_file_that_is_gone_is_told(place):
 def test_names_of_outputs_never_meet(job, models, outputs):
     made = [Model(net, weights) for weights, net in models.items()]
     assert list(output_paths(JOBS[job], made).values()) == outputs
-
-
-def test_data_files_of_an_onnx_model_are_found(tmp_path: Path):
-    array = numpy_helper.from_array(np.zeros((64, 64), np.float32), "w")
-    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, (64, 64))
-    model = helper.make_model(
-        helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [value], [array])
-    )
-    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="other.bin")
-    assert external_files(tmp_path / "m.onnx") == ["other.bin"]
-    (tmp_path / "m.onnx").write_bytes(b"\xff\xff")
-    assert external_files(tmp_path / "m.onnx") == []
