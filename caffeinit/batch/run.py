@@ -86,8 +86,9 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _clear(out: Path, made: Plan, manifest: Manifest) -> None:
     """Put in their places what a killed run had ready, and remove what it left half done."""
-    for name in made.have:
-        assert complete(out, manifest.entries[name], move=True), name
+    for entry in (manifest.entries[name] for name in made.have):
+        if (out / WORK / "done" / entry.key).exists():
+            assert complete(out, entry, move=True), entry.model
     shutil.rmtree(out / WORK / "work", ignore_errors=True)
     wanted = {task.key for task in made.todo}
     for folder in (out / WORK / "done").glob("*"):

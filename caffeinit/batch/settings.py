@@ -103,9 +103,7 @@ class Settings:
         known = {setting_name(o) for options in self._jobs.values() for o in options.values()}
         for key, value in table.items():
             if key in OWN:
-                if not isinstance(value, OWN[key]) or (isinstance(value, bool) and key != "skip"):
-                    wanted = " or ".join(kind.__name__ for kind in OWN[key])
-                    raise OptionError(f"{where}: {key} is {value!r}; {wanted} is needed")
+                _check_own(key, value, where)
             elif key not in known:
                 near = difflib.get_close_matches(key, [*known, *OWN], 1)
                 hint = f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted([*known, *OWN]))}"
@@ -128,6 +126,19 @@ class Settings:
                 base = self.root / folder
                 said.options[option.name] = [absolute(option, t, base) for t in _texts(option, key, value, where)]
                 said.origin[option.name] = where
+
+
+def _check_own(key: str, value: Any, where: str) -> None:
+    if not isinstance(value, OWN[key]) or (isinstance(value, bool) and key != "skip"):
+        wanted = " or ".join(kind.__name__ for kind in OWN[key])
+        raise OptionError(f"{where}: {key} is {value!r}; {wanted} is needed")
+    if key == "time_limit" and not value > 0:
+        raise OptionError(f"{where}: time_limit is {value!r}; seconds above 0 are needed")
+    if key == "model_memory":
+        try:
+            parse_memory(value)
+        except CaffeinitError as error:
+            raise OptionError(f"{where}: model_memory: {error}") from None
 
 
 def _join(folder: str, name: str) -> str:

@@ -77,6 +77,8 @@ def test_what_only_another_job_knows_is_left_out(tmp_path):
         ("beta = [true]", r"beta is \[True\]"),
         ("skip = 3", "skip is 3; bool or str is needed"),
         ("time_limit = true", "time_limit is True"),
+        ("time_limit = 0", "seconds above 0 are needed"),
+        ("model_memory = 'much'", "model_memory: .* is no size of memory"),
         ("output = 'x'", 'there is no setting "output"'),
         ("nets = 3", "tables are needed"),
         ('[nets."a*"]\nwhat = 1', r'nets."a\*": there is no setting "what"'),
