@@ -132,11 +132,11 @@ def _check_own(key: str, value: Any, where: str) -> None:
     if not isinstance(value, OWN[key]) or (isinstance(value, bool) and key != "skip"):
         wanted = " or ".join(kind.__name__ for kind in OWN[key])
         raise OptionError(f"{where}: {key} is {value!r}; {wanted} is needed")
-    if key == "time_limit" and not value > 0:
+    if key == "time_limit" and not float(value) > 0:  # NaN is none either
         raise OptionError(f"{where}: time_limit is {value!r}; seconds above 0 are needed")
     if key == "model_memory":
         try:
-            parse_memory(value)
+            parse_memory(str(value))
         except CaffeinitError as error:
             raise OptionError(f"{where}: model_memory: {error}") from None
 

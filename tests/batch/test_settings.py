@@ -78,6 +78,7 @@ def test_what_only_another_job_knows_is_left_out(tmp_path):
         ("skip = 3", "skip is 3; bool or str is needed"),
         ("time_limit = true", "time_limit is True"),
         ("time_limit = 0", "seconds above 0 are needed"),
+        ("time_limit = nan", "seconds above 0 are needed"),
         ("model_memory = 'much'", "model_memory: .* is no size of memory"),
         ("output = 'x'", 'there is no setting "output"'),
         ("nets = 3", "tables are needed"),
