@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -266,4 +267,5 @@ def _stem(path: str) -> str:
 
 def one_line(error: Exception, path: object) -> str:
     """Return an error's text in one line, without the path that the reader sees anyway."""
-    return " ".join(str(error).replace(f"{path}:", "").split())
+    text = re.sub(rf"{re.escape(str(path))}:(?=\d)", "line ", str(error))
+    return " ".join(text.replace(f"{path}:", "").split())
