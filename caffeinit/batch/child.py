@@ -45,18 +45,23 @@ def run_model(task: Mapping[str, Any], folder: Path, done: Path, threads: int) -
         record["outputs"] = {p.name: describe(p) for p in sorted(files.iterdir())}
         record["summary"] = _summary(task, files, folder / LOG)
     record["seconds"] = time.monotonic() - began
-    write_record(folder / RECORD, record)
+    write_record(folder, record)
     if not reason:
-        with contextlib.suppress(OSError):  # another attempt was faster; its record is found there
+        try:
             os.rename(folder, done)
+        except OSError:
+            if not (done / RECORD).exists():  # else another attempt was faster, and its record counts
+                raise
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record, on disk before this returns."""
-    with open(path, "w", encoding="utf-8") as file:
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a record, whole or not at all, and on disk before this returns."""
+    temporary = folder / f"{RECORD}.new"
+    with open(temporary, "w", encoding="utf-8") as file:
         json.dump(dict(record), file, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(temporary, folder / RECORD)
 
 
 def describe(path: Path) -> dict[str, Any]:

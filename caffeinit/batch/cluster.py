@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from caffeinit.batch.tasks import Task
 from caffeinit.errors import CaffeinitError
 
 _CONNECT_SECONDS = 5
+_SEEN_SECONDS = 60
 _servers: dict[str, ForkServer] = {}
 _lock = threading.Lock()
 
@@ -53,7 +55,8 @@ def run_there(tasks: Sequence[Task], work: Path, address: str) -> Iterator[tuple
         }
         try:
             for future in distributed.as_completed(list(futures)):
-                yield futures.pop(future), _record(future, distributed)
+                task = futures.pop(future)
+                yield task, _seen(_record(future, distributed), work / "done" / task.key)
         finally:
             client.cancel(list(futures))
             client.run(close_servers, str(work))
@@ -96,6 +99,19 @@ def _record(future: Any, distributed: Any) -> Record:
         return {"result": "failed", "reason": f"the workers that tried it died, one after the other: {error}"}
     except distributed.client.FutureCancelledError as error:
         raise CaffeinitError(f"the cluster gave up: {error}. The same command goes on from here") from None
+    return record
+
+
+def _seen(record: Record, done: Path) -> Record:
+    """Wait until this machine sees what another has written: shared folders may show it some seconds later."""
+    waited = 0.0
+    while record["result"] == "ok" and not os.path.exists(done):
+        if waited > _SEEN_SECONDS:
+            reason = f"worker {record['machine']} has written {done}, but it cannot be seen from here"
+            return {"result": "failed", "reason": reason}
+        time.sleep(0.2)
+        waited += 0.2
+        os.listdir(done.parent)  # asks the folder's server again
     return record
 
 

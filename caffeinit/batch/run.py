@@ -91,7 +91,8 @@ def _clear(out: Path, made: Plan, manifest: Manifest) -> None:
             assert complete(out, entry, move=True), entry.model
     shutil.rmtree(out / WORK / "work", ignore_errors=True)
     wanted = {task.key for task in made.todo}
-    for folder in (out / WORK / "done").glob("*"):
+    (out / WORK / "done").mkdir(exist_ok=True)
+    for folder in (out / WORK / "done").iterdir():
         if folder.name not in wanted:
             shutil.rmtree(folder)
 

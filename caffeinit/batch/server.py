@@ -155,8 +155,9 @@ class Server:
     def _outcome(self, child: _Child, status: int) -> dict[str, Any]:
         if (child.done / RECORD).exists():
             return _read_record(child.done)
-        if (child.folder / RECORD).exists() and not child.ended_for:
-            return _read_record(child.folder)
+        told = _read_record(child.folder) if (child.folder / RECORD).exists() and not child.ended_for else {}
+        if told.get("result") == "failed":
+            return told
         code = os.waitstatus_to_exitcode(status)
         return {"result": "failed", "reason": child.ended_for or _ending(code)}
 

@@ -88,6 +88,8 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     from caffeinit.batch.settings import parse_memory
     from caffeinit.batch.tasks import Limits
 
+    if options["dask"] and context.get_parameter_source("jobs") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--jobs is for this machine; with --dask the cluster's workers tell how many models run")
     size = options["model_memory"]
     limits = Limits(options["time_limit"], None if size is None else parse_memory(size))
     given = _given(context, JOBS[job])

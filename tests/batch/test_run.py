@@ -234,6 +234,7 @@ def test_init_and_convert_and_upgrade(place):
         (["zoo", "--mode", "nonsense"], 2, "'nonsense' is not one of"),
         (["zoo", "--job", "inspect"], 2, "'inspect' is not one of"),
         (["zoo", "--filters", "f.png"], 2, "No such option '--filters'"),
+        (["zoo", "--job", "convert", "--jobs", "2", "--dask", "tcp://127.0.0.1:1"], 2, "--jobs is for this machine"),
         (["pictures", "--mode", "normalize", "--images", "pictures"], 1, "no model for job rescale"),
         (["nowhere", "--mode", "normalize", "--images", "pictures"], 1, "is no folder"),
         (["zoo", "--model-memory", "much", "--job", "convert"], 1, "no size of memory"),
