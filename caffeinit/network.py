@@ -64,7 +64,7 @@ class _Backward:
     found: dict[str, str]
 
 
-@dataclass
+@dataclass(repr=False)
 class Network:
     """A net that can be run, measured, changed and saved.
 
@@ -90,9 +90,17 @@ class Network:
     unreached: list[Learned] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
-    _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict, repr=False)
-    _relowered: tuple[dict[str, Shape], Graph] | None = field(default=None, repr=False)
-    _backward: _Backward | None = field(default=None, repr=False)
+    _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict)
+    _relowered: tuple[dict[str, Shape], Graph] | None = field(default=None)
+    _backward: _Backward | None = field(default=None)
+
+    def __repr__(self) -> str:
+        """Return what the net takes and gives and how large it is; its arrays would fill the screen."""
+        num_params = sum(a.size for arrays in self.params.values() for a in arrays)
+        skipped = f", {len(self.skipped)} layers that cannot run" if self.skipped else ""
+        return (
+            f"<Network {self.inputs} -> {self.outputs}, {num_params:,} parameters in {len(self.units)} units{skipped}>"
+        )
 
     @property
     def inputs(self) -> dict[str, Shape]:

@@ -30,6 +30,7 @@ from caffeinit.draw import (
     unit_rng,
     wanted_samples,
 )
+from caffeinit.errors import OptionError
 from caffeinit.graph import Graph, attribute
 from caffeinit.network import Network
 from caffeinit.units import Learned, Unit, Use
@@ -101,9 +102,11 @@ def draw_network(
         methods: one for all layers, or pattern -> method, the last match counts.
         num_images: how many pictures the pass will bring.
     Raises:
-        CaffeinitError: there is no such method.
+        CaffeinitError: there is no such method, or the seed is negative.
     """
     drawing = Drawing()
+    if seed < 0:
+        raise OptionError(f"seed {seed}: has to be 0 or more")
     for name in [methods] if isinstance(methods, str) else methods.values():
         find_method(name)
     owned: set[str] = set()

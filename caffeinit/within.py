@@ -9,6 +9,7 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -20,7 +21,7 @@ import onnx
 
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
-from caffeinit.errors import WeightsError
+from caffeinit.errors import OptionError, WeightsError
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
@@ -148,8 +149,11 @@ def normalize(
     Returns:
         One report per unit, and the peak size in bytes of the kept activations.
     Raises:
+        OptionError: beta is NaN or infinite.
         WeightsError: a unit's output is not finite; the network is then half changed and must not be saved.
     """
+    if not math.isfinite(beta):
+        raise OptionError(f"beta {beta}: has to be a finite number")
     samplers = samplers or {}
     state = _prepare(network, Target(beta), chosen, correct, targets or {})
     watch = _Watch(network, samplers)

@@ -1,13 +1,70 @@
-"""Units are drawn from what they really see in the net, wherever they stand in it."""
+"""Units are drawn from what they really see in the net, wherever they stand in it and whatever their form."""
 
 import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.engine.session import Settings
+from caffeinit.errors import OptionError
 from tests.nets import NETS, pictures
 from tests.test_within import measured
 
 LEARNED = ("patches", "pca", "zca", "kmeans")
+FORMS = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 4 dim: 4 dim: 14 dim: 12 } } }
+layer { name: "tall" type: "Convolution" bottom: "data" top: "tall" convolution_param {
+  num_output: 12 kernel_h: 3 kernel_w: 2 stride_h: 1 stride_w: 2 pad_h: 1 pad_w: 0 group: 2 } }
+layer { name: "relu" type: "ReLU" bottom: "tall" top: "tall" }
+layer { name: "point" type: "Convolution" bottom: "tall" top: "point" convolution_param { num_output: 30 kernel_size: 1 } }
+layer { name: "depth" type: "Convolution" bottom: "point" top: "depth" convolution_param {
+  num_output: 60 kernel_size: 3 group: 30 pad: 1 } }
+layer { name: "wide" type: "Convolution" bottom: "depth" top: "wide" convolution_param {
+  num_output: 8 kernel_size: 3 dilation: 2 bias_term: false } }
+layer { name: "turned" type: "InnerProduct" bottom: "wide" top: "turned" inner_product_param {
+  num_output: 25 transpose: true } }
+layer { name: "last" type: "InnerProduct" bottom: "turned" top: "last" inner_product_param { num_output: 3 } }
+"""
+SHARED = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 4 dim: 8 dim: 12 dim: 10 } } }
+layer { name: "halves" type: "Slice" bottom: "data" top: "left" top: "right" }
+layer { name: "one" type: "Convolution" bottom: "left" top: "one" param { name: "w" } param { name: "b" }
+  convolution_param { num_output: 4 kernel_size: 1 } }
+layer { name: "two" type: "Convolution" bottom: "right" top: "two" param { name: "w" } param { name: "b" }
+  convolution_param { num_output: 4 kernel_size: 1 } }
+"""
+KEPT = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 4 dim: 3 dim: 12 dim: 10 } } }
+layer { name: "up" type: "Deconvolution" bottom: "data" top: "up" convolution_param {
+  num_output: 6 kernel_size: 2 stride: 2 } }
+layer { name: "smooth" type: "Deconvolution" bottom: "data" top: "smooth" convolution_param {
+  num_output: 3 group: 3 kernel_size: 4 stride: 2 pad: 1 bias_term: false weight_filler { type: "bilinear" } } }
+layer { name: "frozen" type: "Convolution" bottom: "data" top: "frozen" param { lr_mult: 0 } param { lr_mult: 0 }
+  convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "constant" value: 0.25 } } }
+"""
+
+
+def load(place, text, threads=1):
+    (place / "net.prototxt").write_text(text)
+    net = caffeinit.load(place / "net.prototxt")
+    net.settings = Settings(threads=threads)
+    return net
+
+
+def natural(num=12, shape=(3, 12, 10), batch=4, seed=0):
+    """Pictures with correlated neighbours and channels, as photographs have."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((num, shape[0], shape[1] + 2, shape[2] + 2)).astype(np.float32)
+    smooth = sum(noise[:, :, i : i + shape[1], j : j + shape[2]] for i in range(3) for j in range(3)) / 3
+    mixed = np.einsum("ncij,cd->ndij", smooth, rng.standard_normal((shape[0], shape[0])).astype(np.float32) + 1)
+    return [{"data": np.ascontiguousarray(mixed[i : i + batch])} for i in range(0, num, batch)]
+
+
+def assert_unit_channels(net, batches):
+    again = measured(net, batches)
+    for unit in net.units:
+        np.testing.assert_allclose(again[unit.name].std, 1, atol=1e-3)
+        if unit.bias is not None and unit.kind != "norm":
+            np.testing.assert_allclose(again[unit.name].mean, 0.1, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -18,12 +75,91 @@ def test_every_unit_is_drawn_from_its_inputs(name, method):
     for arrays in net.params.values():
         for array in arrays:
             array[...] = 0
-    result = caffeinit.init(net, batches, method=method, beta=0.1, balanced=False)
+    result = caffeinit.init(net, batches, method=method, balanced=False)
     assert not any(report.dead for report in result.units)
     for unit in net.units:
         if unit.kind == "affine":
             assert unit.weight.any(axis=tuple(range(2, unit.weight.ndim))).all(), unit.name
-    for unit, moments in ((u, measured(net, batches)[u.name]) for u in net.units):
-        np.testing.assert_allclose(moments.std, 1, atol=1e-3)
-        if unit.bias is not None and unit.kind != "norm":
-            np.testing.assert_allclose(moments.mean, 0.1, atol=1e-3)
+    assert_unit_channels(net, batches)
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_every_form_of_layer_is_drawn(tmp_path, method):
+    # Two groups, h unlike w, 1x1 with more outputs than inputs, depthwise, dilated, without bias, transposed.
+    net, batches = load(tmp_path, FORMS), natural(shape=(4, 14, 12))
+    result = caffeinit.init(net, batches, method=method, balanced=False)
+    assert [r.done for r in result.units] == [f"drawn ({method}), normalised"] * 6
+    for unit in net.units:
+        rows = unit.weight.reshape(unit.num_channels, -1)
+        assert np.isfinite(rows).all()
+        assert rows.any(axis=1).all()
+        if unit.weight.shape[1] > 1:  # filters of one group are different
+            for group in unit.weight.reshape(*unit.weight.shape[:2], -1):
+                directions = group / np.linalg.norm(group, axis=1, keepdims=True)
+                assert (np.triu(directions @ directions.T, 1) < 1 - 1e-6).all(), unit.name
+    assert_unit_channels(net, batches)
+
+
+def test_pca_channels_are_uncorrelated_on_the_pictures(tmp_path):
+    net, batches = load(tmp_path, FORMS), natural(num=400, shape=(4, 14, 12), batch=50)
+    caffeinit.init(net, batches, method="pca", balanced=False)
+    for name in ("wide", "last"):
+        outputs = np.concatenate([net.forward(b, [name])[name] for b in batches])
+        rows = np.moveaxis(outputs, 1, 0).reshape(outputs.shape[1], -1)
+        correlation = np.corrcoef(rows) - np.eye(len(rows))
+        assert np.abs(correlation).max() < 0.05, name
+
+
+def test_shared_weights_are_drawn_from_all_their_uses(tmp_path):
+    # One use sees variation in its channels 0 and 1 only, the other in its channels 2 and 3.
+    net = load(tmp_path, SHARED)
+    deviations = np.array([4, 2, 0, 0, 0, 0, 3, 1], np.float32).reshape(8, 1, 1)
+    values = np.random.default_rng(0).standard_normal((40, 8, 12, 10)).astype(np.float32) * deviations
+    caffeinit.init(net, [values[i : i + 10] for i in range(0, 40, 10)], method="pca", balanced=False)
+    filters = net.params["one"][0].reshape(4, 4)
+    filters = filters / np.linalg.norm(filters, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.abs(filters), np.eye(4)[[0, 2, 1, 3]], atol=0.1)
+    np.testing.assert_array_equal(net.params["one"][0], net.params["two"][0])
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_threads_move_no_byte_and_batches_only_the_last_digits(tmp_path, method):
+    drawn = []
+    for threads, batch in ((1, 4), (2, 4), (3, 4), (1, 12), (1, 5)):
+        net = load(tmp_path, FORMS, threads)
+        caffeinit.init(net, natural(shape=(4, 14, 12), batch=batch), method=method, seed=3, balanced=False)
+        drawn.append({name: [a.copy() for a in arrays] for name, arrays in net.params.items()})
+    first, *others = drawn
+    for number, other in enumerate(others):
+        for name, arrays in first.items():
+            for a, b in zip(arrays, other[name], strict=True):
+                if number < 2:
+                    np.testing.assert_array_equal(a, b)
+                else:
+                    np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_what_is_kept_is_kept_and_reported(tmp_path, method):
+    net = load(tmp_path, KEPT)
+    result = caffeinit.init(net, natural(), method=method, balanced=False)
+    told = {r.name: r for r in result.units}
+    assert told["up"].done == "drawn (gaussian), normalised"
+    assert f"up: gaussian: {method} is not defined for a deconvolution" in result.notes
+    assert told["smooth"].reason == "bilinear up-sampling"
+    np.testing.assert_allclose(net.params["smooth"][0][1, 0, 1], [0.1875, 0.5625, 0.5625, 0.1875])
+    assert told["frozen"].reason == "its training is switched off (lr_mult 0)"
+    assert (net.params["frozen"][0] == 0.25).all()
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"beta": float("nan")}, {"beta": float("inf")}], ids=str)
+def test_options_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        caffeinit.init(NETS["chain"](), pictures(), **wrong)
+
+
+def test_a_network_is_shown_in_one_line():
+    shown = repr(NETS["chain"]())
+    assert "'data': (4, 3, 12, 10)" in shown
+    assert "parameters in 4 units" in shown
+    assert len(shown) < 200
