@@ -48,10 +48,11 @@ def run_there(tasks: Sequence[Task], work: Path, address: str) -> Iterator[tuple
     except (OSError, ValueError) as error:
         raise CaffeinitError(f"--dask {address}: no scheduler answers there: {error}") from None
     with client:
-        _check_workers(client, address, work)
+        threads = _check_workers(client, address, work)
         run = uuid.uuid4().hex[:12]  # else the scheduler would hand out what an earlier batch's task gave
         futures = {
-            client.submit(execute, task, str(work), key=f"{task.key[:16]}-{run}", pure=False): task for task in tasks
+            client.submit(execute, task, str(work), threads, key=f"{task.key[:16]}-{run}", pure=False): task
+            for task in tasks
         }
         try:
             for future in distributed.as_completed(list(futures)):
@@ -62,8 +63,11 @@ def run_there(tasks: Sequence[Task], work: Path, address: str) -> Iterator[tuple
             client.run(close_servers, str(work))
 
 
-def _check_workers(client: Any, address: str, work: Path) -> None:
-    """See that the workers can do what they will be asked for."""
+def _check_workers(client: Any, address: str, work: Path) -> int:
+    """See that the workers can do what they will be asked for, and return how many threads a model gets.
+
+    It is the same number everywhere: rates depend on it in their last digits, and so would results on who made them.
+    """
     token = work / f"seen-by-all-{uuid.uuid4().hex[:8]}"
     token.touch()
     try:
@@ -78,7 +82,7 @@ def _check_workers(client: Any, address: str, work: Path) -> None:
                 f"--dask {address}: worker {worker} cannot run caffeinit: {type(answer).__name__}: {answer}. "
                 "Is it installed there?"
             )
-        theirs, sees = answer
+        theirs, sees, _ = answer
         if not sees:
             raise CaffeinitError(
                 f"--dask {address}: worker {worker} does not see {work.parent}: zoo, pictures and output have to lie in "
@@ -90,6 +94,7 @@ def _check_workers(client: Any, address: str, work: Path) -> None:
                 f"--dask {address}: worker {worker} has other versions, so that results could differ: "
                 f"{', '.join(differing)}"
             )
+    return int(min(cores for _, _, cores in found.values()))
 
 
 def _record(future: Any, distributed: Any) -> Record:
@@ -115,16 +120,16 @@ def _seen(record: Record, done: Path) -> Record:
     return record
 
 
-def look(token: str) -> tuple[dict[str, str], bool]:
-    """Return a worker's versions, and whether it sees a file."""
-    return versions(), os.path.exists(token)
+def look(token: str, dask_worker: Any) -> tuple[dict[str, str], bool, int]:
+    """Return a worker's versions, whether it sees a file, and its cores for each task that it runs at a time."""
+    return versions(), os.path.exists(token), max(1, (os.cpu_count() or 1) // dask_worker.state.nthreads)
 
 
-def execute(task: Task, work: str) -> Record:
+def execute(task: Task, work: str, threads: int) -> Record:
     """Run a task on the worker that this is called on."""
     for _ in range(2):
         try:
-            record = _server(work).submit(task).result()
+            record = _server(work, threads).submit(task).result()
         except ServerEndedError:
             _forget(work)
             continue
@@ -132,13 +137,10 @@ def execute(task: Task, work: str) -> Record:
     return {"result": "failed", "reason": "the process that starts models was killed, twice"}
 
 
-def _server(work: str) -> ForkServer:
-    """Return this worker's fork server; its cores are divided among the tasks that the worker runs at a time."""
-    from distributed import get_worker
-
+def _server(work: str, threads: int) -> ForkServer:
+    """Return this worker's fork server."""
     with _lock:
         if work not in _servers:
-            threads = max(1, (os.cpu_count() or 1) // get_worker().state.nthreads)
             _servers[work] = ForkServer(Path(work), threads)
         return _servers[work]
 
