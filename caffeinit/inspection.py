@@ -9,12 +9,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from caffeinit.caffe import schema
+from caffeinit.caffe.forks import fork_fields
 from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, Lowered, infer_net, lower_net
 from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.source import net_outputs
-from caffeinit.caffe.weights import WeightsFile, open_weights
+from caffeinit.caffe.weights import BinaryWeights, WeightsFile, open_weights
+from caffeinit.errors import FormatError
 from caffeinit.graph import Shape
 from caffeinit.redraw import holding_reason, keeping_reason
 from caffeinit.scale_report import ScaleReport, report_scales
@@ -44,13 +49,14 @@ class LayerReport:
 
 @dataclass
 class FileReport:
-    """One file: its form, generation and fingerprint, and fields that no known fork declares."""
+    """One file: its form, generation and fingerprint, fields that forks declare, and fields that none does."""
 
     path: str
     form: str
     sha256: str
     size: int
     unknown_fields: list[str] = field(default_factory=list)
+    fork_fields: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -189,7 +195,8 @@ def _find_scales(found: Inference, lowered: Lowered, matched: Matched, units: li
 def _net_file(net: Net) -> FileReport:
     raw = net.path.read_bytes()
     form = f"Caffe net, {net.form}, {net.generation}"
-    return FileReport(str(net.path), form, hashlib.sha256(raw).hexdigest(), len(raw), net.unknown_fields)
+    digest = hashlib.sha256(raw).hexdigest()
+    return FileReport(str(net.path), form, digest, len(raw), net.unknown_fields, fork_fields(net.message))
 
 
 def _weights_file(file: WeightsFile) -> FileReport:
@@ -198,4 +205,10 @@ def _weights_file(file: WeightsFile) -> FileReport:
     path = Path(file.path)
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileReport(str(path), form, digest, path.stat().st_size)
+    inside = schema.message("NetParameter")()
+    if isinstance(file, BinaryWeights):
+        try:
+            inside.ParseFromString(file.embedded_net())
+        except (DecodeError, FormatError):
+            form += "; the net in it is damaged beside its numbers"
+    return FileReport(str(path), form, digest, path.stat().st_size, fork_fields=fork_fields(inside))

@@ -18,6 +18,8 @@ def inspection_tables(report: Inspection) -> None:
         out.print(
             f"{file.path}: {file.form}, {file.size} bytes, sha256 {file.sha256[:16]}", markup=False, soft_wrap=True
         )
+        if file.fork_fields:
+            out.print(f"  fields of forks: {', '.join(file.fork_fields)}", markup=False)
         if file.unknown_fields:
             out.print(
                 f"  fields that no known fork declares: {', '.join(dict.fromkeys(file.unknown_fields))}", markup=False
