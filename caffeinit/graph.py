@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from caffeinit.folding import LARGEST, known_value
+
 OPSET = 17
 IR_VERSION = 8
 
@@ -34,6 +36,7 @@ class Graph:
         batch_axis_free: True when axis 0 of every input is the batch and no node spells its size out.
         verdicts: values that judge others (losses, accuracies, detections) -> the values that they judge.
         nearly_homogeneous: values that follow another's scale approximately -> that value (LRN).
+        folded: what `folding.known_value` has worked out.
     """
 
     def __init__(self, opset: int = OPSET) -> None:
@@ -46,6 +49,7 @@ class Graph:
         self.batch_axis_free = False
         self.verdicts: dict[str, list[str]] = {}
         self.nearly_homogeneous: dict[str, str] = {}
+        self.folded: dict[str, np.ndarray | None] = {}
         self.scope = ""
         self._types: dict[str, onnx.TypeProto] = {}
         self._producers: dict[str, onnx.NodeProto] = {}
@@ -253,27 +257,37 @@ class Graph:
         return self._types[value]
 
     def _infer(self, node: onnx.NodeProto) -> None:
-        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
         present = [i for i in node.input if i]
         types = {i: self._type(i) for i in present}
-        data = {
-            i: numpy_helper.from_array(self.initializers[i])
-            for i in present
-            if i in self.initializers and self.initializers[i].size <= 64
-        }
-        found = onnx.shape_inference.infer_node_outputs(
-            schema,
-            node,
-            types,
-            data,
-            opset_imports=[helper.make_opsetid(node.domain, self.opset)],
-            ir_version=IR_VERSION,
-        )
+        is_known = onnx.defs.has(node.op_type, self.opset, node.domain)
+        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain) if is_known else None
+        found = self._found_types(node, schema, types) if schema and not schema.deprecated else {}
         for output in node.output:
             if output:
                 self._types[output] = found.get(output, onnx.TypeProto())
-        if node.op_type == "MeanVarianceNormalization":  # a function, which onnx does not look into
+        if node.op_type in (
+            "MeanVarianceNormalization",
+            "GroupNormalization",
+        ):  # functions, which onnx does not look into
             self._types[node.output[0]] = types[node.input[0]]
+
+    def _found_types(
+        self, node: onnx.NodeProto, schema: onnx.defs.OpSchema, types: dict[str, onnx.TypeProto]
+    ) -> dict[str, onnx.TypeProto]:
+        known = {i: known_value(self, i) for i in types if i in self.initializers or _is_small(types[i])}
+        try:
+            return onnx.shape_inference.infer_node_outputs(
+                schema,
+                node,
+                types,
+                {i: numpy_helper.from_array(a) for i, a in known.items() if a is not None and a.size <= LARGEST},
+                opset_imports=[helper.make_opsetid(node.domain, self.opset)],
+                ir_version=IR_VERSION,
+            )
+        except onnx.shape_inference.InferenceError:
+            if all(t.tensor_type.HasField("shape") for t in types.values()):
+                raise
+            return {}  # behind an operator that onnx does not know
 
     # --- cutting and writing ------------------------------------------------------------------------------------
 
@@ -321,6 +335,15 @@ class Graph:
         other.outputs = [instead.get(name, name) for name in self.outputs]
         return other
 
+    def emptied(self, opset: int) -> Graph:
+        """Return a graph of another opset with the same inputs, arrays and names in use, and no nodes."""
+        other = self.copy()
+        other.opset = opset
+        other.nodes, other._producers, other.folded = [], {}, {}
+        other._types = {n: t for n, t in self._types.items() if n in self.inputs}
+        other._names |= {o for node in self.nodes for o in node.output}
+        return other
+
     def copy(self) -> Graph:
         """Return an independent graph that shares arrays and nodes; appending to it leaves this one alone."""
         other = Graph(self.opset)
@@ -364,6 +387,13 @@ class Graph:
         if is_input and self.batch_axis_free and dims:
             dims[0] = "N"
         return helper.make_tensor_value_info(name, self.elem_type(name), dims)
+
+
+def _is_small(value: onnx.TypeProto) -> bool:
+    """Tell whether a value may be one of shape arithmetic."""
+    tensor = value.tensor_type
+    dims = [d.dim_value if d.HasField("dim_value") else LARGEST + 1 for d in tensor.shape.dim]
+    return tensor.HasField("shape") and len(dims) <= 1 and int(np.prod(dims)) <= LARGEST
 
 
 def _rewired(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, masked, total, unbroadcast
 from caffeinit.ops.scaling import inverts, passes, takes_root
 
@@ -261,8 +261,24 @@ class Cos(Unary):
         return graph.op("Neg", graph.op("Sin", node.input[0]))
 
 
+class AlongAxis(Unary):
+    """Softmax and its kin, along one axis; up to opset 12 along all axes from the given one on."""
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """Make the axes one where they are several."""
+        x = node.input[0]
+        rank = len(graph.shape(x))
+        axis = attribute(node, "axis", 1 if opset < 13 else -1) % rank
+        if opset >= 13 or axis == rank - 1:
+            rewritten(node, graph, [x], axis=axis)
+            return
+        flat = graph.op("Flatten", x, axis=axis)
+        found = graph.op(node.op_type, flat, axis=-1)
+        graph.op("Reshape", found, graph.op("Shape", x), name=node.output[0])
+
+
 @op_rule("Softmax")
-class Softmax(Unary):
+class Softmax(AlongAxis):
     """y = exp(x) / sum of exp(x) along an axis."""
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
@@ -273,7 +289,7 @@ class Softmax(Unary):
 
 
 @op_rule("LogSoftmax")
-class LogSoftmax(Unary):
+class LogSoftmax(AlongAxis):
     """y = log of softmax along an axis."""
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:

@@ -7,11 +7,13 @@ A rule is registered under its operator's name with `op_rule`; the reverse walk 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
+from onnx import helper
 
-from caffeinit.graph import Graph
+from caffeinit.graph import Graph, Operand, attribute
 
 if TYPE_CHECKING:
     from caffeinit.scale_walk import Scales
@@ -40,6 +42,10 @@ class OpRule:
         """
         raise NotImplementedError(self.op_type)
 
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """Append a node of an older opset to a graph of opset 17, in that opset's form; most operators have but one."""
+        graph.append(node)
+
     def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
         """State how the scales of a node's values hang together; by default the operator is a barrier."""
         scales.barrier(node)
@@ -66,6 +72,36 @@ def op_rule(*op_types: str) -> Callable[[type[OpRule]], type[OpRule]]:
 def find_rule(node: onnx.NodeProto) -> OpRule | None:
     """Return the rule of a node's operator, or None."""
     return _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+
+
+def rewritten(
+    node: onnx.NodeProto,
+    graph: Graph,
+    inputs: Sequence[Operand],
+    op_type: str | None = None,
+    without: Sequence[str] = (),
+    **attributes: Any,
+) -> None:
+    """Append a node with other inputs, less the attributes in `without`, and with further ones."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.op_type = op_type or node.op_type
+    copy.input[:] = [graph.constant(i) for i in inputs]
+    del copy.attribute[:]
+    copy.attribute.extend(a for a in node.attribute if a.name not in (*without, *attributes))
+    copy.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+    graph.append(copy)
+
+
+def with_settings(node: onnx.NodeProto, graph: Graph, *names: str) -> None:
+    """Append a node whose settings, attributes of whole numbers so far, are inputs; those behind the last given are left
+    out."""
+    settings: list[Operand] = [
+        np.asarray(v, np.int64) if v is not None else "" for v in (attribute(node, n) for n in names)
+    ]
+    while settings and isinstance(settings[-1], str):
+        settings.pop()
+    rewritten(node, graph, [*node.input, *settings], without=names)
 
 
 def known_ops() -> list[str]:

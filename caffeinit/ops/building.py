@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import numpy_helper
 
-from caffeinit.graph import Graph, Operand, attribute
+from caffeinit.folding import known_value
+from caffeinit.graph import Graph, Operand
 
 
 def like(graph: Graph, value: str, model: str) -> str:
@@ -110,14 +110,15 @@ def swapped_last(graph: Graph, value: str) -> str:
 
 
 def constant_of(graph: Graph, value: str) -> np.ndarray | None:
-    """Return the array of an initializer or a Constant node; None for any other value."""
-    if value in graph.initializers:
-        return graph.initializers[value]
-    node = graph.producer(value)
-    if node is None or node.op_type != "Constant":
-        return None
-    tensor = attribute(node, "value")
-    return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
+    """Return the array of an initializer, or what follows from constants and shapes; None for any other value."""
+    return known_value(graph, value)
+
+
+def reduced(graph: Graph, op_type: str, value: str, axes: Sequence[int]) -> str:
+    """Return a reduction over axes, which keep size 1; the axes are an input from opset 18 on (ReduceSum: 13)."""
+    if graph.opset >= 18 or op_type == "ReduceSum":
+        return graph.op(op_type, value, list(axes))
+    return graph.op(op_type, value, axes=list(axes))
 
 
 def scatter_add(graph: Graph, model: str, indices: str, values: str, axis: int) -> str:

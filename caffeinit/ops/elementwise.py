@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
+from onnx import helper
 
-from caffeinit.graph import Graph
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.graph import Graph, attribute
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
 from caffeinit.ops.scaling import adds, casts, chooses, divides, limits, multiplies, passes, raises
 
@@ -136,6 +138,16 @@ class Clip(OpRule):
 
     scale = limits
 
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """The limits were attributes."""
+        if opset >= 11:
+            graph.append(node)
+            return
+        kind = helper.tensor_dtype_to_np_dtype(graph.elem_type(node.input[0]))
+        limits = (attribute(node, "min"), attribute(node, "max"))
+        bounds = ["" if v is None else np.asarray(v, kind) for v in limits]
+        rewritten(node, graph, [node.input[0], *bounds], without=["min", "max"])
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
         dx = single(dys)
@@ -166,12 +178,31 @@ class Identity(OpRule):
 
     scale = passes
 
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """The ratio was an attribute, which tests do not heed."""
+        if opset < 12:
+            rewritten(node, graph, node.input, without=["ratio"])
+        else:
+            graph.append(node)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
         return [single(dys), *[None] * (len(node.input) - 1)]
 
 
-@op_rule("Cast")
+@op_rule("Trilu")
+class Trilu(OpRule):
+    """x above or below a diagonal of its last two axes, zeros elsewhere."""
+
+    scale = passes
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Keep the same triangle of dy."""
+        kept = graph.op("Trilu", single(dys), *node.input[1:], upper=attribute(node, "upper", 1))
+        return [kept, *[None] * (len(node.input) - 1)]
+
+
+@op_rule("Cast", "CastLike")
 class Cast(OpRule):
     """Another element type; between floating-point types the gradient is cast back, elsewhere none flows."""
 
@@ -182,5 +213,6 @@ class Cast(OpRule):
         floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
         kinds = graph.elem_type(node.input[0]), graph.elem_type(node.output[0])
         if not all(kind in floats for kind in kinds):
-            return [None]
-        return [single(dys) if kinds[0] == kinds[1] else graph.op("Cast", single(dys), to=kinds[0])]
+            return [None] * len(node.input)
+        dx = single(dys) if kinds[0] == kinds[1] else graph.op("Cast", single(dys), to=kinds[0])
+        return [dx, *[None] * (len(node.input) - 1)]

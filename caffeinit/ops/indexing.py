@@ -7,7 +7,7 @@ import onnx
 
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
 from caffeinit.ops.scaling import gathers, scatters, scatters_anywhere, ties_axis
 
@@ -73,11 +73,15 @@ class GatherND(OpRule):
         return [result, None]
 
 
-@op_rule("ScatterElements")
+@op_rule("ScatterElements", "Scatter")
 class ScatterElements(OpRule):
-    """y = x with elements replaced, or added to, at indices along an axis."""
+    """y = x with elements replaced, or added to, at indices along an axis; called Scatter up to opset 10."""
 
     scale = scatters
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """It has a new name."""
+        rewritten(node, graph, node.input, op_type="ScatterElements")
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Take dy out where elements were replaced; the updates get dy at their indices."""
@@ -114,6 +118,13 @@ class TopK(OpRule):
     """y = the largest or smallest elements along an axis; a gradient flows to the values only."""
 
     scale = ties_axis
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """Their number was an attribute."""
+        if opset < 10:
+            rewritten(node, graph, [node.input[0], np.asarray([attribute(node, "k")], np.int64)], without=["k"])
+        else:
+            graph.append(node)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put dy where the elements came from."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from caffeinit.errors import GradientError
+from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
-from caffeinit.ops.building import along_axis, to_shape, total, unbroadcast
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
+from caffeinit.ops.building import along_axis, like, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
 
 
@@ -19,6 +19,15 @@ class BatchNormalization(OpRule):
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, with stored statistics."""
 
     scale = normalizes
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """Statistics per place were a setting up to opset 8; outputs told training from tests up to opset 13."""
+        if attribute(node, "spatial", 1) != 1:
+            raise CaffeinitError(
+                f'"{node.name or node.output[0]}" (BatchNormalization): spatial is 0, which is not read'
+            )
+        training = attribute(node, "training_mode", int(opset < 14 and any(node.output[1:])))
+        rewritten(node, graph, node.input, without=["spatial"], training_mode=training)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale, bias, mean and variance."""
@@ -41,7 +50,7 @@ class BatchNormalization(OpRule):
 
 
 def _mean(graph: Graph, value: str, axes: Sequence[int]) -> str:
-    return graph.op("ReduceMean", value, axes=list(axes))
+    return reduced(graph, "ReduceMean", value, axes)
 
 
 def _standardised(graph: Graph, x: str, axes: Sequence[int], epsilon: float) -> tuple[str, str]:
@@ -74,6 +83,26 @@ class InstanceNormalization(OpRule):
         dx = _standardised_gradient(graph, normal, inverse, diff, axes)
         d_scale = total(graph, graph.op("Mul", dy, normal), others, keepdims=False)
         return [dx, d_scale, total(graph, dy, others, keepdims=False)]
+
+
+@op_rule("GroupNormalization")
+class GroupNormalization(OpRule):
+    """y = x standardised over each group of channels, times a scale, plus a bias: per group up to opset 20, then per
+    channel."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the gradients of x, scale and bias."""
+        x, scale, _ = node.input
+        groups, (rows,) = attribute(node, "num_groups"), graph.shape(scale)
+        size = int(np.prod(graph.shape(x)[1:]))
+        dy = to_shape(graph, single(dys), [-1, rows, size // rows])
+        grouped = to_shape(graph, x, [-1, groups, size // groups])
+        normal, inverse = _standardised(graph, grouped, [2], float(attribute(node, "epsilon", 1e-5)))
+        diff = graph.op("Mul", dy, to_shape(graph, scale, [rows, 1]))
+        dx = _standardised_gradient(graph, normal, inverse, to_shape(graph, diff, [-1, groups, size // groups]), [2])
+        by_row = graph.op("Mul", dy, to_shape(graph, normal, [-1, rows, size // rows]))
+        sums = [total(graph, value, [0, 2], keepdims=False) for value in (by_row, dy)]
+        return [like(graph, dx, x), *sums]
 
 
 @op_rule("LayerNormalization")
@@ -115,7 +144,7 @@ class LpNormalization(OpRule):
         """Return (dy - direction * sum(dy * y)) / norm, the direction being y, or sign x for the sum of |x|."""
         x, y, dy = node.input[0], node.output[0], single(dys)
         axis, order = attribute(node, "axis", -1), attribute(node, "p", 2)
-        norm = graph.op("ReduceL2" if order == 2 else "ReduceL1", x, axes=[axis])
+        norm = reduced(graph, "ReduceL2" if order == 2 else "ReduceL1", x, [axis])
         direction = y if order == 2 else graph.op("Sign", x)
         shared = graph.op("Mul", direction, total(graph, graph.op("Mul", dy, y), [axis]))
         return [graph.op("Div", graph.op("Sub", dy, shared), norm)]

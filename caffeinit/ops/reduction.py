@@ -6,7 +6,7 @@ import onnx
 
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, op_rule, single, with_settings
 from caffeinit.ops.building import constant_of, count, expand_like, masked, scatter_add, total
 from caffeinit.ops.scaling import reduces
 
@@ -50,6 +50,13 @@ class ReduceSum(Reduction):
     """y = sum of x."""
 
     scale = reduces
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """The axes were an attribute."""
+        if opset < 13:
+            with_settings(node, graph, "axes")
+        else:
+            graph.append(node)
 
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Repeat dy."""

@@ -7,17 +7,27 @@ import onnx
 
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, constant_of
 from caffeinit.ops.scaling import pools
 from caffeinit.ops.shape import rest_none
 
 
-@op_rule("Resize")
+@op_rule("Resize", "Upsample")
 class Resize(OpRule):
-    """y = x sampled at other places, by the nearest value, linearly or cubically."""
+    """y = x sampled at other places, by the nearest value, linearly or cubically; up to opset 9 called Upsample."""
 
     scale = pools
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """Places were counted from the corner and rounded down, and factors were an attribute before that."""
+        if opset >= 11:
+            graph.append(node)
+            return
+        factors = attribute(node, "scales")
+        given = node.input[1] if factors is None else np.asarray(factors, np.float32)
+        settings = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        rewritten(node, graph, [node.input[0], "", given], op_type="Resize", without=["scales"], **settings)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Multiply dy by the transposed matrices."""
@@ -30,11 +40,15 @@ class Resize(OpRule):
 def resize_matrices(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
     """Return axis -> matrix (old extent, new extent) of a Resize; axes that stay are left out."""
     mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
-    if mode == "tf_crop_and_resize" or attribute(node, "antialias", 0) or attribute(node, "axes"):
-        raise GradientError(f"Resize with {mode}, antialias or axes")
+    if mode == "tf_crop_and_resize" or attribute(node, "antialias", 0):
+        raise GradientError(f"Resize with {mode} or antialias")
     old, new = graph.shape(node.input[0]), graph.shape(node.output[0])
     given = constant_of(graph, node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    scales = given if given is not None and given.size else np.divide(new, old)
+    scales = np.divide(new, old)
+    if given is not None and given.size:
+        scales[attribute(node, "axes", list(range(len(old))))] = given
+    elif attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise GradientError("Resize that keeps the aspect ratio")
     return {
         axis: axis_matrix(node, mode, a, b, float(scales[axis]))
         for axis, (a, b) in enumerate(zip(old, new, strict=True))

@@ -103,8 +103,9 @@ def limits(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
 
 def pools(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """Linear or largest within a channel: each channel has one scale over all its places."""
-    rank = len(scales.graph.shape(node.input[0]))
-    scales.put(node.output[0], scales.collapse(node.input[0], range(2, rank)))
+    old, new = scales.graph.shape(node.input[0]), scales.graph.shape(node.output[0])
+    mixed = [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if axis > 1 or a != b]
+    scales.put(node.output[0], scales.collapse(node.input[0], mixed))
     for extra in node.output[1:]:
         scales.hold(extra)
 
@@ -296,14 +297,19 @@ def convolves(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
 def multiplies_matrices(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """Every output column sums over the input's columns; of two moving matrices the inner axes have one scale."""
     a, b = node.input[:2]
-    is_plain = not attribute(node, "transA", 0) and attribute(node, "beta", 1.0) == 1
     rank, rank_b = len(scales.graph.shape(a)), len(scales.graph.shape(b))
-    if scales.is_moving(a) and not scales.is_moving(b) and is_plain and rank_b == 2:
+    if scales.is_moving(a) and not scales.is_moving(b) and not attribute(node, "transA", 0) and rank_b == 2:
         outputs = scales.affine(node, (0, 1) if attribute(node, "transB", 0) else (1, 0))
         scales.put(node.output[0], outputs.reshape(*[1] * (rank - 1), -1))
         return
     if node.op_type == "Gemm" or min(rank, rank_b) < 2:
         scales.barrier(node)
+        return
+    if scales.source(a) and scales.is_moving(b) and rank == 2:
+        inputs, outputs = scales.collapse(b, [-1]), scales.constraints.fresh((scales.graph.shape(a)[0],))
+        inputs = scales.constraints.collapse(inputs, range(rank_b - 2))
+        scales.use(node, a, outputs[:, None], inputs.reshape(1, -1))
+        scales.put(node.output[0], outputs.reshape(*[1] * (rank_b - 2), -1, 1))
         return
     left, right = scales.collapse(a, [-1]), scales.collapse(b, [-2])
     width = max(rank, rank_b)

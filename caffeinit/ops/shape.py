@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single, with_settings
 from caffeinit.ops.building import along_axis, constant_of, like, to_shape, total, unbroadcast, zeros_like
 from caffeinit.ops.scaling import cuts, joins, moves_blocks, pads, permutes, reshapes, splits, spreads
 
@@ -22,6 +23,13 @@ class Reshape(OpRule):
     """y = x in another shape."""
 
     scale = reshapes
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """The axes were an attribute."""
+        if opset < 13 and node.op_type in ("Squeeze", "Unsqueeze"):
+            with_settings(node, graph, "axes")
+        else:
+            graph.append(node)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Give dy the input's shape."""
@@ -68,6 +76,13 @@ class Split(OpRule):
 
     scale = splits
 
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """The sizes were an attribute."""
+        if opset < 13:
+            with_settings(node, graph, "split")
+        else:
+            graph.append(node)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put the pieces together; those that nothing depends on are zeros."""
         pieces = [dy or zeros_like(graph, o) for dy, o in zip(dys, node.output, strict=True)]
@@ -104,6 +119,13 @@ class Slice(OpRule):
 
     scale = cuts
 
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """The bounds were attributes."""
+        if opset < 10:
+            with_settings(node, graph, "starts", "ends", "axes")
+        else:
+            graph.append(node)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Pad dy with zeros, or spread it where the step is not 1."""
         shape, dx = graph.shape(node.input[0]), single(dys)
@@ -123,6 +145,16 @@ class Pad(OpRule):
     """y = x with places added, or taken away, at the edges."""
 
     scale = pads
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """The extents and the constant were attributes."""
+        if opset >= 11:
+            graph.append(node)
+            return
+        kind = helper.tensor_dtype_to_np_dtype(graph.elem_type(node.input[0]))
+        extents = np.asarray(attribute(node, "pads"), np.int64)
+        filler = np.asarray(attribute(node, "value", 0.0), kind)
+        rewritten(node, graph, [node.input[0], extents, filler], without=["pads", "value"])
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Cut the padding off, or add it to the places that it copied."""
@@ -146,11 +178,14 @@ def padded_places(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
     """
     shape = graph.shape(node.input[0])
     pads = constant_of(graph, node.input[1])
-    if pads is None or len(node.input) > 3:
-        raise GradientError("Pad whose extents are computed in the graph or that names axes")
+    named = node.input[3] if len(node.input) > 3 else ""
+    axes = constant_of(graph, named) if named else np.arange(len(shape))
+    if pads is None or axes is None:
+        raise GradientError("Pad whose extents or axes are computed in the graph")
     mode = attribute(node, "mode", "constant")
     found = {}
-    for axis, (front, behind) in enumerate(zip(pads[: len(shape)].tolist(), pads[len(shape) :].tolist(), strict=True)):
+    around = zip(axes.tolist(), pads[: len(axes)].tolist(), pads[len(axes) :].tolist(), strict=True)
+    for axis, front, behind in sorted((a % len(shape), f, b) for a, f, b in around):
         if not front and not behind:
             continue
         source = np.arange(shape[axis])[max(0, -front) : shape[axis] - max(0, -behind)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 
 from caffeinit.graph import Graph
-from caffeinit.ops.base import Diffs, OpRule, op_rule
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
 
 
@@ -59,6 +59,13 @@ class Regions(OpRule):
     """Pools regions that the net itself chooses."""
 
     scale = pools_regions
+
+    def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
+        """Up to opset 15 RoiAlign did not move places by half a pixel."""
+        if opset < 16 and node.op_type == "RoiAlign":
+            rewritten(node, graph, node.input, coordinate_transformation_mode="output_half_pixel")
+        else:
+            graph.append(node)
 
     refusal = "pooling of regions is not differentiated"
 

@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.gradients import append_backward
-from caffeinit.graph import Graph
+from caffeinit.graph import OPSET, Graph
+from caffeinit.opsets import raised
 from caffeinit.scale_walk import Scales
 from caffeinit.scales import ScaleSystem
 from tests.ops.reference import NEW_OPS
@@ -46,17 +47,19 @@ class Case:
     operands: list
     attributes: dict = field(default_factory=dict)
     outputs: int = 1
+    opset: int = OPSET
     is_bound: bool = False  # the graph spells the batch out, or axis 0 is none
 
     def __str__(self):
         words = "-".join(f"{k}{v}" for k, v in self.attributes.items())
+        words += f"-opset{self.opset}" * (self.opset != OPSET)
         shapes = "-".join(str(getattr(o, "shape", o)) for o in self.operands)
         return f"{self.op}-{shapes}-{words}".replace(" ", "")[:90]
 
 
-def case(op, *operands, outputs=1, is_bound=False, **attributes):
+def case(op, *operands, outputs=1, is_bound=False, opset=OPSET, **attributes):
     given = [Operand(o) if isinstance(o, tuple) else o for o in operands]
-    return Case(op, given, attributes, outputs, is_bound)
+    return Case(op, given, attributes, outputs, opset, is_bound)
 
 
 @dataclass
@@ -68,8 +71,8 @@ class Built:
 
 
 def forward_graph(row: Case) -> tuple[Graph, list[str], list[str]]:
-    """Return a graph of the operator, the operands that are differentiated, and all results."""
-    graph = Graph()
+    """Return a graph of the operator, the operands that are differentiated, and all results; raised to opset 17."""
+    graph = Graph(row.opset)
     graph.batch_axis_free = not row.is_bound
     names, wrt = [], []
     rng = np.random.default_rng(3)
@@ -84,7 +87,8 @@ def forward_graph(row: Case) -> tuple[Graph, list[str], list[str]]:
             graph.add_initializer(name, _draw(rng, operand, operand.shape))
         names.append(name)
         wrt.append(name)
-    return graph, wrt, graph.ops(row.op, *names, outputs=row.outputs, **row.attributes)
+    results = graph.ops(row.op, *names, outputs=row.outputs, **row.attributes)
+    return raised(graph), wrt, results
 
 
 def build(row: Case) -> Built:
@@ -192,7 +196,9 @@ def check_scale(row: Case) -> int:
     scales = Scales(graph, learned)
     for name in moving:
         scales.values[name] = scales.constraints.fresh((1, *graph.shape(name)[1:]))
-    scales.visit(graph.nodes[0])
+    for node in graph.nodes:
+        if any(i in scales.values for i in node.input):
+            scales.visit(node)
     scales.close()
     system = ScaleSystem(scales.values, scales.links, scales.first_uses(), scales.constraints)
     rng = np.random.default_rng(6)

@@ -71,6 +71,24 @@ class Erf(OpRun):
         return (erf(x),)
 
 
+class Gelu(OpRun):
+    def _run(self, x, approximate="none"):
+        if approximate == "tanh":
+            return (x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),)
+        return (x / 2 * (1 + erf(x / np.sqrt(2))),)
+
+
+class GroupNormalization(OpRun):
+    """onnx's own works in single precision inside."""
+
+    def _run(self, x, scale, bias, epsilon=1e-5, num_groups=None, stash_type=1):
+        groups = x.reshape(x.shape[0], num_groups, -1)
+        centred = groups - groups.mean(2, keepdims=True)
+        normal = centred / np.sqrt((centred**2).mean(2, keepdims=True) + epsilon)
+        rows = normal.reshape(x.shape[0], len(scale), -1)
+        return ((rows * scale[:, None] + bias[:, None]).reshape(x.shape),)
+
+
 class LpNormalization(OpRun):
     def _run(self, x, axis=-1, p=2):
         return (x / (np.abs(x) ** p).sum(axis, keepdims=True) ** (1 / p),)
@@ -91,9 +109,14 @@ class LRN(OpRun):
 
 class Pad(OpRun):
     def _run(self, x, pads, value=None, axes=None, mode="constant"):
-        around = list(zip(pads[: x.ndim].tolist(), pads[x.ndim :].tolist(), strict=True))
+        axes = range(x.ndim) if axes is None else axes
+        given = zip(axes, pads[: len(axes)].tolist(), pads[len(axes) :].tolist(), strict=True)
+        around = [(0, 0)] * x.ndim
+        for axis, front, behind in given:
+            around[axis] = (front, behind)
         x = x[tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(around, x.shape, strict=True))]
-        return (np.pad(x, [(max(0, a), max(0, b)) for a, b in around], mode=mode),)
+        filler = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        return (np.pad(x, [(max(0, a), max(0, b)) for a, b in around], mode=mode, **filler),)
 
 
-NEW_OPS = [ConvTranspose, MaxPool, Erf, LpNormalization, MeanVarianceNormalization, LRN, Pad]
+NEW_OPS = [ConvTranspose, MaxPool, Erf, Gelu, GroupNormalization, LpNormalization, MeanVarianceNormalization, LRN, Pad]
