@@ -77,6 +77,7 @@ class UnitSampler:
     def draw(self) -> None:
         """Write the unit's weights."""
         drawn = draw(self.method, self.spec, self.seed, self.sampler.samples(), self.options)
+        self.sampler.release()
         _write(self.unit, drawn, self.notes)
 
 

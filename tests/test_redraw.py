@@ -6,6 +6,7 @@ import pytest
 import caffeinit
 from caffeinit.engine.session import Settings
 from caffeinit.errors import OptionError
+from caffeinit.redraw import UnitSampler
 from tests.nets import NETS, pictures
 from tests.test_within import measured
 
@@ -163,3 +164,16 @@ def test_a_network_is_shown_in_one_line():
     assert "'data': (4, 3, 12, 10)" in shown
     assert "parameters in 4 units" in shown
     assert len(shown) < 200
+
+
+def test_patches_are_given_up_when_their_unit_is_drawn(monkeypatch):
+    held = []
+    draw = UnitSampler.draw
+
+    def drawn(self):
+        draw(self)
+        held.append(self.sampler.samples_held)
+
+    monkeypatch.setattr(UnitSampler, "draw", drawn)
+    caffeinit.init(NETS["chain"](), pictures(), method="pca")
+    assert held == [0] * 4

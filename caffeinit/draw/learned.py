@@ -18,6 +18,8 @@ from .spec import Drawn, DrawOptions, WeightSpec
 from .whitening import fit_whitening
 from .workers import each, single_threaded
 
+FITTED_SAMPLES = 4000  # what a whitening is fitted to; the leading directions are refined on all
+
 Directions = Callable[[PatchSet, int], np.ndarray]
 
 
@@ -57,9 +59,12 @@ def _draw_rows(
 ) -> list[str]:
     """Draw one group's filters into `rows` (group_outputs, fan_in); return notes."""
     given = len(samples)
-    samples, notes = _usable(samples)
-    samples = _in_range(samples)
+    everything, notes = _finite(samples)
+    everything = _in_range(everything)
+    samples = _different(_spread(everything, FITTED_SAMPLES))
     whitening = fit_whitening(samples, options.regulariser, len(rows) if in_order else None, options.threads)
+    if in_order and len(samples) < len(everything):
+        whitening = whitening.refined(everything, options.threads)
     patches = PatchSet(samples, whitening, rng, options, notes)
     if whitening.rank == 0:
         fill_normal(rows, rng, options.threads)
@@ -75,27 +80,32 @@ def _draw_rows(
     return notes
 
 
-def _usable(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return the samples that are finite, each once, in order, and notes on what was left out."""
-    notes = []
-    sums = samples.sum(axis=1, dtype=np.float64)
-    finite = np.isfinite(sums)
-    if not finite.all():
-        notes.append(f"{_patches(int((~finite).sum()))} with NaN or infinity left out")
-        samples, sums = samples[finite], sums[finite]
-    if len(np.unique(sums)) == len(sums):  # equal rows would have equal sums
-        return samples, notes
+def _finite(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return the samples that are finite, and notes on what was left out."""
+    finite = np.isfinite(samples.sum(axis=1, dtype=np.float64))
+    if finite.all():
+        return samples, []
+    return samples[finite], [f"{_patches(int((~finite).sum()))} with NaN or infinity left out"]
+
+
+def _spread(samples: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the samples, evenly spread over them."""
+    return samples if len(samples) <= most else samples[np.linspace(0, len(samples) - 1, most).astype(int)]
+
+
+def _different(samples: np.ndarray) -> np.ndarray:
+    """Return the samples, each once, in order."""
+    if len(np.unique(samples.sum(axis=1, dtype=np.float64))) == len(samples):  # equal rows would have equal sums
+        return samples
     firsts: dict[bytes, int] = {}
     for index, row in enumerate(samples):
         firsts.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), index)
-    if len(firsts) < len(samples):
-        samples = samples[list(firsts.values())]
-    return samples, notes
+    return samples[list(firsts.values())] if len(firsts) < len(samples) else samples
 
 
 def _in_range(samples: np.ndarray) -> np.ndarray:
     """Return samples whose squares and their sums are far from float32's limits; normalisation sets the scale later."""
-    largest = float(np.abs(samples).max(initial=0.0))
+    largest = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     return samples if largest == 0 or 1e-6 < largest < 1e6 else samples / np.float32(largest)
 
 

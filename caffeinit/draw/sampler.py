@@ -160,6 +160,15 @@ class PatchSampler:
         parts = [self._buffers[use][:, : self._filled[use]] for use in sorted(self._buffers)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    @property
+    def samples_held(self) -> int:
+        """How many patches take up memory, those still to come included."""
+        return sum(buffer.shape[1] for buffer in self._buffers.values())
+
+    def release(self) -> None:
+        """Give up the patches: a net's samplers live as long as its pass, and together hold gigabytes."""
+        self._buffers.clear()
+
     def _pick(self, use: int, picture: int, count: int, available: int) -> np.ndarray:
         rng = unit_rng(self.seed, f"patches of {self.name}", use, picture)
         return np.sort(rng.choice(available, count, replace=False))
