@@ -76,6 +76,7 @@ def init(
     layers: Sequence[str] | None = None,
     normalized: bool = True,
     balanced: bool = True,
+    per_channel_rates: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Result:
     """Draw all weights, make the channels of every unit alike on the pictures, and give all units one rate of change.
@@ -91,6 +92,7 @@ def init(
         layers: shell patterns of the layers to draw and normalise; all by default.
         normalized: False leaves the weights as drawn.
         balanced: False leaves the rates of the units as they come.
+        per_channel_rates: at the end make the rates of each unit's columns equal, instead of its channels' deviations.
     Raises:
         CaffeinitError: nothing can be done, or a result is not finite; the network must not be saved then.
     """
@@ -100,7 +102,7 @@ def init(
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
     reason = _reasons(network, chosen)
     if normalized:
-        found = _train(network, calibration, reason, beta, drawing, balanced, progress)
+        found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
     else:
         found = Outcome(
             *normalize(network, calibration, chosen=reason, samplers=drawing.samplers, correct=False, progress=progress)
@@ -120,6 +122,7 @@ def rescale(
     reinit: Sequence[str] = (),
     method: str | Mapping[str, str] = "gaussian",
     balanced: bool = True,
+    per_channel_rates: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Result:
     """Rescale the weights that a network has, by what the pictures do in it.
@@ -132,12 +135,14 @@ def rescale(
             drawn first then, and so are those that `reinit` names; the other modes draw nothing.
         layers: shell patterns of the layers to rescale; all by default.
         reinit: shell patterns of layers to draw again.
-        images, method: as for `init`.
+        images, method, balanced, per_channel_rates: as for `init`.
     Raises:
         CaffeinitError: as for `init`.
     """
     if mode not in MODES:
         raise OptionError(f'there is no mode "{mode}"; modes: {", ".join(MODES)}')
+    if per_channel_rates and (mode not in ("preserve", "normalize") or not balanced):
+        raise OptionError("rates per channel are for modes preserve and normalize, with balancing")
     chosen = _choose(network, layers)
     drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
     if reinit and not select(network.params, reinit):
@@ -148,10 +153,12 @@ def rescale(
             names = ", ".join(sorted(drawn))
             raise OptionError(f"mode {mode} keeps the function, and so cannot draw layers: {names}")
         reason = _reasons(network, chosen, holding_reason)
-        found = rescale_preserving(network, calibration, reason, mode, balanced, progress)
+        found = rescale_preserving(network, calibration, reason, mode, balanced, per_channel_rates, progress)
         return _result(network, calibration, found, Drawing())
     drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
-    found = _train(network, calibration, _reasons(network, chosen | drawn), beta, drawing, balanced, progress)
+    found = _train(
+        network, calibration, _reasons(network, chosen | drawn), beta, drawing, balanced, per_channel_rates, progress
+    )
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
 
@@ -189,6 +196,7 @@ def _train(
     beta: float,
     drawing: Drawing,
     balanced: bool,
+    per_channel_rates: bool,
     progress: Progress,
 ) -> Outcome:
     return prepare_training(
@@ -198,6 +206,7 @@ def _train(
         chosen=reason,
         samplers=drawing.samplers,
         balanced=balanced,
+        per_channel_rates=per_channel_rates,
         progress=progress,
     )
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffeinit.between import plan_balance, scale_system, spread_of
-from caffeinit.engine.session import compile_graph
+from caffeinit.columns import plan_column_rates
 from caffeinit.equalize import plan_unit_deviations
 from caffeinit.errors import CaffeinitError
-from caffeinit.forward import measure_moments
+from caffeinit.forward import compile_units, measure_moments
 from caffeinit.halves import describe_halves, exact_system, plan_halves
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
@@ -42,6 +42,7 @@ class _Run:
 
     Attributes:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+        per_channel_rates: make the rates of each unit's columns equal instead of its channels' deviations.
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's first initializer -> moments of its output as it was.
         rates: unit's first initializer -> rates as they were.
@@ -50,6 +51,7 @@ class _Run:
     network: Network
     chosen: Callable[[Unit], str]
     mode: str
+    per_channel_rates: bool = False
     probe: RateProbe | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
     rates: dict[str, UnitRates] = field(default_factory=dict)
@@ -62,6 +64,7 @@ def rescale_preserving(
     chosen: Callable[[Unit], str],
     mode: str = "preserve",
     balanced: bool = True,
+    per_channel_rates: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Rescale a network in place, its function kept.
@@ -71,10 +74,12 @@ def rescale_preserving(
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
         mode: one of MODES.
         balanced: False leaves out the rates in mode preserve.
+        per_channel_rates: in mode preserve, make the rates of each unit's columns equal instead of its channels'
+            deviations.
     Raises:
         CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
     """
-    run = _Run(network, chosen, mode)
+    run = _Run(network, chosen, mode, per_channel_rates)
     first = list(itertools.islice(batches, RATE_BATCHES))
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and balanced):
@@ -122,13 +127,15 @@ def _plan(run: _Run) -> Plan:
     if run.mode == "fp16":
         return plan_halves(run.network, run.moments, exact_system(system))
     plan = Plan(system, np.zeros(system.solution.matrix.shape[0]))
-    if run.mode in ("preserve", "equalize"):
+    if run.per_channel_rates and run.probe:
+        plan = plan_column_rates(run.network, run.rates, learns, system)
+    elif run.mode in ("preserve", "equalize"):
         plan = plan_unit_deviations(run.network, run.moments, system)
     return plan_balance(run.network, run.rates, learns, plan) if run.probe else plan
 
 
 def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
-    session = compile_graph(run.network.graph, kept.names, run.network.settings)
+    session = compile_units(run.network, kept.names)
     moves = {name: Difference(name) for name in kept.names}
     for batch, before in zip(batches, kept, strict=True):
         after = session.run({n: batch[n] for n in session.inputs})
@@ -180,7 +187,7 @@ def _report(run: _Run, unit: Unit, plan: Plan) -> UnitReport:
 
 def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     """State what was done to a unit, or why nothing was."""
-    graph, word = run.network.graph, MODES[run.mode]
+    graph, word = run.network.graph, "its columns balanced" if run.per_channel_rates else MODES[run.mode]
     free = plan.is_free(graph, unit)
     why = "; ".join(plan.reasons(graph, unit))
     assert report.after is not None

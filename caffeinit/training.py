@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffeinit.between import scale_system, spread_of
+from caffeinit.columns import plan_column_rates
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.network import Network
+from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import Balanced, iterate
@@ -66,6 +68,7 @@ def prepare_training(
     chosen: Callable[[Unit], str],
     samplers: Mapping[str, InputSampler],
     balanced: bool = True,
+    per_channel_rates: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Draw what is to be drawn, normalise the chosen units, and give all units one rate.
@@ -75,6 +78,7 @@ def prepare_training(
         chosen: returns why a unit is to be left alone; empty to change it.
         samplers: unit name -> what draws its weights from its inputs first.
         balanced: False leaves the rates as they come.
+        per_channel_rates: make the rates of each unit's columns equal at the end, instead of its channels' deviations.
     Raises:
         WeightsError: a unit's output is not finite; the network must not be saved then.
     """
@@ -103,7 +107,26 @@ def prepare_training(
         report.before = earlier.before
     restored = _restorer(network, first, chosen) if targets else lambda scales: None
     found = iterate(network, probe, chosen, learns, restore=restored, progress=progress)
+    if per_channel_rates:
+        found = _balance_columns(network, probe, first, chosen, found)
     return _outcome(network, probe, reports, peak, found)
+
+
+def _balance_columns(
+    network: Network, probe: RateProbe, first: list[Batch], chosen: Callable[[Unit], str], found: Balanced
+) -> Balanced:
+    """Give the columns of each unit one rate, which keeps the function, and the units one rate again."""
+    system = scale_system(network, chosen, probe.heads, relaxed=False)
+    plan = plan_column_rates(network, probe.measure(), learns, system)
+    apply(network, plan)
+    restore = _restorer(network, first, chosen) if network.graph.nearly_homogeneous else lambda scales: None
+    again = iterate(network, probe, chosen, learns, restore=restore)
+    scales = {
+        key: found.scales[key] + plan.factors(network.graph, unit) + again.scales[key]
+        for unit in network.units
+        for key in unit.initializers[:1]
+    }
+    return Balanced(scales, found.before, again.after, found.rounds + again.rounds)
 
 
 class _Normalizer:

@@ -14,11 +14,14 @@ from caffeinit.cli.common import image_options, net_options, run_options, write_
 @click.option("-o", "--output", required=True, type=click.Path(), help="caffemodel to write; .h5 gives HDF5.")
 @click.option("--no-normalize", is_flag=True, help="leave the weights as drawn.")
 @click.option("--no-balance", is_flag=True, help="leave the rates of the layers as they come.")
+@click.option("--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation.")
 @image_options
 @net_options
 @write_options
 @run_options
-def command(net: str, output: str, no_normalize: bool, no_balance: bool, **options: Any) -> None:
+def command(
+    net: str, output: str, no_normalize: bool, no_balance: bool, per_channel_rates: bool, **options: Any
+) -> None:
     """Draw all weights of a net, then normalise them on pictures.
 
     \b
@@ -29,4 +32,13 @@ def command(net: str, output: str, no_normalize: bool, no_balance: bool, **optio
     """
     from caffeinit.cli.work import run_job
 
-    run_job("init", net, None, output, options, normalized=not no_normalize, balanced=not no_balance)
+    run_job(
+        "init",
+        net,
+        None,
+        output,
+        options,
+        normalized=not no_normalize,
+        balanced=not no_balance,
+        per_channel_rates=per_channel_rates,
+    )

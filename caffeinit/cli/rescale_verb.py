@@ -22,13 +22,21 @@ from caffeinit.cli.common import image_options, net_options, patterns, run_optio
     help="what to reach, see above.",
 )
 @click.option("--no-balance", is_flag=True, help="leave out the rates in modes preserve and normalize.")
+@click.option("--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation.")
 @click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first.")
 @image_options
 @net_options
 @write_options
 @run_options
 def command(
-    net: str, weights: str, output: str | None, mode: str, no_balance: bool, reinit: str | None, **options: Any
+    net: str,
+    weights: str,
+    output: str | None,
+    mode: str,
+    no_balance: bool,
+    per_channel_rates: bool,
+    reinit: str | None,
+    **options: Any,
 ) -> None:
     """Rescale the channels of given weights, from what pictures do in the net.
 
@@ -48,7 +56,17 @@ def command(
     from caffeinit.cli.work import run_job
 
     target = output or str(default_output(Path(weights)))
-    run_job("rescale", net, weights, target, options, mode=mode, balanced=not no_balance, reinit=patterns(reinit) or [])
+    run_job(
+        "rescale",
+        net,
+        weights,
+        target,
+        options,
+        mode=mode,
+        balanced=not no_balance,
+        per_channel_rates=per_channel_rates,
+        reinit=patterns(reinit) or [],
+    )
 
 
 def default_output(weights: Path) -> Path:
