@@ -1,29 +1,56 @@
-"""One forward pass over pictures that measures what every unit puts out, and changes nothing."""
+"""One forward pass over pictures that measures what every unit puts out, and changes nothing.
+
+One piece of a batch is in memory at a time, however many pictures there are.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from caffeinit.engine.session import Session, compile_graph
 from caffeinit.errors import WeightsError
+from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 
 Values = Mapping[str, np.ndarray]
+PIECE_BYTES = 1 << 28  # of values that are held at once
 
 
-def compile_units(network: Network, outputs: Sequence[str] = ()) -> Session:
-    """Return the net compiled with the outputs of all units, and others.
+def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
+    """Return the output values of all units, and others.
 
-    What is compared with what this gives has to be compiled with the same outputs: onnxruntime fuses what nobody looks
-    between, and where much cancels out that alone moves outputs by a thousandth.
+    What is compared before and after a change has to be compiled with the same outputs: onnxruntime fuses what nobody
+    looks between, and where much cancels out, that alone moves the net's outputs by a thousandth.
     """
-    uses = [use.output for unit in network.units for use in unit.uses]
-    return compile_graph(network.graph, list(dict.fromkeys([*uses, *outputs])), network.settings)
+    return list(dict.fromkeys([*(use.output for unit in network.units for use in unit.uses), *others]))
+
+
+def run_pieces(
+    network: Network, batches: Iterable[Values], values: Sequence[str]
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield a number of pictures and the values that they give, piece by piece."""
+    session: Session = compile_graph(network.graph, values, network.settings)
+    for piece in cut(network.graph, batches, values, PIECE_BYTES):
+        yield len(next(iter(piece.values()))), session.run({n: piece[n] for n in session.inputs})
+
+
+def cut(graph: Graph, batches: Iterable[Values], values: Iterable[str], limit: int) -> Iterator[Values]:
+    """Cut batches so that these values take no more than `limit` bytes, where the net takes any number of pictures."""
+    made_for = next((s[0] for s in graph.inputs.values() if s), 1)
+    shapes = [graph.shape(v) for v in values]
+    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // max(made_for, 1)
+    most = max(1, limit // max(picture, 1)) if graph.batch_axis_free else None
+    for batch in batches:
+        count = len(next(iter(batch.values())))
+        size = most or count
+        for start in range(0, count, size):
+            yield {name: array[start : start + size] for name, array in batch.items()}
 
 
 def measure_moments(
@@ -31,26 +58,47 @@ def measure_moments(
     batches: Iterable[Values],
     outputs: Sequence[str] = (),
     see: Callable[[Values], None] = lambda values: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Moments]:
-    """Return the moments of every unit's output, all its uses together, in one forward pass.
+    """Return the moments of every unit's output, all its uses together, in one forward pass; they may not be finite.
 
     Args:
-        see: gets the values named `outputs` of each batch.
+        see: gets the values named `outputs`, piece by piece.
+        progress: called with the pictures done.
     Returns:
         unit's first initializer -> moments.
-    Raises:
-        WeightsError: an output is not finite.
     """
-    uses = {use.output: (unit, use) for unit in network.units for use in unit.uses}
-    session = compile_units(network, outputs)
+    uses = {use.output: (unit.initializers[0], use.axis) for unit in network.units for use in unit.uses}
     found = {unit.initializers[0]: Moments(unit.num_channels) for unit in network.units}
-    with ThreadPoolExecutor(network.settings.threads or os.cpu_count()) as pool:
-        for batch in batches:
-            values = session.run({n: batch[n] for n in session.inputs})
-            for value, (unit, use) in uses.items():
-                found[unit.initializers[0]].update(values[value], use.axis, pool)
+    done = 0
+    threads = network.settings.threads or os.cpu_count()
+    with (
+        ThreadPoolExecutor(threads, initializer=_ignore_overflow) as pool,
+        np.errstate(invalid="ignore", over="ignore"),
+    ):
+        for count, values in run_pieces(network, batches, unit_outputs(network, outputs)):
+            for value, (key, axis) in uses.items():
+                found[key].update(values[value], axis, pool)
             see({name: values[name] for name in outputs})
-    for unit in network.units:
-        if not np.isfinite(found[unit.initializers[0]].std).all():
-            raise WeightsError(f'layer "{unit.name}": its output is not finite on the calibration pictures')
+            done += count
+            progress(done)
     return found
+
+
+def check_finite(network: Network, moments: Mapping[str, Moments]) -> None:
+    """Refuse outputs that are not finite.
+
+    Raises:
+        WeightsError: some unit's is not.
+    """
+    for unit in network.units:
+        if not np.isfinite(moments[unit.initializers[0]].std).all():
+            raise WeightsError(
+                f'layer "{unit.name}": its output is not finite on the calibration pictures. Look for NaN or overflow in '
+                "its weights: caffeinit inspect"
+            )
+
+
+def _ignore_overflow() -> None:
+    """Let a thread fold in values that are not finite: they show in the result."""
+    np.seterr(invalid="ignore", over="ignore")

@@ -19,6 +19,7 @@ from caffeinit.scales import ScaleSystem
 LARGEST, SMALLEST = 65504.0, 2.0**-14  # of half precision; below the latter digits get lost
 # What the largest value of every free channel is brought to: a factor of 4000 below overflow, and far more above zero.
 WANTED = 16.0
+_NEGLIGIBLE = 1e-7  # of a unit's largest value: a channel that never exceeds this has nothing to lose
 _LN2 = float(np.log(2.0))
 
 
@@ -40,8 +41,9 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
     labels, wanted = [], []
     for unit in network.units:
         largest = moments[unit.initializers[0]].largest
-        with np.errstate(divide="ignore"):
-            wanted.append(np.where(largest > 0, np.log(WANTED / largest), np.nan))
+        counts = largest > _NEGLIGIBLE * largest.max(initial=0)
+        wanted.append(np.full(len(largest), np.nan))
+        wanted[-1][counts] = np.log(WANTED / largest[counts])
         labels.append(channel_labels(network.graph, system, unit.uses[0]))
     found = system.unknowns_for(np.concatenate(labels), np.concatenate(wanted))
     grain = _LN2 * _denominators(system)

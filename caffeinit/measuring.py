@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from caffeinit.engine.session import compile_graph
 from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.forward import measure_moments
 from caffeinit.images import as_calibration
 from caffeinit.jobs import needed_inputs
 from caffeinit.moments import Moments
@@ -28,7 +26,6 @@ from caffeinit.result import UnitStats, finite
 from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
-PIECE_BYTES = 1 << 28  # units' outputs that are held at once
 
 
 @dataclass
@@ -138,7 +135,7 @@ def measure(
         reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
         raise CaffeinitError(f"the net has no unit that could be measured{reasons}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
-    moments = _measure_moments(network, calibration, lambda done: progress(done, calibration.num_images))
+    moments = measure_moments(network, calibration, progress=lambda done: progress(done, calibration.num_images))
     units = [_unit(unit, moments[unit.initializers[0]]) for unit in network.units]
     found = Measurement(units, calibration.num_images, skipped=list(network.skipped))
     found.notes = [*network.notes, *calibration.notes, *_missing_notes(network)]
@@ -164,44 +161,6 @@ def _unit(unit: Unit, moments: Moments) -> UnitMeasurement:
 def _missing_notes(network: Network) -> list[str]:
     layers = list(dict.fromkeys(layer for layer, _ in network.missing))
     return [f"the weights file holds no numbers for {', '.join(layers)}: zeros are measured"] if layers else []
-
-
-def _measure_moments(network: Network, batches: Iterable[Batch], progress: Callable[[int], None]) -> dict[str, Moments]:
-    """Return unit's first initializer -> moments of its output, all its uses together."""
-    uses = {use.output: (unit.initializers[0], use.axis) for unit in network.units for use in unit.uses}
-    session = compile_graph(network.graph, list(uses), network.settings)
-    found = {unit.initializers[0]: Moments(unit.num_channels) for unit in network.units}
-    done = 0
-    threads = network.settings.threads or os.cpu_count()
-    with (
-        ThreadPoolExecutor(threads, initializer=_ignore_overflow) as pool,
-        np.errstate(invalid="ignore", over="ignore"),
-    ):
-        for piece in _pieces(network, batches, list(uses)):
-            for value, array in session.run({n: piece[n] for n in session.inputs}).items():
-                key, axis = uses[value]
-                found[key].update(array, axis, pool)
-            done += len(next(iter(piece.values())))
-            progress(done)
-    return found
-
-
-def _ignore_overflow() -> None:
-    """Let a thread fold in values that are not finite: they show in the result."""
-    np.seterr(invalid="ignore", over="ignore")
-
-
-def _pieces(network: Network, batches: Iterable[Batch], values: Iterable[str]) -> Iterator[Batch]:
-    """Cut batches so that these values take no more than `PIECE_BYTES`, where the net takes any number of pictures."""
-    graph = network.graph
-    made_for = next((s[0] for s in graph.inputs.values() if s), 1)
-    picture = 4 * sum(math.prod(graph.shape(v)) for v in values) // max(made_for, 1)
-    most = max(1, PIECE_BYTES // max(picture, 1)) if graph.batch_axis_free else None
-    for batch in batches:
-        count = len(next(iter(batch.values())))
-        size = most or count
-        for start in range(0, count, size):
-            yield {name: array[start : start + size] for name, array in batch.items()}
 
 
 def _measure_rates(found: Measurement, network: Network, batches: list[Batch], seed: int) -> None:

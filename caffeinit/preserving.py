@@ -16,7 +16,7 @@ from caffeinit.between import plan_balance, scale_system, spread_of
 from caffeinit.columns import plan_column_rates
 from caffeinit.equalize import plan_unit_deviations
 from caffeinit.errors import CaffeinitError
-from caffeinit.forward import compile_units, measure_moments
+from caffeinit.forward import check_finite, measure_moments, run_pieces, unit_outputs
 from caffeinit.halves import describe_halves, exact_system, plan_halves
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
@@ -87,6 +87,7 @@ def rescale_preserving(
     with KeptValues(outputs) as kept:
         progress(0, 3)
         run.moments = measure_moments(network, batches, outputs, kept.keep)
+        check_finite(network, run.moments)
         progress(1, 3)
         plan = _plan(run)
         _describe_plan(run, plan)
@@ -135,10 +136,9 @@ def _plan(run: _Run) -> Plan:
 
 
 def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
-    session = compile_units(run.network, kept.names)
     moves = {name: Difference(name) for name in kept.names}
-    for batch, before in zip(batches, kept, strict=True):
-        after = session.run({n: batch[n] for n in session.inputs})
+    pieces = run_pieces(run.network, batches, unit_outputs(run.network, kept.names))
+    for (_, after), before in zip(pieces, kept, strict=True):
         for name, difference in moves.items():
             difference.see(before[name], after[name])
     worst = max(moves.values(), key=lambda d: d.relative)

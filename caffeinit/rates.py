@@ -18,6 +18,7 @@ import onnx
 
 from caffeinit.engine.session import Session
 from caffeinit.errors import CaffeinitError, GradientError
+from caffeinit.forward import cut
 from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
@@ -27,6 +28,7 @@ from caffeinit.squares import ArraySquares, ProductSquares, Squares
 from caffeinit.units import Unit, grouped_view
 
 Batch = Mapping[str, np.ndarray]
+PASS_BYTES = 3 << 29  # of all values of a forward pass, most of which the way back needs
 
 
 @dataclass
@@ -116,7 +118,7 @@ class RateProbe:
     """Measures the rates of a network on fixed pictures with fixed noise, again and again while its weights change.
 
     Attributes:
-        batches: input -> array, each.
+        batches: input -> array, each; large ones are cut.
         heads: values that the noise is put on.
         unreached: unit's first initializer -> why it has no rate.
     """
@@ -137,6 +139,8 @@ class RateProbe:
             raise CaffeinitError(
                 "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"
             )
+        values = [o for node in self.graph.ancestors(self.heads) for o in node.output if o]
+        self.batches = list(cut(self.graph, self.batches, values, PASS_BYTES))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads)
         self._session, self._diffs, self._sources = self._differentiate()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit import measuring
+from caffeinit import forward
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import CaffeinitError, ImagesError, OptionError
 from caffeinit.rates import RateProbe
@@ -31,10 +31,10 @@ def outputs_of(net, batches):
     return {n: np.moveaxis(a, uses[n].axis, 0).reshape(a.shape[uses[n].axis], -1) for n, a in whole.items()}
 
 
-@pytest.mark.parametrize("piece_bytes", [measuring.PIECE_BYTES, 1])
+@pytest.mark.parametrize("piece_bytes", [forward.PIECE_BYTES, 1])
 @pytest.mark.parametrize("name", NETS)
 def test_statistics_are_those_of_all_pictures_however_they_are_cut(name, piece_bytes, monkeypatch):
-    monkeypatch.setattr(measuring, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(forward, "PIECE_BYTES", piece_bytes)
     net, batches = NETS[name](), pictures()
     before = {layer: [a.copy() for a in arrays] for layer, arrays in net.params.items()}
     found = caffeinit.measure(net, batches)
