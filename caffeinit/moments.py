@@ -112,7 +112,8 @@ def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.n
     exact = means.astype(np.float64)
     mean = exact.mean(axis=0)
     squares = squares.sum(axis=0) + positions * ((exact - mean) ** 2).sum(axis=0)
-    largest = np.maximum(block.max(axis=(0, 2)), -block.min(axis=(0, 2))).astype(np.float64)
+    # abs: of a channel of zeros it would be -0, and its logarithm NaN with a warning.
+    largest = np.abs(np.maximum(block.max(axis=(0, 2)), -block.min(axis=(0, 2)))).astype(np.float64)
     return images * positions, mean, squares, largest
 
 

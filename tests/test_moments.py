@@ -80,6 +80,12 @@ def test_channels_that_do_not_vary_are_dead():
     assert moments.dead.tolist() == [False, True, True, True]
 
 
+def test_the_largest_magnitude_of_zeros_has_no_sign():
+    moments = Moments(1)
+    moments.update(np.zeros((2, 1, 3, 3), np.float32))
+    assert not np.signbit(moments.largest[0])
+
+
 def test_a_small_but_varying_channel_is_alive():
     values = draw((8, 1, 5, 5), 1, offset=0.0) * np.float32(1e-12)
     moments = Moments(1)
