@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import click
 
+from caffeinit.cli.terminal import say
+
 # Verb -> its line in the list; the module of the same name holds the command.
 VERBS = {
     "init": "Draw all weights of a net, then normalise them on pictures.",
@@ -67,16 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = group.main(arguments and list(arguments), standalone_mode=False)
     except CaffeinitError as error:
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         code = 1
     except click.exceptions.Abort:
-        click.echo("stopped; nothing was written", err=True)
+        say("stopped; nothing was written", err=True)
         code = 1
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except MemoryError as error:
-        click.echo(f"error: the memory does not suffice, nothing was written: {error}", err=True)
+        say(f"error: the memory does not suffice, nothing was written: {error}", err=True)
         code = 1
     except BrokenPipeError:
         # The reader of our output went away (`caffeinit inspect | head`): not an error of ours.

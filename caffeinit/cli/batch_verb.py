@@ -15,6 +15,7 @@ import click
 
 from caffeinit.batch.table import JOBS, OWNED, Job, options_of
 from caffeinit.cli import VERBS
+from caffeinit.cli.terminal import say
 
 if TYPE_CHECKING:
     from caffeinit.batch.manifest import Entry
@@ -127,13 +128,13 @@ def _show_plan(order: Order) -> None:
     for task in made.todo:
         output = next(iter(task.outputs.values()))
         files = f"{task.net} + {task.weights}" if task.weights else task.net
-        click.echo(f"do        {files} -> {output} ({made.why[task.name]})")
+        say(f"do        {files} -> {output} ({made.why[task.name]})")
     for name in made.have:
-        click.echo(f"have      {name}")
+        say(f"have      {name}")
     for word, entries in (("left out", made.left_out), ("failed", made.settled)):
         for entry in entries:
-            click.echo(f"{word:<9} {entry.model}: {entry.reason}")
-    click.echo(
+            say(f"{word:<9} {entry.model}: {entry.reason}")
+    say(
         f"{len(made.todo)} to do, {len(made.have)} done already, {len(made.left_out)} left out, "
         f"{len(made.settled)} cannot be done"
     )
@@ -154,16 +155,16 @@ def _run(order: Order, options: dict[str, Any]) -> int:
         try:
             entries = run(order, _executor(options), finished)
         except KeyboardInterrupt:
-            click.echo("stopped; the same command goes on from here", err=True)
+            say("stopped; the same command goes on from here", err=True)
             return 1
     failed = [e for e in entries if e.result == "failed"]
     write_json(options["json_file"], {"job": order.job, **summary(entries)}, force=True)
     if options["json_file"] != "-" and not options["quiet"]:
         counts = summary(entries)["counts"]
-        click.echo(f"{counts['ok']} ok, {counts['failed']} failed, {counts['left out']} left out; all in {order.out}")
+        say(f"{counts['ok']} ok, {counts['failed']} failed, {counts['left out']} left out; all in {order.out}")
     if options["json_file"] != "-":
         for entry in failed:
-            click.echo(f"failed: {entry.model}: {_short(entry.reason)}")
+            say(f"failed: {entry.model}: {_short(entry.reason)}")
     return 1 if failed else 0
 
 

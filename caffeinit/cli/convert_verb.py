@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from caffeinit.cli.common import net_options
+from caffeinit.cli.terminal import say
 
 
 @click.command("convert")
@@ -35,15 +36,15 @@ def command(net: str, weights: str, output: str, force: bool, **options: Any) ->
 
         raise CaffeinitError(f"{weights}: holds no numbers for {_layers(network.missing)}")
     done = export_onnx(network, output, f"{Path(net).name} and {Path(weights).name}", force)
-    click.echo(f"wrote {output}: ONNX opset {done.opset}" + (f", weights in {done.data.name}" if done.data else ""))
+    say(f"wrote {output}: ONNX opset {done.opset}" + (f", weights in {done.data.name}" if done.data else ""))
     for what, values in (("input", done.inputs), ("output", done.outputs)):
         for name, dims in values.items():
-            click.echo(f"  {what:<6} {name}  {'x'.join('?' if d is None else str(d) for d in dims) or 'number'}")
-    click.echo(f"checked by onnx, run in onnxruntime: largest difference {done.difference:.1e} of a value's largest")
+            say(f"  {what:<6} {name}  {'x'.join('?' if d is None else str(d) for d in dims) or 'number'}")
+    say(f"checked by onnx, run in onnxruntime: largest difference {done.difference:.1e} of a value's largest")
     for name, reason in missing_outputs(network).items():
-        click.echo(f"left out: output {name}: {reason}")
+        say(f"left out: output {name}: {reason}")
     if network.missing:
-        click.echo(f"zeros: the weights file holds no numbers for {_layers(network.missing)}")
+        say(f"zeros: the weights file holds no numbers for {_layers(network.missing)}")
 
 
 def _layers(missing: list[tuple[str, int]]) -> str:

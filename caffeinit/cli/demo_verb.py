@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from caffeinit.cli.terminal import say
+
 
 @click.command("demo")
 @click.argument("folder", type=click.Path(file_okay=False), default="caffeinit-demo")
@@ -58,9 +60,9 @@ def command(folder: str, force: bool) -> None:
         ),
     ]
     for text, arguments in steps:
-        click.echo(f"\n# {text}\n$ caffeinit {shlex.join(arguments)}")
+        say(f"\n# {text}\n$ caffeinit {shlex.join(arguments)}")
         _run(arguments)
-    click.echo(f"\nAll of it lies in {shlex.quote(str(place))}; the commands above do it again.")
+    say(f"\nAll of it lies in {shlex.quote(str(place))}; the commands above do it again.")
 
 
 def _run(arguments: list[str]) -> None:

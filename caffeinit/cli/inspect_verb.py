@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from caffeinit.cli.common import net_options
+from caffeinit.cli.terminal import say
 
 
 @click.command("inspect")
@@ -48,6 +49,6 @@ def command(
     if filters is not None:
         from caffeinit.filters import save_filters
 
-        click.echo(save_filters(report.units, filters, force))
+        say(save_filters(report.units, filters, force))
     if report.mismatches or (options["strict"] and report.obstacles):
         raise SystemExit(1)

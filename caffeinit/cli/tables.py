@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 
+from caffeinit.printing import printable_lines
 from caffeinit.result import Result, UnitReport, UnitStats
 
 # A variation below this is float32 rounding in what was measured, and not worth a reader's time.
@@ -21,8 +23,17 @@ Advance = Callable[[int, int], None]
 
 def console(stderr: bool = False) -> Console:
     """Return a console; where the output is no terminal, lines are as long as they need to be."""
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+    found = _Terminal(stderr=stderr, highlight=False)
+    return found if found.is_terminal else _Terminal(stderr=stderr, highlight=False, width=160)
+
+
+class _Terminal(Console):
+    """A console that shows control characters in names as escapes; colours are not part of the text, and stay."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield what is shown."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable_lines(text), style, control)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from caffeinit.cli.terminal import say
+
 
 @click.command("upgrade")
 @click.argument("source", metavar="IN", type=click.Path())
@@ -23,9 +25,9 @@ def command(source: str, target: str, drop_unknown: bool, force: bool) -> None:
 
     done = upgrade_file(source, target, drop_unknown, force)
     if done.copied:
-        click.echo(f"{source} is in today's form already; it was copied to {target}")
+        say(f"{source} is in today's form already; it was copied to {target}")
         return
     how = "input fields or parameters of an older habit" if done.generation == "V2" else done.generation
-    click.echo(f"wrote {target}: {done.form}, V2; was {how}")
+    say(f"wrote {target}: {done.form}, V2; was {how}")
     for line in done.dropped:
-        click.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", err=True)

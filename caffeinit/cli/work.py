@@ -6,11 +6,10 @@ import math
 import shlex
 from typing import Any
 
-import click
-
 from caffeinit import jobs
 from caffeinit.cli.common import load_network, parse_methods, patterns, read_pictures, unmatched, write_json
 from caffeinit.cli.tables import console, number, progress, unit_table
+from caffeinit.cli.terminal import say
 from caffeinit.files import check_target
 from caffeinit.filters import save_filters
 from caffeinit.result import Result
@@ -41,14 +40,14 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
     result.notes += unmatched(network.params, given["layers"], given["method"])
     if not any(u.done for u in result.units):
         reasons = "\n".join(f"  {u.name}: {u.reason}" for u in result.units)
-        click.echo(f"nothing was changed:\n{reasons}", err=True)
+        say(f"nothing was changed:\n{reasons}", err=True)
     if not dry_run:
         network.save(output, force=force)
     if not quiet and json_file != "-":
         show(result, pictures.describe())
-        click.echo(f"{'would write' if dry_run else 'wrote'} {shlex.quote(output)}")
+        say(f"{'would write' if dry_run else 'wrote'} {shlex.quote(output)}")
     if filters is not None and not dry_run:
-        click.echo(save_filters(network.units, filters, force))
+        say(save_filters(network.units, filters, force))
     write_json(json_file, {"job": job, "output": None if dry_run else output, **result.to_json()}, force)
     return result
 

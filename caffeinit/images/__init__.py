@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from caffeinit.errors import ImagesError
 from caffeinit.images.arrays import ArraySource, Source
 from caffeinit.images.batches import Batch, Calibration, Feed
-from caffeinit.images.files import printable
 from caffeinit.images.given import GivenBatches, as_calibration
 from caffeinit.images.preprocess import BrokenRowError, Preprocessing
 from caffeinit.images.sources import FilesSource, Given, open_sources, source_names
 from caffeinit.images.transform_param import preprocessing_of, preprocessing_of_net
+from caffeinit.printing import printable
 
 __all__ = [
     "Batch",

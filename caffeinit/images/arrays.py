@@ -25,8 +25,10 @@ from typing import BinaryIO
 import numpy as np
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.files import Skipped, open_regular, printable
+from caffeinit.images.files import Skipped, open_regular
+from caffeinit.images.means import HEADER_ERRORS
 from caffeinit.images.preprocess import Preprocessing, Sample
+from caffeinit.printing import printable
 
 MAX_UNPACKED = 1 << 32  # bytes that a compressed array may take in memory
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -100,7 +102,7 @@ def open_npy(path: str) -> ArraySource:
     """Map a .npy file."""
     try:
         return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), path)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
+    except HEADER_ERRORS as error:
         raise ImagesError(f"{printable(path)}: no usable NumPy array: {printable(error)}") from error
 
 
@@ -122,7 +124,7 @@ def open_npz(path: str, input_name: str) -> ArraySource:
                 _refuse_large(member, path)
             with archive.open(chosen + ".npy") as member:
                 array = np.lib.format.read_array(member, allow_pickle=False)
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, SyntaxError, NotImplementedError) as error:
+    except (*HEADER_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ImagesError(f"{printable(path)}: array {printable(chosen)}: {printable(error)}") from error
     return ArraySource(array, path)
 

@@ -23,8 +23,9 @@ import numpy as np
 
 from caffeinit.errors import ImagesError
 from caffeinit.images.arrays import Source
-from caffeinit.images.files import Skipped, printable
+from caffeinit.images.files import Skipped
 from caffeinit.images.preprocess import Preprocessing
+from caffeinit.printing import printable
 
 Batch = dict[str, np.ndarray]
 CACHE_BYTES = 1 << 28  # fitted 8-bit rows are kept for later passes up to this size; 160 of 227x227 take 25 MB

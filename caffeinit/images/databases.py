@@ -20,8 +20,9 @@ import numpy as np
 from caffeinit.errors import ImagesError
 from caffeinit.images.arrays import Source, choose_named
 from caffeinit.images.decode import check_header, decode
-from caffeinit.images.files import open_regular, printable
+from caffeinit.images.files import open_regular
 from caffeinit.images.preprocess import Preprocessing, Sample
+from caffeinit.printing import printable
 
 _LMDB_MAGIC = b"\xde\xc0\xef\xbe"  # at offset 16 of the first page, little endian
 # An environment must not be opened twice in one process.

@@ -38,7 +38,7 @@ from PIL import (  # noqa: F401  the plugins register what they read, before thr
 )
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.files import printable
+from caffeinit.printing import printable
 
 MAX_PIXELS = 1 << 27  # 134 megapixels: larger ones are taken for decompression bombs
 MAX_DECODED = 1 << 26  # pixels that may be held decoded, 200 MB of colour; draft mode brings a large JPEG below it

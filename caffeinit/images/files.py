@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from caffeinit.errors import ImagesError
+from caffeinit.printing import printable
 
 Skipped = tuple[str, str]  # name and reason
 PICTURE_SUFFIXES = frozenset(
@@ -48,11 +49,6 @@ class Listing:
     paths: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-
-
-def printable(name: object) -> str:
-    """Return a name with control characters and undecodable bytes spelt as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def natural_key(path: str) -> tuple[object, ...]:

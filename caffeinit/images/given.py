@@ -8,7 +8,7 @@ import numpy as np
 
 from caffeinit.errors import ImagesError
 from caffeinit.images.batches import Batch, Calibration
-from caffeinit.images.files import printable
+from caffeinit.printing import printable
 
 Shapes = Mapping[str, Sequence[int]]
 Given = np.ndarray | Mapping[str, np.ndarray]

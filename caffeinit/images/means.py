@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from os import PathLike
 
 import numpy as np
@@ -11,6 +12,11 @@ from caffeinit.caffe.wire import WireError
 from caffeinit.errors import CaffeinitError, ImagesError, WeightsError
 from caffeinit.files import check_regular_file
 
+# What NumPy raises on damaged headers; one of an old kind is cut into tokens by Python's own tokenizer.
+HEADER_ERRORS = (
+    OSError, ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, RecursionError,
+    tokenize.TokenError,
+)  # fmt: skip
 MEAN_HINT = "Give it with --mean-file FILE, or the values with --mean."
 MAX_BYTES = 1 << 28
 
@@ -41,7 +47,7 @@ def _read_npy(path: PathLike[str]) -> np.ndarray:
     try:
         # Mapped: a header that claims more than the file holds is refused before memory is asked for.
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False), np.float32)
-    except (ValueError, TypeError, OSError, EOFError, OverflowError) as error:
+    except HEADER_ERRORS as error:
         raise ImagesError(f"{path}: is no .npy file that can be read: {error}") from None
 
 

@@ -25,9 +25,9 @@ from typing import Any, Literal
 import numpy as np
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.files import printable
 from caffeinit.images.means import MEAN_HINT, read_mean
 from caffeinit.images.resize import centre, grey_of_bgr, resize_bilinear
+from caffeinit.printing import printable
 
 Size = tuple[int, int]
 Resize = Literal["warp", "short", "none", "auto"]

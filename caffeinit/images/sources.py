@@ -23,12 +23,12 @@ from caffeinit.images.files import (
     expand_glob,
     list_lines,
     open_regular,
-    printable,
     resolve_listed,
     search_folder,
     why_not_regular,
 )
 from caffeinit.images.preprocess import Preprocessing, Sample
+from caffeinit.printing import printable
 
 Given = str | os.PathLike[str] | np.ndarray
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"

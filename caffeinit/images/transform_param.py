@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.files import printable
 from caffeinit.images.means import MEAN_HINT
 from caffeinit.images.preprocess import Preprocessing, Resize
+from caffeinit.printing import printable
 
 # ResizeParameter's WARP and FIT_SMALL_SIZE; the third mode pads.
 _RESIZE: dict[int, Resize] = {1: "warp", 2: "short"}

@@ -7,15 +7,8 @@ import socket
 import pytest
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.files import (
-    expand_glob,
-    list_lines,
-    natural_key,
-    open_regular,
-    printable,
-    resolve_listed,
-    search_folder,
-)
+from caffeinit.images.files import expand_glob, list_lines, natural_key, open_regular, resolve_listed, search_folder
+from caffeinit.printing import printable
 
 
 def names(paths: list[str], folder: object) -> list[str]:
