@@ -16,6 +16,12 @@ def _windows(shape, counts, kernel, strides, dilations):
         yield place, tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, counts, strides, strict=True))
 
 
+def _halves(sums, is_upper):
+    """Return pads that add up to sums; of an odd one the larger half lies behind, or in front."""
+    small, large = [p // 2 for p in sums], [p - p // 2 for p in sums]
+    return small + large if is_upper else large + small
+
+
 class ConvTranspose(OpRun):
     def _run(
         self, x, w, b=None, auto_pad=None, dilations=None, group=1, kernel_shape=None, output_padding=None,
@@ -29,6 +35,9 @@ class ConvTranspose(OpRun):
             (n - 1) * s + (k - 1) * d + 1 + e
             for n, s, k, d, e in zip(counts, strides, kernel, dilations, extra, strict=True)
         ]
+        if output_shape or str(auto_pad).startswith("SAME"):
+            wanted = output_shape or [n * s for n, s in zip(counts, strides, strict=True)]
+            pads = _halves([f - n for f, n in zip(full, wanted, strict=True)], auto_pad == "SAME_UPPER")
         outputs = w.shape[1]
         y = np.zeros((x.shape[0], group, outputs, *full), x.dtype)
         xs = x.reshape(x.shape[0], group, -1, *counts)
@@ -47,6 +56,10 @@ class MaxPool(OpRun):
     ):
         rank, sizes = x.ndim - 2, x.shape[2:]
         strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+        if str(auto_pad).startswith("SAME"):
+            counts = [-(-n // s) for n, s in zip(sizes, strides, strict=True)]
+            sums = [(c - 1) * s + k - n for c, s, k, n in zip(counts, strides, kernel_shape, sizes, strict=True)]
+            pads = _halves([max(0, p) for p in sums], auto_pad == "SAME_UPPER")
         counts, behind = [], []
         for i in range(rank):
             reach = (kernel_shape[i] - 1) * dilations[i] + 1

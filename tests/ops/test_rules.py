@@ -6,7 +6,7 @@ import pytest
 from caffeinit.ops import known_ops
 from caffeinit.ops.base import _RULES
 from caffeinit.ops.unmoved import Flat
-from tests.ops.checks import Operand, case, check_gradient, check_scale, param
+from tests.ops.checks import Operand, case, check_forward, check_gradient, check_scale, param
 
 POSITIVE = Operand((2, 3, 4), 0.5, 3.0)
 X = (2, 3, 4)
@@ -211,7 +211,7 @@ CASES = [
     case("Pad", X, pads=[0, 1, 2, 0, 2, 1], mode="reflect", opset=10),
     case("Pad", X, ints(1, 0, 2, 1), "", ints(2, 1), opset=18),
     case("Pad", X, ints(0, 1, 2, 0, 0, 1), mode="wrap", opset=19),
-    case("Slice", X, starts=[1, 0], ends=[3, 9], axes=[2, 1], opset=7),
+    case("Slice", X, starts=[0, 1], ends=[9, 3], axes=[1, 2], opset=7),
     case("Slice", X, starts=[0, 1], ends=[9, -1], opset=9),
     case("Squeeze", (2, 1, 4), axes=[1], opset=7),
     case("Squeeze", (2, 3, 1), axes=[-1], opset=11),
@@ -251,6 +251,13 @@ CASES = [
          count_include_pad=1),
     case("MaxPool", (2, 3, 7, 6), kernel_shape=[2, 3], strides=[2, 2], opset=8),
     case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 3, 3), strides=[2, 2], output_padding=[1, 1], opset=7),
+    case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
+    case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 4, 4), strides=[3, 2], auto_pad="SAME_LOWER", opset=9),
+    case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 3, 3), strides=[2, 2], output_shape=[8, 6]),
+    case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 3, 2), strides=[2, 2], auto_pad="VALID"),
+    case("MaxPool", (2, 3, 7, 6), kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
+    case("MaxPool", (2, 3, 7, 5), kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_LOWER", opset=8),
+    case("MatMul", param(5, 4), (2, 3, 4, 3)),
     case("Gemm", (4, 3), param(3, 5), param(5), beta=0.5, alpha=2.0, opset=7),
     case("Gelu", X, opset=20),
     case("Gelu", X, approximate="tanh", opset=20),
@@ -264,6 +271,11 @@ CASES = [
 @pytest.mark.parametrize("row", CASES, ids=str)
 def test_the_gradient_is_the_slope(row):
     check_gradient(row)
+
+
+@pytest.mark.parametrize("row", CASES, ids=str)
+def test_the_reference_computes_what_onnxruntime_does_at_the_row_s_opset(row):
+    check_forward(row)
 
 
 # What is not homogeneous: nothing before or behind it can be scaled.
