@@ -41,16 +41,27 @@ def constant_node(node: onnx.NodeProto) -> np.ndarray | None:
 def known_value(graph: Graph, value: str) -> np.ndarray | None:
     """Return a value that does not depend on what the graph is fed; None where it does, or is large.
 
-    What follows from shapes is that of the batch size which the graph was made for.
+    What follows from shapes is that of the batch size which the graph was made for. What follows from arrays of real
+    numbers is worked out anew each time: they may have been changed.
     """
     if value in graph.initializers:
         return graph.initializers[value]
-    if value not in graph.folded:
-        graph.folded[value] = None  # of what has several outputs only the first is looked at
-        node = graph.producer(value)
-        if node is not None and node.output[0] == value and node.domain in ("", "ai.onnx"):
-            graph.folded[value] = _fold(graph, node)
-    return graph.folded[value]
+    if value in graph.folded:
+        return graph.folded[value]
+    node, found = graph.producer(value), None
+    # Of what has several outputs only the first is looked at.
+    if node is not None and node.output[0] == value and node.domain in ("", "ai.onnx"):
+        found = _fold(graph, node)
+    if found is None or node is None or all(_is_settled(graph, i) for i in node.input):
+        graph.folded[value] = found
+    return found
+
+
+def _is_settled(graph: Graph, value: str) -> bool:
+    """Tell whether a known value cannot change."""
+    if value in graph.initializers:
+        return graph.initializers[value].dtype.kind != "f"
+    return not value or value in graph.folded or value in graph.inputs or graph.producer(value) is None
 
 
 def _fold(graph: Graph, node: onnx.NodeProto) -> np.ndarray | None:
