@@ -6,7 +6,6 @@ on one batch; a second pass compares the outputs. Of activations, one batch is i
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +23,7 @@ from caffeinit.network import Network
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
-from caffeinit.training import RATE_BATCHES, Outcome, learns, rate_notes
+from caffeinit.training import Outcome, first_pictures, learns, rate_notes
 from caffeinit.units import Unit
 from caffeinit.verify import TOLERANCE, Difference, KeptValues
 
@@ -80,7 +79,7 @@ def rescale_preserving(
         CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
     """
     run = _Run(network, chosen, mode, per_channel_rates)
-    first = list(itertools.islice(batches, RATE_BATCHES))
+    first = first_pictures(network, batches)
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and balanced):
         _measure_rates(run, first)

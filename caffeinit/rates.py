@@ -10,13 +10,14 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 
-from caffeinit.engine.session import Session
+from caffeinit.engine.session import Session, Settings
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.forward import cut
 from caffeinit.gradients import append_backward
@@ -170,7 +171,12 @@ class RateProbe:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
             part = graph.part(list(dict.fromkeys(outputs)))
-            return Session(part, self.network.settings, fed=self.network.learned), diffs, sources
+            return Session(part, self._settings(), fed=self.network.learned), diffs, sources
+
+    def _settings(self) -> Settings:
+        """Return settings for at least two threads: alone, one takes other paths in onnxruntime, with other last digits."""
+        settings = self.network.settings
+        return replace(settings, threads=max(2, settings.threads or os.cpu_count() or 1))
 
     def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         noise = {}

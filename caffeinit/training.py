@@ -29,8 +29,8 @@ from caffeinit.within import InputSampler, Target, normalize
 Batch = Mapping[str, np.ndarray]
 Progress = Callable[[int, int], None]
 Scales = Mapping[str, np.ndarray]
-# Rates are measured on this many batches.
-RATE_BATCHES = 1
+# Rates are measured on so many pictures, whatever the size of the batches that bring them.
+RATE_PICTURES = 16
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 _REACHED = 0.02
@@ -84,7 +84,7 @@ def prepare_training(
     """
     if not balanced:
         return Outcome(*normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers, progress=progress))
-    first = list(itertools.islice(batches, RATE_BATCHES))
+    first = first_pictures(network, batches)
     try:
         probe = RateProbe(network, first)
     except CaffeinitError as error:
@@ -127,6 +127,32 @@ def _balance_columns(
         for key in unit.initializers[:1]
     }
     return Balanced(scales, found.before, again.after, found.rounds + again.rounds)
+
+
+def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
+    """Return the first `RATE_PICTURES` pictures as one batch, so that the cut into batches does not show in the rates.
+
+    A net that spells its batch size out gets its first batch.
+    """
+    if not network.graph.batch_axis_free:
+        return list(itertools.islice(batches, 1))
+    made_for = next((s[0] for s in network.graph.inputs.values() if s), 1)
+    each = {name: shape[0] / made_for for name, shape in network.graph.inputs.items() if shape}
+    parts: list[Batch] = []
+    num_pictures = 0
+    for batch in batches:
+        parts.append(batch)
+        num_pictures += round(max(len(a) / each[n] for n, a in batch.items() if n in each))
+        if num_pictures >= RATE_PICTURES:
+            break
+    return [
+        {
+            name: np.concatenate([p[name] for p in parts])[: round(RATE_PICTURES * each[name])]
+            if name in each
+            else array
+            for name, array in parts[0].items()
+        }
+    ]
 
 
 class _Normalizer:

@@ -177,3 +177,19 @@ def test_patches_are_given_up_when_their_unit_is_drawn(monkeypatch):
     monkeypatch.setattr(UnitSampler, "draw", drawn)
     caffeinit.init(NETS["chain"](), pictures(), method="pca")
     assert held == [0] * 4
+
+
+@pytest.mark.parametrize("net", ["chain", "inception"])
+def test_balancing_too_depends_on_neither_threads_nor_batches(net):
+    drawn = []
+    for threads, batch in ((1, 4), (2, 4), (3, 4), (2, 12), (2, 20), (2, 7)):
+        network = NETS[net]()
+        network.settings = Settings(threads=threads)
+        caffeinit.init(network, pictures(num=40, batch=batch))
+        drawn.append([a.copy() for arrays in network.params.values() for a in arrays])
+    for number, other in enumerate(drawn):
+        for a, b in zip(drawn[0], other, strict=True):
+            if number < 3:
+                np.testing.assert_array_equal(a, b)
+            else:
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
