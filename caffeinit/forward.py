@@ -40,12 +40,18 @@ def run_pieces(
         yield len(next(iter(piece.values()))), session.run({n: piece[n] for n in session.inputs})
 
 
-def cut(graph: Graph, batches: Iterable[Values], values: Iterable[str], limit: int) -> Iterator[Values]:
-    """Cut batches so that these values take no more than `limit` bytes, where the net takes any number of pictures."""
+def cut(
+    graph: Graph, batches: Iterable[Values], values: Iterable[str], limit: int, pictures: int | None = None
+) -> Iterator[Values]:
+    """Cut batches so that these values take no more than `limit` bytes, where the net takes any number of pictures.
+
+    Args:
+        pictures: the most in one piece.
+    """
     made_for = next((s[0] for s in graph.inputs.values() if s), 1)
     shapes = [graph.shape(v) for v in values]
     picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // max(made_for, 1)
-    most = max(1, limit // max(picture, 1)) if graph.batch_axis_free else None
+    most = max(1, min(limit // max(picture, 1), pictures or limit)) if graph.batch_axis_free else None
     for batch in batches:
         count = len(next(iter(batch.values())))
         size = most or count

@@ -16,6 +16,8 @@ from caffeinit.network import Network
 from caffeinit.scales import ScaleSystem
 from caffeinit.units import Unit, Use
 
+_BLOCK_ELEMENTS = 1 << 17  # of float64, which stay in the cache
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,16 +65,34 @@ def apply(network: Network, plan: Plan) -> None:
         WeightsError: a number leaves single precision; the network is then half changed and must not be saved.
     """
     variances = plan.system.variances(network.graph, plan.scales)
-    for name, logs in plan.system.log_factors(plan.scales).items():
-        array = network.graph.initializers[name]
-        # One factor for all stays a float32 product, which is many times faster on large arrays.
-        factors = np.exp(logs) if logs.size > 1 else float(np.exp(logs).reshape(()))
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.multiply(array, factors, out=array, casting="same_kind")
-        _check_finite(network, name)
+    stored = plan.system.stored_variances
+    for name, use in plan.system.uses.items():
+        if name not in stored:
+            _multiply(network.graph.initializers[name], plan.scales[use.plus], -plan.scales[use.minus])
+            _check_finite(network, name)
     for name, values in variances.items():
         network.graph.initializers[name][...] = values
         _check_finite(network, name)
+
+
+def _multiply(array: np.ndarray, *logs: np.ndarray) -> None:
+    """Multiply a float32 array by exp of the sum of these logarithms, which broadcast to it, rounding once."""
+    varying = [axis for axis in range(array.ndim) if any(log.shape[axis] > 1 for log in logs)]
+    if not varying:
+        # One factor for all stays a float32 product, which is many times faster on large arrays.
+        factor = float(np.exp(sum(float(log.reshape(-1)[0]) for log in logs)))
+        if factor != 1:
+            np.multiply(array, factor, out=array, casting="same_kind")
+        return
+    rows = [np.exp(np.broadcast_to(log, (array.shape[0], *log.shape[1:]))) for log in logs]
+    size = max(1, _BLOCK_ELEMENTS * len(array) // max(array.size, 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(array), size):
+            block = array[start : start + size]
+            product = np.multiply(block, rows[0][start : start + size], dtype=np.float64)
+            for factors in rows[1:]:
+                product *= factors[start : start + size]
+            block[...] = product
 
 
 def _check_finite(network: Network, name: str) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -29,7 +30,10 @@ from caffeinit.squares import ArraySquares, ProductSquares, Squares
 from caffeinit.units import Unit, grouped_view
 
 Batch = Mapping[str, np.ndarray]
-PASS_BYTES = 3 << 29  # of all values of a forward pass, most of which the way back needs
+# Batches are cut into pieces that run side by side, one thread each: what a convolution with threads of its own adds up
+# depends on how many they are.
+PIECE_PICTURES = 4
+PASS_BYTES = 3 << 28  # of all values of a piece's forward pass, most of which the way back needs
 
 
 @dataclass
@@ -141,7 +145,7 @@ class RateProbe:
                 "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"
             )
         values = [o for node in self.graph.ancestors(self.heads) for o in node.output if o]
-        self.batches = list(cut(self.graph, self.batches, values, PASS_BYTES))
+        self.batches = list(cut(self.graph, self.batches, values, PASS_BYTES, PIECE_PICTURES))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads)
         self._session, self._diffs, self._sources = self._differentiate()
@@ -171,12 +175,7 @@ class RateProbe:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
             part = graph.part(list(dict.fromkeys(outputs)))
-            return Session(part, self._settings(), fed=self.network.learned), diffs, sources
-
-    def _settings(self) -> Settings:
-        """Return settings for at least two threads: alone, one takes other paths in onnxruntime, with other last digits."""
-        settings = self.network.settings
-        return replace(settings, threads=max(2, settings.threads or os.cpu_count() or 1))
+            return Session(part, Settings(threads=1), fed=self.network.learned), diffs, sources
 
     def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         noise = {}
@@ -191,14 +190,10 @@ class RateProbe:
 
     def measure(self) -> dict[str, UnitRates]:
         """Return unit's first initializer -> its rates with the weights of now, for all affine units."""
-        parts: dict[str, list[Squares]] = {key: [] for key in self._sources}
-        num_pictures = 0
-        for batch, noise in zip(self.batches, self._noise, strict=True):
-            feeds = {**batch, **noise}
-            values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
-            num_pictures += len(next(iter(batch.values())))
-            for key, sources in self._sources.items():
-                parts[key].append(_squares(sources, values))
+        with ThreadPoolExecutor(self.network.settings.threads or os.cpu_count()) as pool:
+            pieces = list(pool.map(self._squares, self.batches, self._noise))
+        parts = {key: [piece[key] for piece in pieces] for key in self._sources}
+        num_pictures = sum(len(next(iter(batch.values()))) for batch in self.batches)
         found = {}
         for unit in self._units:
             key = unit.initializers[0]
@@ -210,6 +205,11 @@ class RateProbe:
             else:
                 found[key] = UnitRates(weights=weights)
         return found
+
+    def _squares(self, batch: Batch, noise: Batch) -> dict[str, Squares]:
+        feeds = {**batch, **noise}
+        values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
+        return {key: _squares(sources, values) for key, sources in self._sources.items()}
 
 
 @dataclass

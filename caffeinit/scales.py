@@ -116,8 +116,13 @@ class ScaleSystem:
 
         The variances that `variances` gives are not among them.
         """
-        stored = {link.initializers["variance"] for link in self.links if link.kind == "norm"}
+        stored = self.stored_variances
         return {n: scales[use.plus] - scales[use.minus] for n, use in self.uses.items() if n not in stored}
+
+    @property
+    def stored_variances(self) -> set[str]:
+        """Initializers that `variances` gives."""
+        return {link.initializers["variance"] for link in self.links if link.kind == "norm"}
 
     def variances(self, graph: Graph, scales: np.ndarray) -> dict[str, np.ndarray]:
         """Return initializer -> stored variance, float64, that takes up the scale of a BatchNormalization's input."""
