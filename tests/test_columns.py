@@ -1,0 +1,54 @@
+"""One rate for the columns of a unit, by a scale for each channel."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.engine.session import Settings
+from caffeinit.errors import OptionError
+from caffeinit.rates import RateProbe
+from tests.nets import NETS, pictures
+
+
+def cvars(net, batch):
+    rates = RateProbe(net, [batch]).measure()
+    return {u.name: rates[u.initializers[0]].rate_cvar for u in net.units if u.kind == "affine"}
+
+
+@pytest.mark.parametrize("name", ["chain", "inception"])
+def test_columns_whose_channels_are_free_get_one_rate_and_the_function_stays(name):
+    net, batches = NETS[name](), pictures()
+    before, had = [net.forward(b, blobs=net.graph.outputs) for b in batches], cvars(net, batches[0])
+    result = caffeinit.rescale(net, batches, per_channel_rates=True)
+    for old, batch in zip(before, batches, strict=True):
+        for value, array in net.forward(batch, blobs=net.graph.outputs).items():
+            np.testing.assert_allclose(array, old[value], rtol=0, atol=1e-5 * np.abs(old[value]).max())
+    last = "ip2" if name == "chain" else "last"
+    assert had[last] > 0.1
+    assert cvars(net, batches[0])[last] < 1e-3
+    assert result.rate_spread < result.rate_spread_before
+
+
+def test_init_ends_with_one_rate_for_columns_and_units():
+    net, batches = NETS["chain"](), pictures()
+    result = caffeinit.init(net, batches, per_channel_rates=True)
+    assert result.rate_spread <= 0.02
+    assert cvars(net, batches[0])["ip2"] < 1e-3
+
+
+def test_rates_per_channel_need_balancing():
+    with pytest.raises(OptionError, match="with balancing"):
+        caffeinit.rescale(NETS["chain"](), pictures(), mode="equalize", per_channel_rates=True)
+
+
+@pytest.mark.parametrize("mode", ["preserve", "normalize"])
+def test_weights_do_not_depend_on_the_number_of_threads(mode):
+    written = []
+    for threads in (1, 2, 3):
+        net = NETS["inception"]()
+        net.settings = Settings(threads)
+        caffeinit.rescale(net, pictures(), mode=mode)
+        written.append([a.copy() for arrays in net.params.values() for a in arrays])
+    for other in written[1:]:
+        for a, b in zip(written[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
