@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import math
 import sys
@@ -175,6 +176,10 @@ def parse_sources(given: Sequence[str], inputs: Sequence[str]) -> dict[str | Non
     for text in given:
         name, separator, rest = text.partition("=")
         key = name if separator and name in inputs and not Path(text).exists() else None
+        if separator and key is None and name.isidentifier() and not glob.has_magic(text) and not Path(text).exists():
+            raise click.BadParameter(
+                f'"{text}": there is no input "{name}"; inputs: {", ".join(inputs)}', param_hint="--images"
+            )
         sources.setdefault(key, []).append(rest if key is not None else text)
     return sources
 

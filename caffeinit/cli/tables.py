@@ -116,7 +116,10 @@ def _cells(stats: UnitStats | None) -> list[str]:
 def _outcome(unit: UnitReport) -> str:
     if unit.reason:
         return f"{unit.done}; not normalised: {unit.reason}" if unit.done else f"left alone: {unit.reason}"
-    return unit.done + (f"; {len(unit.dead)} dead channels left as they are" if unit.dead else "")
+    dead = (
+        f"; {len(unit.dead)} dead channels left as they are" if len(unit.dead) > 1 else "; 1 dead channel left as it is"
+    )
+    return unit.done + (dead if unit.dead else "")
 
 
 def dims(shape: Sequence[int]) -> str:

@@ -31,8 +31,13 @@ def test_what_is_no_resize(text) -> None:
 def test_sources_go_to_their_inputs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data=set").mkdir()
-    assert parse_sources(["a.png", "b.png", "info=x.npy", "other=y"], ["data", "info"]) == {
-        None: ["a.png", "b.png", "other=y"],
+    assert parse_sources(["a.png", "b.png", "info=x.npy", "other=*.png"], ["data", "info"]) == {
+        None: ["a.png", "b.png", "other=*.png"],
         "info": ["x.npy"],
     }
     assert parse_sources(["data=set"], ["data"]) == {None: ["data=set"]}
+
+
+def test_pictures_for_an_input_that_is_not_there_are_refused():
+    with pytest.raises(click.BadParameter, match='no input "label"; inputs: data, info'):
+        parse_sources(["data=x", "label=y.npy"], ["data", "info"])
