@@ -1,9 +1,10 @@
-"""Build step: compile proto/caffe.proto into the descriptor set that the package loads."""
+"""Build steps: compile proto/caffe.proto into what the package loads; pack sources with all that builds and tests them."""
 
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
 
@@ -29,4 +30,15 @@ class BuildWithDescriptors(build_py):
         compile_descriptors(root / "caffeinit" / "caffe" / "caffe.desc")
 
 
-setup(cmdclass={"build_py": BuildWithDescriptors})
+class SourcesWithTests(sdist):
+    """The usual archive of sources, with what compiles the descriptors, the tests and their data, and the tools."""
+
+    def make_distribution(self) -> None:
+        for folder in ("proto", "tests", "tools", ".ci"):
+            found = (p.relative_to(HERE) for p in sorted((HERE / folder).rglob("*")) if p.is_file())
+            self.filelist.extend(str(p) for p in found if "__pycache__" not in p.parts)
+        self.filelist.append(".ruff.toml")
+        super().make_distribution()
+
+
+setup(cmdclass={"build_py": BuildWithDescriptors, "sdist": SourcesWithTests})
