@@ -189,6 +189,8 @@ def _read_idx(stream: BinaryIO | gzip.GzipFile, path: str) -> np.ndarray:
         raise ImagesError(f"{printable(path)}: cut off in its header.")
     dims = [int(d) for d in np.frombuffer(raw, ">u4")]
     dtype = np.dtype(_IDX_TYPES[head[2]])
+    if 0 in dims:
+        raise ImagesError(f"{printable(path)}: holds no numbers: its header says {' x '.join(map(str, dims))}.")
     size = math.prod(dims) * dtype.itemsize
     if size > MAX_UNPACKED:
         raise ImagesError(f"{printable(path)}: claims to hold {size} bytes: not an idx file, or too large.")

@@ -39,3 +39,8 @@ def test_damaged_files_are_read_or_refused(name):
 def test_a_numpy_header_that_python_cannot_cut_into_tokens_is_refused(name):
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape':" + bytes(68) + b"\n"
     assert refused(name, b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(384))
+
+
+def test_an_empty_idx_file_with_endless_axes_is_refused():
+    header = b"\0\0\x08\x03" + b"".join(d.to_bytes(4, "big") for d in (0, 0xE2E2E2E2, 0xE2E2E2E2))
+    assert refused("arrays", header)
