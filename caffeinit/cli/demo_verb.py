@@ -37,7 +37,7 @@ def command(folder: str, force: bool) -> None:
             ["init", str(digits), *images, *bad, "-o", weights["badly_scaled"], *again],
         ),
         (
-            "The same weights with every channel rescaled to deviation 1.",
+            "The same weights, rescaled: one deviation for the channels of a unit, and one rate for all units.",
             ["rescale", str(digits), weights["badly_scaled"], *images, *normalize, "-o", weights["normalized"], *again],
         ),
         (
