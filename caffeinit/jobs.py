@@ -151,7 +151,9 @@ def rescale(
     if mode in PRESERVING:
         if drawn:
             names = ", ".join(sorted(drawn))
-            raise OptionError(f"mode {mode} keeps the function, and so cannot draw layers: {names}")
+            raise OptionError(
+                f"mode {mode} keeps the function, and so cannot draw layers: {names}; --mode normalize can"
+            )
         reason = _reasons(network, chosen, holding_reason)
         found = rescale_preserving(network, calibration, reason, mode, balanced, per_channel_rates, progress)
         return _result(network, calibration, found, Drawing())

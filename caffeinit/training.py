@@ -201,9 +201,10 @@ def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak
         report.after = _with_rate(report.after, found.after.get(key))
     notes = rate_notes(probe, found.after, units)
     if spreads[1] > _REACHED:
+        tied = "the graph ties them" if found.rounds == 1 else f"after {found.rounds} rounds"
         notes.append(
             f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
-            f"{np.exp(spreads[1]):.3g}, after {found.rounds} rounds"
+            f"{np.exp(spreads[1]):.3g} ({tied})"
         )
     return Outcome(reports, peak, notes, spreads)
 
