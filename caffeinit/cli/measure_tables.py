@@ -32,10 +32,10 @@ def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictu
         for letter, file in zip(letters, files, strict=True):
             out.print(f"{letter}: {file}", markup=False, soft_wrap=True)
     table = _side_by_side(found, letters)
-    if len(found) > 1 and _least_width(out, table) > out.width:
+    if len(found) > 1 and _full_width(out, table) > out.width:
         table = _one_above_the_other(found, letters)
     # Rather a broken line than a number without its digits.
-    out.width = max(out.width, _least_width(out, table))
+    out.width = max(out.width, _full_width(out, table))
     out.print(table)
     for letter, measurement in zip(letters, found, strict=True):
         prefix = f"{letter}: " if letter else ""
@@ -43,8 +43,8 @@ def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictu
             out.print(prefix + line, markup=False, soft_wrap=True)
 
 
-def _least_width(out: Console, table: Table) -> int:
-    return out.measure(table, options=out.options.update(width=1000)).minimum
+def _full_width(out: Console, table: Table) -> int:
+    return out.measure(table, options=out.options.update(width=10_000)).maximum
 
 
 def _columns(found: Sequence[Measurement]) -> dict[str, Callable[[UnitMeasurement], str]]:
@@ -60,7 +60,7 @@ def _style(units: Sequence[UnitMeasurement]) -> str | None:
 def _side_by_side(found: Sequence[Measurement], letters: Sequence[str]) -> Table:
     columns = _columns(found)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("unit", overflow="fold", min_width=12)
+    table.add_column("unit", no_wrap=True)
     if len(found) == 1:
         table.add_column("kind", no_wrap=True)
     table.add_column("channels", justify="right", no_wrap=True)
@@ -79,7 +79,7 @@ def _one_above_the_other(found: Sequence[Measurement], letters: Sequence[str]) -
     """Return the table for terminals that are too narrow for all numbers of both files in one line."""
     columns = _columns(found)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("unit", overflow="fold", min_width=12)
+    table.add_column("unit", no_wrap=True)
     table.add_column("")
     for heading in ("channels", *columns):
         table.add_column(heading, justify="right", no_wrap=True)
