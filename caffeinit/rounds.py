@@ -32,6 +32,7 @@ from caffeinit.units import Unit
 
 # Log scales over which no curve is taken to be straight.
 _LONG = 0.5
+# Rounds after which less will do, and rounds without a better one after which no more are tried.
 _PATIENCE = 6
 
 
@@ -123,7 +124,7 @@ def iterate(
         counted: which units' rates are to become equal.
         limit: of the spread max |log C - mean log C| at which it ends; twice that after 6 rounds. In a deep net without
             BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
-        rounds: measurements at most; the best of them counts.
+        rounds: measurements at most; fewer if the last six brought nothing better. The best of them counts.
         restore: called after each change of the function with the scales that the units' outputs were to be given so far;
             brings their channels to what they would have been without what passed from layer to layer beside that.
     """
@@ -132,7 +133,7 @@ def iterate(
     relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
     state = _Best(network, units)
     before: dict[str, UnitRates] = {}
-    done = 0
+    done = since_best = 0
     while done < rounds:
         rates = probe.measure()
         before = before or rates
@@ -140,7 +141,8 @@ def iterate(
         progress(done, rounds)
         plan = plan_balance(network, rates, counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
         spread = state.offer(plan, predict(network.units, rates, plan))
-        if min(spread, state.spread) <= (limit if done <= _PATIENCE else 2 * limit) or done == rounds:
+        since_best = 0 if spread <= state.spread else since_best + 1
+        if state.spread <= (limit if done <= _PATIENCE else 2 * limit) or since_best == _PATIENCE or done == rounds:
             break
         change = relaxed.step(rates, probe.batches[0])
         if not np.abs(change.scales).max(initial=0) > 0:
