@@ -16,6 +16,7 @@ import numpy as np
 
 from caffeinit.between import scale_system, spread_of
 from caffeinit.columns import plan_column_rates
+from caffeinit.correction import Target
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.network import Network
@@ -24,7 +25,7 @@ from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import Balanced, iterate
 from caffeinit.units import Unit
-from caffeinit.within import InputSampler, Target, normalize
+from caffeinit.within import InputSampler, normalize
 
 Batch = Mapping[str, np.ndarray]
 Progress = Callable[[int, int], None]

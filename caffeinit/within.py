@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 
+from caffeinit.correction import Correction, Target, correct_values, plan_correction, set_statistics
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
 from caffeinit.errors import OptionError, WeightsError
@@ -39,73 +40,6 @@ class InputSampler(Protocol):
 
     def draw(self) -> None:
         """Write the unit's weights."""
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What takes a unit's output to mean beta and deviation 1: output * scale + shift, (C,) float64 each."""
-
-    scale: np.ndarray
-    shift: np.ndarray
-    dead: np.ndarray
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a unit's output is to have.
-
-    Attributes:
-        mean, std: of each channel, (C,), or of all.
-        pooled: all channels get one factor and one shift, so that this is true on average only.
-    """
-
-    mean: np.ndarray | float
-    std: np.ndarray | float = 1.0
-    pooled: bool = False
-
-
-def plan_correction(unit: Unit, moments: Moments, target: Target) -> Correction:
-    """Return the correction of a unit with these output moments; dead channels are left as they are.
-
-    A unit without weight (a learned shift alone) keeps its deviation, one without bias keeps its mean's share.
-    """
-    dead = moments.dead
-    alive = ~dead
-    scale = np.ones(len(moments.mean))
-    if unit.weight is not None:
-        scale[alive] = np.broadcast_to(target.std, alive.shape)[alive] / moments.std[alive]
-        if target.pooled and alive.any():
-            scale[alive] = np.exp(np.log(scale[alive]).mean())
-    shift = np.zeros_like(scale)
-    if unit.bias is not None:
-        shift[alive] = (target.mean - moments.mean * scale)[alive]
-        if target.pooled and alive.any():
-            shift[alive] = shift[alive].mean()
-    return Correction(scale, shift, dead)
-
-
-def set_statistics(unit: Unit, moments: Moments, target: Target) -> Moments:
-    """Store the moments of a norm unit's input as its statistics; return the moments of its output.
-
-    The unit's factor becomes the deviation aimed at, and its shift 0, where it has them.
-    """
-    assert unit.mean is not None
-    assert unit.variance is not None
-    factor = 1.0
-    if unit.factor is not None:
-        if unit.factor[0] == 0:
-            unit.factor[...] = 1
-        factor = float(unit.factor[0])
-    variance = moments.std**2
-    unit.mean[...] = moments.mean * factor
-    unit.variance[...] = variance * factor
-    scale = 1 / np.sqrt(variance + unit.epsilon)
-    if unit.weight is not None:
-        unit.weight[...] = target.std
-        scale = scale * target.std
-    if unit.bias is not None:
-        unit.bias[...] = 0
-    return moments.scaled(scale, -moments.mean * scale)
 
 
 @dataclass
@@ -390,27 +324,3 @@ def _check_finite(unit: Unit, moments: Moments) -> None:
             f'layer "{unit.name}": its output is not finite on the calibration pictures, so it has no deviation to '
             "divide by. Look for NaN or overflow in its weights: caffeinit inspect"
         )
-
-
-def correct_values(
-    pieces: Iterable[np.ndarray], correction: Correction, axis: int, rectify: bool = False, pool: Executor | None = None
-) -> None:
-    """Apply a correction to kept activations in place, picture by picture so that each is in the cache.
-
-    Args:
-        rectify: take max(x, 0) afterwards.
-        pool: threads to share the pictures among.
-    """
-    scale, shift = correction.scale.astype(np.float32), correction.shift.astype(np.float32)
-
-    def correct(part: np.ndarray) -> None:
-        trailing = (1,) * (rank - axis % rank - 1)
-        np.multiply(part, scale.reshape(-1, *trailing), out=part)
-        np.add(part, shift.reshape(-1, *trailing), out=part)
-        if rectify:
-            np.maximum(part, np.float32(0), out=part)
-
-    for piece in pieces:
-        rank = piece.ndim
-        parts = [piece] if rank <= 2 or axis % rank == 0 else list(piece)
-        list(pool.map(correct, parts) if pool else map(correct, parts))
