@@ -11,11 +11,12 @@ import math
 import numpy as np
 import scipy.linalg
 
+from caffeinit.workers import each, row_slices, single_threaded
+
 from ..errors import LayerError
 from .fillers import fill
 from .rng import fill_normal
 from .spec import Drawn, DrawOptions, Filler, WeightSpec
-from .workers import each, row_slices, single_threaded
 
 # From so many rows on, orthonormalising is worth cutting into blocks.
 CHOLESKY_ROWS = 512

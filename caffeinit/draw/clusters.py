@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from caffeinit.workers import each, row_slices, single_threaded
+
 from .patches import PatchSet
-from .workers import each, row_slices, single_threaded
 
 # The only centre of a single cluster is the mean, and whitened patches have mean zero: with few outputs (depthwise
 # kernels have one per group) so many clusters are made, and some chosen.

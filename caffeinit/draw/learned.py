@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from caffeinit.workers import each, single_threaded
+
 from .patches import SAME_DIRECTION, PatchSet
 from .policies import POLICIES
 from .rng import fill_normal, unit_rng
 from .spec import Drawn, DrawOptions, WeightSpec
 from .whitening import fit_whitening
-from .workers import each, single_threaded
 
 FITTED_SAMPLES = 4000  # what a whitening is fitted to; the leading directions are refined on all
 

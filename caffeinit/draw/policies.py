@@ -22,11 +22,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from caffeinit.workers import each, row_slices
+
 from .baselines import orthonormal_rows
 from .patches import PatchSet
 from .rng import fill_normal
 from .whitening import fit_whitening
-from .workers import each, row_slices
 
 # Inputs that hardly ever fire keep at least this share of the typical column, so that they can learn at all.
 LEAST_COLUMN = 0.1

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from .workers import each, row_slices
+from caffeinit.workers import each, row_slices
 
 # Variances below this fraction of the largest are float32 rounding: centring alone leaves 1e-7 of the mean's square.
 RANK_TOLERANCE = 1e-6
