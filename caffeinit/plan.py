@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffeinit.errors import WeightsError
+from caffeinit.factors import multiply
 from caffeinit.graph import Graph
 from caffeinit.network import Network
 from caffeinit.scales import ScaleSystem
 from caffeinit.units import Unit, Use
-
-_BLOCK_ELEMENTS = 1 << 17  # of float64, which stay in the cache
 
 
 @dataclass(frozen=True)
@@ -68,33 +67,22 @@ def apply(network: Network, plan: Plan) -> None:
     stored = plan.system.stored_variances
     for name, use in plan.system.uses.items():
         if name not in stored:
-            _multiply(network.graph.initializers[name], plan.scales[use.plus], -plan.scales[use.minus])
-            _check_finite(network, name)
+            array = network.graph.initializers[name]
+            logs = _summed(plan.scales[use.plus], -plan.scales[use.minus])
+            if not multiply(array, *(np.exp(log) for log in logs), threads=network.settings.threads):
+                raise _overflow(network, name)
     for name, values in variances.items():
-        network.graph.initializers[name][...] = values
-        _check_finite(network, name)
+        array = network.graph.initializers[name]
+        with np.errstate(over="ignore"):
+            array[...] = values
+        if not np.isfinite(array).all():
+            raise _overflow(network, name)
 
 
-def _multiply(array: np.ndarray, *logs: np.ndarray) -> None:
-    """Multiply a float32 array by exp of the sum of these logarithms, which broadcast to it, rounding once."""
-    varying = [axis for axis in range(array.ndim) if any(log.shape[axis] > 1 for log in logs)]
-    if not varying:
-        # One factor for all stays a float32 product, which is many times faster on large arrays.
-        factor = float(np.exp(sum(float(log.reshape(-1)[0]) for log in logs)))
-        if factor != 1:
-            np.multiply(array, factor, out=array, casting="same_kind")
-        return
-    rows = [np.exp(np.broadcast_to(log, (array.shape[0], *log.shape[1:]))) for log in logs]
-    size = max(1, _BLOCK_ELEMENTS * len(array) // max(array.size, 1))
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(array), size):
-            block = array[start : start + size]
-            product = np.multiply(block, rows[0][start : start + size], dtype=np.float64)
-            for factors in rows[1:]:
-                product *= factors[start : start + size]
-            block[...] = product
+def _summed(*logs: np.ndarray) -> list[np.ndarray]:
+    """Return these logarithms, or their sum where each is a single number."""
+    return [np.asarray(sum(logs))] if all(log.size == 1 for log in logs) else list(logs)
 
 
-def _check_finite(network: Network, name: str) -> None:
-    if not np.isfinite(network.graph.initializers[name]).all():
-        raise WeightsError(f'layer "{network.learned[name].layer}": its rescaled weights leave single precision')
+def _overflow(network: Network, name: str) -> WeightsError:
+    return WeightsError(f'layer "{network.learned[name].layer}": its rescaled weights leave single precision')

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from caffeinit.factors import multiply
 from caffeinit.graph import Graph, Shape, attribute
 
 
@@ -87,17 +88,18 @@ class Unit:
         arrays = [a for a in (self.weight, self.bias, self.mean) if a is not None]
         return len(arrays[0])
 
-    def rescale(self, scale: np.ndarray, shift: np.ndarray) -> None:
+    def rescale(self, scale: np.ndarray, shift: np.ndarray, threads: int = 0) -> None:
         """Change the arrays so that the output becomes scale * output + shift, per channel.
 
         Args:
             scale, shift: (O,) float64. A unit without bias cannot shift: `shift` must then be 0.
+            threads: 0 for one per core.
         """
         if self.weight is not None:
             rows = (
                 scale.reshape(self.weight.shape[:2] + (1,) * (self.weight.ndim - 2)) if self.kind == "affine" else scale
             )
-            self.weight[...] = self.weight * rows
+            multiply(self.weight, rows, threads=threads)
         else:
             assert np.all(scale == 1)
         if self.bias is not None:

@@ -280,7 +280,7 @@ def _finish_stage(state: _Pass, run: StagedRun, checkpoints: Sequence[str]) -> N
             state.reports[key].dead = [int(i) for i in np.flatnonzero(pooled.dead)]
             continue
         correction = plan_correction(unit, pooled, state.targets.get(key, state.target))
-        unit.rescale(correction.scale, correction.shift)
+        unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
         after = _report(state.reports[key], pooled, correction)
         for use in unit.uses:
             _follow(state, use.output, after)
@@ -305,7 +305,7 @@ def _follow(state: _Pass, value: str, moments: Moments) -> None:
                 0 * ones if unit.bias is None else unit.bias.astype(np.float64),
             )
             correction = plan_correction(unit, found, target)
-            unit.rescale(correction.scale, correction.shift)
+            unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
             after = _report(report, found, correction)
         _follow(state, unit.uses[0].output, after)
 

@@ -1,0 +1,34 @@
+"""Factors on arrays: each number is rounded once, whatever the layout and the threads."""
+
+import numpy as np
+import pytest
+
+from caffeinit.factors import multiply
+
+# Shape, axes that the factors vary along, and the order of the axes in memory.
+CASES = [
+    ((3, 70, 5000), (0, 1), (0, 1, 2)),
+    ((1, 5000, 70), (1,), (0, 2, 1)),
+    ((7, 3, 5, 5), (0, 1), (3, 1, 0, 2)),
+    ((9,), (0,), (0,)),
+]
+
+
+@pytest.mark.parametrize(("shape", "axes", "order"), CASES, ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_products_are_rounded_once(
+    shape: tuple[int, ...], axes: tuple[int, ...], order: tuple[int, ...], threads: int
+) -> None:
+    rng = np.random.default_rng(0)
+    stored = rng.standard_normal([shape[a] for a in order], np.float32)
+    array = stored.transpose(np.argsort(order))
+    factors = [np.exp(rng.standard_normal([s if a in axes else 1 for a, s in enumerate(shape)])) for _ in range(2)]
+    expected = (array.astype(np.float64) * factors[0] * factors[1]).astype(np.float32)
+    assert multiply(array, *factors, threads=threads)
+    np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("factors", [[np.full((1, 1), 1e30)], [np.array([[1.0], [1e30]])], [np.ones((1, 1))]], ids=str)
+def test_numbers_that_are_not_finite_are_told(factors: list[np.ndarray]) -> None:
+    array = np.full((2, 3), 1e20 if factors[0].max() > 1 else np.nan, np.float32)
+    assert not multiply(array, *factors)
