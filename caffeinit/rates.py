@@ -16,23 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 
-from caffeinit.engine.session import Session, Settings
+from caffeinit.engine.session import Session
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.forward import cut
+from caffeinit.gradient_squares import GradientSource, Prepared, gradient_squares
 from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.network import Network
 from caffeinit.scale_walk import Link
-from caffeinit.squares import ArraySquares, ProductSquares, Squares
-from caffeinit.units import Unit, grouped_view
+from caffeinit.squares import ArraySquares, Squares
+from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
 # Batches are cut into pieces that run side by side, one thread each: what a convolution with threads of its own adds up
-# depends on how many they are.
-PIECE_PICTURES = 4
+# depends on how many they are. Each piece reads all matrices: where that is most of the work, pieces are larger.
+PIECE_PICTURES, LARGE_PIECE_PICTURES = 4, 8
 PASS_BYTES = 3 << 28  # of all values of a piece's forward pass, most of which the way back needs
 
 
@@ -145,7 +145,7 @@ class RateProbe:
                 "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"
             )
         values = [o for node in self.graph.ancestors(self.heads) for o in node.output if o]
-        self.batches = list(cut(self.graph, self.batches, values, PASS_BYTES, PIECE_PICTURES))
+        self.batches = list(cut(self.graph, self.batches, values, PASS_BYTES, _piece_pictures(self.graph, values)))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads)
         self._session, self._diffs, self._sources = self._differentiate()
@@ -155,13 +155,13 @@ class RateProbe:
         given = set(self.batches[0])
         return all(i in given for n in self.graph.ancestors([head]) for i in n.input if i in self.graph.inputs)
 
-    def _differentiate(self) -> tuple[Session, dict[str, str], dict[str, list[_Source]]]:
+    def _differentiate(self) -> tuple[Session, dict[str, str], dict[str, list[GradientSource]]]:
         """Return the compiled gradients, head -> its noise's input, and unit -> the values that its squares need."""
         while True:
             graph = self.graph.copy()
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
             units = [u for u in self._units if u.initializers[0] not in self.unreached]
-            sources = {u.initializers[0]: [_Source.of(graph, use.node) for use in u.uses] for u in units}
+            sources = {u.initializers[0]: [GradientSource.of(graph, use.node) for use in u.uses] for u in units}
             wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
             try:
                 found = append_backward(graph, diffs, wanted)
@@ -175,7 +175,8 @@ class RateProbe:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
             part = graph.part(list(dict.fromkeys(outputs)))
-            return Session(part, Settings(threads=1), fed=self.network.learned), diffs, sources
+            self._prepared = Prepared(part, self.network)
+            return self._prepared.compile(part), diffs, sources
 
     def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         noise = {}
@@ -190,6 +191,7 @@ class RateProbe:
 
     def measure(self) -> dict[str, UnitRates]:
         """Return unit's first initializer -> its rates with the weights of now, for all affine units."""
+        self._prepared.refresh()
         with ThreadPoolExecutor(self.network.settings.threads or os.cpu_count()) as pool:
             pieces = list(pool.map(self._squares, self.batches, self._noise))
         parts = {key: [piece[key] for piece in pieces] for key in self._sources}
@@ -198,7 +200,7 @@ class RateProbe:
         for unit in self._units:
             key = unit.initializers[0]
             assert unit.weight is not None
-            weights = ArraySquares(unit.weight)
+            weights = ArraySquares(unit.weight, self.network.settings.threads)
             if key in parts:
                 diffs = _Batches(parts[key], 1 / num_pictures)
                 found[key] = UnitRates.of(diffs, weights, unit.num_channels)
@@ -209,60 +211,16 @@ class RateProbe:
     def _squares(self, batch: Batch, noise: Batch) -> dict[str, Squares]:
         feeds = {**batch, **noise}
         values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
-        return {key: _squares(sources, values) for key, sources in self._sources.items()}
+        return {key: gradient_squares(sources, values) for key, sources in self._sources.items()}
 
 
-@dataclass
-class _Source:
-    """Where the gradient of one use of a weight comes from.
-
-    A matrix product's is made from its rows, where they are few; others are asked for.
-    """
-
-    node: onnx.NodeProto
-    differentiated: str
-    rows: str = ""
-    gradient: str = ""
-
-    @classmethod
-    def of(cls, graph: Graph, node: onnx.NodeProto) -> _Source:
-        """Return the cheaper source of the two."""
-        if node.op_type in ("Gemm", "MatMul"):
-            num_rows = math.prod(graph.shape(node.input[0])[:-1])
-            if 2 * num_rows <= min(graph.shape(node.input[1])):
-                return cls(node, node.output[0], rows=node.input[0])
-        return cls(node, node.input[1])
-
-    @property
-    def values(self) -> list[str]:
-        """The values to be computed."""
-        return [self.gradient, self.rows] if self.rows else [self.gradient]
-
-
-def _squares(sources: Sequence[_Source], values: Mapping[str, np.ndarray]) -> Squares:
-    """Return the squares of the sum of all uses' gradients."""
-    if all(s.rows for s in sources):
-        diffs, rows = (
-            np.concatenate([values[v].reshape(-1, values[v].shape[-1]) for v in names])
-            for names in ([s.gradient for s in sources], [s.rows for s in sources])
-        )
-        return ProductSquares(diffs, rows)
-    total = None
-    for source in {s.differentiated: s for s in sources}.values():  # the gradient of a value sums over its uses
-        array = _grouped(source, values)
-        total = array if total is None else total + array
-    assert total is not None
-    return ArraySquares(total)
-
-
-def _grouped(source: _Source, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    array = values[source.gradient]
-    if source.rows:
-        diffs, rows = (values[v].reshape(-1, values[v].shape[-1]) for v in source.values)
-        return np.asarray((diffs.T @ rows)[None])
-    view = grouped_view(source.node, array)
-    assert view is not None
-    return view
+def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:
+    """Return how many pictures a piece is to have: more where matrices have more numbers than some pictures' values."""
+    made_for = max(1, next((s[0] for s in graph.inputs.values() if s), 1))
+    picture = sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) / made_for
+    matrices = {i for n in graph.nodes if n.op_type in ("Gemm", "MatMul") for i in n.input if i in graph.initializers}
+    num_weights = sum(graph.initializers[i].size for i in matrices)
+    return LARGE_PIECE_PICTURES if num_weights > PIECE_PICTURES * picture else PIECE_PICTURES
 
 
 def _without_gradient(

@@ -11,7 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-_BLOCK_ROWS = 256
+from caffeinit.workers import each, row_slices
+
+_BLOCK_ROWS = 32  # summed in single precision
 
 
 class Squares(Protocol):
@@ -28,29 +30,47 @@ class Squares(Protocol):
 class ArraySquares:
     """Squares of an array in the form (group, O/group, I/group, *kernel)."""
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, threads: int = 1) -> None:
+        """Look at an array, which must stay as it is as long as sums are asked for.
+
+        Args:
+            threads: that share large arrays; 0 for one per core.
+        """
         self._shape = array.shape[:3]
+        self._threads = threads
         if array.ndim == 3 and array.size > 1 << 22:
-            self._largest = max(float(np.abs(array).max()), np.finfo(np.float64).tiny)
+            self._largest = max(float(np.maximum(array.max(), -array.min())), float(np.finfo(np.float32).tiny))
             self._array: np.ndarray | None = array
         else:
             self._array = None
             flat = array.reshape(*self._shape, -1).astype(np.float64)
             self._squares = np.vecdot(flat, flat)
+        self._plain: np.ndarray | None = None
 
     def columns(self, factors: np.ndarray) -> np.ndarray:
         """Return the sums for every input channel."""
+        if np.all(factors == factors[0]):
+            if self._plain is None:
+                self._plain = self._weighted(np.ones_like(factors))
+            return np.asarray(self._plain * factors[0])
+        return self._weighted(factors)
+
+    def _weighted(self, factors: np.ndarray) -> np.ndarray:
         rows = factors.reshape(self._shape[:2])
         if self._array is None:
             return np.asarray(np.einsum("go,goj->gj", rows, self._squares).reshape(-1))
-        total = np.zeros((self._shape[0], self._shape[2]))
-        for start in range(0, self._shape[1], _BLOCK_ROWS):
-            # Divided by the largest first: squares of small gradients would leave single precision.
-            block = self._array[:, start : start + _BLOCK_ROWS] * np.float32(1 / self._largest)
-            roots = np.sqrt(rows[:, start : start + _BLOCK_ROWS, None]).astype(np.float32)
-            block *= roots
-            total += np.square(block, out=block).sum(axis=1, dtype=np.float64)
-        return total.reshape(-1) * self._largest**2
+        # Divided by the largest first: squares of small gradients would leave single precision.
+        top = max(float(rows.max()), float(np.finfo(np.float32).tiny))
+        roots = (np.sqrt(rows / top) / self._largest).astype(np.float32)
+        cuts = row_slices(self._shape[1], _BLOCK_ROWS)
+        total = sum(each(lambda at: self._block(at, roots), cuts, self._threads))
+        return np.asarray(total) * (self._largest**2 * top)
+
+    def _block(self, at: slice, roots: np.ndarray) -> np.ndarray:
+        """Return the sums over some rows: few enough to be added up in single precision."""
+        assert self._array is not None
+        block = self._array[:, at] * roots[:, at, None]
+        return np.asarray(np.square(block, out=block).sum(axis=1).reshape(-1), np.float64)
 
 
 class ProductSquares:

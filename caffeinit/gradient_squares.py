@@ -1,0 +1,115 @@
+"""What rates are made from: values of a graph with gradients, and what their squares add up to.
+
+The gradient of a weight is asked for, or made from rows where few rows go through a matrix product. What follows from
+the learned arrays alone is computed once for all pieces of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from caffeinit.engine.session import Session, Settings
+from caffeinit.graph import Graph
+from caffeinit.network import Network
+from caffeinit.squares import ArraySquares, ProductSquares, Squares
+from caffeinit.units import grouped_view
+
+
+class Prepared:
+    """What of a graph follows from the learned arrays alone (turned kernels, folded factors), as arrays.
+
+    The pieces share it, so that it is computed once for each measurement and not once for each piece.
+    """
+
+    def __init__(self, graph: Graph, network: Network) -> None:
+        self._learned = network.learned
+        names = _following(graph, network.learned)
+        self.arrays = {n: np.empty(graph.shape(n), _dtype(graph, n)) for n in names}
+        self._session = Session(graph.part(names), network.settings, fed=network.learned) if names else None
+
+    def refresh(self) -> None:
+        """Compute the arrays from the learned ones as they now are."""
+        if self._session:
+            self._session.run({}, into=self.arrays)
+
+    def compile(self, graph: Graph) -> Session:
+        """Return the session that computes a graph's outputs with these arrays, on one thread: pieces run side by side."""
+        rest = graph.part(graph.outputs, self.arrays)
+        for name, array in self.arrays.items():
+            del rest.inputs[name]
+            rest.initializers[name] = array
+        return Session(rest, Settings(threads=1), fed=[*self._learned, *self.arrays])
+
+
+def _following(graph: Graph, learned: Iterable[str]) -> list[str]:
+    """Return the values that follow from learned arrays and constants alone and are read by what depends on pictures."""
+    moving = graph.moving_values()
+    fixed = set(learned)
+    for node in graph.nodes:
+        if not any(o in moving for o in node.output) and any(i in fixed for i in node.input):
+            fixed.update(o for o in node.output if o)
+    read = (i for n in graph.nodes if any(o in moving for o in n.output) for i in n.input)
+    return [i for i in dict.fromkeys(read) if i in fixed and graph.producer(i) and -1 not in graph.shape(i)]
+
+
+def _dtype(graph: Graph, value: str) -> np.dtype[Any]:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(value)))
+
+
+@dataclass
+class GradientSource:
+    """Where the gradient of one use of a weight comes from.
+
+    A matrix product's is made from its rows, where they are few; others are asked for.
+    """
+
+    node: onnx.NodeProto
+    differentiated: str
+    rows: str = ""
+    gradient: str = ""
+
+    @classmethod
+    def of(cls, graph: Graph, node: onnx.NodeProto) -> GradientSource:
+        """Return the cheaper source of the two."""
+        if node.op_type in ("Gemm", "MatMul"):
+            num_rows = math.prod(graph.shape(node.input[0])[:-1])
+            if 2 * num_rows <= min(graph.shape(node.input[1])):
+                return cls(node, node.output[0], rows=node.input[0])
+        return cls(node, node.input[1])
+
+    @property
+    def values(self) -> list[str]:
+        """The values to be computed."""
+        return [self.gradient, self.rows] if self.rows else [self.gradient]
+
+
+def gradient_squares(sources: Sequence[GradientSource], values: Mapping[str, np.ndarray]) -> Squares:
+    """Return the squares of the sum of all uses' gradients."""
+    if all(s.rows for s in sources):
+        diffs, rows = (
+            np.concatenate([values[v].reshape(-1, values[v].shape[-1]) for v in names])
+            for names in ([s.gradient for s in sources], [s.rows for s in sources])
+        )
+        return ProductSquares(diffs, rows)
+    total = None
+    for source in {s.differentiated: s for s in sources}.values():  # the gradient of a value sums over its uses
+        array = _grouped(source, values)
+        total = array if total is None else total + array
+    assert total is not None
+    return ArraySquares(total)
+
+
+def _grouped(source: GradientSource, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    array = values[source.gradient]
+    if source.rows:
+        diffs, rows = (values[v].reshape(-1, values[v].shape[-1]) for v in source.values)
+        return np.asarray((diffs.T @ rows)[None])
+    view = grouped_view(source.node, array)
+    assert view is not None
+    return view
