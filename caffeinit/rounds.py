@@ -25,7 +25,7 @@ from caffeinit.between import (
 )
 from caffeinit.network import Network
 from caffeinit.plan import Plan, apply
-from caffeinit.rates import RateProbe, UnitRates
+from caffeinit.rates import RateProbe, UnitRates, rate_spread
 from caffeinit.scales import ScaleSystem
 from caffeinit.transfer import Transfer, measure_transfers
 from caffeinit.units import Unit
@@ -95,15 +95,17 @@ class _Relaxed:
         self.point = np.zeros(len(self.keys))
         self._accelerated = Accelerated()
 
-    def step(self, rates: Mapping[str, UnitRates], batch: Mapping[str, np.ndarray]) -> Plan:
-        """Return the next change, from what was measured before it."""
+    def step(self, rates: Mapping[str, UnitRates], batch: Mapping[str, np.ndarray]) -> tuple[Plan, float]:
+        """Return the next change, from what was measured before it, and the spread of the rates that is expected then."""
         terms = find_terms(self.units, self.system, rates)
         bends = _bends(self.system, measure_transfers(self.network, batch, self.system.bonds))
         found = balance(terms, self.system.num_unknowns, bends)
         moved = self._accelerated.next(self.point, self.keys @ found) - self.point
         self.point = self.point + moved
         asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
-        return Plan(self.system, self.system.expand(balance(terms, self.system.num_unknowns, [*bends, *asked])))
+        unknowns = balance(terms, self.system.num_unknowns, [*bends, *asked])
+        expected = rate_spread(np.exp([term.log_rate(unknowns) for term in terms]))
+        return Plan(self.system, self.system.expand(unknowns)), expected
 
 
 def iterate(
@@ -144,11 +146,46 @@ def iterate(
         since_best = 0 if spread <= state.spread else since_best + 1
         if state.spread <= (limit if done <= _PATIENCE else 2 * limit) or since_best == _PATIENCE or done == rounds:
             break
-        change = relaxed.step(rates, probe.batches[0])
+        change = relaxed.step(rates, probe.batches[0])[0]
         if not np.abs(change.scales).max(initial=0) > 0:
             break
         restore(state.leave(change))
     return Balanced(state.finish(), before, state.rates, done)
+
+
+def approach(
+    network: Network,
+    probe: RateProbe,
+    chosen: Callable[[Unit], str],
+    counted: Callable[[Unit], bool],
+    *,
+    limit: float,
+    rounds: int,
+    restore: Callable[[Mapping[str, np.ndarray]], None],
+) -> dict[str, np.ndarray]:
+    """Bring the units' rates near to each other; return the scales that the units have been given, as `iterate` does.
+
+    Args:
+        limit: of the spread that a step is expected to lead to, at which it is the last; nothing is measured after it.
+        rounds: steps at most.
+        chosen, counted, restore: as for `iterate`.
+    """
+    units = [u for u in network.units if counted(u)]
+    relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
+    given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
+    for _ in range(rounds):
+        change, expected = relaxed.step(probe.measure(), probe.batches[0])
+        apply(network, change)
+        given = _with(network, given, change)
+        restore(given)
+        if expected <= limit:
+            break
+    return given
+
+
+def _with(network: Network, given: Mapping[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
+    """Return scales given so far together with those of a plan."""
+    return {u.initializers[0]: given[u.initializers[0]] + plan.factors(network.graph, u) for u in network.units}
 
 
 class _Best:
@@ -165,38 +202,38 @@ class _Best:
         self.spread = np.inf
         self._given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
-        self._arrays: dict[str, np.ndarray] | None = None
+        self._arrays: dict[str, np.ndarray] = {}
+        self._is_kept = False  # in `_arrays`; else they are the network's own
 
     def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
         """Look at the point where the network is, with the plan that ends there; return the spread then."""
         spread = spread_of(rates, self.units)
         if spread < self.spread:
             self.spread, self.rates = spread, rates
-            self._best, self._arrays = (plan, self._given), None
+            self._best, self._is_kept = (plan, self._given), False
         return spread
 
     def leave(self, change: Plan) -> dict[str, np.ndarray]:
         """Apply a change, and keep what it changes if the point that is left is the best one; return all scales given."""
         assert self._best is not None
-        if self._arrays is None:
-            names = {i for unit in self.network.units for i in unit.initializers}
-            self._arrays = {name: self.network.graph.initializers[name].copy() for name in names}
+        if not self._is_kept:
+            for unit in self.network.units:
+                for name in unit.initializers:
+                    array = self.network.graph.initializers[name]
+                    np.copyto(self._arrays.setdefault(name, np.empty_like(array)), array)
+            self._is_kept = True
         apply(self.network, change)
-        self._given = self._with(self._given, change)
+        self._given = _with(self.network, self._given, change)
         return self._given
 
     def finish(self) -> dict[str, np.ndarray]:
         """Go back to the best point, apply its plan, and return the scales that the units have been given."""
         assert self._best is not None
-        for name, array in (self._arrays or {}).items():
+        for name, array in (self._arrays if self._is_kept else {}).items():
             self.network.graph.initializers[name][...] = array
         plan, given = self._best
         apply(self.network, plan)
-        return self._with(given, plan)
-
-    def _with(self, given: Mapping[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
-        graph = self.network.graph
-        return {u.initializers[0]: given[u.initializers[0]] + plan.factors(graph, u) for u in self.network.units}
+        return _with(self.network, given, plan)
 
 
 def _bends(system: ScaleSystem, transfers: Sequence[Transfer]) -> list[Bend]:

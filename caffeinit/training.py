@@ -23,7 +23,7 @@ from caffeinit.network import Network
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
-from caffeinit.rounds import Balanced, iterate
+from caffeinit.rounds import Balanced, approach, iterate
 from caffeinit.units import Unit
 from caffeinit.within import InputSampler, normalize
 
@@ -98,8 +98,9 @@ def prepare_training(
         as_found = normalize(network, seen, beta=beta, chosen=chosen, samplers=samplers)[0]
         # What was normalised on the first batch alone is so again after each round.
         restore = _restorer(network, first, chosen) if samplers else _Normalizer(network, first, chosen, beta)
-        rough = iterate(network, probe, chosen, learns, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restore=restore)
-        targets = _targets(beta, rough.scales)
+        targets = _targets(
+            beta, approach(network, probe, chosen, learns, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restore=restore)
+        )
         samplers = {}
     reports, peak = normalize(
         network, batches, beta=beta, chosen=chosen, samplers=samplers, targets=targets, progress=progress
