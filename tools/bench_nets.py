@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+FILLER = 'weight_filler { type: "xavier" }'
+
 
 class Text:
     """Writes a prototxt layer by layer."""
@@ -20,7 +22,7 @@ class Text:
         return top or name
 
     def conv(self, x: str, name: str, outputs: int, kernel: int, more: str = "", relu: bool = True) -> str:
-        param = f"convolution_param {{ num_output: {outputs} kernel_size: {kernel} {more} }}"
+        param = f"convolution_param {{ num_output: {outputs} kernel_size: {kernel} {more} {FILLER} }}"
         x = self.layer("Convolution", name, x, param)
         return self.layer("ReLU", f"{name}_relu", x, top=x) if relu else x
 
@@ -28,7 +30,7 @@ class Text:
         return self.layer("Pooling", name, x, f"pooling_param {{ {param} }}")
 
     def product(self, x: str, name: str, outputs: int, relu: bool = True) -> str:
-        x = self.layer("InnerProduct", name, x, f"inner_product_param {{ num_output: {outputs} }}")
+        x = self.layer("InnerProduct", name, x, f"inner_product_param {{ num_output: {outputs} {FILLER} }}")
         return self.layer("ReLU", f"{name}_relu", x, top=x) if relu else x
 
     def normal(self, x: str, name: str, relu: bool = True) -> str:
@@ -131,10 +133,28 @@ def mobilenet() -> Text:
     return t
 
 
+def unet() -> Text:
+    """A U-Net with padded convolutions, half of the published widths, and a class for each pixel."""
+    t, x = Text("UNet", (3, 256, 256)), "data"
+    skips = []
+    for level, width in enumerate((32, 64, 128, 256), 1):
+        x = t.conv(t.conv(x, f"down{level}a", width, 3, "pad: 1"), f"down{level}b", width, 3, "pad: 1")
+        skips.append((level, width, x))
+        x = t.pool(x, f"pool{level}", "kernel_size: 2 stride: 2")
+    x = t.conv(t.conv(x, "middle_a", 512, 3, "pad: 1"), "middle_b", 512, 3, "pad: 1")
+    for level, width, skip in reversed(skips):
+        param = f"convolution_param {{ num_output: {width} kernel_size: 2 stride: 2 {FILLER} }}"
+        x = t.layer("Concat", f"join{level}", [skip, t.layer("Deconvolution", f"raise{level}", x, param)])
+        x = t.conv(t.conv(x, f"up{level}a", width, 3, "pad: 1"), f"up{level}b", width, 3, "pad: 1")
+    t.conv(x, "classes", 2, 1, relu=False)
+    return t
+
+
 NETS: dict[str, Callable[[], Text]] = {
     "caffenet": caffenet,
     "googlenet": googlenet,
     "vgg16": vgg16,
     "resnet50": resnet50,
     "mobilenet": mobilenet,
+    "unet": unet,
 }
