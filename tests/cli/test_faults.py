@@ -57,14 +57,14 @@ def small_disk(tmp_path):
     """A disk of 64 kB of its own."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = shutil.which("mount")
-    if (
-        not mount
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True).returncode
-    ):
+    if not shutil.which("mount") or mount("-t", "tmpfs", "-o", "size=64k", "none", disk):
         pytest.skip("needs the right to mount")
     yield disk
     subprocess.run(["umount", disk], check=True)
+
+
+def mount(*words):
+    return subprocess.run(["mount", *words], capture_output=True).returncode
 
 
 def test_a_full_disk_is_told_and_leaves_the_old_file(small_disk, cli, command):
@@ -90,10 +90,32 @@ def test_a_link_to_another_file_system_is_written_there(place, cli, command):
         assert os.listdir(folder) == ["net.caffemodel"]
 
 
-def test_a_read_only_file_system_is_refused_before_the_work(place, cli, command):
+def test_a_target_in_no_real_folder_is_refused(place, cli, command):
     outcome = cli(*command("/proc/net.caffemodel"))
     assert outcome.code == 1
     assert outcome.err.startswith("error: /proc/net.caffemodel: ")
+
+
+def test_a_read_only_disk_is_refused_in_all_verbs_and_keeps_its_files(small_disk, place, weights, cli, command):
+    net, pictures, old = place / "net.prototxt", place / "pictures", small_disk / "old"
+    (small_disk / "old").write_bytes(b"old")
+    assert mount("-o", "remount,ro", small_disk) == 0
+    commands = [
+        command(old),
+        command(small_disk / "new.caffemodel"),
+        ("rescale", net, weights, "--images", pictures, "--force", "-o", old),
+        ("measure", net, weights, "--images", pictures, "--force", "--json", old),
+        ("inspect", net, weights, "--force", "--filters", small_disk / "new.png"),
+        ("convert", net, weights, "--force", "-o", old),
+        ("upgrade", net, small_disk / "new.prototxt"),
+        ("batch", place, "--images", pictures, "-o", small_disk / "out"),
+    ]
+    for words in commands:
+        outcome = cli(*words)
+        assert outcome.code == 1
+        assert outcome.err.startswith(f"error: {small_disk}/")
+        assert "may not be written to" in outcome.err or "read-only file system" in outcome.err
+    assert {p.name: p.read_bytes() for p in small_disk.iterdir()} == {"old": b"old"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)

@@ -1,8 +1,10 @@
 """What `--images` can name, each kind read back."""
 
 import gzip
+import io
 import os
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -85,16 +87,28 @@ def test_mnist_itself() -> None:
     assert 25 < np.concatenate([b["data"] for b in calibration]).mean() < 42  # the test set's mean is 33.8
 
 
+def npz_of(name: str, shape: tuple[int, ...], held: int) -> bytes:
+    """Return a .npz file whose array claims a shape, uint8, and holds so many zeros."""
+    array, archive = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr(f"{name}.npy", array.getvalue() + bytes(held))
+    return archive.getvalue()
+
+
 BAD_FILES = [
     ("labels-idx1", idx(np.arange(9, dtype=np.uint8)), "labels probably"),
     ("cut-idx3", idx(np.zeros((4, 6, 8), np.uint8))[:-1], "cut off: 191 of 192"),
     ("header-idx3", b"\0\0\x08\x03\0\0", "cut off in its header"),
     ("huge-idx3", b"\0\0\x08\x03" + b"\xff" * 12, "claims to hold"),
+    ("huge.gz", gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "claims to hold"),
     ("cut.gz", gzip.compress(idx(np.zeros((4, 6, 8), np.uint8)))[:-12], "end-of-stream|incomplete"),
     ("other.gz", gzip.compress(b"hello"), "not an idx file"),
     ("foreign.npy", b"hello", "no usable NumPy array"),
     ("pickle.npy", b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (2,), }".ljust(128), "NumPy"),
     ("foreign.npz", b"hello", "no usable .npz"),
+    ("bomb.npz", npz_of("data", (1 << 20, 3, 60, 80), 1 << 20), "too large packed"),
+    ("cut.npz", npz_of("data", (1 << 10, 3, 60, 80), 1 << 20), "data: "),
     ("foreign.h5", b"hello", "no usable HDF5"),
     ("foreign.mdb", b"hello", "not an LMDB database"),
     ("empty.txt", b"\n", "an empty list"),
