@@ -9,7 +9,7 @@ from typing import Any
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.graph import Shape
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
-from caffeinit.network import Network
+from caffeinit.network import Network, listed
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.preserving import rescale_preserving
 from caffeinit.redraw import Drawing, draw_network, holding_reason, keeping_reason, select
@@ -172,8 +172,7 @@ def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
 
 
 def _no_unit(network: Network) -> CaffeinitError:
-    reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
-    return CaffeinitError(f"the net has no unit whose weights could be changed{reasons}")
+    return CaffeinitError(f"the net has no layer whose weights could be changed{listed(network.skipped)}")
 
 
 def _training_reason(unit: Unit, learned: Mapping[str, Learned]) -> str:

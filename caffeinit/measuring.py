@@ -20,7 +20,7 @@ from caffeinit.forward import measure_moments
 from caffeinit.images import as_calibration
 from caffeinit.jobs import needed_inputs
 from caffeinit.moments import Moments
-from caffeinit.network import Network, Skipped
+from caffeinit.network import Network, Skipped, listed
 from caffeinit.rates import RateProbe, UnitRates, rate_spread
 from caffeinit.result import UnitStats, finite
 from caffeinit.units import Unit
@@ -127,13 +127,12 @@ def measure(
         seed: of the noise that stands for a gradient on the outputs.
         progress: called with pictures done and pictures in all.
     Raises:
-        CaffeinitError: the net has no unit, or the pictures do not fit.
+        CaffeinitError: no layer has weights and can run, or the pictures do not fit.
     """
     if rate_batches < 0:
         raise OptionError(f"rate_batches is {rate_batches}: it must be at least 0")
     if not network.units:
-        reasons = "".join(f"\n  {s.name}: {s.reason}" for s in network.skipped)
-        raise CaffeinitError(f"the net has no unit that could be measured{reasons}")
+        raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     moments = measure_moments(network, calibration, progress=lambda done: progress(done, calibration.num_images))
     units = [_unit(unit, moments[unit.initializers[0]]) for unit in network.units]

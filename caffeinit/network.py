@@ -17,6 +17,7 @@ from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph, Shape
 from caffeinit.units import Learned, Unit, find_units
 
+BEHIND = "depends on layer "  # how the reason of a layer begins that is left alone because another one is
 Params = Mapping[str, tuple[np.ndarray, ...]]
 
 
@@ -26,6 +27,21 @@ class Skipped:
 
     name: str
     reason: str
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is left alone only because another layer is."""
+        return self.reason.startswith(BEHIND)
+
+
+def listed(skipped: Sequence[Skipped]) -> str:
+    """Return the causes of what was left alone, a line each to go behind a message; what is behind them is counted."""
+    causes = [s for s in skipped if not s.is_behind]
+    behind = len(skipped) - len(causes)
+    lines = [f"{s.name}: {s.reason}" for s in causes]
+    if behind:
+        lines.append(f"and {behind} layer{'' if behind == 1 else 's'} behind {'it' if len(causes) == 1 else 'these'}")
+    return "".join(f"\n  {line}" for line in lines)
 
 
 class Source(Protocol):

@@ -156,5 +156,5 @@ def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ImagesError):
         caffeinit.measure(NETS["chain"](), np.ones((2, 1, 12, 10), np.float32))
     b = NetBuilder()
-    with pytest.raises(CaffeinitError, match="no unit that could be measured"):
+    with pytest.raises(CaffeinitError, match="no layer that could be measured"):
         caffeinit.measure(b.finish(b.relu("data")), pictures())

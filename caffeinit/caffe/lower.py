@@ -27,6 +27,7 @@ from caffeinit.caffe.layers.data import OutsideData
 from caffeinit.caffe.net import NamedLayer, Net
 from caffeinit.errors import LayerError
 from caffeinit.graph import Graph, Shape
+from caffeinit.network import BEHIND
 from caffeinit.units import Learned
 
 ParamKey = tuple[str, int]
@@ -153,7 +154,7 @@ def _missing_reason(found: Inference, blob: str) -> str:
         return f'the shape of input "{blob}" is not known: give --input-shape {blob}=C,H,W'
     for entry in found.net.named_layers:
         if blob in entry.tops:
-            return f'depends on layer "{entry.layer.name}" ({entry.layer.type}), which cannot run'
+            return f'{BEHIND}"{entry.layer.name}" ({entry.layer.type}), which cannot run'
     return f'blob "{blob}" is not there'
 
 

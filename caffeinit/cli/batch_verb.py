@@ -183,8 +183,9 @@ def _executor(options: dict[str, Any]) -> Any:
 def _short(reason: str) -> str:
     """Return a reason in one line: its beginning, which names the cause; all of it is in the manifest."""
     lines = [" ".join(line.split()) for line in reason.splitlines() if line.strip()]
-    shown = [line if line.endswith((":", ".", ",")) else f"{line};" for line in lines[:2]]
-    more = f" ({len(lines) - 2} more lines are in the manifest)" if len(lines) > 2 else ""
+    most = 3 if len(lines) == 3 else 2
+    shown = [line if line.endswith((":", ".", ",")) else f"{line};" for line in lines[:most]]
+    more = f" ({len(lines) - most} more lines are in the manifest)" if len(lines) > most else ""
     return " ".join(shown).removesuffix(";") + more
 
 

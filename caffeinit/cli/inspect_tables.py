@@ -8,6 +8,7 @@ from rich.table import Table
 
 from caffeinit.cli.tables import console, dims
 from caffeinit.inspection import Inspection
+from caffeinit.network import BEHIND
 from caffeinit.scale_report import ScaleReport, UnitScales
 
 
@@ -53,7 +54,7 @@ def _print_scale_remarks(out: Console, report: Inspection) -> None:
             "No scale is free: nothing can be rescaled without changing the function.", markup=False, soft_wrap=True
         )
     out.print(_LEGEND, markup=False, soft_wrap=True)
-    behind = [layer for layer in report.obstacles if layer.reason.startswith("depends on layer ")]
+    behind = [layer for layer in report.obstacles if layer.reason.startswith(BEHIND)]
     for layer in report.obstacles:
         if layer not in behind:
             out.print(f"left out: {layer.name} ({layer.type}): {layer.reason}", markup=False, soft_wrap=True)

@@ -168,7 +168,7 @@ class Calibration:
         if len(self._bad) < len(self._chosen):
             raise ImagesError(
                 f"{_short(origin)}: {len(self._chosen) - len(self._bad)} pictures can be used, but the net spells out "
-                f"a batch of {self.batch_size}: give as many."
+                f"a batch of {self.batch_size}: give {self.batch_size} or more, and see --num-images."
             )
         raise ImagesError("\n".join([f"{_short(origin)}: no picture can be used.", *reasons]))
 

@@ -138,9 +138,21 @@ def test_a_long_reason_is_cut_where_it_repeats_itself(place):
     done = batch(place)
     line = done.stdout.splitlines()[-1]
     assert line == (
-        "failed: first/net.caffemodel: the net has no unit whose weights could be changed; conv1: the shape of input "
-        '"data" is not known: give --input-shape data=C,H,W (2 more lines are in the manifest)'
+        "failed: first/net.caffemodel: the net has no layer whose weights could be changed; conv1: the shape of input "
+        '"data" is not known: give --input-shape data=C,H,W; and 2 layers behind it'
     )
+
+
+def test_names_of_a_zoo_are_shown_and_not_obeyed(place):
+    net = write_net(place / "zoo" / "a\x1b[2Jb\u202e", DEPLOY)
+    (net.parent / "\x1b]0;owned\x07.caffemodel").write_bytes(b"nothing")
+    write_weights(net)
+    (place / "zoo" / "first").mkdir(exist_ok=True)
+    planned, done = batch(place, "--dry-run"), batch(place)
+    assert (planned.returncode, done.returncode) == (0, 1)
+    for shown in (planned.stdout, planned.stderr, done.stdout, done.stderr):
+        assert [c for c in shown if not c.isprintable() and c not in "\n\t"] == []
+    assert "\\x1b]0;owned" in done.stdout
 
 
 def test_failures_are_tried_again(place):
