@@ -44,10 +44,6 @@ class ParamGraph(Graph):
         """Return the value of blob `index` of `layer`, in Caffe's layout (shared parameters give the owner's value)."""
         raise KeyError((layer.name, index))
 
-    def has_value(self, blob: str) -> bool:
-        """Return whether a bottom's value could be computed."""
-        return bool(blob)
-
 
 class LayerType:
     """Base of all layer types.
