@@ -12,8 +12,13 @@ from caffeinit.graph import Shape
 
 
 class ConvolutionBase(LayerType):
-    """Windows and arrays that both directions share. Several bottoms pass through the same weights, each to its top."""
+    """What both directions share. Several bottoms pass through the same weights, each to its top.
 
+    Attributes:
+        operator: of ONNX.
+    """
+
+    operator: str
     num_bottoms: tuple[int, int | None] = (1, None)
     num_tops: tuple[int, int | None] = (1, None)
 
@@ -66,6 +71,21 @@ class ConvolutionBase(LayerType):
             raise LayerError(f"group {group} does not divide {channels} bottom channels and num_output {outputs}")
         return group, outputs
 
+    def weight_channels(self, inputs: int, outputs: int, group: int) -> tuple[int, int]:
+        """Return the weight's first two axes."""
+        raise NotImplementedError
+
+    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
+        """Return the weight, its two axes of channels before those of the kernel, and the bias (O,)."""
+        p, (_, bottom) = layer.convolution_param, self.split(layer, bottoms[0])
+        kernel = self.windows(layer, bottom).kernel
+        group, outputs = self.checked_group(layer, bottom[1])
+        shape = (*self.weight_channels(bottom[1], outputs, group), *kernel)
+        params = [Param(shape, "weight", p.weight_filler if p.HasField("weight_filler") else None)]
+        if p.bias_term:
+            params.append(Param((outputs,), "bias", p.bias_filler if p.HasField("bias_filler") else None))
+        return params
+
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append one node per bottom; all share the arrays."""
         tops = []
@@ -78,24 +98,30 @@ class ConvolutionBase(LayerType):
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append the node for one bottom (N, C, ...)."""
-        raise NotImplementedError
+        shape = graph.shape(bottom)
+        w = self.windows(layer, shape)
+        group, _ = self.checked_group(layer, shape[1])
+        return graph.op(
+            self.operator,
+            bottom,
+            *self.arrays(layer, graph),
+            kernel_shape=list(w.kernel),
+            strides=list(w.stride),
+            pads=w.onnx_pads,
+            dilations=list(w.dilation),
+            group=group,
+        )
 
     def arrays(self, layer: Layer, graph: ParamGraph) -> list[str]:
         """Return the values of weight and, if there is one, bias."""
         return [graph.param(layer, i) for i in range(2 if layer.convolution_param.bias_term else 1)]
 
-    def weight_and_bias(self, layer: Layer, weight: Shape, outputs: int) -> list[Param]:
-        """Return the parameters in blob order."""
-        p = layer.convolution_param
-        params = [Param(weight, "weight", p.weight_filler if p.HasField("weight_filler") else None)]
-        if p.bias_term:
-            params.append(Param((outputs,), "bias", p.bias_filler if p.HasField("bias_filler") else None))
-        return params
-
 
 @layer_type("Convolution")
 class Convolution(ConvolutionBase):
     """Cross-correlation with learned kernels; the output size is rounded down."""
+
+    operator = "Conv"
 
     def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return num_output channels and the number of window positions."""
@@ -109,28 +135,9 @@ class Convolution(ConvolutionBase):
             raise LayerError(f"a kernel of {w.extent} does not fit into {bottom[2:]} with pad {w.pads}")
         return (bottom[0], outputs, *sizes)
 
-    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
-        """Return weight (O, I/group, *kernel) and bias (O,)."""
-        _, bottom = self.split(layer, bottoms[0])
-        kernel = self.windows(layer, bottom).kernel
-        group, outputs = self.checked_group(layer, bottom[1])
-        return self.weight_and_bias(layer, (outputs, bottom[1] // group, *kernel), outputs)
-
-    def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
-        """Append a Conv."""
-        shape = graph.shape(bottom)
-        w = self.windows(layer, shape)
-        group, _ = self.checked_group(layer, shape[1])
-        return graph.op(
-            "Conv",
-            bottom,
-            *self.arrays(layer, graph),
-            kernel_shape=list(w.kernel),
-            strides=list(w.stride),
-            pads=w.onnx_pads,
-            dilations=list(w.dilation),
-            group=group,
-        )
+    def weight_channels(self, inputs: int, outputs: int, group: int) -> tuple[int, int]:
+        """Return (O, I/group)."""
+        return outputs, inputs // group
 
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return one product per weight and position."""
@@ -141,6 +148,8 @@ class Convolution(ConvolutionBase):
 @layer_type("Deconvolution")
 class Deconvolution(ConvolutionBase):
     """The gradient of a convolution as a forward layer: up-sampling with learned kernels."""
+
+    operator = "ConvTranspose"
 
     def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return num_output channels and the size whose convolution would give the bottom's."""
@@ -154,28 +163,9 @@ class Deconvolution(ConvolutionBase):
             raise LayerError(f"pad {w.pads} leaves nothing of the output")
         return (bottom[0], outputs, *sizes)
 
-    def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
-        """Return weight (I, O/group, *kernel) and bias (O,)."""
-        _, bottom = self.split(layer, bottoms[0])
-        kernel = self.windows(layer, bottom).kernel
-        group, outputs = self.checked_group(layer, bottom[1])
-        return self.weight_and_bias(layer, (bottom[1], outputs // group, *kernel), outputs)
-
-    def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
-        """Append a ConvTranspose."""
-        shape = graph.shape(bottom)
-        w = self.windows(layer, shape)
-        group, _ = self.checked_group(layer, shape[1])
-        return graph.op(
-            "ConvTranspose",
-            bottom,
-            *self.arrays(layer, graph),
-            kernel_shape=list(w.kernel),
-            strides=list(w.stride),
-            pads=w.onnx_pads,
-            dilations=list(w.dilation),
-            group=group,
-        )
+    def weight_channels(self, inputs: int, outputs: int, group: int) -> tuple[int, int]:
+        """Return (I, O/group)."""
+        return inputs, outputs // group
 
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return one product per weight and bottom position."""
