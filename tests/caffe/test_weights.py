@@ -271,10 +271,10 @@ HOSTILE = {
 @pytest.mark.parametrize("blob", HOSTILE)
 def test_hostile_blobs_are_refused_in_bounded_time(tmp_path, blob):
     path = write_file(tmp_path / "w", v2_layer("ip", HOSTILE[blob]))
-    began = time.monotonic()
+    began = time.process_time()  # not by the clock: other processes may need the machine too
     with pytest.raises(CaffeinitError):
         open_weights(path)
-    assert time.monotonic() - began < 10  # the limit for damaged files
+    assert time.process_time() - began < 10  # the limit for damaged files
 
 
 @pytest.mark.parametrize("suffix", ["caffemodel", "caffemodel.h5"])
