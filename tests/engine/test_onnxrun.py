@@ -62,6 +62,23 @@ def test_weights_beside_the_model_are_found_from_anywhere(tmp_path, monkeypatch)
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.parametrize("where", ["absolute", "above", "link"])
+def test_weights_elsewhere_are_not_read(tmp_path, where):
+    """A model from anywhere may name any file of this machine."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    write_product(folder / "net.onnx", LARGE, shape=(400,), beside=True)
+    (beside,) = (p for p in folder.iterdir() if p.suffix != ".onnx")
+    secret = beside.rename(tmp_path / "secret")
+    (folder / "link").symlink_to(secret)
+    model = onnx.load(folder / "net.onnx", load_external_data=False)
+    names = {"absolute": str(secret), "above": "../secret", "link": "link"}
+    next(e for t in model.graph.initializer for e in t.external_data if e.key == "location").value = names[where]
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CaffeinitError, match=r"[Aa]bsolute path not allowed|escapes model directory"):
+        OnnxFunction(folder / "net.onnx").compile(["y"])
+
+
 def test_files_that_are_no_onnx_files_are_refused(tmp_path):
     for content in (b"", b"\xff" * 100):
         (tmp_path / "x.onnx").write_bytes(content)
