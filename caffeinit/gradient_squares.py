@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
-from caffeinit.engine.session import Session, Settings
+from caffeinit.engine.session import Session
 from caffeinit.graph import Graph
 from caffeinit.network import Network
 from caffeinit.squares import ArraySquares, ProductSquares, Squares
@@ -29,9 +29,10 @@ class Prepared:
 
     def __init__(self, graph: Graph, network: Network) -> None:
         self._learned = network.learned
+        self._settings = replace(network.settings, threads=1)
         names = _following(graph, network.learned)
         self.arrays = {n: np.empty(graph.shape(n), _dtype(graph, n)) for n in names}
-        self._session = Session(graph.part(names), network.settings, fed=network.learned) if names else None
+        self._session = Session(graph.part(names), self._settings, fed=network.learned) if names else None
 
     def refresh(self) -> None:
         """Compute the arrays from the learned ones as they now are."""
@@ -44,7 +45,7 @@ class Prepared:
         for name, array in self.arrays.items():
             del rest.inputs[name]
             rest.initializers[name] = array
-        return Session(rest, Settings(threads=1), fed=[*self._learned, *self.arrays])
+        return Session(rest, self._settings, fed=[*self._learned, *self.arrays])
 
 
 def _following(graph: Graph, learned: Iterable[str]) -> list[str]:

@@ -10,7 +10,6 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -192,7 +191,7 @@ class RateProbe:
     def measure(self) -> dict[str, UnitRates]:
         """Return unit's first initializer -> its rates with the weights of now, for all affine units."""
         self._prepared.refresh()
-        with ThreadPoolExecutor(self.network.settings.threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(self.network.settings.workers) as pool:
             pieces = list(pool.map(self._squares, self.batches, self._noise))
         parts = {key: [piece[key] for piece in pieces] for key in self._sources}
         num_pictures = sum(len(next(iter(batch.values()))) for batch in self.batches)

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-from caffeinit.engine.session import explained
+from caffeinit.engine.failures import explained
 from caffeinit.errors import FormatError
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie

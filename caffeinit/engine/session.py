@@ -7,30 +7,20 @@ weights stay initializers, or they lose the blocked layout.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from caffeinit.errors import CaffeinitError
+from caffeinit.engine.device import Device
+from caffeinit.engine.failures import explained
 from caffeinit.graph import Graph, Shape
 
-_state = ort.capi.onnxruntime_pybind11_state
-_ORT_ERRORS = (
-    RuntimeError,
-    _state.Fail,
-    _state.InvalidArgument,
-    _state.InvalidGraph,
-    _state.InvalidProtobuf,
-    _state.NoSuchFile,
-    _state.NotImplemented,
-    _state.RuntimeException,
-)
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 
 
@@ -40,9 +30,16 @@ class Settings:
 
     Attributes:
         threads: onnxruntime's threads; 0 for one per core.
+        device: what they run on.
     """
 
     threads: int = 0
+    device: Device = field(default_factory=Device)
+
+    @property
+    def workers(self) -> int:
+        """How many runs may go on side by side, each with one thread: a GPU does one at a time."""
+        return (self.threads or os.cpu_count() or 1) if self.device.is_cpu else 1
 
 
 class Session:
@@ -62,13 +59,10 @@ class Session:
         """
         self.inputs = list(graph.inputs)
         self.outputs = list(graph.outputs)
-        self._weights = {n: graph.initializers[n] for n in graph.initializers if n in {*_fed_weights(graph), *fed}}
+        self._weights = {n: graph.initializers[n] for n in graph.initializers if n in {*fed_weights(graph), *fed}}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
-        model = _declare(graph, self._weights)
-        with explained("set up"):
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), _options(settings), providers=["CPUExecutionProvider"]
-            )
+        model = declare(graph, self._weights)
+        self._session = start(model, settings)
         self._types = {o.name: o.type for o in self._session.get_outputs()}
         self._read = {i.name for i in self._session.get_inputs()}
 
@@ -99,21 +93,19 @@ class Session:
         return {n: into[n] if n in into else v.numpy() for n, v in zip(self.outputs, values, strict=True)}
 
 
-@contextlib.contextmanager
-def explained(what: str, which: str = "the net") -> Iterator[None]:
-    """Turn onnxruntime's own errors into ours: shapes or indices of this net that do not go together."""
-    try:
-        yield
-    except _ORT_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise CaffeinitError(f"{which} cannot be {what} with these inputs: {reason[:400]}") from None
+def start(model: onnx.ModelProto, settings: Settings) -> ort.InferenceSession:
+    """Return onnxruntime's session for a model."""
+    with explained("set up"):
+        return ort.InferenceSession(
+            model.SerializeToString(), _options(settings), providers=settings.device.providers()
+        )
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:
     bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def _fed_weights(graph: Graph) -> list[str]:
+def fed_weights(graph: Graph) -> list[str]:
     """Return the initializers that are best fed as inputs: large right-hand sides of matrix products."""
     found: dict[str, None] = {}
     for node in graph.nodes:
@@ -124,7 +116,7 @@ def _fed_weights(graph: Graph) -> list[str]:
     return list(found)
 
 
-def _declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """Return the model with the arrays of `fed` declared as inputs."""
     model = graph.to_model(embed={n: a for n, a in graph.initializers.items() if n not in fed})
     for name, array in fed.items():

@@ -1,0 +1,53 @@
+"""onnxruntime's own errors: what they mean to a user, and which of them mean that memory ran out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import onnxruntime as ort
+
+from caffeinit.errors import CaffeinitError
+
+_state = ort.capi.onnxruntime_pybind11_state
+ORT_ERRORS = (
+    RuntimeError,
+    _state.Fail,
+    _state.InvalidArgument,
+    _state.InvalidGraph,
+    _state.InvalidProtobuf,
+    _state.NoSuchFile,
+    _state.NotImplemented,
+    _state.RuntimeException,
+)
+# There is no error class for it (microsoft/onnxruntime, issue 16307), and libraries below name it in their own ways.
+_OUT_OF_MEMORY = (
+    "failed to allocate memory",
+    "is smaller than requested bytes",  # an arena with a limit
+    "out of memory",
+    "out_of_memory",
+    "alloc_failed",  # cuBLAS, cuDNN
+    "bad_alloc",
+    "bad allocation",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of onnxruntime says that memory ran out, on a device or in an arena."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def explained(what: str, which: str = "the net") -> Iterator[None]:
+    """Turn onnxruntime's own errors into ours: memory, or shapes or indices of this net that do not go together."""
+    try:
+        yield
+    except ORT_ERRORS as error:
+        reason = " ".join(str(error).split())[:400]
+        if is_out_of_memory(error):
+            raise CaffeinitError(
+                f"{which} cannot be {what}, for memory ran out: {reason}. Take fewer pictures at a time (--batch-size), "
+                "or leave the GPU (--device cpu)"
+            ) from None
+        raise CaffeinitError(f"{which} cannot be {what} with these inputs: {reason}") from None
