@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +23,13 @@ class Correction:
     scale: np.ndarray
     shift: np.ndarray
     dead: np.ndarray
+
+
+class Correctable(Protocol):
+    """A kept activation that lies out of reach, on a device."""
+
+    def correct(self, scale: np.ndarray, shift: np.ndarray, axis: int, rectify: bool) -> None:
+        """Have x * scale + shift, and max(x, 0) after it where `rectify` says so, take its place."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,11 @@ def set_statistics(unit: Unit, moments: Moments, target: Target) -> Moments:
 
 
 def correct_values(
-    pieces: Iterable[np.ndarray], correction: Correction, axis: int, rectify: bool = False, pool: Executor | None = None
+    pieces: Iterable[np.ndarray | Correctable],
+    correction: Correction,
+    axis: int,
+    rectify: bool = False,
+    pool: Executor | None = None,
 ) -> None:
     """Apply a correction to kept activations in place, picture by picture so that each is in the cache.
 
@@ -101,6 +113,9 @@ def correct_values(
             np.maximum(part, np.float32(0), out=part)
 
     for piece in pieces:
+        if not isinstance(piece, np.ndarray):
+            piece.correct(scale, shift, axis, rectify)
+            continue
         rank = piece.ndim
         parts = [piece] if rank <= 2 or axis % rank == 0 else list(piece)
         list(pool.map(correct, parts) if pool else map(correct, parts))

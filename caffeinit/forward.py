@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from caffeinit.engine.arrays import DeviceArray
+from caffeinit.engine.resident import Piece, Portion, ResidentSession
 from caffeinit.engine.session import Session, compile_graph
 from caffeinit.errors import WeightsError
 from caffeinit.graph import Graph
@@ -19,6 +21,7 @@ from caffeinit.moments import Moments
 from caffeinit.network import Network
 
 Values = Mapping[str, np.ndarray]
+Found = Mapping[str, np.ndarray | Piece]
 PIECE_BYTES = 1 << 28  # of values that are held at once
 
 
@@ -31,13 +34,28 @@ def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys([*(use.output for unit in network.units for use in unit.uses), *others]))
 
 
-def run_pieces(
-    network: Network, batches: Iterable[Values], values: Sequence[str]
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yield a number of pictures and the values that they give, piece by piece."""
+def run_pieces(network: Network, batches: Iterable[Values], values: Sequence[str]) -> Iterator[tuple[int, Found]]:
+    """Yield a number of pictures and the values that they give, piece by piece; of units' outputs also the moments.
+
+    Values that live on a device stay there; `np.asarray` brings one here.
+    """
+    if network.settings.device.resident:
+        yield from _run_resident(network, batches, values)
+        return
     session: Session = compile_graph(network.graph, values, network.settings)
     for piece in cut(network.graph, batches, values, PIECE_BYTES):
         yield len(next(iter(piece.values()))), session.run({n: piece[n] for n in session.inputs})
+
+
+def _run_resident(
+    network: Network, batches: Iterable[Values], values: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Piece]]]:
+    settings = network.settings
+    axes = {use.output: use.axis for unit in network.units for use in unit.uses}
+    session = ResidentSession(network.graph, values, settings, Portion(settings.device, network.notes), axes=axes)
+    for piece in cut(network.graph, batches, values, PIECE_BYTES):
+        feeds = {n: DeviceArray.place(settings.device, piece[n]) for n in session.inputs}
+        yield len(next(iter(piece.values()))), session.run(feeds)
 
 
 def cut(
@@ -85,7 +103,7 @@ def measure_moments(
         for count, values in run_pieces(network, batches, unit_outputs(network, outputs)):
             for value, (key, axis) in uses.items():
                 found[key].update(values[value], axis, pool)
-            see({name: values[name] for name in outputs})
+            see({name: np.asarray(values[name]) for name in outputs})
             done += count
             progress(done)
     return found

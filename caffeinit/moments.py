@@ -12,7 +12,10 @@ Method: pairwise update of Chan, Golub & LeVeque, The American Statistician 37(3
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -21,6 +24,40 @@ import numpy as np
 DEAD_RATIO = 1e-5
 SMALLEST_STD = 1e-30
 BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block and its deviations stay in the second-level cache
+
+
+@dataclass(frozen=True)
+class PictureMoments:
+    """What is left of an activation where it lies out of reach: moments of each channel of each picture.
+
+    Attributes:
+        means, squares, largest: (n, C); float32 means, sums of squared deviations from them, and largest magnitudes.
+        positions: values in each.
+    """
+
+    means: np.ndarray
+    squares: np.ndarray
+    largest: np.ndarray
+    positions: int
+
+    @classmethod
+    def of(cls, size: int, means: np.ndarray, squares: np.ndarray, least: np.ndarray, most: np.ndarray) -> Self:
+        """Return the moments of `size` values; the arrays may have axes of size 1 besides."""
+        rows = (means.shape[0], means.shape[1])
+        largest = np.abs(np.maximum(most, -least))
+        return cls(means.reshape(rows), squares.reshape(rows), largest.reshape(rows), size // max(means.size, 1))
+
+    def merged(self) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """Return count, means, squared deviations and largest magnitudes of all pictures together."""
+        mean, squares = _merged(self.means, self.squares.astype(np.float64), self.positions)
+        return len(self.means) * self.positions, mean, squares, self.largest.max(axis=0).astype(np.float64)
+
+
+class Reduced(Protocol):
+    """An activation that lies out of reach, on a device."""
+
+    def moments(self, axis: int) -> Sequence[PictureMoments]:
+        """Return the moments of its channels on `axis`."""
 
 
 class Moments:
@@ -64,13 +101,16 @@ class Moments:
         self.squares = self.squares + squares + delta * delta * (self.count * count / total)
         self.count = total
 
-    def update(self, values: np.ndarray, axis: int = 1, pool: Executor | None = None) -> None:
+    def update(self, values: np.ndarray | Reduced, axis: int = 1, pool: Executor | None = None) -> None:
         """Fold in one batch of activations, float32, channels on `axis`.
 
         The result does not depend on `pool`, the threads that share the work: blocks are folded in order.
         """
-        blocks = _as_blocks(values, axis)
-        parts = pool.map(_block_moments, blocks) if pool else map(_block_moments, blocks)
+        if isinstance(values, np.ndarray):
+            blocks = _as_blocks(values, axis)
+            parts = pool.map(_block_moments, blocks) if pool else map(_block_moments, blocks)
+        else:
+            parts = (found.merged() for found in values.moments(axis))
         for count, mean, squares, largest in parts:
             self.merge(count, mean, squares)
             # NaN must not get lost in a comparison: it is what a caller looks for.
@@ -108,13 +148,17 @@ def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.n
     means = (block @ np.ones(positions, np.float32)) / np.float32(positions)
     deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
     # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
-    squares = np.vecdot(deviations, deviations).astype(np.float64)
-    exact = means.astype(np.float64)
-    mean = exact.mean(axis=0)
-    squares = squares.sum(axis=0) + positions * ((exact - mean) ** 2).sum(axis=0)
+    mean, squares = _merged(means, np.vecdot(deviations, deviations).astype(np.float64), positions)
     # abs: of a channel of zeros it would be -0, and its logarithm NaN with a warning.
     largest = np.abs(np.maximum(block.max(axis=(0, 2)), -block.min(axis=(0, 2)))).astype(np.float64)
     return images * positions, mean, squares, largest
+
+
+def _merged(means: np.ndarray, squares: np.ndarray, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and squared deviations, (C,) float64, of pictures of so many positions each."""
+    exact = means.astype(np.float64)
+    mean = exact.mean(axis=0)
+    return mean, squares.sum(axis=0) + positions * ((exact - mean) ** 2).sum(axis=0)
 
 
 _local = threading.local()

@@ -139,7 +139,7 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
     pieces = run_pieces(run.network, batches, unit_outputs(run.network, kept.names))
     for (_, after), before in zip(pieces, kept, strict=True):
         for name, difference in moves.items():
-            difference.see(before[name], after[name])
+            difference.see(before[name], np.asarray(after[name]))
     worst = max(moves.values(), key=lambda d: d.relative)
     if not worst.relative <= TOLERANCE:
         raise CaffeinitError(

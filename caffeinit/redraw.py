@@ -21,6 +21,7 @@ from caffeinit.draw import (
     Filler,
     Geometry,
     PatchSampler,
+    Remote,
     Rows,
     WeightSpec,
     Window,
@@ -70,7 +71,7 @@ class UnitSampler:
     options: DrawOptions
     notes: list[str]
 
-    def observe(self, values: np.ndarray, use: int, pictures: int) -> None:
+    def observe(self, values: np.ndarray | Remote, use: int, pictures: int) -> None:
         """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
         self.sampler.add(values, use, pictures)
 

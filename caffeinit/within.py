@@ -20,6 +20,8 @@ import numpy as np
 import onnx
 
 from caffeinit.correction import Correction, Target, correct_values, plan_correction, set_statistics
+from caffeinit.draw import Remote
+from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
 from caffeinit.errors import OptionError, WeightsError
@@ -35,7 +37,7 @@ Batch = Mapping[str, np.ndarray]
 class InputSampler(Protocol):
     """Sees all of a unit's input before the unit runs, then writes its weights."""
 
-    def observe(self, values: np.ndarray, use: int, pictures: int) -> None:
+    def observe(self, values: np.ndarray | Remote, use: int, pictures: int) -> None:
         """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
 
     def draw(self) -> None:
@@ -98,7 +100,8 @@ def normalize(
     stages = plan_stages(
         graph, [*state.measured, *(v for v in watch.values if v not in graph.inputs)], together=together
     )
-    run = StagedRun(graph, batches, stages, network.settings)
+    axes = {value: _axis(state, value) for value in state.measured}
+    run = start_run(graph, batches, stages, network.settings, axes, network.notes)
     with ThreadPoolExecutor(network.settings.threads or os.cpu_count()) as state.pool:
         for number, stage in enumerate(stages):
             _start_stage(state, stage.checkpoints)
@@ -139,7 +142,7 @@ class _Watch:
             for value in inputs:
                 self._finish(value)
 
-    def see(self, run: StagedRun, checkpoints: Sequence[str]) -> None:
+    def see(self, run: StagedRun | ResidentRun, checkpoints: Sequence[str]) -> None:
         """Show what a stage has made, corrected."""
         for value in checkpoints:
             if value in self.values:
@@ -147,7 +150,7 @@ class _Watch:
                     self._show(value, piece)
                 self._finish(value)
 
-    def _show(self, value: str, piece: np.ndarray) -> None:
+    def _show(self, value: str, piece: np.ndarray | Remote) -> None:
         made_for = next((s[0] for s in self.graph.inputs.values() if s), 1)
         pictures = len(piece) * made_for // self.graph.shape(value)[0]
         for name, use in self.values[value]:
@@ -262,7 +265,7 @@ def _obstacle(network: Network, unit: Unit) -> str:
     return ""
 
 
-def _finish_stage(state: _Pass, run: StagedRun, checkpoints: Sequence[str]) -> None:
+def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Sequence[str]) -> None:
     """Correct every unit whose output the stage made, and the units that follow directly on it."""
     finished: dict[str, Unit] = {}
     for value in checkpoints:

@@ -4,7 +4,7 @@ from .fillers import FILLER_TYPES, fill
 from .methods import METHODS, Method, draw, find_method, wanted_samples
 from .policies import POLICIES
 from .rng import unit_rng
-from .sampler import Geometry, PatchSampler, Rows, Window
+from .sampler import Geometry, PatchSampler, Remote, Rows, Window
 from .spec import Drawn, DrawOptions, Filler, WeightSpec
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Geometry",
     "Method",
     "PatchSampler",
+    "Remote",
     "Rows",
     "WeightSpec",
     "Window",

@@ -17,6 +17,21 @@ import numpy as np
 from .rng import unit_rng
 
 
+class Remote(Protocol):
+    """A value that lies out of reach, on a device; vectors at single places can be had."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extents."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def vectors(self, index: np.ndarray, axis: int) -> np.ndarray:
+        """Return the vectors along an axis, (*index.shape, C), at flat places over all other axes; zeros at -1."""
+        ...
+
+
 class Geometry(Protocol):
     """How a unit's input is cut into patches."""
 
@@ -33,7 +48,7 @@ class Geometry(Protocol):
         """Return the length of one group's patch."""
         ...
 
-    def gather(self, value: np.ndarray, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the patches (m, group, d) of the given pictures of the batch at the given flat positions."""
         ...
 
@@ -70,13 +85,28 @@ class Window:
         """Return I/group * kH * kW."""
         return shape[1] // self.group * math.prod(self.kernel)
 
-    def gather(self, value: np.ndarray, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the im2col columns (m, group, d), d ordered (I/group, *kernel)."""
         places = np.unravel_index(positions, self.placements(value.shape))
+        if not isinstance(value, np.ndarray):
+            vectors = value.vectors(self._flat(value.shape, pictures, places), 1)
+            return vectors.transpose(0, 2, 1).reshape(len(pictures), self.group, -1)
         windows = self._windows(value)
         index: tuple[Any, ...] = (pictures, slice(None), *places)
         columns: np.ndarray = windows[index]
         return columns.reshape(len(pictures), self.group, -1)
+
+    def _flat(self, shape: tuple[int, ...], pictures: np.ndarray, places: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Return where windows lie in (N, *spatial), (m, places in a kernel) flat; -1 in the padding."""
+        count, axes = len(pictures), len(self.kernel)
+        flat, inside = pictures.reshape(-1, *[1] * axes), np.ones(1, bool)
+        for axis, (extent, place) in enumerate(zip(shape[2:], places, strict=True)):
+            steps = np.arange(self.kernel[axis]) * self.dilation[axis] - self.pads_begin[axis]
+            along = place[:, None] * self.stride[axis] + steps
+            along = along.reshape(count, *(-1 if a == axis else 1 for a in range(axes)))
+            flat = flat * extent + along
+            inside = inside & (along >= 0) & (along < extent)
+        return np.where(inside, flat, -1).reshape(count, -1)
 
     def _windows(self, value: np.ndarray) -> np.ndarray:
         """Return a view (N, C, *placements, *kernel) of the padded value."""
@@ -109,8 +139,10 @@ class Rows:
         """Return K."""
         return self.features
 
-    def gather(self, value: np.ndarray, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the rows (m, 1, K)."""
+        if not isinstance(value, np.ndarray):
+            return value.vectors((pictures * self.positions(value.shape) + positions)[:, None], -1)
         rows: np.ndarray = value.reshape(len(value), -1, 1, self.features)[pictures, positions]
         return rows
 
@@ -132,7 +164,7 @@ class PatchSampler:
         self._filled = [0] * len(uses)
         self._seen = [0] * len(uses)
 
-    def add(self, value: np.ndarray, use: int = 0, pictures: int | None = None) -> None:
+    def add(self, value: np.ndarray | Remote, use: int = 0, pictures: int | None = None) -> None:
         """Take what is needed from the next batch of the input of one use, (N, C, *spatial) or (N, ...).
 
         Args:

@@ -1,0 +1,123 @@
+"""A pass stage by stage, as in `staged.py`, with all that is kept between the stages on a device.
+
+Batches keep their cut: a GPU gains nothing from merging them, and a stage reads its weights once whatever their number.
+Corrections of kept values are not applied in place but where a later stage reads them, see `resident.Piece`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from caffeinit.engine.arrays import DeviceArray
+from caffeinit.engine.resident import Piece, Portion, ResidentSession
+from caffeinit.engine.session import Settings
+from caffeinit.engine.staged import StagedRun
+from caffeinit.engine.stages import Stage
+from caffeinit.graph import Graph
+
+
+def start_run(
+    graph: Graph,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    stages: Sequence[Stage],
+    settings: Settings,
+    axes: Mapping[str, int],
+    notes: list[str],
+) -> StagedRun | ResidentRun:
+    """Return a pass whose kept values live where the settings say.
+
+    Args:
+        axes: checkpoints whose moments are wanted -> the axis of their channels.
+        notes: takes a sentence when a device's memory has run out.
+    """
+    if settings.device.resident:
+        return ResidentRun(graph, batches, stages, settings, axes, notes)
+    return StagedRun(graph, batches, stages, settings)
+
+
+class ResidentRun:
+    """The state of one pass; see `staged.StagedRun`, whose form it has."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        stages: Sequence[Stage],
+        settings: Settings,
+        axes: Mapping[str, int],
+        notes: list[str],
+    ) -> None:
+        self.graph = graph
+        self.stages = stages
+        self.settings = settings
+        self.peak_bytes = 0
+        self._batches = batches
+        self._axes = axes
+        self._portion = Portion(settings.device, notes)
+        self._kept: dict[str, list[Any]] = {}  # pieces; arrays of the machine's for inputs that are read again
+        self._held = 0
+
+    def run(self, number: int, observe: Callable[[str, Any], None]) -> None:
+        """Run stage `number` over all pieces; `observe(checkpoint, piece)` is called for each."""
+        stage = self.stages[number]
+        corrections = {n: p[0].correction for n, p in self._kept.items() if isinstance(p[0], Piece)}
+        session = ResidentSession(
+            self.graph,
+            stage.outputs,
+            self.settings,
+            self._portion,
+            inputs=stage.inputs,
+            axes={name: axis for name, axis in self._axes.items() if name in stage.checkpoints},
+            corrections={n: c for n, c in corrections.items() if c is not None and n in stage.inputs},
+        )
+        made: dict[str, list[Any]] = {name: [] for name in stage.outputs}
+        spent = [n for n in stage.last_use if n in stage.inputs]
+        for index, feeds in enumerate(self._feeds(number)):
+            for name, piece in session.run({n: self._on_device(feeds[n]) for n in session.inputs}).items():
+                made[name].append(piece)
+                self._count(piece.array.nbytes)
+                if name in stage.checkpoints:
+                    observe(name, piece)
+            for name in spent:
+                self._count(-feeds[name].array.nbytes)
+                self._kept[name][index] = None
+            feeds.clear()  # else the last piece would outlive its last use
+        self._kept.update(made)
+        for name in spent:
+            del self._kept[name]
+
+    def values(self, name: str) -> list[Piece]:
+        """Return the pieces of a kept value; they may be corrected before the next stage runs."""
+        return self._kept[name]
+
+    def release(self, number: int) -> None:
+        """Give up what stage `number` made and no later stage reads."""
+        for name in self.stages[number].last_use:
+            for piece in self._kept.pop(name, []):
+                self._count(-piece.array.nbytes)
+
+    def _feeds(self, number: int) -> Iterator[dict[str, Any]]:
+        """Yield what each run of a stage is fed."""
+        stage = self.stages[number]
+        fresh = [n for n in stage.inputs if n in self.graph.inputs and n not in self._kept]
+        if not fresh:
+            for pieces in zip(*(self._kept[n] for n in stage.inputs), strict=True):
+                yield dict(zip(stage.inputs, pieces, strict=True))
+            return
+        later = [n for n in fresh if any(n in s.inputs for s in self.stages[number + 1 :])]
+        stored: dict[str, list[Any]] = {n: [] for n in later}
+        for index, batch in enumerate(self._batches):
+            for name in later:
+                stored[name].append(batch[name])
+            yield {n: batch[n] if n in fresh else self._kept[n][index] for n in stage.inputs}
+        self._kept.update(stored)
+
+    def _on_device(self, given: Piece | np.ndarray) -> DeviceArray:
+        return given.array if isinstance(given, Piece) else DeviceArray.place(self.settings.device, given)
+
+    def _count(self, change: int) -> None:
+        self._held += change
+        self.peak_bytes = max(self.peak_bytes, self._held)

@@ -1,0 +1,258 @@
+"""What stays on a device gives what the machine's own memory gives; all of it runs here with the device "cpu".
+
+float32 sums over 30 to 120 numbers in another order differ by a few 1e-7 of them; units amplify that a little.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.draw import Rows, Window
+from caffeinit.engine.arrays import DeviceArray
+from caffeinit.engine.device import Device
+from caffeinit.engine.resident import Piece, Portion, ResidentSession
+from caffeinit.engine.resident_run import ResidentRun, start_run
+from caffeinit.engine.session import Settings, compile_graph
+from caffeinit.engine.stages import plan_stages
+from caffeinit.forward import measure_moments
+from caffeinit.moments import Moments
+from caffeinit.within import normalize
+from tests.nets import NETS, NetBuilder, pictures
+
+RESIDENT = Settings(threads=1, device=Device(resident=True))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shared():
+    """Two uses of one weight, one of them behind a Neg."""
+    b = NetBuilder()
+    x = b.conv("data", "conv1", 6)
+    y = b.graph.op(
+        "Conv", b.relu(b.graph.op("Neg", "data")), "conv1/param0", "conv1/param1", kernel_shape=[3, 3], pads=[1] * 4
+    )
+    return b.finish(b.product(b.relu(b.graph.op("Concat", x, y, axis=1)), "ip", 4))
+
+
+def transformer():
+    """Products over the last axis of (N, T, K), after a convolution whose channels are on axis 1."""
+    b = NetBuilder()
+    x = b.graph.reshape(b.relu(b.conv("data", "conv1", 6)), [4, 6, 120])
+    x = b.graph.op("Transpose", x, perm=[0, 2, 1])
+    x = b.graph.op("MatMul", x, b.array("mm", 0, (6, 7)), name="mm_product")
+    return b.finish(b.product(b.relu(b.graph.op("Add", x, b.array("mm", 1, (7,), "bias"), name="mm")), "ip", 3))
+
+
+MORE = {**NETS, "shared": shared, "transformer": transformer}
+
+
+def both(name, work, **options):
+    """Return the same net after the same work, on the ordinary path and on the resident one."""
+    nets = MORE[name](), MORE[name]()
+    nets[1].settings = RESIDENT
+    return nets, [work(net, pictures(**options)) for net in nets]
+
+
+def assert_same_params(a, b, rtol=1e-5):
+    for layer, arrays in a.params.items():
+        for mine, theirs in zip(arrays, b.params[layer], strict=True):
+            np.testing.assert_allclose(theirs, mine, rtol=rtol, atol=rtol * float(np.abs(mine).max()), err_msg=layer)
+
+
+@pytest.mark.parametrize("batch", [12, 5, 1])
+@pytest.mark.parametrize("name", MORE)
+def test_normalising_gives_the_same_weights(name, batch):
+    (ordinary, resident), ((reports, _), (others, _)) = both(name, normalize, batch=batch)
+    assert_same_params(ordinary, resident)
+    for a, b in zip(reports, others, strict=True):
+        assert (a.name, a.done, a.reason, a.dead) == (b.name, b.done, b.reason, b.dead)
+        np.testing.assert_allclose(b.before.channel_stds, a.before.channel_stds, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["patches", "pca"])
+@pytest.mark.parametrize("name", MORE)
+def test_weights_drawn_from_patches_are_the_same(name, method):
+    def draw(net, batches):
+        return caffeinit.init(net, batches, method=method, balanced=False)
+
+    (ordinary, resident), _ = both(name, draw)
+    # Whitening divides by small eigenvalues, which blows rounding up.
+    assert_same_params(ordinary, resident, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["preserve", "fp16", "normalize"])
+def test_rescaling_gives_the_same_weights(mode):
+    for name in ("chain", "residual"):
+        (ordinary, resident), (a, b) = both(name, lambda net, batches: caffeinit.rescale(net, batches, mode=mode))
+        assert_same_params(ordinary, resident, rtol=1e-4)
+        assert [n.split(" moved by ")[0] for n in a.notes] == [n.split(" moved by ")[0] for n in b.notes]
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_moments_of_one_pass_are_the_same_and_outputs_can_be_seen(name):
+    seen = []
+
+    def measure(net, batches):
+        seen.append([])
+        return measure_moments(net, batches, net.graph.outputs, seen[-1].append)
+
+    (net, _), (a, b) = both(name, measure)
+    for key, moments in a.items():
+        assert b[key].count == moments.count
+        np.testing.assert_allclose(b[key].mean, moments.mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(b[key].std, moments.std, rtol=1e-5)
+        np.testing.assert_allclose(b[key].largest, moments.largest, rtol=1e-5)
+    for before, after in zip(*seen, strict=True):
+        np.testing.assert_allclose(after[net.graph.outputs[0]], before[net.graph.outputs[0]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((5, 3, 4, 6), 1), ((5, 3), 1), ((2, 7, 3), 2), ((3, 5), 0), ((2, 4, 3, 2, 2), 2)]
+)
+def test_moments_of_any_layout(shape, axis):
+    b = NetBuilder(shape=shape)
+    b.graph.batch_axis_free = axis > 0
+    b.graph.outputs = [b.graph.op("Neg", "data", name="y")]
+    session = ResidentSession(b.graph, ["y"], RESIDENT, Portion(RESIDENT.device), axes={"y": axis})
+    values = np.random.default_rng(0).normal(100, 0.1, shape).astype(np.float32)
+    piece = session.run({"data": DeviceArray.place(RESIDENT.device, values)})["y"]
+    found, expected = Moments(shape[axis]), Moments(shape[axis])
+    found.update(piece, axis)
+    expected.update(-values, axis)
+    assert found.count == expected.count
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
+    np.testing.assert_allclose(found.std, expected.std, rtol=1e-4)
+    np.testing.assert_array_equal(found.largest, expected.largest)
+
+
+def test_large_pictures_cost_no_digits():
+    values = np.random.default_rng(0).normal(10, 1, (1, 2, 300, 400)).astype(np.float32)
+    b = NetBuilder(shape=values.shape)
+    b.graph.outputs = [b.graph.op("Identity", "data", name="y")]
+    session = ResidentSession(b.graph, ["y"], RESIDENT, Portion(RESIDENT.device), axes={"y": 1})
+    found = Moments(2)
+    found.update(session.run({"data": DeviceArray.place(RESIDENT.device, values)})["y"], 1)
+    np.testing.assert_allclose(found.std, values.astype(np.float64).std(axis=(0, 2, 3)), rtol=1e-6)
+
+
+def test_kept_values_are_read_as_corrected_and_given_up():
+    net, batches = NETS["chain"](), pictures()
+    first = net.units[0].uses[0].output
+    stages = plan_stages(net.graph, [u.uses[0].output for u in net.units], net.graph.outputs)
+    run = start_run(net.graph, batches, stages, RESIDENT, {}, [])
+    assert isinstance(run, ResidentRun)
+    scale, shift = np.linspace(0.5, 2, 8, dtype=np.float32), np.linspace(-1, 1, 8, dtype=np.float32)
+    for number, stage in enumerate(stages):
+        run.run(number, lambda value, piece: None)
+        if first in stage.checkpoints:
+            for piece in run.values(first):
+                piece.correct(scale, shift, 1, False)
+            corrected = np.concatenate([np.asarray(piece) for piece in run.values(first)])
+        run.release(number)
+    original = NETS["chain"]()
+    raw = [original.forward(b, [first])[first] for b in batches]
+    np.testing.assert_allclose(
+        corrected, np.concatenate(raw) * scale[:, None, None] + shift[:, None, None], rtol=1e-5, atol=1e-5
+    )
+    original.units[0].rescale(scale.astype(float), shift.astype(float))
+    output = original.graph.outputs[0]
+    session = compile_graph(original.graph, [output], RESIDENT)
+    expected = np.concatenate([session.run(b)[output] for b in batches])
+    found = np.concatenate([np.asarray(piece) for piece in run.values(output)])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    per_picture = [4 * int(np.prod(net.graph.shape(u.uses[0].output)[1:])) for u in net.units]
+    assert 12 * max(per_picture) <= run.peak_bytes < 1.5 * 12 * max(per_picture)
+
+
+def test_vectors_are_those_of_the_places_and_zeros_outside():
+    values = np.random.default_rng(0).standard_normal((3, 5, 4, 2)).astype(np.float32)
+    piece = Piece(DeviceArray.place(RESIDENT.device, values), RESIDENT)
+    index = np.array([[0, 23, -1], [9, 9, 1]])
+    rows = values.transpose(0, 2, 3, 1).reshape(-1, 5)
+    expected = np.where((index < 0)[:, :, None], 0, rows[index])
+    np.testing.assert_array_equal(piece.vectors(index, 1), expected)
+    piece.correct(np.full(5, 2, np.float32), np.ones(5, np.float32), 1, True)
+    expected = np.where((index < 0)[:, :, None], 0, np.maximum(rows * 2 + 1, 0)[index])
+    np.testing.assert_array_equal(piece.vectors(index, 1), expected)
+    last = np.maximum(values * 2 + 1, 0).reshape(-1, 2)
+    np.testing.assert_array_equal(piece.vectors(index, -1), np.where((index < 0)[:, :, None], 0, last[index]))
+
+
+WINDOWS = [
+    ((3, 4, 7, 6), Window((3, 2), (2, 1), (1, 0), (2, 1), (1, 2), 2)),
+    ((3, 4, 7, 6), Window((1, 1), (1, 1), (0, 0), (0, 0), (1, 1))),
+    ((2, 6, 9), Window((4,), (3,), (3,), (3,), (2,), 3)),
+    ((2, 2, 3, 4, 5), Window((2, 3, 2), (1, 1, 2), (1, 0, 1), (0, 1, 1), (1, 1, 1))),
+    ((4, 10), Rows(10)),
+    ((4, 3, 10), Rows(10)),
+]
+
+
+@pytest.mark.parametrize(("shape", "geometry"), WINDOWS, ids=str)
+def test_patches_from_a_device_are_those_of_the_array(shape, geometry):
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    piece = Piece(DeviceArray.place(RESIDENT.device, values), RESIDENT)
+    each = geometry.positions(shape)
+    pictures_, positions = np.repeat(np.arange(shape[0]), each), np.tile(np.arange(each), shape[0])
+    expected = geometry.gather(values, pictures_, positions)
+    np.testing.assert_array_equal(geometry.gather(piece, pictures_, positions), expected)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("name", MORE)
+def test_pieces_of_a_batch_give_the_whole_batch(name, most):
+    """Rows of these nets are no multiples of what kernels align to, so that views are copied on the way."""
+    net = MORE[name]()
+    values = [use.output for unit in net.units for use in unit.uses]
+    axes = {use.output: use.axis for unit in net.units for use in unit.uses}
+    feeds = {"data": DeviceArray.place(RESIDENT.device, pictures(batch=12)[0]["data"])}
+    portions = Portion(RESIDENT.device), Portion(RESIDENT.device, most=most)
+    whole, parts = (ResidentSession(net.graph, values, RESIDENT, p, axes=axes).run(feeds) for p in portions)
+    for value in values:
+        np.testing.assert_allclose(np.asarray(parts[value]), np.asarray(whole[value]), rtol=1e-4, atol=1e-5)
+        pooled = [Moments(net.graph.shape(value)[axes[value]]) for _ in range(2)]
+        for moments, pieces in zip(pooled, (whole, parts), strict=True):
+            moments.update(pieces[value], axes[value])
+        assert pooled[0].count == pooled[1].count
+        np.testing.assert_allclose(pooled[1].std, pooled[0].std, rtol=1e-5)
+
+
+SMALL_ARENA = """
+import json
+import numpy as np, onnxruntime as ort
+from caffeinit.engine import session
+from caffeinit.engine.device import Device
+from caffeinit.within import normalize
+from tests.nets import NETS, pictures
+
+memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": 300_000, "arena_extend_strategy": 1}))
+session._share_arena = lambda: None
+ordinary, small = NETS["residual"](), NETS["residual"]()
+small.settings = session.Settings(threads=1, device=Device(resident=True))
+normalize(small, pictures(num=64, batch=64))
+session._options = (lambda options: lambda settings: without_arena(options(settings)))(session._options)
+def without_arena(options):
+    options.add_session_config_entry("session.use_env_allocators", "0")
+    return options
+normalize(ordinary, pictures(num=64, batch=64))
+for layer, arrays in ordinary.params.items():
+    for a, b in zip(arrays, small.params[layer], strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+print(json.dumps(small.notes))
+"""
+
+
+def test_a_batch_goes_through_in_halves_where_memory_runs_out():
+    """The memory is onnxruntime's own, with a limit that whole batches do not fit into."""
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_ARENA], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (note,) = json.loads(done.stdout)
+    assert note.startswith("out of memory on cpu: pictures went through it ")
+    assert 1 <= int(note.split()[-4]) <= 32
