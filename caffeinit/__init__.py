@@ -58,6 +58,8 @@ def load(
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     strict: bool = False,
+    device: str = "cpu",
+    allow_tf32: bool = False,
 ) -> Network:
     """Load a net and, if given, its weights.
 
@@ -67,13 +69,23 @@ def load(
         phase, level, stages: the state that the net's `include` and `exclude` rules are held against.
         input_shapes: input blob -> shape, where the net does not tell it or another is wanted.
         strict: refuse a net with a layer that cannot run, instead of leaving out what depends on it.
+        device: cpu, cuda, cuda:N, or auto for the first GPU that works, else the CPU; `Network.notes` says which.
+        allow_tf32: let a GPU round factors to 10 bits where that is faster.
     Raises:
         FormatError: a file is not what it should be. WeightsError: the weights do not fit the net.
+        OptionError: onnxruntime cannot use the device.
     """
     from caffeinit.caffe.source import load_caffe
+    from caffeinit.engine.device import find_device
+    from caffeinit.engine.session import Settings
+
+    found, note = find_device(device, allow_tf32)
 
     shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
-    return load_caffe(net, weights, phase=phase, level=level, stages=stages, input_shapes=shapes, strict=strict)
+    network = load_caffe(net, weights, phase=phase, level=level, stages=stages, input_shapes=shapes, strict=strict)
+    network.settings = Settings(device=found)
+    network.notes += [note] if note else []
+    return network
 
 
 def read_images(net: Network, sources: Any, **options: Any) -> Calibration:

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,14 @@ _IMAGES = [
 ]
 _RUN = [
     click.option("--threads", type=click.IntRange(min=0), default=0, help="threads; 0 for one a core."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda[:N]",
+        help="what runs the net; auto is the first GPU that onnxruntime can use, else the CPU.",
+    ),
+    click.option("--allow-tf32", is_flag=True, help="let a GPU round factors to 10 bits where that is faster."),
     click.option("--quiet", is_flag=True, help="no progress and no table."),
     click.option(
         "--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON here; - is stdout."
@@ -187,7 +196,6 @@ def parse_sources(given: Sequence[str], inputs: Sequence[str]) -> dict[str | Non
 def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Network:
     """Load the net that a verb was given, with its shared options taken out of `options`."""
     import caffeinit
-    from caffeinit.engine.session import Settings
 
     network = caffeinit.load(
         net,
@@ -197,8 +205,10 @@ def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Netw
         stages=options.pop("stages"),
         input_shapes=parse_shapes(options.pop("input_shapes")),
         strict=options["strict"],
+        device=options.pop("device", "cpu"),
+        allow_tf32=options.pop("allow_tf32", False),
     )
-    network.settings = Settings(threads=options.pop("threads"))
+    network.settings = replace(network.settings, threads=options.pop("threads"))
     return network
 
 

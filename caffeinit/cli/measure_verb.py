@@ -52,7 +52,8 @@ def command(
     from caffeinit.cli.tables import progress
     from caffeinit.measuring import measure
 
-    loading = {key: options.pop(key) for key in ("phase", "level", "stages", "input_shapes", "threads")}
+    shared = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
+    loading = {key: options.pop(key) for key in shared}
     loading["strict"] = options["strict"]
     files = [weights] if other is None else [weights, other]
     networks = [load_network(net, file, dict(loading)) for file in files]

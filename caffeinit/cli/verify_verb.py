@@ -53,7 +53,8 @@ def command(
     from caffeinit.comparison import compare
     from caffeinit.verify import TOLERANCE
 
-    loading = {key: options.pop(key) for key in ("phase", "level", "stages", "input_shapes", "threads")}
+    shared = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
+    loading = {key: options.pop(key) for key in shared}
     loading["strict"] = options["strict"]
     network, (one, other), lacking = _open(net, [a, b], loading)
     pictures = read_pictures(network, options)
@@ -77,16 +78,19 @@ def command(
 def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, list[Function], list[str]]:
     """Return the network that tells how pictures are prepared, both sides, and what they lack."""
     from caffeinit.cli.common import load_network
+    from caffeinit.engine.device import find_device
     from caffeinit.engine.onnxrun import OnnxFunction
     from caffeinit.export import missing_outputs
     from caffeinit.functions import NetFunction
 
     network = load_network(net, None, dict(loading))
     sides: list[Function] = []
-    notes = [f'output "{name}" is not compared: {reason}' for name, reason in missing_outputs(network).items()]
+    device, note = find_device(loading["device"], loading["allow_tf32"])
+    notes = [note] if note else []
+    notes += [f'output "{name}" is not compared: {reason}' for name, reason in missing_outputs(network).items()]
     for file in files:
         if Path(file).suffix.lower() == ".onnx":
-            sides.append(OnnxFunction(file, loading["threads"]))
+            sides.append(OnnxFunction(file, loading["threads"], device))
         else:
             network = load_network(net, file, dict(loading))
             sides.append(NetFunction(network, file))

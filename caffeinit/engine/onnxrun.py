@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
+from caffeinit.engine.device import Device
 from caffeinit.engine.failures import explained
 from caffeinit.errors import FormatError
 
@@ -38,7 +39,7 @@ class OnnxFunction:
         rows: pictures that it takes at a time; 1 where it takes any number.
     """
 
-    def __init__(self, path: str | PathLike[str], threads: int = 0) -> None:
+    def __init__(self, path: str | PathLike[str], threads: int = 0, device: Device | None = None) -> None:
         """Read the file.
 
         Raises:
@@ -47,6 +48,7 @@ class OnnxFunction:
         self.label = fspath(path)
         self._path = Path(path)
         self._threads = threads
+        self._device = device or Device()
         try:
             self._model = onnx.load(fspath(path), load_external_data=False)
         except (OSError, DecodeError) as error:
@@ -80,7 +82,7 @@ class OnnxFunction:
         options = _options(self._threads)
         options.add_session_config_entry(_BESIDE, fspath(self._path.resolve().parent))
         with explained("set up", self.label):
-            session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(part.SerializeToString(), options, providers=self._device.providers())
         return CompiledPart(session, {i.name: self.inputs[i.name] for i in session.get_inputs()}, values, self.label)
 
 
