@@ -2,7 +2,8 @@
 
 Weights of matrix products enter as inputs, not as initializers: onnxruntime would copy and repack them for every
 session, which costs more than one pass over the calibration set, and the product is as fast without. Convolution
-weights stay initializers, or they lose the blocked layout.
+weights stay initializers, or they lose the blocked layout. On a GPU nothing is repacked, and inputs would be sent there
+anew for every run: weights are initializers, unless they are too many for one message.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from caffeinit.engine.failures import explained
 from caffeinit.graph import Graph, Shape
 
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
+MESSAGE_BYTES = 3 << 29  # of the 2 GB that a protobuf message can hold
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Session:
         """
         self.inputs = list(graph.inputs)
         self.outputs = list(graph.outputs)
-        self._weights = {n: graph.initializers[n] for n in graph.initializers if n in {*fed_weights(graph), *fed}}
+        fed = {*fed, *(fed_weights(graph) if settings.device.is_cpu or _is_too_large(graph) else ())}
+        self._weights = {n: a for n, a in graph.initializers.items() if n in fed}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = declare(graph, self._weights)
         self._session = start(model, settings)
@@ -114,6 +117,10 @@ def fed_weights(graph: Graph) -> list[str]:
                 if name in graph.initializers and graph.initializers[name].size >= FED_ELEMENTS:
                     found[name] = None
     return list(found)
+
+
+def _is_too_large(graph: Graph) -> bool:
+    return sum(a.nbytes for a in graph.initializers.values()) > MESSAGE_BYTES
 
 
 def declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:

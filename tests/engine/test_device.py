@@ -1,5 +1,9 @@
 """A device is what sessions really get, and what is said about it is one line."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -93,3 +97,11 @@ def test_lack_of_memory_is_known_by_what_onnxruntime_says(text):
     assert is_out_of_memory(RuntimeError(text))
     with pytest.raises(CaffeinitError, match=r"memory ran out: .*--batch-size"), explained("run"):
         raise RuntimeError(text)
+
+
+@no_gpu
+def test_gpu_check_says_that_there_is_nothing_to_check():
+    tool = Path(__file__).resolve().parents[2] / "tools" / "gpu_check"
+    done = subprocess.run([sys.executable, tool], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("nothing was checked: device cuda: ")
