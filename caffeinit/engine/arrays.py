@@ -45,7 +45,7 @@ class DeviceArray:
         """Return an array whose numbers are anything yet.
 
         Raises:
-            RuntimeError: there is not so much memory, see `failures.is_out_of_memory`.
+            RuntimeError, MemoryError: there is not so much memory, see `failures.is_out_of_memory`.
         """
         owner = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, device.kind, device.number)
         return cls(device, owner, shape, dtype)
@@ -91,21 +91,21 @@ class DeviceArray:
         pointer = self._owner.data_ptr() + self._offset
         binding(name, self.device.kind, self.device.number, self.dtype.type, self.shape, pointer)
 
-    def copy_to(self, target: DeviceArray, settings: Settings) -> None:
+    def copy_to(self, target: DeviceArray) -> None:
         """Write the numbers into another array of this shape."""
-        session = _copier(helper.np_dtype_to_tensor_dtype(self.dtype), settings)
+        session = _copier(helper.np_dtype_to_tensor_dtype(self.dtype), self.device)
         binding = session.io_binding()
         self.bind(binding.bind_input, "x")
         target.bind(binding.bind_output, "y")
         with explained("run"):
             session.run_with_iobinding(binding)
 
-    def aligned(self, settings: Settings) -> DeviceArray:
+    def aligned(self) -> DeviceArray:
         """Return the array, or a copy that is aligned."""
         if self.is_aligned:
             return self
         copy = DeviceArray.allocate(self.device, self.shape, self.dtype)
-        self.copy_to(copy, settings)
+        self.copy_to(copy)
         return copy
 
     def fetch(self) -> np.ndarray:
@@ -116,9 +116,9 @@ class DeviceArray:
 
 
 @functools.lru_cache(maxsize=8)
-def _copier(kind: int, settings: Settings) -> ort.InferenceSession:
+def _copier(kind: int, device: Device) -> ort.InferenceSession:
     """Return a session that copies from memory to memory: it has no kernel that could mind an address."""
     x, y = (helper.make_tensor_value_info(name, kind, None) for name in "xy")
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "copy", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return start(model, settings)
+    return start(model, Settings(threads=1, device=device))

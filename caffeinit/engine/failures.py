@@ -20,6 +20,8 @@ ORT_ERRORS = (
     _state.NotImplemented,
     _state.RuntimeException,
 )
+# What lack of memory may come as: std::bad_alloc is Python's own error.
+MEMORY_ERRORS = (*ORT_ERRORS, MemoryError)
 # There is no error class for it (microsoft/onnxruntime, issue 16307), and libraries below name it in their own ways.
 _OUT_OF_MEMORY = (
     "failed to allocate memory",

@@ -23,7 +23,7 @@ from onnx import helper
 from caffeinit.engine.additions import Affine, add_moments, vector_graph, whole_graph, with_corrections
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
-from caffeinit.engine.failures import ORT_ERRORS, explained, is_out_of_memory
+from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
 from caffeinit.engine.session import Settings, declare, fed_weights, output_shape, start
 from caffeinit.graph import Graph
 from caffeinit.moments import PictureMoments
@@ -172,7 +172,7 @@ class ResidentSession:
                 count = min(self._portion.most or total, total - done) if can_split else total
                 try:
                     part = self._run_rows(feeds, made, (done, done + count), total)
-                except ORT_ERRORS as error:
+                except MEMORY_ERRORS as error:
                     if not can_split or count == 1 or not is_out_of_memory(error):
                         raise
                     self._portion.halve(count)
@@ -201,7 +201,7 @@ class ResidentSession:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(self._graph.elem_type(name)))
         try:
             return DeviceArray.allocate(self._settings.device, shape, dtype)
-        except ORT_ERRORS as error:
+        except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
         self._portion.keep_here()
@@ -216,7 +216,7 @@ class ResidentSession:
     ) -> dict[str, PictureMoments]:
         """Compute the outputs of some pictures into their places in `made`; return the moments, all that is fetched."""
         settings, binding = self._settings, self._session.io_binding()
-        given = {n: _rows(a, rows, total).aligned(settings) for n, a in feeds.items()}
+        given = {n: _rows(a, rows, total).aligned() for n, a in feeds.items()}
         for name, array in given.items():
             array.bind(binding.bind_input, self._renamed.get(name, name))
         for name, array in self._weights.items():
@@ -235,7 +235,7 @@ class ResidentSession:
                 binding.bind_output(name, "cpu")
         _run(self._session, binding)
         for name, array in aside.items():
-            array.copy_to(targets[name], settings)
+            array.copy_to(targets[name])
         results = dict(zip([o.name for o in self._session.get_outputs()], binding.get_outputs(), strict=True))
         for name, whole in made.items():
             if whole is None:

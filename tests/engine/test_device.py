@@ -72,7 +72,7 @@ def test_tf32_is_off_unless_it_is_allowed():
 
 def test_a_gpu_does_one_run_at_a_time():
     assert Settings(3).workers == 3
-    assert Settings(3, Device("cuda")).workers == 1
+    assert Settings(3, device=Device("cuda")).workers == 1
 
 
 def test_what_is_no_lack_of_memory_is_not_taken_for_it():

@@ -15,7 +15,8 @@ import caffeinit
 from caffeinit.draw import Rows, Window
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
-from caffeinit.engine.resident import Piece, Portion, ResidentSession
+from caffeinit.engine.failures import MEMORY_ERRORS
+from caffeinit.engine.resident import HOST, Piece, Portion, ResidentSession
 from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.engine.stages import plan_stages
@@ -245,6 +246,23 @@ for layer, arrays in ordinary.params.items():
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
 print(json.dumps(small.notes))
 """
+
+
+def test_what_does_not_fit_on_the_device_is_kept_in_the_machines_memory(monkeypatch):
+    """The error is the one that onnxruntime raises; which device raises it is arranged."""
+    with pytest.raises(MEMORY_ERRORS) as failed:
+        DeviceArray.allocate(HOST, (1 << 50,), np.dtype(np.float32))
+    allocate = DeviceArray.allocate
+
+    def narrow(device, shape, dtype):
+        if device.resident and len(shape) == 4:
+            raise failed.value
+        return allocate(device, shape, dtype)
+
+    monkeypatch.setattr(DeviceArray, "allocate", narrow)
+    (ordinary, resident), _ = both("inception", normalize)
+    assert_same_params(ordinary, resident)
+    assert resident.notes == ["out of memory on cpu: part of what is kept between layers went to the machine's memory"]
 
 
 def test_a_batch_goes_through_in_halves_where_memory_runs_out():
