@@ -23,6 +23,7 @@ from caffeinit.network import Network
 Values = Mapping[str, np.ndarray]
 Found = Mapping[str, np.ndarray | Piece]
 PIECE_BYTES = 1 << 28  # of values that are held at once
+DEVICE_BYTES = 1 << 30  # the same on a device, which wants many pictures at a time
 
 
 def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
@@ -53,7 +54,7 @@ def _run_resident(
     settings = network.settings
     axes = {use.output: use.axis for unit in network.units for use in unit.uses}
     session = ResidentSession(network.graph, values, settings, Portion(settings.device, network.notes), axes=axes)
-    for piece in cut(network.graph, batches, values, PIECE_BYTES):
+    for piece in cut(network.graph, batches, values, DEVICE_BYTES):
         feeds = {n: DeviceArray.place(settings.device, piece[n]) for n in session.inputs}
         yield len(next(iter(piece.values()))), session.run(feeds)
 

@@ -12,7 +12,7 @@ All of it runs with the device "cpu" as well; only the provider's name differs o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,13 +69,25 @@ class Piece:
     """
 
     def __init__(
-        self, array: DeviceArray, settings: Settings, found: Sequence[PictureMoments] = (), axis: int | None = None
+        self,
+        array: DeviceArray,
+        settings: Settings,
+        found: Sequence[PictureMoments] = (),
+        axis: int | None = None,
+        readers: dict[tuple[Any, ...], ort.InferenceSession] | None = None,
     ) -> None:
+        """Take what a run has left on a device.
+
+        Args:
+            found, axis: moments of its channels, and the axis of these; None where they were not asked for.
+            readers: small sessions over such pieces, shared by all of one value: setting one up takes longer than its run.
+        """
         self.array = array
         self.correction: Affine | None = None
         self._settings = settings
         self._found = found
         self._axis = axis
+        self._readers = {} if readers is None else readers
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,25 +114,32 @@ class Piece:
         Args:
             index: (m, k) flat numbers over all other axes; -1 gives zeros.
         """
-        graph = vector_graph(self.shape, axis, index.shape)
         places = DeviceArray.place(self.array.device, np.maximum(index, 0).astype(np.int32))
-        found = self._read(graph, {"index": places})
+        key = ("vectors", axis, index.shape[1:])
+        found = self._read(key, lambda: vector_graph(self.shape, axis, index.shape), {"index": places})
         found[index < 0] = 0
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        found = self.array.fetch() if self.correction is None else self._read(whole_graph(self.shape), {})
+        if self.correction is None:
+            found = self.array.fetch()
+        else:
+            found = self._read(("whole",), lambda: whole_graph(self.shape), {})
         return found if dtype is None else found.astype(dtype)
 
-    def _read(self, graph: Graph, more: Mapping[str, DeviceArray]) -> np.ndarray:
-        """Return the output of a small graph over this value, "x"."""
-        graph, renamed = with_corrections(graph, {"x": self.correction} if self.correction else {})
-        session = start(graph.to_model(), self._settings)
+    def _read(self, key: tuple[Any, ...], build: Callable[[], Graph], more: Mapping[str, DeviceArray]) -> np.ndarray:
+        """Return the output of a small graph over this value, "x"; of one key there is one graph for all pieces."""
+        key = (*key, self.correction is not None)
+        if key not in self._readers:
+            graph, _ = with_corrections(build(), {"x": self.correction} if self.correction else {})
+            self._readers[key] = start(graph.to_model(), self._settings)
+        session = self._readers[key]
         binding = session.io_binding()
-        for name, array in {renamed.get("x", "x"): self.array, **more}.items():
-            array.bind(binding.bind_input, name)
-        binding.bind_output(graph.outputs[0], "cpu")
-        _run(session, binding)
+        for given in session.get_inputs():
+            more.get(given.name, self.array).bind(binding.bind_input, given.name)
+        binding.bind_output(session.get_outputs()[0].name, "cpu")
+        with explained("run"):
+            _run(session, binding)
         return np.array(binding.get_outputs()[0].numpy())
 
 
@@ -155,6 +174,7 @@ class ResidentSession:
         self._outputs = list(outputs)
         part.outputs = [*outputs, *(name for names in self._moments.values() for name in names)]
         self._graph, self._settings, self._portion = graph, settings, portion
+        self._readers: dict[str, dict[tuple[Any, ...], ort.InferenceSession]] = {name: {} for name in outputs}
         weights = {name: part.initializers[name] for name in fed_weights(part)}
         self._session = start(declare(part, weights), settings)
         with explained("set up"):
@@ -181,7 +201,7 @@ class ResidentSession:
                 for name, moments in part.items():
                     found[name].append(moments)
         return {
-            name: Piece(array, self._settings, found.get(name, ()), self._axes.get(name))
+            name: Piece(array, self._settings, found.get(name, ()), self._axes.get(name), self._readers[name])
             for name, array in made.items()
             if array is not None
         }

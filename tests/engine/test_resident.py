@@ -20,6 +20,7 @@ from caffeinit.engine.resident import HOST, Piece, Portion, ResidentSession
 from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.engine.stages import plan_stages
+from caffeinit.errors import WeightsError
 from caffeinit.forward import measure_moments
 from caffeinit.moments import Moments
 from caffeinit.within import normalize
@@ -72,6 +73,16 @@ def test_normalising_gives_the_same_weights(name, batch):
     for a, b in zip(reports, others, strict=True):
         assert (a.name, a.done, a.reason, a.dead) == (b.name, b.done, b.reason, b.dead)
         np.testing.assert_allclose(b.before.channel_stds, a.before.channel_stds, rtol=1e-5)
+
+
+def test_values_that_are_not_finite_are_refused_and_measured():
+    net = NETS["chain"]()
+    net.settings = RESIDENT
+    net.params["conv2"][0][0, 0, 0, 0] = np.inf
+    with pytest.raises(WeightsError, match="conv2"):
+        normalize(net, pictures())
+    units = {u.name: u.is_finite for u in caffeinit.measure(net, pictures(), rate_batches=0).units}
+    assert units == {"conv1": True, "conv2": False, "ip1": False, "ip2": False}
 
 
 @pytest.mark.parametrize("method", ["patches", "pca"])
