@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from caffeinit.correction import Correction, Target, correct_values, plan_correction, set_statistics
-from caffeinit.draw import Remote
+from caffeinit.engine.resident import Piece
 from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
@@ -37,7 +37,7 @@ Batch = Mapping[str, np.ndarray]
 class InputSampler(Protocol):
     """Sees all of a unit's input before the unit runs, then writes its weights."""
 
-    def observe(self, values: np.ndarray | Remote, use: int, pictures: int) -> None:
+    def observe(self, values: np.ndarray | Piece, use: int, pictures: int) -> None:
         """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
 
     def draw(self) -> None:
@@ -150,7 +150,7 @@ class _Watch:
                     self._show(value, piece)
                 self._finish(value)
 
-    def _show(self, value: str, piece: np.ndarray | Remote) -> None:
+    def _show(self, value: str, piece: np.ndarray | Piece) -> None:
         made_for = next((s[0] for s in self.graph.inputs.values() if s), 1)
         pictures = len(piece) * made_for // self.graph.shape(value)[0]
         for name, use in self.values[value]:

@@ -1,8 +1,8 @@
 """Where nets run: on the plain CPU, or on a CUDA device that a session really gets.
 
 `onnxruntime.get_available_providers()` tells what was compiled in, not what works, and a session that is asked for CUDA
-ends on the CPU where it does not get it. So a tiny session is created and asked what it runs on. Before that the driver
-is asked for the number of GPUs, which takes no time where there is none.
+ends on the CPU where it does not get it. So a tiny session is created, run, and asked what it runs on. Before that the
+driver is asked for the number of GPUs, which takes no time where there is none.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
@@ -147,6 +148,7 @@ def _probe(device: Device) -> list[str]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with _silence():
         session = ort.InferenceSession(model.SerializeToString(), providers=device.providers()[:1])
+        session.run(None, {"x": np.zeros(1, np.float32)})  # a GPU may be too old for the kernels, which shows only now
     return list(session.get_providers())
 
 

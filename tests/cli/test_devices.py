@@ -2,12 +2,15 @@
 
 import pytest
 
+from caffeinit.batch.table import JOBS, options_of
+
 DEVICES = ["init", "rescale", "measure", "verify"]
 
 
 @pytest.mark.parametrize("verb", DEVICES)
 def test_every_verb_that_runs_nets_takes_a_device(cli, verb):
     assert "--device auto|cpu|cuda[:N]" in cli(verb, "--help").out
+    assert verb not in JOBS or {"device", "allow_tf32"} <= set(options_of(JOBS[verb]))
 
 
 @pytest.mark.parametrize(("device", "words"), [("cuda", "device cuda: "), ("cuda:7", "cuda:7: "), ("tpu", "cuda:N")])
