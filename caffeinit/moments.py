@@ -135,7 +135,7 @@ def _as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
         size = max(1, BLOCK_ELEMENTS // max(channels, 1))
         return [rows[i : i + size].T[None] for i in range(0, len(rows), size)]
     lead = int(np.prod(values.shape[:axis], dtype=np.int64))
-    stacked = values.reshape(lead, channels, -1)
+    stacked = values.reshape(lead, channels, int(np.prod(values.shape[axis + 1 :], dtype=np.int64)))
     size = max(1, BLOCK_ELEMENTS // max(channels * stacked.shape[2], 1))
     return [stacked[i : i + size] for i in range(0, lead, size)]
 

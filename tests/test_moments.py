@@ -51,6 +51,14 @@ def test_the_cut_into_batches_moves_moments_by_rounding_only(shape, axis):
     assert pieces.count == whole.count
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (0, 3), (2, 3, 0)], ids=str)
+def test_nothing_folds_in_as_nothing(shape):
+    moments = Moments(3)
+    moments.update(np.zeros(shape, np.float32))
+    assert moments.count == 0
+    assert not moments.std.any()
+
+
 def test_a_mean_of_a_thousand_deviations_costs_no_digits():
     values = draw((20, 2, 64, 64), 1, offset=1000.0)
     moments = Moments(2)
