@@ -56,8 +56,10 @@ class PictureMoments:
 class Reduced(Protocol):
     """An activation that lies out of reach, on a device."""
 
-    def moments(self, axis: int) -> Sequence[PictureMoments]:
-        """Return the moments of its channels on `axis`."""
+    def moments(self, axis: int) -> Sequence[PictureMoments] | None:
+        """Return the moments of its channels on `axis`; None if it has to be brought here for that."""
+
+    def __array__(self) -> np.ndarray: ...
 
 
 class Moments:
@@ -106,11 +108,12 @@ class Moments:
 
         The result does not depend on `pool`, the threads that share the work: blocks are folded in order.
         """
-        if isinstance(values, np.ndarray):
-            blocks = _as_blocks(values, axis)
+        found = None if isinstance(values, np.ndarray) else values.moments(axis)
+        if found is None:
+            blocks = _as_blocks(np.asarray(values), axis)
             parts = pool.map(_block_moments, blocks) if pool else map(_block_moments, blocks)
         else:
-            parts = (found.merged() for found in values.moments(axis))
+            parts = (moments.merged() for moments in found)
         for count, mean, squares, largest in parts:
             self.merge(count, mean, squares)
             # NaN must not get lost in a comparison: it is what a caller looks for.

@@ -2,7 +2,7 @@
 
 A value stays where it was computed, as a `Piece` for each batch. What leaves the device is named here and nowhere else:
 the moments of each picture's channels (`_run_rows`), vectors at sampled places (`Piece.vectors`), and a value as a whole
-where a caller asks for its numbers (`Piece.__array__`).
+where a caller asks for its numbers, or its shape depends on the data (`Piece.__array__`).
 
 Where memory runs out in the middle of a run, the batch goes through in halves, which are views of the same pieces; where
 there is none for what is to be kept, it is kept in the machine's memory. Both are said once.
@@ -97,9 +97,10 @@ class Piece:
     def __len__(self) -> int:
         return len(self.array)
 
-    def moments(self, axis: int) -> Sequence[PictureMoments]:
-        """Return the moments of the channels on `axis`, as they were found when it was computed."""
-        assert self._axis is not None, "its moments were not asked for"
+    def moments(self, axis: int) -> Sequence[PictureMoments] | None:
+        """Return the moments of the channels on `axis`, as they were found when it was computed; None if they were not."""
+        if self._axis is None:
+            return None
         assert axis % len(self.shape) == self._axis % len(self.shape)
         return self._found
 
@@ -163,13 +164,14 @@ class ResidentSession:
         """Compile the part of `graph` that computes `outputs` from `inputs` (and graph inputs).
 
         Args:
-            axes: outputs whose moments are wanted -> the axis of their channels.
+            axes: outputs whose moments are wanted -> the axis of their channels. Those whose shape depends on the data
+                may be empty, and are not reduced.
             corrections: inputs that are to be corrected first.
         """
         part = graph.part(outputs, inputs)
         self.inputs = list(part.inputs)
         part, self._renamed = with_corrections(part, corrections or {})
-        self._axes = {name: axis for name, axis in (axes or {}).items() if name in outputs}
+        self._axes = {n: axis for n, axis in (axes or {}).items() if n in outputs and min(graph.shape(n)) >= 0}
         self._moments = {name: add_moments(part, name, axis) for name, axis in self._axes.items()}
         self._outputs = list(outputs)
         part.outputs = [*outputs, *(name for names in self._moments.values() for name in names)]
@@ -185,8 +187,9 @@ class ResidentSession:
         total = self._pictures(feeds)
         found: dict[str, list[PictureMoments]] = {name: [] for name in self._moments}
         with explained("run"):
-            made = {name: self._allocate(name, total) for name in self._outputs}
+            made = {name: self._allocate(name, total) if total else None for name in self._outputs}
             can_split = self._graph.batch_axis_free and None not in made.values()
+            total = total or 1
             done = 0
             while done < total:
                 count = min(self._portion.most or total, total - done) if can_split else total
@@ -207,9 +210,10 @@ class ResidentSession:
         }
 
     def _pictures(self, feeds: Mapping[str, DeviceArray]) -> int:
+        """Return how many pictures the feeds are of; 0 if none tells."""
         made_for = next((s[0] for s in self._graph.inputs.values() if s), 1)
-        name, array = next(iter(feeds.items()))
-        return len(array) * made_for // self._graph.shape(name)[0] if array.shape else 1
+        rows = {name: (*self._graph.shape(name), -1)[0] for name in feeds}
+        return next((len(feeds[name]) * made_for // count for name, count in rows.items() if count > 0), 0)
 
     def _allocate(self, name: str, pictures: int) -> DeviceArray | None:
         """Return memory for an output; None where its shape depends on the data."""

@@ -49,7 +49,15 @@ def transformer():
     return b.finish(b.product(b.relu(b.graph.op("Add", x, b.array("mm", 1, (7,), "bias"), name="mm")), "ip", 3))
 
 
-MORE = {**NETS, "shared": shared, "transformer": transformer}
+def filtered():
+    """Rows that the pictures choose, so that shapes depend on the data and some pieces are empty."""
+    b = NetBuilder()
+    bright = b.graph.op("Greater", b.graph.op("ReduceMean", "data", axes=[1, 2, 3], keepdims=0), 0.0)
+    x = b.relu(b.conv(b.graph.op("Compress", "data", bright, axis=0), "conv1", 6))
+    return b.finish(b.conv(x, "conv2", 3))
+
+
+MORE = {**NETS, "shared": shared, "transformer": transformer, "filtered": filtered}
 
 
 def both(name, work, **options):
