@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.caffe import wire
+from caffeinit import wire
 from caffeinit.errors import WeightsError
 
 _DATA, _DOUBLE_DATA, _SHAPE, _RAW_TYPE, _RAW_DATA = 5, 8, 7, 10, 12

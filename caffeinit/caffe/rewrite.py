@@ -19,7 +19,8 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from caffeinit.caffe import schema, wire
+from caffeinit import wire
+from caffeinit.caffe import schema
 from caffeinit.caffe.textformat import read_text
 from caffeinit.caffe.upgrade import generation, left_behind, upgrade_net
 from caffeinit.caffe.weights import BinaryWeights, open_weights

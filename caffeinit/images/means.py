@@ -8,9 +8,9 @@ from os import PathLike
 import numpy as np
 
 from caffeinit.caffe.blobs import read_blob
-from caffeinit.caffe.wire import WireError
 from caffeinit.errors import CaffeinitError, ImagesError, WeightsError
 from caffeinit.files import check_regular_file
+from caffeinit.wire import WireError
 
 # What NumPy raises on damaged headers; one of an old kind is cut into tokens by Python's own tokenizer.
 HEADER_ERRORS = (

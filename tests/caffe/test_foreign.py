@@ -2,7 +2,7 @@
 
 import pytest
 
-from caffeinit.caffe import wire
+from caffeinit import wire
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.caffe.weights import open_weights
 from caffeinit.errors import FormatError

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from caffeinit.caffe import schema, wire
+from caffeinit import wire
+from caffeinit.caffe import schema
 from caffeinit.caffe.weights import open_weights, write_new
 from caffeinit.errors import CaffeinitError, WeightsError
 from tests.conftest import SHARED, shared

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.caffe import schema, wire
+from caffeinit import wire
+from caffeinit.caffe import schema
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.weights import open_weights
 from tests.conftest import shared

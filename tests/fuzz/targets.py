@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from PIL import Image
 
+from caffeinit import wire
 from caffeinit.batch.settings import Settings
-from caffeinit.caffe import wire
 from caffeinit.caffe.lower import infer_net
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.weights import open_weights

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.caffe import wire
+from caffeinit import wire
 from caffeinit.errors import ImagesError
 from caffeinit.images.means import read_mean
 from tests.conftest import shared

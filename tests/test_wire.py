@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from caffeinit.caffe import schema, wire
+from caffeinit import wire
+from caffeinit.caffe import schema
 
 GROUP = wire.encode_varint(9 << 3 | wire.GROUP_START), wire.encode_varint(9 << 3 | wire.GROUP_END)
 
