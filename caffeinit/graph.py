@@ -16,10 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from caffeinit.folding import LARGEST, known_value
+from caffeinit.inference import IR_VERSION, infer_types
 
 OPSET = 17
-IR_VERSION = 8
 
 Shape = tuple[int, ...]
 Operand = str | float | int | Sequence[int] | np.ndarray
@@ -257,37 +256,10 @@ class Graph:
         return self._types[value]
 
     def _infer(self, node: onnx.NodeProto) -> None:
-        present = [i for i in node.input if i]
-        types = {i: self._type(i) for i in present}
-        is_known = onnx.defs.has(node.op_type, self.opset, node.domain)
-        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain) if is_known else None
-        found = self._found_types(node, schema, types) if schema and not schema.deprecated else {}
+        found = infer_types(self, node, {i: self._type(i) for i in node.input if i})
         for output in node.output:
             if output:
                 self._types[output] = found.get(output, onnx.TypeProto())
-        if node.op_type in (
-            "MeanVarianceNormalization",
-            "GroupNormalization",
-        ):  # functions, which onnx does not look into
-            self._types[node.output[0]] = types[node.input[0]]
-
-    def _found_types(
-        self, node: onnx.NodeProto, schema: onnx.defs.OpSchema, types: dict[str, onnx.TypeProto]
-    ) -> dict[str, onnx.TypeProto]:
-        known = {i: known_value(self, i) for i in types if i in self.initializers or _is_small(types[i])}
-        try:
-            return onnx.shape_inference.infer_node_outputs(
-                schema,
-                node,
-                types,
-                {i: numpy_helper.from_array(a) for i, a in known.items() if a is not None and a.size <= LARGEST},
-                opset_imports=[helper.make_opsetid(node.domain, self.opset)],
-                ir_version=IR_VERSION,
-            )
-        except onnx.shape_inference.InferenceError:
-            if all(t.tensor_type.HasField("shape") for t in types.values()):
-                raise
-            return {}  # behind an operator that onnx does not know
 
     # --- cutting and writing ------------------------------------------------------------------------------------
 
@@ -387,13 +359,6 @@ class Graph:
         if is_input and self.batch_axis_free and dims:
             dims[0] = "N"
         return helper.make_tensor_value_info(name, self.elem_type(name), dims)
-
-
-def _is_small(value: onnx.TypeProto) -> bool:
-    """Tell whether a value may be one of shape arithmetic."""
-    tensor = value.tensor_type
-    dims = [d.dim_value if d.HasField("dim_value") else LARGEST + 1 for d in tensor.shape.dim]
-    return tensor.HasField("shape") and len(dims) <= 1 and int(np.prod(dims)) <= LARGEST
 
 
 def _rewired(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:
