@@ -9,9 +9,9 @@ Source: https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 VARINT, FIXED64, BYTES, GROUP_START, GROUP_END, FIXED32 = range(6)
 MAX_FIELDS = 1_000_000  # in one file; a file of empty fields would keep us busy for minutes
@@ -52,6 +52,7 @@ class Budget:
 
 
 Buffer = bytes | memoryview | mmap.mmap
+Edit = tuple[int, int, Any]  # start and end of what is replaced, and the bytes to stand there
 PruneTree = Mapping[int, "PruneTree | None"]
 
 
@@ -172,6 +173,31 @@ def pieces(data: Buffer, start: int, end: int) -> Iterator[memoryview]:
             stop = min(at + _PIECE, end)
             yield view[at:stop]
             release(data, at, stop)
+
+
+def edited(data: Buffer, edits: Sequence[Edit]) -> Iterator[Any]:
+    """Yield the buffer with each (start, end) replaced by its edit, in pieces that do not fill the memory."""
+    at = 0
+    for start, end, new in sorted(edits, key=lambda e: e[:2]):
+        yield from pieces(data, at, start)
+        yield new
+        at = end
+    yield from pieces(data, at, len(data))
+
+
+def with_lengths(edits: Sequence[Edit], around: Collection[Field]) -> list[Edit]:
+    """Return edits that change sizes, and with them those of the lengths that stand before the messages around them.
+
+    Args:
+        around: all messages that an edit of another size lies in.
+    """
+    found = list(edits)
+    for message in sorted(around, key=lambda m: m.start, reverse=True):  # inner ones first: their lengths may grow
+        grown = sum(len(new) - (end - start) for start, end, new in found if message.start <= start < message.end)
+        header = encode_varint(message.number << 3 | BYTES) + encode_varint(message.end - message.start + grown)
+        if grown:
+            found.append((message.begin, message.start, header))
+    return found
 
 
 def encode_varint(number: int) -> bytes:

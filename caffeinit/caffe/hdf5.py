@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.caffe.blobs import NAMES, merged, to_float
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
 from caffeinit.files import replacing
+from caffeinit.stored import NAMES, merged, to_float
 
 _MAX_BLOBS = 1000  # of one layer
 _MAX_LINKS = 8  # one leading to the next

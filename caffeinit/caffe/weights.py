@@ -12,16 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from caffeinit import wire
-from caffeinit.caffe.blobs import Blob, encode_blob, encode_legacy_blob, read_blob
+from caffeinit.caffe.blobs import encode_blob, encode_legacy_blob, read_blob
 from caffeinit.caffe.foreign import foreign_kind, other_message
 from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type
 from caffeinit.errors import FormatError, WeightsError
 from caffeinit.files import check_regular_file, replacing
+from caffeinit.stored import StoredArray
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _V0_BLOBS, _V1_BLOBS, _V2_BLOBS = 50, 6, 7
@@ -92,7 +93,7 @@ class BinaryWeights:
     path: Path
     data: wire.Buffer
     format: str = "V2"
-    layers: dict[str, list[Blob]] = field(default_factory=dict)
+    layers: dict[str, list[StoredArray]] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     places: dict[str, _Place] = field(default_factory=dict)
@@ -113,7 +114,7 @@ class BinaryWeights:
         Raises:
             WeightsError: a number cannot be written; OutputError: the target. Nothing is written then.
         """
-        edits: list[tuple[int, int, Any]] = []
+        edits: list[wire.Edit] = []
         for (layer, index), array in arrays.items():
             blob = self.layers[layer][index]
             edits += [(start, start + len(new), new) for start, new in blob.patches(array)]
@@ -123,9 +124,8 @@ class BinaryWeights:
                 edits += self._insert(name, blobs)
             else:
                 tail += _new_layer(self.format, name, kind, blobs)
-        edits.sort(key=lambda e: e[:2])
         with replacing(path, force) as temporary, open(temporary, "wb") as file:
-            for piece in _pieces(self.data, edits):
+            for piece in wire.edited(self.data, edits):
                 file.write(piece)
             file.write(tail)
 
@@ -152,16 +152,6 @@ class BinaryWeights:
             header += wire.encode_varint(message.end - message.start + grown)
             yield message.begin, message.start, header
             grown += len(header) - (message.start - message.begin)
-
-
-def _pieces(data: wire.Buffer, edits: Sequence[tuple[int, int, Any]]) -> Iterator[Any]:
-    """Yield the buffer with each (start, end) replaced by its edit."""
-    at = 0
-    for start, end, new in edits:
-        yield from wire.pieces(data, at, start)
-        yield new
-        at = end
-    yield from wire.pieces(data, at, len(data))
 
 
 def _encode_blobs(layer: str, arrays: Sequence[np.ndarray], blob_field: int) -> bytes:
