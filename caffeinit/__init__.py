@@ -64,7 +64,8 @@ def load(
     """Load a net and, if given, its weights.
 
     Args:
-        net: prototxt of any generation, text or binary, or a solver file that holds or names one.
+        net: prototxt of any generation, text or binary, or a solver file that holds or names one; or an ONNX model, a file
+            whose name ends in .onnx. Of the other arguments, only `input_shapes` and `strict` are for ONNX models.
         weights: caffemodel (binary or HDF5); without it `params` holds zeros of the right shapes.
         phase, level, stages: the state that the net's `include` and `exclude` rules are held against.
         input_shapes: input blob -> shape, where the net does not tell it or another is wanted.
@@ -75,17 +76,39 @@ def load(
         FormatError: a file is not what it should be. WeightsError: the weights do not fit the net.
         OptionError: onnxruntime cannot use the device.
     """
-    from caffeinit.caffe.source import load_caffe
     from caffeinit.engine.device import find_device
     from caffeinit.engine.session import Settings
 
     found, note = find_device(device, allow_tf32)
-
-    shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
-    network = load_caffe(net, weights, phase=phase, level=level, stages=stages, input_shapes=shapes, strict=strict)
+    network = _read(
+        net,
+        weights,
+        input_shapes={name: tuple(shape) for name, shape in (input_shapes or {}).items()},
+        strict=strict,
+        phase=phase,
+        level=level,
+        stages=stages,
+    )
     network.settings = Settings(device=found)
     network.notes += [note] if note else []
     return network
+
+
+def _read(
+    net: Path, weights: Path | None, *, input_shapes: dict[str, tuple[int, ...]], strict: bool, **state: Any
+) -> Network:
+    """Return the network that the files hold, whichever kind they are."""
+    from caffeinit.files import is_onnx
+
+    if is_onnx(net):
+        from caffeinit.onnxfile import load_onnx
+
+        if weights is not None:
+            raise OptionError(f"{net}: an ONNX model holds its weights; no file of weights goes with it")
+        return load_onnx(net, input_shapes, strict=strict)
+    from caffeinit.caffe.source import load_caffe
+
+    return load_caffe(net, weights, input_shapes=input_shapes, strict=strict, **state)
 
 
 def read_images(net: Network, sources: Any, **options: Any) -> Calibration:

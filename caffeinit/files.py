@@ -17,6 +17,11 @@ from caffeinit.errors import FormatError, OutputError
 _UMASK = threading.Lock()
 
 
+def is_onnx(path: str | PathLike[str]) -> bool:
+    """Tell whether a file is meant as an ONNX model: by its name, as other forms begin with the same bytes."""
+    return os.fspath(path).lower().endswith(".onnx")
+
+
 def check_regular_file(path: str | PathLike[str]) -> Path:
     """Return the path of a file that can be opened without surprises.
 

@@ -36,6 +36,8 @@ class Graph:
         verdicts: values that judge others (losses, accuracies, detections) -> the values that they judge.
         nearly_homogeneous: values that follow another's scale approximately -> that value (LRN).
         folded: what `folding.known_value` has worked out.
+        domains: versions of other operator sets than ONNX's own that nodes are of.
+        functions: what nodes of a function's domain and name stand for.
     """
 
     def __init__(self, opset: int = OPSET) -> None:
@@ -49,6 +51,8 @@ class Graph:
         self.verdicts: dict[str, list[str]] = {}
         self.nearly_homogeneous: dict[str, str] = {}
         self.folded: dict[str, np.ndarray | None] = {}
+        self.domains: dict[str, int] = {}
+        self.functions: list[onnx.FunctionProto] = []
         self.scope = ""
         self._types: dict[str, onnx.TypeProto] = {}
         self._producers: dict[str, onnx.NodeProto] = {}
@@ -233,6 +237,11 @@ class Graph:
             return helper.np_dtype_to_tensor_dtype(self.initializers[value].dtype)
         return self._type(value).tensor_type.elem_type
 
+    def is_typed(self, value: str) -> bool:
+        """Tell whether a value's element type and rank are known; they are not behind an operator that nobody knows."""
+        tensor = self._type(value).tensor_type
+        return bool(tensor.elem_type) and tensor.HasField("shape")
+
     def set_shape(self, value: str, shape: Shape, elem_type: int = TensorProto.FLOAT) -> None:
         """State a value's type where the caller knows it (a blob's shape as the layer infers it)."""
         self._types[value] = helper.make_tensor_type_proto(elem_type, shape)
@@ -281,6 +290,7 @@ class Graph:
         """
         given = list(inputs)
         piece = Graph(self.opset)
+        piece.domains, piece.functions = self.domains, self.functions
         piece.nodes = self.ancestors(outputs, given)
         piece.outputs = list(outputs)
         piece.batch_axis_free = self.batch_axis_free
@@ -331,6 +341,7 @@ class Graph:
         """
         arrays = self.initializers if embed is None else embed
         outputs = self.outputs or self.unused()
+        called = {(n.domain, n.op_type) for n in self.nodes}
         model = helper.make_model(
             helper.make_graph(
                 self.nodes,
@@ -339,7 +350,8 @@ class Graph:
                 [self._value_info(n, is_input=False) for n in outputs],
                 [numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in arrays.items()],
             ),
-            opset_imports=[helper.make_opsetid("", self.opset)],
+            opset_imports=[helper.make_opsetid(d, v) for d, v in {"": self.opset, **self.domains}.items()],
+            functions=[f for f in self.functions if (f.domain, f.name) in called],
             ir_version=IR_VERSION,
             producer_name="caffeinit",
         )
@@ -351,6 +363,8 @@ class Graph:
         return [o for node in self.nodes for o in node.output if o and o not in read]
 
     def _value_info(self, name: str, is_input: bool) -> onnx.ValueInfoProto:
+        if not is_input and not self.is_typed(name):
+            return onnx.ValueInfoProto(name=name)  # onnxruntime finds out
         if not is_input and self.batch_axis_free:
             # Only the rank is stated: onnxruntime would warn where a run's batch differs from the one we inferred with.
             rank = len(self.shape(name))

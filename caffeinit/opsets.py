@@ -22,11 +22,7 @@ def raised(graph: Graph) -> Graph:
     """
     if graph.opset >= OPSET:
         return graph
-    if graph.opset < OLDEST:
-        raise CaffeinitError(
-            f"the graph is of opset {graph.opset}, and the oldest that is read is {OLDEST}.\n"
-            "Convert it first: onnx.version_converter.convert_version(model, 17)"
-        )
+    check_opset(graph.opset, "the graph")
     target = graph.emptied(OPSET)
     for node in graph.nodes:
         rule = find_rule(node)
@@ -35,3 +31,16 @@ def raised(graph: Graph) -> Graph:
         else:
             rule.modernize(node, target, graph.opset)
     return target
+
+
+def check_opset(opset: int, what: str) -> None:
+    """Refuse opsets that are too old.
+
+    Raises:
+        CaffeinitError: it is below 7, with the way out.
+    """
+    if opset < OLDEST:
+        raise CaffeinitError(
+            f"{what} is of opset {opset}, and the oldest that is read is {OLDEST}.\n"
+            f"Convert it first: onnx.version_converter.convert_version(model, {OPSET})"
+        )

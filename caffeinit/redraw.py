@@ -113,7 +113,10 @@ def draw_network(
         find_method(name)
     owned: set[str] = set()
     for unit in network.units:
-        if layers(unit.name):
+        if any(network.learned[i].held for i in unit.initializers):
+            owned.update(unit.initializers)
+            drawing.kept.update(keeping_reason(unit, network.learned))
+        elif layers(unit.name):
             owned.update(unit.initializers)
             _draw_unit(
                 drawing, network, unit, method_for(unit.name, methods), seed, num_images, options or DrawOptions()
@@ -164,6 +167,9 @@ def _draw_unit(
 
 def keeping_reason(unit: Unit, learned: Mapping[str, Learned]) -> dict[str, str]:
     """Return {unit name: reason} where a unit is to be left as its author set it; empty otherwise."""
+    held = next((f"its {of.role} {of.held}" for i in unit.initializers if (of := learned[i]).held), "")
+    if held:
+        return {unit.name: held}
     filler = learned[unit.initializers[0]].filler
     if filler is not None and getattr(filler, "type", "") == "bilinear":
         return {unit.name: "bilinear up-sampling"}

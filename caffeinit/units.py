@@ -31,6 +31,7 @@ class Learned:
         frozen: the net's author switched its training off (lr_mult 0).
         filler: the prototxt's filler, or None.
         sharer: a layer that shares the array and cannot run; empty if there is none.
+        held: why the array has to stay as it is in any case; empty if it need not.
     """
 
     layer: str
@@ -39,6 +40,7 @@ class Learned:
     frozen: bool = False
     filler: object | None = None
     sharer: str = ""
+    held: str = ""
 
 
 @dataclass

@@ -193,6 +193,16 @@ def parse_sources(given: Sequence[str], inputs: Sequence[str]) -> dict[str | Non
     return sources
 
 
+def check_weights(net: str, weights: str | None) -> None:
+    """End with wrong usage where a Caffe net comes without weights, or an ONNX model with some."""
+    from caffeinit.files import is_onnx
+
+    if weights is None and not is_onnx(net):
+        raise click.UsageError("Missing argument 'WEIGHTS': a net needs a file of weights (an ONNX model does not).")
+    if weights is not None and is_onnx(net):
+        raise click.UsageError(f"{net} is an ONNX model, which holds its weights: no WEIGHTS go with it.")
+
+
 def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Network:
     """Load the net that a verb was given, with its shared options taken out of `options`."""
     import caffeinit

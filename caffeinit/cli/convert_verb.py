@@ -28,7 +28,10 @@ def command(net: str, weights: str, output: str, force: bool, **options: Any) ->
     """
     from caffeinit.cli.common import load_network
     from caffeinit.export import export_onnx, missing_outputs
+    from caffeinit.files import is_onnx
 
+    if is_onnx(net):
+        raise click.UsageError(f"{net} is an ONNX model already.")
     strict = options["strict"]
     network = load_network(net, weights, options)
     if network.missing and strict:

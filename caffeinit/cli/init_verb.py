@@ -11,7 +11,13 @@ from caffeinit.cli.common import image_options, net_options, run_options, write_
 
 @click.command("init")
 @click.argument("net", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="caffemodel to write; .h5 gives HDF5.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    help="caffemodel to write; .h5 gives HDF5. For an ONNX model, the .onnx file.",
+)
 @click.option("--no-normalize", is_flag=True, help="leave the weights as drawn.")
 @click.option("--no-balance", is_flag=True, help="leave the rates of the layers as they come.")
 @click.option("--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation.")
@@ -26,6 +32,7 @@ def command(
 
     \b
     caffeinit init net.prototxt --images pictures/ -o net.caffemodel
+    caffeinit init model.onnx --images pictures/ -o start.onnx
 
     The channels of every layer then have one standard deviation on the pictures (1 with --no-balance), beta times that as
     their mean, and all layers one rate at which their weights change in training.

@@ -12,8 +12,14 @@ from caffeinit.cli.common import image_options, net_options, run_options
 
 @click.command("measure")
 @click.argument("net", type=click.Path())
-@click.argument("weights", type=click.Path())
-@click.option("--compare", "other", type=click.Path(), metavar="OTHER", help="another weights file to lay beside it.")
+@click.argument("weights", type=click.Path(), required=False)
+@click.option(
+    "--compare",
+    "other",
+    type=click.Path(),
+    metavar="OTHER",
+    help="another weights file, or ONNX model, to lay beside it.",
+)
 @click.option(
     "--rate-batches",
     type=click.IntRange(min=0),
@@ -28,7 +34,7 @@ from caffeinit.cli.common import image_options, net_options, run_options
 @run_options
 def command(
     net: str,
-    weights: str,
+    weights: str | None,
     other: str | None,
     rate_batches: int,
     seed: int,
@@ -42,12 +48,13 @@ def command(
     \b
     caffeinit measure net.prototxt net.caffemodel --images pictures/
     caffeinit measure net.prototxt before.caffemodel --compare after.caffemodel --images pictures/
+    caffeinit measure before.onnx --compare after.onnx --images pictures/
 
     Of each unit's output: averages of its channels' means and standard deviations (std), the variation of the deviations
     among channels (cvar), the largest magnitude, and channels that do not vary (dead). Of its weights: the rate of change
     C, relative to their size, under gradients of one strength, and its variation among input channels.
     """
-    from caffeinit.cli.common import load_network, read_pictures, write_json
+    from caffeinit.cli.common import check_weights, load_network, read_pictures, write_json
     from caffeinit.cli.measure_tables import measurement_tables
     from caffeinit.cli.tables import progress
     from caffeinit.measuring import measure
@@ -55,8 +62,9 @@ def command(
     shared = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
     loading = {key: options.pop(key) for key in shared}
     loading["strict"] = options["strict"]
-    files = [weights] if other is None else [weights, other]
-    networks = [load_network(net, file, dict(loading)) for file in files]
+    check_weights(net, weights)
+    files = [weights or net] if other is None else [weights or net, other]
+    networks = [load_network(net if weights else f, f if weights else None, dict(loading)) for f in files]
     pictures = read_pictures(networks[0], options)
     found = []
     for network, file in zip(networks, files, strict=True):

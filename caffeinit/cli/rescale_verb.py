@@ -7,13 +7,18 @@ from typing import Any
 
 import click
 
-from caffeinit.cli.common import image_options, net_options, patterns, run_options, write_options
+from caffeinit.cli.common import check_weights, image_options, net_options, patterns, run_options, write_options
 
 
 @click.command("rescale")
 @click.argument("net", type=click.Path())
-@click.argument("weights", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="default: WEIGHTS.rescaled.caffemodel beside the input.")
+@click.argument("weights", type=click.Path(), required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="default: WEIGHTS.rescaled.caffemodel beside the input, or MODEL.rescaled.onnx.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["preserve", "equalize", "balance", "fp16", "normalize"]),
@@ -30,7 +35,7 @@ from caffeinit.cli.common import image_options, net_options, patterns, run_optio
 @run_options
 def command(
     net: str,
-    weights: str,
+    weights: str | None,
     output: str | None,
     mode: str,
     no_balance: bool,
@@ -42,6 +47,10 @@ def command(
 
     \b
     caffeinit rescale net.prototxt net.caffemodel --images pictures/
+    caffeinit rescale model.onnx --images pictures/ --channels rgb
+
+    An ONNX model holds its weights, and takes the place of NET and WEIGHTS. It does not tell how pictures are prepared:
+    without options they are fed as bytes, 0 to 255, blue first.
 
     Mode preserve keeps the net's function: the channels of a unit get one standard deviation, and the units one rate of
     change, wherever scales are free. The outputs before and after are compared on the pictures, and nothing is written if
@@ -55,7 +64,8 @@ def command(
     """
     from caffeinit.cli.work import run_job
 
-    target = output or str(default_output(Path(weights)))
+    check_weights(net, weights)
+    target = output or str(default_output(Path(weights or net)))
     run_job(
         "rescale",
         net,
@@ -72,7 +82,7 @@ def command(
 def default_output(weights: Path) -> Path:
     """Return where the result goes: beside the input, in its form."""
     name = weights.name
-    for ending in (".caffemodel.h5", ".caffemodel", ".h5", ".hdf5"):
+    for ending in (".caffemodel.h5", ".caffemodel", ".h5", ".hdf5", ".onnx"):
         if name.endswith(ending):
             return weights.with_name(f"{name[: -len(ending)]}.rescaled{ending}")
     return weights.with_name(f"{name}.rescaled.caffemodel")

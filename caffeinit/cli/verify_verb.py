@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from caffeinit.cli.common import image_options, net_options, run_options
+from caffeinit.files import is_onnx
 
 if TYPE_CHECKING:
     from caffeinit.functions import Function
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("verify")
 @click.argument("net", type=click.Path())
 @click.argument("a", type=click.Path())
-@click.argument("b", type=click.Path())
+@click.argument("b", type=click.Path(), required=False)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def command(
     net: str,
     a: str,
-    b: str,
+    b: str | None,
     tolerance: float | None,
     first: bool,
     force: bool,
@@ -43,9 +43,10 @@ def command(
     \b
     caffeinit verify net.prototxt before.caffemodel after.caffemodel --images pictures/
     caffeinit verify net.prototxt net.caffemodel net.onnx --images pictures/
+    caffeinit verify before.onnx after.onnx --images pictures/
 
-    A and B are weights for NET, or ONNX files made from it. The exit code is 0 if all outputs are the same within the
-    tolerance, else 1.
+    A and B are weights for NET, or ONNX files made from it. Of two ONNX models the first is both NET and A. The exit code
+    is 0 if all outputs are the same within the tolerance, else 1.
     """
     from caffeinit.cli.common import read_pictures, write_json
     from caffeinit.cli.tables import progress
@@ -56,7 +57,10 @@ def command(
     shared = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
     loading = {key: options.pop(key) for key in shared}
     loading["strict"] = options["strict"]
-    network, (one, other), lacking = _open(net, [a, b], loading)
+    files = [a, b] if b is not None else [net, a]
+    if b is None and not all(map(is_onnx, files)):
+        raise click.UsageError("Missing argument 'B': only of two ONNX models none is the net of the other.")
+    network, (one, other), lacking = _open(net, files, loading)
     pictures = read_pictures(network, options)
     with progress("comparing", quiet) as advance:
         found = compare(
@@ -69,8 +73,8 @@ def command(
         )
     found.notes += lacking
     if not quiet and json_file != "-":
-        comparison_table(found, (a, b), pictures.describe(), first)
-    write_json(json_file, {"net": net, "a": a, "b": b, **found.to_json()}, force)
+        comparison_table(found, (files[0], files[1]), pictures.describe(), first)
+    write_json(json_file, {"net": net, "a": files[0], "b": files[1], **found.to_json()}, force)
     if not found.same:
         raise SystemExit(1)
 
@@ -89,7 +93,7 @@ def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, lis
     notes = [note] if note else []
     notes += [f'output "{name}" is not compared: {reason}' for name, reason in missing_outputs(network).items()]
     for file in files:
-        if Path(file).suffix.lower() == ".onnx":
+        if is_onnx(file):
             sides.append(OnnxFunction(file, loading["threads"], device))
         else:
             network = load_network(net, file, dict(loading))

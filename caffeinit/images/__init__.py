@@ -104,6 +104,8 @@ def _asked(given: Mapping[str, Preprocessing] | Preprocessing | None, name: str,
 
 def _feed(name: str, shape: tuple[int, ...], source: Source, asked: Preprocessing) -> Feed:
     """Return one input's feed, after what can be refused before any picture is decoded."""
+    if asked.channels_last and len(shape) == 4:
+        shape = tuple(shape[i] for i in (0, 3, 1, 2))
     if not len(source):
         raise ImagesError(f"{printable(source.origin)}: holds no rows.")
     prepares = source.holds_pictures and (len(shape) == 4 or isinstance(source, FilesSource))

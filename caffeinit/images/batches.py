@@ -37,12 +37,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Feed:
-    """Where the rows of one input come from and what is done to them; `shape` is (N, ...), N of no meaning."""
+    """Where the rows of one input come from and what is done to them.
+
+    Attributes:
+        shape: (N, ...), N of no meaning; of pictures (N, C, H, W), also where the input takes channels last.
+    """
 
     name: str
     shape: tuple[int, ...]
     source: Source
     preprocessing: Preprocessing
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the input takes channels last."""
+        return self.preprocessing.channels_last and len(self.shape) == 4
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape as the input takes it."""
+        return tuple(self.shape[i] for i in (0, 2, 3, 1)) if self.is_turned else self.shape
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ class Calibration:
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Shape of each input, as given."""
-        return {feed.name: feed.shape for feed in self.feeds}
+        return {feed.name: feed.input_shape for feed in self.feeds}
 
     @property
     def num_images(self) -> int:
@@ -230,7 +244,7 @@ class Calibration:
             out = np.empty((len(rows), *rows[0][feed.name].values.shape), np.float32)
             for row, place in zip(rows, out, strict=True):
                 feed.preprocessing.normalise(row[feed.name].values, row[feed.name].raw, place)
-            batch[feed.name] = out
+            batch[feed.name] = np.ascontiguousarray(np.moveaxis(out, 1, -1)) if feed.is_turned else out
         return batch
 
 

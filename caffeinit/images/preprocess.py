@@ -78,6 +78,7 @@ class Preprocessing:
         resize_to: (height, width) of the frame.
         channels: None for BGR, or grey where the input has one channel. "gray" with three channels repeats the grey.
         floats: whether float arrays are to have mean, scale and crop too; else they are taken as they are.
+        channels_last: the input takes (N, H, W, C); nets of other origin than Caffe's do.
     """
 
     mean: float | Sequence[float] | np.ndarray | None = None
@@ -90,6 +91,7 @@ class Preprocessing:
     resize_to: Size | None = None
     channels: Channels | None = None
     floats: bool = True
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale) and self.scale != 0):
@@ -222,6 +224,8 @@ class Preprocessing:
 
     def _fit_floats(self, sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
         values = np.asarray(sample.values, np.float32)
+        if self.channels_last and values.ndim == 3 and values.shape[2] == shape[0]:
+            values = np.moveaxis(values, -1, 0)
         if self.crop and values.ndim == len(shape) == 3 and (sample.raw or self.floats):
             height, width = shape[1:]
             if values.shape[1] >= height and values.shape[2] >= width:

@@ -1,0 +1,185 @@
+"""Whether a model takes any number of pictures at once, and how shapes that spell the batch out are freed of it.
+
+Many files declare a batch of 1 and spell it out in targets of Reshape, and many compute these targets from Shape. First,
+targets are written so that they mean the same at the declared batch and do not spell it out. Then the graph is looked at
+with two batch sizes: what follows from shapes and is the same in both is a constant. Where all values then follow the
+batch along axis 0, any size will do; otherwise the net is run with the batch that it was made for. Only our graph
+changes, never the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from caffeinit.errors import CaffeinitError
+from caffeinit.folding import known_value
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.onnxfile.build import settle_types
+from caffeinit.ops.base import rewritten
+
+# Operators that may join pictures along axis 0 though the shape does not show it.
+_ALONG_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum", "ReverseSequence")
+_TARGETS = {"Reshape": 1, "Expand": 1, "Resize": 3}  # operator -> which input tells the shape of its output
+_FACTOR = 3
+Inputs = list[str | np.ndarray]
+
+
+def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
+    """Return the graph without batch sizes in it and with `batch_axis_free` set, or the same one where that cannot be.
+
+    Args:
+        is_declared: the file itself leaves the batch open.
+    """
+    sizes = {s[0] if s else 0 for s in graph.inputs.values()}
+    if len(sizes) != 1 or 0 in sizes or (not is_declared and _joins_pictures(graph)):
+        return graph
+    try:
+        plain = _changed(graph, lambda node: _unspelt(node, graph))
+        twin = _larger(plain, where)
+        free = _changed(plain, lambda node: _unshaped(node, plain, twin), lambda node: _settled(node, plain, twin))
+        settle_types(free, where)
+        _drop_unread(free)
+        if _follows(free, _larger(free, where)):
+            free.batch_axis_free = True
+            return free
+    except (CaffeinitError, KeyError):
+        pass  # at another batch, its nodes do not go together
+    return graph
+
+
+def _joins_pictures(graph: Graph) -> bool:
+    moving = graph.moving_values()
+    for node in graph.nodes:
+        if node.op_type in _ALONG_AXIS and node.output[0] in moving:
+            axis = attribute(node, "axis", 0 if node.op_type == "CumSum" else -1)
+            if axis % max(len(graph.shape(node.output[0])), 1) == 0:
+                return True
+    return False
+
+
+def _larger(graph: Graph, where: str) -> Graph:
+    """Return the graph for a batch `_FACTOR` times as large.
+
+    Raises:
+        CaffeinitError: it does not go together then.
+    """
+    other = graph.emptied(graph.opset)
+    for name, shape in graph.inputs.items():
+        other.inputs[name] = (shape[0] * _FACTOR, *shape[1:])
+        other.set_shape(name, other.inputs[name], graph.input_types[name])
+    for node in graph.nodes:
+        other.append(node)
+    settle_types(other, where)
+    return other
+
+
+def _changed(
+    graph: Graph,
+    inputs: Callable[[onnx.NodeProto], Inputs | None],
+    values: Callable[[onnx.NodeProto], np.ndarray | None] = lambda node: None,
+) -> Graph:
+    """Return a graph in which nodes read other inputs, or are arrays, where the functions return some."""
+    moving = graph.moving_values()
+    made = graph.emptied(graph.opset)
+    for node in graph.nodes:
+        moves = any(o in moving for o in node.output)
+        array = values(node) if moves and len(node.output) == 1 else None
+        place = _TARGETS.get(node.op_type) if moves and not node.domain else None
+        has_target = place is not None and len(node.input) > place and node.input[place] and node.input[0] in moving
+        other = inputs(node) if array is None and has_target else None
+        if array is not None:
+            made.add_initializer(node.output[0], array)
+        elif other is not None:
+            rewritten(node, made, other)
+        else:
+            made.append(node)
+    return made
+
+
+def _drop_unread(graph: Graph) -> None:
+    """Leave out the arithmetic of shapes that nothing reads any more."""
+    real = [o for n in graph.nodes for o in n.output if o and graph.elem_type(o) == TensorProto.FLOAT]
+    graph.drop(0, [*graph.outputs, *real])
+
+
+def _follows(graph: Graph, other: Graph) -> bool:
+    """Tell whether all values that depend on inputs have the batch on axis 0, and nothing else of it."""
+    for value in graph.moving_values():
+        if not graph.is_typed(value) or not other.is_typed(value):
+            return False
+        one, two = graph.shape(value), other.shape(value)
+        if not one or -1 in one or -1 in two or two != (one[0] * _FACTOR, *one[1:]):
+            return False
+    return True
+
+
+def _unspelt(node: onnx.NodeProto, graph: Graph) -> Inputs | None:
+    """Return the inputs of a node whose constant target spells the batch out, with one that does not."""
+    target, source = known_value(graph, node.input[_TARGETS[node.op_type]]), graph.shape(node.input[0])
+    if target is None or node.input[_TARGETS[node.op_type]] in graph.moving_values():
+        return None
+    if node.op_type == "Resize":
+        return _factors(node, [target], [source])
+    dims = [int(d) for d in target]
+    if node.op_type == "Expand" or not dims or dims[0] < 1 or attribute(node, "allowzero", 0):
+        return None
+    if source and dims[0] == source[0]:
+        return _with_target(node, [0, *dims[1:]])
+    return _with_target(node, [-1, *dims[1:]]) if -1 not in dims and 0 not in dims else None
+
+
+def _settled(node: onnx.NodeProto, graph: Graph, twin: Graph) -> np.ndarray | None:
+    """Return what a node makes where it follows from shapes and is the same at both batch sizes."""
+    one, two = (known_value(g, node.output[0]) for g in (graph, twin))
+    same = one is not None and two is not None and one.shape == two.shape and bool(np.array_equal(one, two))
+    return one if same else None
+
+
+def _unshaped(node: onnx.NodeProto, graph: Graph, twin: Graph) -> Inputs | None:
+    """Return the inputs of a node whose target is computed from the batch, with one that leaves it open."""
+    one, two = (known_value(g, node.input[_TARGETS[node.op_type]]) for g in (graph, twin))
+    shapes = [g.shape(node.input[0]) for g in (graph, twin)]
+    if one is None or two is None or one.shape != two.shape or np.array_equal(one, two):
+        return None
+    if node.op_type == "Resize":
+        return _factors(node, [one, two], shapes)
+    target = [int(d) for d in one]
+    changed = [i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
+    for i in changed:
+        # Axes are counted from the end in Expand, from the front in Reshape.
+        at = i + len(shapes[0]) - len(target) if node.op_type == "Expand" else i
+        copies = 0 <= at < len(shapes[0]) and (one[i], two[i]) == (shapes[0][at], shapes[1][at])
+        if copies and not attribute(node, "allowzero", 0):
+            target[i] = 1 if node.op_type == "Expand" else 0
+        elif node.op_type == "Reshape" and -1 not in target:
+            target[i] = -1
+        else:
+            return None
+    return _with_target(node, target)
+
+
+def _with_target(node: onnx.NodeProto, target: list[int]) -> Inputs:
+    inputs: Inputs = list(node.input)
+    inputs[_TARGETS[node.op_type]] = np.asarray(target, np.int64)
+    return inputs
+
+
+def _factors(node: onnx.NodeProto, sizes: list[np.ndarray], shapes: list[Shape]) -> Inputs | None:
+    """Return the inputs of a Resize with factors instead of sizes, where they say the same."""
+    if len(sizes[0]) != len(shapes[0]) or attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    scales = np.asarray(sizes[0] / np.asarray(shapes[0]), np.float32)
+    for size, shape in zip(sizes, shapes, strict=True):
+        if not np.array_equal(np.floor(np.asarray(shape) * scales.astype(np.float64)), size):
+            return None
+    return [node.input[0], node.input[1], scales]
+
+
+def declares_batch(inputs: Collection[onnx.ValueInfoProto]) -> bool:
+    """Tell whether a file leaves axis 0 of all its inputs open."""
+    dims = [v.type.tensor_type.shape.dim for v in inputs]
+    return all(d and d[0].dim_value < 1 for d in dims)

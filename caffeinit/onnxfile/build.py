@@ -1,0 +1,201 @@
+"""From an ONNX model to a Graph that computes what the file computes, in single precision and with every type known.
+
+- Constant nodes are arrays like initializers; what they hold can be learned.
+- Inputs that are not of single precision are fed as such, and cast to what the net reads.
+- Nodes with subgraphs are calls of functions (`calls`); functions of the model are inlined.
+- An operator that onnxruntime does not have is left out with all that follows from it; what it reads counts as an output.
+- Types that onnx cannot infer, behind operators of other domains, are found by a run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+from onnx.shape_inference import InferenceError
+
+from caffeinit.engine.session import Settings, compile_graph
+from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.network import Skipped
+from caffeinit.onnxfile import calls
+from caffeinit.opsets import raised
+
+NOT_TENSORS = "takes no tensor of numbers"
+
+
+@dataclass
+class Plain:
+    """A model made ready for computing: functions inlined, constants taken out, single precision.
+
+    Attributes:
+        graph: nodes, inputs and outputs.
+        versions: of the operator sets.
+        arrays: initializers and constants.
+    """
+
+    where: str
+    graph: onnx.GraphProto
+    versions: dict[str, int]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """What has to be fed: inputs without a default."""
+        return [v for v in self.graph.input if v.name not in self.arrays]
+
+
+@dataclass
+class Built:
+    """A graph, and what could not be taken into it."""
+
+    graph: Graph
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def build_graph(plain: Plain, shapes: Mapping[str, Shape]) -> Built:
+    """Return the graph at these input shapes.
+
+    Raises:
+        CaffeinitError: a node does not fit what it reads.
+        FormatError: the graph is damaged.
+    """
+    try:
+        return _Builder(plain, shapes, foreign=True).build()
+    except CaffeinitError:
+        if not any(_is_foreign(n, plain.versions) for node in plain.graph.node for n in calls.nodes_within(node)):
+            raise
+    # onnxruntime may know an operator by name and not have it for the processor.
+    return _Builder(plain, shapes, foreign=False).build()
+
+
+def _is_foreign(node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
+    """Tell whether ONNX itself does not know an operator."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return bool(domain) or not onnx.defs.has(node.op_type, versions[""], domain)
+
+
+@functools.cache
+def _known_to_onnxruntime() -> frozenset[tuple[str, str]]:
+    schemas = ort.capi.onnxruntime_pybind11_state.get_all_operator_schema()
+    return frozenset((s.domain, s.name) for s in schemas)
+
+
+class _Builder:
+    def __init__(self, plain: Plain, shapes: Mapping[str, Shape], foreign: bool) -> None:
+        self.plain = plain
+        self.shapes = shapes
+        self.foreign = foreign  # whether operators of other domains are run
+        self.graph = Graph(plain.versions[""])
+        self.graph.domains = {d: v for d, v in plain.versions.items() if d}
+        self.instead: dict[str, str] = {}  # input -> the value that is read in its place
+        self.lost: dict[str, str] = {}  # value that cannot be computed -> why
+        self.skipped: list[Skipped] = []
+        self.handed: dict[str, None] = {}  # what operators that cannot run read
+
+    def build(self) -> Built:
+        for value in self.plain.inputs:
+            self._input(value)
+        for name, array in self.plain.arrays.items():
+            self.graph.add_initializer(name, array)
+        for number, node in enumerate(self.plain.graph.node):
+            self._node(number, node)
+        graph = raised(self.graph)
+        settle_types(graph, self.plain.where)
+        graph.outputs = self._outputs(graph)
+        return Built(graph, self.skipped)
+
+    def _input(self, value: onnx.ValueInfoProto) -> None:
+        kind = value.type.tensor_type.elem_type
+        if not value.type.HasField("tensor_type") or kind in (TensorProto.STRING, TensorProto.UNDEFINED):
+            self.lost[value.name] = f'input "{value.name}" {NOT_TENSORS}'
+            return
+        self.graph.add_input(value.name, self.shapes[value.name])
+        if kind != TensorProto.FLOAT:
+            self.instead[value.name] = self.graph.op("Cast", value.name, name=f"{value.name}@cast", to=kind)
+
+    def _node(self, number: int, node: onnx.NodeProto) -> None:
+        if node.domain == "ai.onnx" or any(name in self.instead for name in (*node.input, *calls.captured(node))):
+            node = calls.renamed(node, self.instead)
+            node.domain = "" if node.domain == "ai.onnx" else node.domain
+        read = [i for i in (*node.input, *calls.captured(node)) if i]
+        for name in read:
+            if name not in self.lost and not self._is_there(name):
+                raise FormatError(f'{self.plain.where}: {_label(node)} reads "{name}", which nothing makes before it')
+        for name in node.output:
+            if name and (self._is_there(name) or name in self.lost):
+                raise FormatError(f'{self.plain.where}: "{name}" is made twice, the second time by {_label(node)}')
+        reason = self._obstacle(node) or next((self.lost[i] for i in read if i in self.lost), "")
+        if reason:
+            self.skipped.append(Skipped(_label(node), reason))
+            self.lost |= dict.fromkeys((o for o in node.output if o), f"depends on {_label(node)}")
+            self.handed |= dict.fromkeys(i for i in read if i not in self.lost)
+            return
+        if any(True for _ in calls.subgraphs(node)):
+            node, function = calls.as_call(node, number, {"": self.graph.opset, **self.graph.domains})
+            self.graph.domains.setdefault(calls.DOMAIN, 1)
+            self.graph.functions.append(function)
+        elif _is_idle_cast(node, self.graph):
+            node = helper.make_node("Identity", node.input, node.output, node.name)
+        self.graph.append(node)
+
+    def _is_there(self, name: str) -> bool:
+        graph = self.graph
+        return name in graph.inputs or name in graph.initializers or graph.producer(name) is not None
+
+    def _obstacle(self, node: onnx.NodeProto) -> str:
+        """Return why a node cannot be run; empty if it can."""
+        for inner in calls.nodes_within(node):
+            name = f"{inner.domain}.{inner.op_type}" if inner.domain else inner.op_type
+            if _is_foreign(inner, self.plain.versions) and (inner.domain, inner.op_type) not in _known_to_onnxruntime():
+                return f"onnxruntime does not have its operator {name}"
+            if inner.domain and not self.foreign and _is_foreign(inner, self.plain.versions):
+                return f"onnxruntime cannot run its operator {name}"
+        return ""
+
+    def _outputs(self, graph: Graph) -> list[str]:
+        """Return what the net puts out as far as it can be computed, and what goes into operators that cannot run."""
+        wanted = [v.name for v in self.plain.graph.output if v.type.HasField("tensor_type") or not v.HasField("type")]
+        whole = [v.name for v in self.plain.graph.output if v.name not in wanted]
+        # A sequence or map cannot be looked at; what it is made of can.
+        wanted += [i for name in whole if (node := graph.producer(name)) is not None for i in node.input]
+        moving = graph.moving_values()
+        return [n for n in dict.fromkeys([*wanted, *self.handed]) if graph.producer(n) is not None and n in moving]
+
+
+def _is_idle_cast(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Tell whether a node casts an array to single precision that is of single precision by now: a plain view."""
+    array = graph.initializers.get(node.input[0]) if node.op_type == "Cast" and not node.domain else None
+    return array is not None and array.dtype == np.float32 and attribute(node, "to") == TensorProto.FLOAT
+
+
+def settle_types(graph: Graph, where: str) -> None:
+    """Find the types of all values; those that onnx cannot infer by a run.
+
+    Raises:
+        CaffeinitError: a node does not fit what it reads, or onnxruntime cannot run it.
+    """
+    unknown: list[str] = []
+    for node in graph.nodes:
+        try:
+            unknown += [o for o in node.output if o and not graph.is_typed(o)]
+        except InferenceError as error:
+            reason = " ".join(str(error).split())
+            raise CaffeinitError(f"{where}: {_label(node)} does not fit what it reads: {reason[:300]}") from None
+    if not unknown:
+        return
+    rng = np.random.default_rng(0)
+    session = compile_graph(graph, unknown, Settings(threads=1))
+    feeds = {n: rng.random(graph.inputs[n], np.float32) for n in session.inputs}
+    for name, array in session.run(feeds).items():
+        if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+            graph.set_shape(name, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return f'node "{node.name or next((o for o in node.output if o), "")}" ({node.op_type})'

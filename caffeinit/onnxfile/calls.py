@@ -1,0 +1,80 @@
+"""Nodes with subgraphs as calls of functions, so that all that a node reads stands among its inputs.
+
+The graph of an If, a Loop or a Scan may read any value around it without naming it as an input. Wrapped into a function
+that takes these values, the node can be cut out, staged and run like any other; onnxruntime unwraps it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx
+from onnx import helper
+
+DOMAIN = "caffeinit.subgraphs"
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs in a node's attributes."""
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            yield entry.g
+        yield from entry.graphs
+
+
+def captured(node: onnx.NodeProto) -> list[str]:
+    """Return the values that a node's subgraphs read from around it."""
+    found: dict[str, None] = {}
+    for graph in subgraphs(node):
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        own |= {t.values.name for t in graph.sparse_initializer}
+        for inner in graph.node:
+            found |= dict.fromkeys(i for i in (*inner.input, *captured(inner)) if i and i not in own)
+            own.update(inner.output)
+        found |= dict.fromkeys(v.name for v in graph.output if v.name not in own)
+    return list(found)
+
+
+def nodes_within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield a node and all nodes in its subgraphs."""
+    yield node
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from nodes_within(inner)
+
+
+def as_call(
+    node: onnx.NodeProto, number: int, versions: Mapping[str, int]
+) -> tuple[onnx.NodeProto, onnx.FunctionProto]:
+    """Return a node that calls a function, and the function, which does what `node` does.
+
+    Args:
+        number: makes the function's name unique.
+        versions: of the operator sets.
+    """
+    inputs = list(dict.fromkeys([*(i for i in node.input if i), *captured(node)]))
+    outputs = [o for o in node.output if o]
+    name = f"{node.op_type}_{number}"
+    imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    function = helper.make_function(DOMAIN, name, inputs, outputs, [node], imports)
+    return helper.make_node(name, inputs, outputs, node.name, domain=DOMAIN), function
+
+
+def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """Return a node that reads other values, also within its subgraphs, where `names` says so."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    _rename(copy, names)
+    return copy
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    node.input[:] = [names.get(i, i) for i in node.input]
+    for graph in subgraphs(node):
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        own |= {o for inner in graph.node for o in inner.output}
+        outer = {old: new for old, new in names.items() if old not in own}
+        for inner in graph.node:
+            _rename(inner, outer)
+        for value in graph.output:
+            value.name = outer.get(value.name, value.name)

@@ -1,0 +1,232 @@
+"""An ONNX file, indexed where it lies: its structure as a message, its tensors as places in files.
+
+The file is never parsed into messages and serialized again: writing copies its bytes with the changed numbers in their
+places, so that whatever else is in it stays, and unchanged numbers give the same file. What lies in data files beside
+the model stays there, under the same names where the output goes to another folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from caffeinit import wire
+from caffeinit.caffe.foreign import foreign_kind
+from caffeinit.errors import FormatError, OutputError, WeightsError
+from caffeinit.files import check_regular_file, check_target, replacing
+from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
+
+_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 2, 4, 5, 5
+
+
+@dataclass
+class Container:
+    """An ONNX file.
+
+    Attributes:
+        model: its structure; the graph's initializers are left out.
+        initializers: name -> tensor, in the order of the file.
+        constants: output of a Constant node of the graph -> its tensor.
+    """
+
+    path: Path
+    data: wire.Buffer
+    model: onnx.ModelProto
+    initializers: dict[str, Tensor] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors whose numbers can be read."""
+        return {**self.constants, **self.initializers}
+
+    @property
+    def data_files(self) -> dict[str, DataFile]:
+        """Location -> file beside the model."""
+        return {t.place[0]: t.file for t in self.tensors.values() if t.place and t.file}
+
+    def write(self, path: str | PathLike[str], arrays: Mapping[str, np.ndarray], force: bool = False) -> None:
+        """Write the model, and its data files if it has any, with these numbers.
+
+        Args:
+            arrays: tensor -> numbers; those that did not change keep their bits.
+        Raises:
+            WeightsError: a number cannot be written. OutputError: a target. Nothing is written then.
+        """
+        target = check_target(path, force)
+        edits: dict[str, list[wire.Edit]] = {location: [] for location in self.data_files}
+        own: list[wire.Edit] = []
+        around: dict[int, wire.Field] = {}
+        for name, array in arrays.items():
+            tensor = self.tensors[name]
+            if tensor.place:
+                edits[tensor.place[0]] += tensor.patches(array)
+            else:
+                own += tensor.patches(array)
+                around |= {f.begin: f for f in tensor.frames if tensor.halves}
+        renamed = self._renamed(target)
+        for tensor in self.tensors.values():
+            if tensor.place and renamed[tensor.place[0]] != tensor.place[0]:
+                text = tensor.location[-1]
+                own.append((text.start, text.end, renamed[tensor.place[0]].encode()))
+                around |= {f.begin: f for f in tensor.location}
+        own = wire.with_lengths(own, list(around.values()))
+        with contextlib.ExitStack() as stack:
+            for location, file in self.data_files.items():
+                beside = stack.enter_context(replacing(_made_way(target.parent / renamed[location]), force))
+                _write_pieces(beside, wire.edited(file.data, edits[location]))
+            _write_pieces(stack.enter_context(replacing(target, force)), wire.edited(self.data, own))
+
+    def _renamed(self, target: Path) -> dict[str, str]:
+        """Return data file -> its name beside the output: the same in another folder, else named after the output."""
+        source = Path(os.path.realpath(self.path.parent))
+        if target.parent != source:
+            return {location: location for location in self.data_files}
+        if target == Path(os.path.realpath(self.path)):
+            raise OutputError(
+                f"{target}: is the model itself; with data files beside it, it cannot be written over itself"
+            )
+        names = {}
+        for location in self.data_files:
+            old = PurePosixPath(location)
+            rest = old.name.removeprefix(self.path.name).removeprefix(self.path.stem)
+            name = f"{target.name}{rest}" if rest != old.name else f"{target.name}.{old.name}"
+            names[location] = str(old.with_name(name))
+        return names
+
+
+def _made_way(path: Path) -> Path:
+    """Return the path, with the folder made that it lies in."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}") from None
+    return path
+
+
+def _write_pieces(path: Path, pieces: Iterator[memoryview | bytes]) -> None:
+    with open(path, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def open_onnx(path: str | PathLike[str]) -> Container:
+    """Index an ONNX file.
+
+    Raises:
+        FormatError: it is none, or is damaged, or a data file is not to be had.
+        WeightsError: a tensor in it is damaged.
+    """
+    path = check_regular_file(path)
+    if path.stat().st_size == 0:
+        raise FormatError(f"{path}: is empty")
+    data = _mapped(path)
+    kind = foreign_kind(data[:4096])
+    if kind:
+        raise FormatError(f"{path}: is {'a text file' if kind.startswith('a text') else kind}, not an ONNX model")
+    try:
+        found = Container(path, data, _structure(path, data))
+        opened: dict[str, DataFile] = {}
+
+        def open_data(location: str, where: str) -> DataFile:
+            if location not in opened:
+                opened[location] = _open_data(path, location, where)
+            return opened[location]
+
+        _index(found, open_data)
+    except wire.WireError as error:
+        raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
+    except (FormatError, WeightsError) as error:
+        raise type(error)(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    return found
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: cannot be read: {error}") from None
+
+
+def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
+    """Return the model without its graph's initializers."""
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(wire.pruned(data, 0, len(data), {_GRAPH: {_INITIALIZER: None}}))
+    except DecodeError as error:
+        raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
+    if not model.graph.node:
+        raise FormatError(f"{path}: is no ONNX model: it holds no graph of any nodes")
+    return model
+
+
+def _index(found: Container, open_data: OpenData) -> None:
+    """Find all tensors of the graph."""
+    data, budget = found.data, wire.Budget()
+    graphs = [f for f in wire.fields(data, 0, len(data), budget) if f.number == _GRAPH and f.wire == wire.BYTES]
+    if len(graphs) != 1:
+        raise FormatError("it holds more than one graph: it is damaged")
+    for item in wire.fields(data, graphs[0].start, graphs[0].end, budget):
+        if item.wire != wire.BYTES:
+            continue
+        if item.number == _INITIALIZER:
+            tensor = read_tensor(data, [graphs[0], item], "initializer", open_data, budget)
+            if tensor.name in found.initializers:
+                raise FormatError(f'two initializers are named "{tensor.name}"')
+            found.initializers[tensor.name] = tensor
+        elif item.number == _NODE:
+            _index_constant(found, graphs[0], item, open_data, budget)
+
+
+def _index_constant(
+    found: Container, graph: wire.Field, node: wire.Field, open_data: OpenData, budget: wire.Budget
+) -> None:
+    """Find the tensor of a Constant node."""
+    data = found.data
+    inner = list(wire.fields(data, node.start, node.end, budget))
+    if not any(f.number == _NODE_TYPE and bytes(data[f.start : f.end]) == b"Constant" for f in inner):
+        return
+    outputs = [bytes(data[f.start : f.end]).decode("utf-8", "replace") for f in inner if f.number == _NODE_OUTPUT]
+    for entry in inner:
+        if entry.number == _NODE_ATTRIBUTE and entry.wire == wire.BYTES:
+            for value in wire.fields(data, entry.start, entry.end, budget):
+                if value.number == _ATTRIBUTE_TENSOR and value.wire == wire.BYTES and outputs:
+                    where = f'constant "{outputs[0]}"'
+                    frames = [graph, node, entry, value]
+                    found.constants[outputs[0]] = read_tensor(data, frames, where, open_data, budget)
+
+
+def _open_data(model: Path, location: str, where: str) -> DataFile:
+    """Open a data file, which must lie in the model's folder or below it.
+
+    Raises:
+        FormatError: it does not, or cannot be read.
+    """
+    parts = PurePosixPath(location.replace("\\", "/"))
+    if not parts.name or "\0" in location or parts.is_absolute() or ".." in parts.parts or os.path.isabs(location):
+        raise FormatError(f"{where}: its numbers are said to lie in {location!r}: only the model's own folder is read")
+    folder = os.path.realpath(model.parent)
+    if os.path.commonpath([folder, os.path.realpath(os.path.join(folder, location))]) != folder:
+        raise FormatError(
+            f"{where}: its numbers are said to lie in {location!r}, a link that leaves the model's folder"
+        )
+    file = check_regular_file(os.path.join(folder, location))
+    if file.stat().st_size == 0:
+        raise FormatError(f"{file}: is empty")
+    try:
+        with open(file, "rb") as stream:
+            maps = [mmap.mmap(stream.fileno(), 0, access=a) for a in (mmap.ACCESS_READ, mmap.ACCESS_COPY)]
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{file}: cannot be read: {error}") from None
+    return DataFile(str(file), maps[0], maps[1])

@@ -1,0 +1,158 @@
+"""Which arrays of an ONNX model are weights, what each is for, and which have to stay as they are.
+
+An ONNX file does not say what was learned. Learned is what stands where a unit has its arrays: weights and biases of Conv,
+ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel, and BatchNormalization's four arrays.
+A weight that is computed in the graph (DequantizeLinear, ConstantOfShape, ...) is worked out once, so that its unit can be
+measured, and stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from caffeinit.engine.session import Settings, compile_graph
+from caffeinit.graph import Graph
+from caffeinit.network import Skipped
+from caffeinit.onnxfile import calls
+from caffeinit.ops.base import rewritten
+from caffeinit.units import Learned, Unit, array_view, find_units
+
+_AFFINE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ROLES = {
+    "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), ("", "weight", "bias")),
+    "MatMul": ("", "weight"),
+    "Add": ("bias", "bias"),
+    "Mul": ("scale", "scale"),
+}
+
+
+def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
+    """Return the graph with arrays in place of weights that it computes from arrays, and what these are."""
+    wanted: dict[str, str] = {}
+    moving = graph.moving_values()
+    for node in graph.nodes:
+        for name, role in _arrays_of(node):
+            is_fixed = name not in moving and name not in graph.initializers and graph.is_typed(name)
+            if (
+                role
+                and is_fixed
+                and node.op_type in (*_AFFINE, "BatchNormalization")
+                and array_view(graph, name) is None
+            ):
+                wanted[name] = _maker(graph, name)
+    if not wanted:
+        return graph, {}
+    values = compile_graph(graph, list(wanted), Settings(threads=1)).run({})
+    made = graph.emptied(graph.opset)
+    made.batch_axis_free = graph.batch_axis_free
+    fresh = {name: made.fresh(name) for name in wanted}
+    for name, new in fresh.items():
+        array = np.array(values[name], np.float32)
+        array.flags.writeable = False  # there is no place in the file to write it to
+        made.add_initializer(new, array)
+    for node in graph.nodes:
+        if node.op_type in (*_AFFINE, "BatchNormalization") and any(i in fresh for i in node.input):
+            rewritten(node, made, [fresh.get(i, i) for i in node.input])
+        else:
+            made.append(node)
+        for output in node.output:
+            if output:
+                made.set_shape(output, graph.shape(output), graph.elem_type(output))
+    reasons = {name: f"is computed by {kind} in the graph, not stored" for name, kind in wanted.items()}
+    return made, {new: Learned(name, 0, held=reasons[name]) for name, new in fresh.items()}
+
+
+def _maker(graph: Graph, name: str) -> str:
+    """Return the operator that a value comes from, looking through plain views."""
+    node = graph.producer(name)
+    while node is not None and node.op_type in ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten"):
+        below = graph.producer(node.input[0])
+        if below is None:
+            break
+        node = below
+    return node.op_type if node is not None else ""
+
+
+def _arrays_of(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
+    """Yield (value, role) for what a node may read of learned arrays."""
+    for name, role in zip(node.input, _ROLES.get(node.op_type, ()) if not node.domain else (), strict=False):
+        if name and role:
+            yield name, role
+
+
+def find_learned(
+    graph: Graph, changeable: Collection[str], held: Mapping[str, str], computed: Mapping[str, Learned]
+) -> dict[str, Learned]:
+    """Return initializer -> what it is, for all that belong to units.
+
+    Args:
+        changeable: initializers whose numbers can be written back.
+        held: initializer -> why it has to stay.
+        computed: from `work_out`.
+    """
+    candidates: dict[str, Learned] = {}
+    makers = {o: n.op_type for n in graph.nodes for o in n.output}
+    for node in graph.nodes:
+        for value, role in _arrays_of(node):
+            name = _behind(graph, value)
+            array = graph.initializers.get(name) if name else None
+            is_known = name in changeable or name in held or name in computed
+            if array is None or array.dtype != np.float32 or not is_known:
+                continue
+            if (
+                array.size == 1
+                and node.op_type in ("Add", "Mul")
+                and "MatMul" not in [makers.get(i) for i in node.input]
+            ):
+                continue  # a number of some formula
+            known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
+            candidates.setdefault(name, replace(known, role=role))
+    used = {name for unit in find_units(graph, candidates) for name in unit.initializers}
+    return {name: of for name, of in candidates.items() if name in used}
+
+
+def _behind(graph: Graph, value: str) -> str:
+    found = array_view(graph, value)
+    return found[0] if found else ""
+
+
+def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
+    """Return the products with arrays that are no units, and why."""
+    known = {id(use.node) for unit in units for use in unit.uses}
+    moving = graph.moving_values()
+    found = []
+    for node in graph.nodes:
+        if node.op_type not in _AFFINE or node.domain or id(node) in known or node.output[0] not in moving:
+            continue
+        fixed = [i for i in node.input[:2] if i not in moving]
+        if fixed:
+            name = node.name or node.output[0]
+            found.append(Skipped(f'node "{name}" ({node.op_type})', _why_no_unit(graph, node, fixed[0])))
+    return found
+
+
+def _why_no_unit(graph: Graph, node: onnx.NodeProto, weight: str) -> str:
+    if node.input[1] != weight:
+        return "its weight is the left operand"
+    if graph.elem_type(weight) != TensorProto.FLOAT:
+        return "its weight is not of single or half precision"
+    if node.op_type == "MatMul":
+        return "its weight is not a matrix"
+    if node.op_type == "Gemm":
+        return "alpha, beta or transA is set, or its third input is no bias per channel"
+    return "its bias is no stored array of one number per channel"
+
+
+def read_within(model: onnx.ModelProto) -> dict[str, str]:
+    """Return value -> the node with a subgraph that reads it from inside."""
+    return {
+        name: f'{node.op_type} "{node.name}"' if node.name else node.op_type
+        for node in model.graph.node
+        for name in calls.captured(node)
+    }

@@ -1,0 +1,75 @@
+"""Shapes of an ONNX model's inputs: what the file declares, what the user says, and what is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from caffeinit.errors import CaffeinitError
+from caffeinit.graph import Shape
+
+_CHANNELS = (1, 3, 4)
+
+
+def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], where: str) -> dict[str, Shape]:
+    """Return input -> shape; the batch is 1 where the file leaves it open.
+
+    Args:
+        given: input -> shape, with or without the batch; taken instead of what the file says.
+    Raises:
+        CaffeinitError: an axis other than the batch is open, or there is no such input.
+    """
+    names = [v.name for v in inputs]
+    for name in given:
+        if name not in names:
+            raise CaffeinitError(f'{where}: there is no input "{name}" to give a shape to; inputs: {", ".join(names)}')
+    known: dict[str, int] = {}  # named axes that several inputs share
+    shapes: dict[str, list[int | str | None]] = {}
+    for value in inputs:
+        dims = _declared(value)
+        if value.name in given:
+            own = list(given[value.name])
+            declared = dims if dims is not None else [None] * len(own)
+            if len(own) == len(declared) - 1:
+                first = declared[0]
+                own = [first if isinstance(first, int) else 1, *own]
+            if len(own) != len(declared):
+                raise CaffeinitError(
+                    f'{where}: input "{value.name}" has {len(declared)} axes, not those of {tuple(own)}'
+                )
+            known |= {d: n for d, n in zip(declared, own, strict=True) if isinstance(d, str)}
+            shapes[value.name] = [*own]
+        elif dims is None:
+            raise CaffeinitError(
+                f'{where}: does not tell how many axes input "{value.name}" has. Give --input-shape {value.name}=N,C,H,W'
+            )
+        else:
+            shapes[value.name] = dims
+    return {name: _settled(name, dims, known, where) for name, dims in shapes.items()}
+
+
+def _declared(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
+    """Return an input's axes: a number, a name, or None; None in place of all where the file does not tell the rank."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return []
+    if not kind.HasField("shape"):
+        return None
+    return [d.dim_value if d.dim_value > 0 else d.dim_param or None for d in kind.shape.dim]
+
+
+def _settled(name: str, dims: list[int | str | None], known: Mapping[str, int], where: str) -> Shape:
+    first = [known.get(d, 1) if isinstance(d, str) else d or 1 for d in dims[:1]]
+    rest = [known.get(d) if isinstance(d, str) else d for d in dims[1:]]
+    if None in rest:
+        shown = ", ".join(str(d) for d in [*first, *("?" if d is None else d for d in rest)])
+        axes = ",".join("CHW"[i] if len(dims) == 4 else f"D{i + 1}" for i in range(len(dims) - 1))
+        raise CaffeinitError(f'{where}: input "{name}" leaves axes open: ({shown}). Give --input-shape {name}={axes}')
+    return tuple(d for d in (*first, *rest) if d is not None)
+
+
+def is_channels_last(value: onnx.ValueInfoProto) -> bool:
+    """Tell whether an input takes pictures as (N, H, W, C): its last axis is one of channels and the first is not."""
+    dims = _declared(value) or []
+    return len(dims) == 4 and dims[3] in _CHANNELS and dims[1] not in _CHANNELS

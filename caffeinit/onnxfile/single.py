@@ -1,0 +1,52 @@
+"""Models of half or double precision as models of single precision, for computing; the file keeps its types.
+
+All that names a type is changed: inputs, constants, Cast and its like, also within subgraphs. Initializers come as single
+precision from their tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
+
+
+def types_to_change(graph: onnx.GraphProto) -> set[int]:
+    """Return the element types that are computed in single precision: halves, and doubles where the net takes them."""
+    doubles = [v for v in graph.input if v.type.tensor_type.elem_type == TensorProto.DOUBLE]
+    return {*HALVES, *([TensorProto.DOUBLE] if doubles else [])}
+
+
+def to_single(graph: onnx.GraphProto, types: Collection[int]) -> None:
+    """Change a graph, and those within it, in place."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        _change_type(value.type, types)
+    for tensor in graph.initializer:
+        _change_tensor(tensor, types)
+    for node in graph.node:
+        for entry in node.attribute:
+            if entry.type == AttributeProto.INT and entry.name in _TYPE_ATTRIBUTES and entry.i in types:
+                entry.i = TensorProto.FLOAT
+            elif entry.type == AttributeProto.TENSOR:
+                _change_tensor(entry.t, types)
+            for inner in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
+                to_single(inner, types)
+
+
+def _change_type(kind: onnx.TypeProto, types: Collection[int]) -> None:
+    if kind.HasField("tensor_type") and kind.tensor_type.elem_type in types:
+        kind.tensor_type.elem_type = TensorProto.FLOAT
+    elif kind.HasField("sequence_type"):
+        _change_type(kind.sequence_type.elem_type, types)
+    elif kind.HasField("optional_type"):
+        _change_type(kind.optional_type.elem_type, types)
+
+
+def _change_tensor(tensor: TensorProto, types: Collection[int]) -> None:
+    if tensor.data_type in types:
+        array = numpy_helper.to_array(tensor).astype("float32")
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -1,0 +1,164 @@
+"""ONNX files as the source of a Network: loading them, making the graph for other shapes, writing the weights back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import TensorProto
+
+from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.folding import constant_node
+from caffeinit.graph import Graph, Shape
+from caffeinit.images import Preprocessing
+from caffeinit.network import Network, Params, Skipped
+from caffeinit.onnxfile.batch import declares_batch, free_batch
+from caffeinit.onnxfile.build import Plain, build_graph
+from caffeinit.onnxfile.container import Container, open_onnx
+from caffeinit.onnxfile.learning import find_learned, not_units, read_within, work_out
+from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
+from caffeinit.onnxfile.single import to_single, types_to_change
+from caffeinit.opsets import check_opset
+from caffeinit.scales import find_scales
+from caffeinit.units import Learned
+
+Path = str | PathLike[str]
+
+
+@dataclass
+class OnnxSource:
+    """An ONNX file, and the model made ready for computing."""
+
+    file: Container
+    plain: Plain
+
+    def lower(self, shapes: Mapping[str, Shape]) -> Graph:
+        """Return the graph for other input shapes.
+
+        Raises:
+            CaffeinitError: its nodes do not go together then.
+        """
+        return _graph(self.plain, shapes)[0]
+
+    def preprocessing(self) -> dict[str, Preprocessing]:
+        """Return input -> the layout of its pictures; an ONNX file tells nothing else of them."""
+        last = [v.name for v in self.plain.inputs if is_channels_last(v)]
+        return {name: Preprocessing(channels_last=True) for name in last}
+
+    def write(self, path: Path, params: Params, force: bool) -> None:
+        """Write the model with these numbers, and its data files beside it."""
+        self.file.write(path, {name: arrays[0] for name, arrays in params.items() if name in self.file.tensors}, force)
+
+
+def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: bool = False) -> Network:
+    """Load an ONNX model as a Network; see `caffeinit.load`."""
+    file = open_onnx(path)
+    plain = _plain(file)
+    shapes = input_shapes(plain.inputs, given or {}, str(path))
+    graph, skipped, computed = _graph(plain, shapes)
+    if strict and skipped:
+        lines = "\n".join(f"  {s.name}: {s.reason}" for s in skipped)
+        raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
+    changeable = {n for n, t in file.tensors.items() if t.is_real}
+    learned = find_learned(graph, changeable, _held(file, plain.arrays), computed)
+    network = Network(
+        graph=graph,
+        params={of.layer: (graph.initializers[name],) for name, of in learned.items()},
+        learned=learned,
+        source=OnnxSource(file, plain),
+        blobs=[*graph.inputs, *_blobs(graph)],
+        skipped=skipped,
+    )
+    network.skipped += not_units(graph, network.units)
+    network.notes += _notes(graph, plain)
+    return network
+
+
+def _plain(file: Container) -> Plain:
+    """Return the model made ready for computing."""
+    where, model = str(file.path), file.model
+    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+    if not versions and model.ir_version < 3:
+        versions[""] = 1
+    if "" not in versions:
+        raise FormatError(f"{where}: states no version of ONNX's operators (opset_import); it is damaged")
+    check_opset(versions[""], where)
+    if model.functions:
+        model = _inlined(model, where)
+        versions |= {o.domain: o.version for o in model.opset_import if o.domain not in ("", "ai.onnx")}
+    graph = onnx.GraphProto()
+    graph.CopyFrom(model.graph)
+    types = types_to_change(graph)
+    arrays: dict[str, np.ndarray] = {}
+    for name, tensor in file.tensors.items():
+        is_double = tensor.elem_type == TensorProto.DOUBLE and TensorProto.DOUBLE not in types
+        arrays[name] = tensor.exact() if is_double else tensor.array()
+    to_single(graph, types)
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] not in arrays:
+            array = constant_node(node)
+            if array is not None:
+                arrays[node.output[0]] = array.astype(np.float32) if array.dtype == np.float16 else array
+    kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in arrays)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return Plain(where, graph, versions, arrays)
+
+
+def _inlined(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner raises whatever its C++ does
+        raise FormatError(f"{where}: its functions cannot be put in place of their calls: {error}") from None
+
+
+def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, list[Skipped], dict[str, Learned]]:
+    """Return the graph, what cannot run, and the weights that are computed in it."""
+    built = build_graph(plain, shapes)
+    graph = free_batch(built.graph, declares_batch(plain.inputs), plain.where)
+    graph, computed = work_out(graph)
+    return graph, built.skipped, computed
+
+
+def _blobs(graph: Graph) -> list[str]:
+    """Return the values of real numbers that depend on inputs."""
+    moving = graph.moving_values()
+    made = [o for node in graph.nodes for o in node.output if o in moving]
+    return [o for o in made if graph.elem_type(o) == TensorProto.FLOAT]
+
+
+def _held(file: Container, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return array -> why it has to stay as it is."""
+    model = file.model
+    held = {name: "stands in a function of the model, or in no tensor" for name in arrays if name not in file.tensors}
+    inputs = {v.name for v in model.graph.input}
+    # IR versions below 4 list every initializer as an input, and some exporters still do. Where only some are listed,
+    # their numbers are defaults that a caller may feed others for.
+    listed = [name for name in file.initializers if name in inputs]
+    if model.ir_version >= 4 and len(listed) < len(file.initializers):
+        held |= dict.fromkeys(listed, "is also an input of the model: its numbers are a default")
+    held |= {v.name: "is also an output of the model" for v in model.graph.output if v.name in file.tensors}
+    held |= {n: f"is read inside {reader}" for n, reader in read_within(model).items() if n in file.tensors}
+    places: dict[tuple[str, int], str] = {}
+    for name, tensor in file.tensors.items():
+        other = places.setdefault(tensor.place, name) if tensor.place and tensor.shape else name
+        if other != name:
+            held |= {name: f'shares its numbers in the data file with "{other}"'}
+            held |= {other: f'shares its numbers in the data file with "{name}"'}
+    return held
+
+
+def _notes(graph: Graph, plain: Plain) -> list[str]:
+    notes = []
+    unknown = find_scales(graph, []).unknown_operators
+    if unknown:
+        kinds: Collection[str] = dict.fromkeys(name.partition(" ")[0] for name in unknown)
+        notes.append(f"no scale passes these operators, which caffeinit has no rule for: {', '.join(kinds)}")
+    if not graph.batch_axis_free:
+        sizes = ", ".join(f"{n} {s}" for n, s in graph.inputs.items())
+        notes.append(f"the model takes no other batch than that of {sizes}; pictures are fed so")
+    return notes
