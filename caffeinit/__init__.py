@@ -95,7 +95,10 @@ def load(
 
 
 def _read(
-    net: Path, weights: Path | None, *, input_shapes: dict[str, tuple[int, ...]], strict: bool, **state: Any
+    net: str | PathLike[str],
+    weights: str | PathLike[str] | None,
+    *,
+    input_shapes: dict[str, tuple[int, ...]], strict: bool, **state: Any
 ) -> Network:
     """Return the network that the files hold, whichever kind they are."""
     from caffeinit.files import is_onnx

@@ -151,7 +151,13 @@ def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.n
     means = (block @ np.ones(positions, np.float32)) / np.float32(positions)
     deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
     # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
-    mean, squares = _merged(means, np.vecdot(deviations, deviations).astype(np.float64), positions)
+    squares = np.vecdot(deviations, deviations).astype(np.float64)
+    if not np.isfinite(squares).all() and np.isfinite(block).all():
+        # Numbers above 1e19, whose squares single precision cannot hold.
+        wide = block.astype(np.float64)
+        means = wide.mean(axis=2)
+        squares = ((wide - means[:, :, None]) ** 2).sum(axis=2)
+    mean, squares = _merged(means, squares, positions)
     # abs: of a channel of zeros it would be -0, and its logarithm NaN with a warning.
     largest = np.abs(np.maximum(block.max(axis=(0, 2)), -block.min(axis=(0, 2)))).astype(np.float64)
     return images * positions, mean, squares, largest
