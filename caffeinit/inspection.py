@@ -19,7 +19,8 @@ from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.source import net_outputs
 from caffeinit.caffe.weights import BinaryWeights, WeightsFile, open_weights
-from caffeinit.errors import FormatError
+from caffeinit.errors import FormatError, OptionError
+from caffeinit.files import is_onnx
 from caffeinit.graph import Shape
 from caffeinit.redraw import holding_reason, keeping_reason
 from caffeinit.scale_report import ScaleReport, report_scales
@@ -126,6 +127,12 @@ def inspect_files(
     Raises:
         FormatError: a file is not what it should be.
     """
+    if is_onnx(net_path):
+        from caffeinit.onnxfile.inspecting import inspect_onnx
+
+        if weights_path is not None:
+            raise OptionError(f"{net_path}: an ONNX model holds its weights; no file of weights goes with it")
+        return inspect_onnx(net_path, input_shapes, scales)
     net = read_net(net_path, phase, level, stages)
     found = infer_net(net, input_shapes)
     file = open_weights(weights_path) if weights_path is not None else None

@@ -66,10 +66,10 @@ class Job:
 JOBS = {
     job.verb: job
     for job in (
-        Job("rescale", "weights", _same_name, required=("sources",)),
-        Job("init", "net", _ending(".caffemodel"), required=("sources",)),
+        Job("rescale", "weights", _same_name, takes_onnx=True, required=("sources",)),
+        Job("init", "net", _ending(".caffemodel"), takes_onnx=True, required=("sources",)),
         Job("convert", "weights", _ending(".onnx"), writes_json=False),
-        Job("measure", "weights", None, required=("sources",)),
+        Job("measure", "weights", None, takes_onnx=True, required=("sources",)),
         Job("upgrade", "file", _same_name, output_option="", writes_json=False),
     )
 }

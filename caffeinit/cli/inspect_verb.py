@@ -26,6 +26,7 @@ def command(
     \b
     caffeinit inspect net.prototxt net.caffemodel
     caffeinit inspect net.prototxt --scales
+    caffeinit inspect model.onnx
 
     Weights that do not fit are shown beside the net instead of being refused.
     """

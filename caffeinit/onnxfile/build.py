@@ -126,14 +126,16 @@ class _Builder:
         read = [i for i in (*node.input, *calls.captured(node)) if i]
         for name in read:
             if name not in self.lost and not self._is_there(name):
-                raise FormatError(f'{self.plain.where}: {_label(node)} reads "{name}", which nothing makes before it')
+                raise FormatError(
+                    f'{self.plain.where}: {node_label(node)} reads "{name}", which nothing makes before it'
+                )
         for name in node.output:
             if name and (self._is_there(name) or name in self.lost):
-                raise FormatError(f'{self.plain.where}: "{name}" is made twice, the second time by {_label(node)}')
+                raise FormatError(f'{self.plain.where}: "{name}" is made twice, the second time by {node_label(node)}')
         reason = self._obstacle(node) or next((self.lost[i] for i in read if i in self.lost), "")
         if reason:
-            self.skipped.append(Skipped(_label(node), reason))
-            self.lost |= dict.fromkeys((o for o in node.output if o), f"depends on {_label(node)}")
+            self.skipped.append(Skipped(node_label(node), reason))
+            self.lost |= dict.fromkeys((o for o in node.output if o), f"depends on {node_label(node)}")
             self.handed |= dict.fromkeys(i for i in read if i not in self.lost)
             return
         if any(True for _ in calls.subgraphs(node)):
@@ -186,7 +188,7 @@ def settle_types(graph: Graph, where: str) -> None:
             unknown += [o for o in node.output if o and not graph.is_typed(o)]
         except InferenceError as error:
             reason = " ".join(str(error).split())
-            raise CaffeinitError(f"{where}: {_label(node)} does not fit what it reads: {reason[:300]}") from None
+            raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {reason[:300]}") from None
     if not unknown:
         return
     rng = np.random.default_rng(0)
@@ -197,5 +199,6 @@ def settle_types(graph: Graph, where: str) -> None:
             graph.set_shape(name, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
-def _label(node: onnx.NodeProto) -> str:
+def node_label(node: onnx.NodeProto) -> str:
+    """Return what messages name a node by."""
     return f'node "{node.name or next((o for o in node.output if o), "")}" ({node.op_type})'

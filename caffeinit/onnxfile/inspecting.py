@@ -1,0 +1,97 @@
+"""What there is to know of an ONNX model before it is run: nodes, shapes, parameters, cost, and what can be rescaled."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import onnx
+
+from caffeinit.graph import Graph, Shape
+from caffeinit.inspection import FileReport, Inspection, LayerReport
+from caffeinit.network import Network
+from caffeinit.onnxfile.build import node_label
+from caffeinit.onnxfile.source import OnnxSource, load_onnx
+from caffeinit.redraw import holding_reason, keeping_reason
+from caffeinit.scale_report import report_scales
+
+
+def inspect_onnx(
+    path: str | PathLike[str], input_shapes: Mapping[str, Shape] | None = None, scales: bool = False
+) -> Inspection:
+    """Look at an ONNX model; see `inspection.inspect_files`.
+
+    Raises:
+        CaffeinitError: it is none, or does not tell its inputs' shapes.
+    """
+    network = load_onnx(path, input_shapes)
+    source = network.source
+    assert isinstance(source, OnnxSource)
+    model = source.file.model
+    found = Inspection(
+        files=[_file(Path(path), model), *(_file(Path(f.path), None) for f in source.file.data_files.values())],
+        inputs=network.inputs,
+        layers=[_layer(node, network) for node in source.plain.graph.node],
+        mismatches=[],
+        missing=[],
+        unused=[],
+        notes=[*network.notes, *(f"{s.name}: {s.reason}" for s in network.skipped)],
+        units=network.units,
+    )
+    if scales:
+        found.scales = report_scales(
+            network.graph, network.units, network.learned, lambda unit: holding_reason(unit, network.learned)
+        )
+    return found
+
+
+def _file(path: Path, model: onnx.ModelProto | None) -> FileReport:
+    """Return the report on the model's file, or on a data file beside it."""
+    form = "numbers of an ONNX model"
+    if model is not None:
+        opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
+        producer = f", by {model.producer_name} {model.producer_version}".rstrip() if model.producer_name else ""
+        form = f"ONNX model, operators of {opsets}, IR {model.ir_version}{producer}"
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileReport(str(path), form, digest, path.stat().st_size)
+
+
+def _layer(node: onnx.NodeProto, network: Network) -> LayerReport:
+    graph = network.graph
+    unit = next(
+        (u for u in network.units if any(set(node.output) & {s.output, s.node.output[0]} for s in u.uses)), None
+    )
+    kept = keeping_reason(unit, network.learned) if unit else {}
+    blocked = {s.name: s.reason for s in network.skipped if not graph.producer(node.output[0])}
+    params = [graph.initializers[i].shape for i in node.input if i in network.learned]
+    return LayerReport(
+        name=node.name or node.output[0],
+        type=node.op_type,
+        tops=[graph.shape(o) for o in node.output if o and graph.producer(o) is not None and graph.is_typed(o)],
+        params=params,
+        macs=_macs(node, graph),
+        unit=unit.kind if unit else "",
+        reason=blocked.get(node_label(node), "") or (kept.get(unit.name, "") if unit else ""),
+    )
+
+
+def _macs(node: onnx.NodeProto, graph: Graph) -> int:
+    """Return the multiply-adds of a convolution or matrix product at the graph's batch size."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or graph.producer(node.output[0]) is None:
+        return 0
+    x, weight, y = (graph.shape(v) for v in (*node.input[:2], node.output[0]))
+    if -1 in (*x, *weight, *y):
+        return 0
+    if node.op_type == "Conv":
+        return math.prod(y) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(x) * math.prod(weight[1:])
+    return math.prod(y) * x[-2 if node.op_type == "Gemm" and _is_turned(node) else -1]
+
+
+def _is_turned(node: onnx.NodeProto) -> bool:
+    return any(entry.name == "transA" and entry.i for entry in node.attribute)
