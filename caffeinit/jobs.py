@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError
-from caffeinit.graph import Shape
+from caffeinit.graph import Graph, Shape
+from caffeinit.heads import find_heads
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
 from caffeinit.network import Network, listed
 from caffeinit.preserving import MODES as PRESERVING
@@ -25,11 +26,21 @@ MODES = (*PRESERVING, "normalize")
 def needed_inputs(network: Network) -> dict[str, Shape]:
     """Return the inputs that some unit depends on; labels that only a loss reads are not among them.
 
-    A net without units needs all its inputs.
+    A net without units needs all its inputs, and so does one of whose outputs these do not determine any.
     """
-    outputs = [use.output for unit in network.units for use in unit.uses]
-    read = {i for node in network.graph.ancestors(outputs) for i in node.input}
-    return {n: s for n, s in network.graph.inputs.items() if n in read} or dict(network.graph.inputs)
+    graph = network.graph
+    needed = _inputs_of(graph, [use.output for unit in network.units for use in unit.uses])
+    if needed and len(needed) < len(graph.inputs):
+        ends = [*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)]
+        if not any(_inputs_of(graph, [end]) <= needed for end in ends):
+            needed = set()
+    return {n: s for n, s in graph.inputs.items() if n in needed} or dict(graph.inputs)
+
+
+def _inputs_of(graph: Graph, values: Sequence[str]) -> set[str]:
+    """Return the inputs that values depend on."""
+    read = {i for node in graph.ancestors(values) for i in node.input}
+    return {name for name in graph.inputs if name in read}
 
 
 def read_calibration(
