@@ -189,6 +189,8 @@ def settle_types(graph: Graph, where: str) -> None:
         except InferenceError as error:
             reason = " ".join(str(error).split())
             raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {reason[:300]}") from None
+        if misfit := _misfit(node, graph):
+            raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {misfit}")
     if not unknown:
         return
     rng = np.random.default_rng(0)
@@ -197,6 +199,28 @@ def settle_types(graph: Graph, where: str) -> None:
     for name, array in session.run(feeds).items():
         if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
             graph.set_shape(name, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _misfit(node: onnx.NodeProto, graph: Graph) -> str:
+    """Return how many channels a node's arrays are for, and how many it gets, which onnx does not look at; else nothing."""
+    if node.domain or node.op_type not in ("Conv", "ConvTranspose", "BatchNormalization"):
+        return ""
+    if not all(graph.is_typed(v) for v in node.input if v):
+        return ""
+    x, weight, *rest = (graph.shape(v) for v in node.input if v)
+    group = attribute(node, "group", 1)
+    if len(x) < 2 or not weight or group < 1 or (node.op_type != "BatchNormalization" and len(weight) != len(x)):
+        return f"its input is {x}, its weight {weight}" + (f", its group {group}" if group < 1 else "")
+    by_kind = {
+        "Conv": (weight[1] * group, weight[0]) if len(weight) > 1 else (0, 0),
+        "ConvTranspose": (weight[0], weight[1] * group) if len(weight) > 1 else (0, 0),
+        "BatchNormalization": (weight[0], weight[0]),
+    }
+    wanted, made = by_kind[node.op_type]
+    if x[1] not in (-1, wanted):
+        return f"its weight {weight} is for {wanted} channels, but its input is {x}"
+    odd = next((s for s in rest if s != (made,)), None)
+    return f"an array of it is {odd}, but should be ({made},)" if odd is not None else ""
 
 
 def node_label(node: onnx.NodeProto) -> str:

@@ -53,9 +53,7 @@ def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
     made.batch_axis_free = graph.batch_axis_free
     fresh = {name: made.fresh(name) for name in wanted}
     for name, new in fresh.items():
-        array = np.array(values[name], np.float32)
-        array.flags.writeable = False  # there is no place in the file to write it to
-        made.add_initializer(new, array)
+        made.add_initializer(new, np.array(values[name], np.float32))
     for node in graph.nodes:
         if node.op_type in (*_AFFINE, "BatchNormalization") and any(i in fresh for i in node.input):
             rewritten(node, made, [fresh.get(i, i) for i in node.input])

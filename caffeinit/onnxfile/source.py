@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 
@@ -11,19 +12,20 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto
 
-from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.errors import CaffeinitError, FormatError, WeightsError
 from caffeinit.folding import constant_node
 from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing
 from caffeinit.network import Network, Params, Skipped
+from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Plain, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.learning import find_learned, not_units, read_within, work_out
 from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
+from caffeinit.ops import find_rule
 from caffeinit.opsets import check_opset
-from caffeinit.scales import find_scales
 from caffeinit.units import Learned
 
 Path = str | PathLike[str]
@@ -31,10 +33,15 @@ Path = str | PathLike[str]
 
 @dataclass
 class OnnxSource:
-    """An ONNX file, and the model made ready for computing."""
+    """An ONNX file, and the model made ready for computing.
+
+    Attributes:
+        computed: weights that are worked out in the graph -> checksum.
+    """
 
     file: Container
     plain: Plain
+    computed: dict[str, int]
 
     def lower(self, shapes: Mapping[str, Shape]) -> Graph:
         """Return the graph for other input shapes.
@@ -50,7 +57,14 @@ class OnnxSource:
         return {name: Preprocessing(channels_last=True) for name in last}
 
     def write(self, path: Path, params: Params, force: bool) -> None:
-        """Write the model with these numbers, and its data files beside it."""
+        """Write the model with these numbers, and its data files beside it.
+
+        Raises:
+            WeightsError: a number cannot be written, or is not stored in the file. OutputError: the target cannot.
+        """
+        for name, known in self.computed.items():
+            if _checksum(params[name][0]) != known:
+                raise WeightsError(f"{self.file.path}: {name} is computed in the graph; its numbers cannot be changed")
         self.file.write(path, {name: arrays[0] for name, arrays in params.items() if name in self.file.tensors}, force)
 
 
@@ -69,13 +83,17 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         graph=graph,
         params={of.layer: (graph.initializers[name],) for name, of in learned.items()},
         learned=learned,
-        source=OnnxSource(file, plain),
+        source=OnnxSource(file, plain, {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items()}),
         blobs=[*graph.inputs, *_blobs(graph)],
         skipped=skipped,
     )
     network.skipped += not_units(graph, network.units)
-    network.notes += _notes(graph, plain)
+    network.notes += _notes(graph)
     return network
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _plain(file: Container) -> Plain:
@@ -98,11 +116,11 @@ def _plain(file: Container) -> Plain:
         is_double = tensor.elem_type == TensorProto.DOUBLE and TensorProto.DOUBLE not in types
         arrays[name] = tensor.exact() if is_double else tensor.array()
     to_single(graph, types)
-    for node in model.graph.node:
+    for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] not in arrays:
             array = constant_node(node)
             if array is not None:
-                arrays[node.output[0]] = array.astype(np.float32) if array.dtype == np.float16 else array
+                arrays[node.output[0]] = np.array(array)
     kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in arrays)]
     del graph.node[:]
     graph.node.extend(kept)
@@ -152,13 +170,21 @@ def _held(file: Container, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     return held
 
 
-def _notes(graph: Graph, plain: Plain) -> list[str]:
+def _notes(graph: Graph) -> list[str]:
     notes = []
-    unknown = find_scales(graph, []).unknown_operators
+    moving = graph.moving_values()
+    unknown = [n for n in graph.nodes if find_rule(n) is None and any(o in moving for o in n.output)]
     if unknown:
-        kinds: Collection[str] = dict.fromkeys(name.partition(" ")[0] for name in unknown)
-        notes.append(f"no scale passes these operators, which caffeinit has no rule for: {', '.join(kinds)}")
+        listed = ", ".join(dict.fromkeys(map(_operator, unknown)))
+        notes.append(f"no scale passes these operators, which caffeinit has no rule for: {listed}")
     if not graph.batch_axis_free:
         sizes = ", ".join(f"{n} {s}" for n, s in graph.inputs.items())
         notes.append(f"the model takes no other batch than that of {sizes}; pictures are fed so")
     return notes
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    """Return the name of a node's operator as the file has it."""
+    if node.domain == calls.DOMAIN:
+        return node.op_type.rpartition("_")[0]
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type

@@ -1,0 +1,179 @@
+"""Graphs beyond chains of layers: barriers, subgraphs, functions, other operators, batches, inputs of all kinds."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import caffeinit
+from caffeinit.engine.onnxrun import OnnxFile
+from caffeinit.errors import CaffeinitError
+from tests.onnxfile.test_files import assert_same_function, load
+from tests.onnxfile.test_kinds import Maker, batch, chain, info, tensor
+
+
+def branching(b, x):
+    """Return x through an If that reads values from around it, as barriers do; the condition depends on x."""
+    mean = b.op("ReduceMax", x, out="top", keepdims=0)
+    flag = b.op("Greater", mean, b.op("Constant", out="bound", value_float=1e6), out="flag")
+    branches = [
+        helper.make_graph([helper.make_node(kind, [x], [f"{kind}_out"])], kind, [], [info(f"{kind}_out", None)])
+        for kind in ("Neg", "Exp")
+    ]
+    b.nodes.append(helper.make_node("If", [flag], ["if"], "if", then_branch=branches[0], else_branch=branches[1]))
+    return "if"
+
+
+def contributed(b, x):
+    b.domains["com.microsoft"] = 1
+    return b.op("FusedMatMul", x, b.array("square", 6, 6), out="fused", domain="com.microsoft", alpha=0.5)
+
+
+def called(b, x):
+    """Return x through a function of the model that holds a convolution of its own and one over a given weight."""
+    b.domains["mine"] = 1
+    kernel = helper.make_node("Constant", [], ["k"], value=tensor("", np.full((5, 1, 1, 1), 0.5, np.float32)))
+    nodes = [
+        kernel,
+        helper.make_node("Conv", ["v", "k"], ["c"], group=5),
+        helper.make_node("Conv", ["c", "w"], ["d"]),
+        helper.make_node("Relu", ["d"], ["r"]),
+    ]
+    b.functions.append(helper.make_function("mine", "Twice", ["v", "w"], ["r"], nodes, [helper.make_opsetid("", 17)]))
+    return b.op("Twice", x, b.array("inner", 5, 5, 1, 1), out="twice", domain="mine")
+
+
+BARRIERS = [(branching, "If"), (contributed, "com.microsoft"), (called, "")]
+
+
+@pytest.mark.parametrize(("make", "named"), BARRIERS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize("mode", ["preserve", "normalize"])
+def test_operators_without_a_rule_run_and_are_barriers(make, named, mode, tmp_path):
+    b = Maker()
+    x = b.op("Relu", b.conv(b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1"), "conv2", 5, 5), out="r2")
+    b.conv(make(b, x), "conv3", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    result = caffeinit.rescale(
+        net, batch(net.inputs["x"][0] * 4)[: None if net.graph.batch_axis_free else 1], mode=mode
+    )
+    assert any(named in note for note in result.notes) or not named
+    assert {u.name for u in result.units if u.done} >= {"conv1.weight", "conv3.weight"}
+    net.save(out)
+    before, after = onnx.load(path), onnx.load(out)
+    for model in (before, after):
+        del model.graph.initializer[:]
+    assert before == after
+    if mode == "preserve":
+        assert_same_function(path, out, "x", batch(1))
+
+
+def test_operators_that_nobody_has_are_left_out_and_hold_what_they_read(tmp_path):
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu")
+    x = b.conv(x, "conv2", 5, 4)
+    b.domains["com.example"] = 1
+    b.conv(b.op("Fancy", x, out="fancy", domain="com.example"), "conv3", 4, 4, out="y")
+    path = b.save(tmp_path / "net.onnx")
+    net = load(path)
+    assert net.outputs == ["conv2"]
+    assert [(s.name, s.reason) for s in net.skipped] == [
+        ('node "fancy_3" (Fancy)', "onnxruntime does not have its operator com.example.Fancy"),
+        ('node "y_4" (Conv)', 'depends on node "fancy_3" (Fancy)'),
+    ]
+    before = net.forward({"x": batch()}, ["conv2"])["conv2"]
+    result = caffeinit.rescale(net, batch(8))
+    assert {u.name: bool(u.done) for u in result.units} == {"conv1.weight": True, "conv2.weight": True}
+    np.testing.assert_allclose(
+        net.forward({"x": batch()}, ["conv2"])["conv2"], before, atol=1e-5 * np.abs(before).max()
+    )
+    net.save(tmp_path / "out.onnx")
+    with pytest.raises(CaffeinitError, match="Fancy"):
+        load(path, strict=True)
+
+
+def flat(b, x, target):
+    """Return a classifier over x, reshaped to a target that spells the batch of 1 out."""
+    x = b.op("Reshape", x, b.op("Constant", out="target", value=tensor("", np.asarray(target))), out="flat")
+    b.array("fc", 4, 5 * 48)
+    return b.op("Gemm", x, "fc", out="y", transB=1)
+
+
+def test_a_batch_that_is_spelt_out_is_freed_where_that_is_safe(tmp_path):
+    for target, is_free in (([1, 240], True), ([1, -1], True), ([-1, 240], True)):
+        b = Maker(shape=(1, 3, 8, 6))
+        flat(b, b.op("Relu", b.conv("x", "conv1", 3, 5), out="r"), target)
+        path = b.save(tmp_path / "net.onnx")
+        net = load(path)
+        assert net.graph.batch_axis_free == is_free
+        x = batch(3)
+        alone = [OnnxFile(path, threads=1).run({"x": row[None]}, ["y"])["y"] for row in x]
+        np.testing.assert_allclose(net.forward({"x": x}, ["y"])["y"], np.concatenate(alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["preserve", "normalize"])
+def test_a_batch_that_cannot_be_freed_is_fed_as_it_is(mode, tmp_path):
+    b = Maker(shape=(1, 3, 8, 6))
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r")
+    x = b.op("Softmax", x, out="share", axis=0)  # over pictures, if there were several
+    b.conv(x, "conv2", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    assert not net.graph.batch_axis_free
+    caffeinit.rescale(net, caffeinit.read_images(net, batch(5), num_images=5), mode=mode)
+    net.save(out)
+    if mode == "preserve":
+        assert_same_function(path, out, "x", batch(1))
+
+
+def test_open_axes_need_shapes(tmp_path):
+    path = chain(shape=("N", 3, "H", "W")).save(tmp_path / "net.onnx")
+    with pytest.raises(CaffeinitError, match=r'"x" leaves axes open: \(1, 3, \?, \?\)\. Give --input-shape x=C,H,W'):
+        load(path)
+    assert load(path, input_shapes={"x": (3, 8, 6)}).inputs == {"x": (1, 3, 8, 6)}
+    with pytest.raises(CaffeinitError, match='no input "z"'):
+        load(path, input_shapes={"z": (3, 8, 6)})
+    with pytest.raises(CaffeinitError, match="does not fit what it reads"):
+        load(path, input_shapes={"x": (4, 8, 6)})
+
+
+def test_inputs_of_other_types_and_several_inputs(tmp_path):
+    b = chain(shape=("N", 3, 8, 6))
+    b.inputs[0] = info("x", ("N", 3, 8, 6), TensorProto.UINT8)
+    b.inputs.append(info("more", ("N", 4), TensorProto.INT64))
+    b.nodes.insert(0, helper.make_node("Cast", ["x"], ["floats"], to=1))
+    b.nodes[1].input[0] = "floats"
+    b.nodes[-1].output[0] = "z"
+    sizes = b.op(
+        "Unsqueeze", b.op("Cast", "more", out="m", to=1), b.op("Constant", out="a", value_ints=[2, 3]), out="u"
+    )
+    b.op("Add", "z", sizes, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    assert net.inputs == {"x": (1, 3, 8, 6), "more": (1, 4)}
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.integers(0, 255, (3, 3, 8, 6), np.uint8), "more": rng.integers(0, 9, (3, 4))}
+    wanted = OnnxFile(path, threads=1).run(feeds, ["y"])["y"]
+    np.testing.assert_allclose(net.forward(feeds, ["y"])["y"], wanted, rtol=1e-5, atol=1e-3)
+    caffeinit.rescale(net, [feeds])
+    net.save(out)
+    found = OnnxFile(out, threads=1).run(feeds, ["y"])["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_pictures_for_channels_last(tmp_path):
+    b = Maker(shape=("N", 8, 6, 3))
+    x = b.op("Transpose", "x", out="planes", perm=[0, 3, 1, 2])
+    b.conv(b.op("Relu", b.conv(x, "conv1", 3, 5), out="r"), "conv2", 5, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 8, 6, 3), np.uint8)
+    pictures = caffeinit.read_images(net, pixels, mean=[1, 2, 3], channels="bgr")
+    (found,) = pictures
+    assert found["x"].shape == (4, 8, 6, 3)
+    for order in (pixels, pixels[..., ::-1]):
+        if np.array_equal(found["x"], order - np.float32([1, 2, 3])):
+            break
+    else:
+        pytest.fail("the pixels do not come as they are")
+    result = caffeinit.rescale(net, pictures)
+    assert result.units[0].done == "equalized"

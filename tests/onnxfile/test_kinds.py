@@ -1,0 +1,235 @@
+"""What an ONNX file can hold beside plain nets: halves, data files, subgraphs, functions, other inputs, odd weights."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import caffeinit
+from tests.onnxfile.test_files import assert_same_function, load
+
+OPSET = 17
+
+
+def info(name, shape, kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def tensor(name, array, raw=True):
+    if raw:
+        return numpy_helper.from_array(array, name)
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return helper.make_tensor(name, kind, array.shape, array.reshape(-1).tolist())
+
+
+class Maker:
+    """Collects a model of two convolutions around whatever a test puts between them."""
+
+    def __init__(self, seed=0, dtype=np.float32, raw=True, shape=("N", 3, 8, 6)):
+        self.rng = np.random.default_rng(seed)
+        self.dtype, self.raw = dtype, raw
+        self.kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.nodes, self.initializers, self.functions = [], [], []
+        self.inputs = [info("x", shape, self.kind)]
+        self.outputs = ["y"]
+        self.domains = {"": OPSET}
+
+    def array(self, name, *shape, scale=None):
+        rows = self.rng.uniform(0.3, 3, (shape[0],) + (1,) * (len(shape) - 1))
+        values = self.rng.standard_normal(shape) * rows / np.sqrt(np.prod(shape[1:]))
+        self.initializers.append(tensor(name, values.astype(self.dtype), self.raw))
+        return name
+
+    def op(self, kind, *inputs, out, **attributes):
+        self.nodes.append(helper.make_node(kind, inputs, [out], f"{out}_{len(self.nodes)}", **attributes))
+        return out
+
+    def conv(self, x, name, inputs, outputs, out=None):
+        arrays = [self.array(f"{name}.weight", outputs, inputs, 3, 3), self.array(f"{name}.bias", outputs)]
+        return self.op("Conv", x, *arrays, out=out or name, pads=[1] * 4)
+
+    def model(self, ir=8):
+        outputs = [info(o, [None] * 4, self.kind) for o in self.outputs]
+        graph = helper.make_graph(self.nodes, "net", self.inputs, outputs, self.initializers)
+        opsets = [helper.make_opsetid(d, v) for d, v in self.domains.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=ir, functions=self.functions)
+        model.doc_string = "kept"
+        model.metadata_props.add(key="k", value="v")
+        return model
+
+    def save(self, path, **options):
+        onnx.save(self.model(), path, **options)
+        return path
+
+
+def chain(**options):
+    """Return conv1 -> relu -> conv2 -> y."""
+    b = Maker(**options)
+    b.conv(b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu"), "conv2", 5, 4, out="y")
+    return b
+
+
+def batch(num=3, shape=(3, 8, 6), dtype=np.float32):
+    return np.random.default_rng(1).standard_normal((num, *shape)).astype(dtype)
+
+
+def rescaled(path, out, images=None, **options):
+    net = load(path)
+    result = caffeinit.rescale(
+        net, {"x": batch(8).astype(np.float32)} if images is None else images, mode="equalize", **options
+    )
+    net.save(out)
+    return {u.name: u.done or u.reason for u in result.units}, result
+
+
+def test_only_changed_initializers_differ(tmp_path):
+    b = chain()
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    done, _ = rescaled(path, out)
+    assert done == {
+        "conv1.weight": "equalized",
+        "conv2.weight": "takes up its input's scales; its output is held: net output y",
+    }
+    before, after = onnx.load(path), onnx.load(out)
+    changed = {
+        a.name
+        for a, c in zip(before.graph.initializer, after.graph.initializer, strict=True)
+        if a.SerializeToString() != c.SerializeToString()
+    }
+    assert changed == {"conv1.weight", "conv1.bias", "conv2.weight"}
+    for model in (before, after):
+        del model.graph.initializer[:]
+    assert before == after
+    assert_same_function(path, out, "x", batch())
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.float32])
+def test_types_are_computed_in_single_precision_and_written_back(dtype, raw, tmp_path):
+    b = Maker(dtype=dtype, raw=raw)
+    x = b.op("Cast", b.conv("x", "conv1", 3, 5), out="cast", to=b.kind)
+    half = b.op("Constant", out="half", value=tensor("", np.asarray(0.5, dtype)))
+    x = b.op("Mul", b.op("Relu", x, out="relu"), half, out="mul")
+    b.conv(x, "conv2", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    net.save(out)
+    assert out.read_bytes() == path.read_bytes()
+    out.unlink()
+    done, _ = rescaled(path, out)
+    assert done["conv1.weight"] == "equalized"
+    kinds = [t.data_type for m in map(onnx.load, (path, out)) for t in m.graph.initializer]
+    assert set(kinds) == {b.kind}
+    onnx.checker.check_model(out)
+    if dtype != np.float64:  # onnxruntime has no such convolution
+        assert_same_function(path, out, "x", batch(dtype=dtype), 1e-5 if dtype == np.float32 else 4e-3)
+
+
+def test_half_precision_stays_exact_with_powers_of_two(tmp_path):
+    path, out = chain(dtype=np.float16).save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    net.params["conv1.weight"][0][...] *= 4
+    net.params["conv1.bias"][0][...] *= 4
+    net.params["conv2.weight"][0][...] /= 4
+    net.save(out)
+    assert_same_function(path, out, "x", batch(dtype=np.float16), 1e-6)
+
+
+def test_constant_nodes_are_weights(tmp_path):
+    b = chain()
+    for t in list(b.initializers):
+        value = onnx.TensorProto()
+        value.CopyFrom(t)
+        b.nodes.insert(0, helper.make_node("Constant", [], [t.name], value=value))
+    b.initializers.clear()
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    done, _ = rescaled(path, out)
+    assert done["conv1.weight"] == "equalized"
+    assert path.stat().st_size == out.stat().st_size
+    assert_same_function(path, out, "x", batch())
+
+
+def test_weights_are_followed_through_views_and_used_twice(tmp_path):
+    b = Maker()
+    b.array("w", 27, 3)
+    b.op("Constant", out="dims", value=tensor("", np.asarray([3, 3, 3, 3])))
+    b.op("Identity", b.op("Reshape", b.op("Transpose", "w", out="t", perm=[1, 0]), "dims", out="r"), out="kernel")
+    b.array("b", 3)
+    x = b.op("Relu", b.op("Conv", "x", "kernel", "b", out="c1", pads=[1] * 4), out="r1")
+    x = b.op("Relu", b.op("Conv", x, "kernel", "b", out="c2", pads=[1] * 4), out="r2")
+    b.conv(x, "last", 3, 2, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    assert [(u.name, len(u.uses)) for u in net.units] == [("w", 2), ("last.weight", 1)]
+    rescaled(path, out)
+    assert_same_function(path, out, "x", batch())
+
+
+def as_input(b):
+    b.inputs.append(info("conv1.weight", [5, 3, 3, 3]))
+
+
+def as_output(b):
+    b.outputs.append("conv1.weight")
+
+
+def quantized(b):
+    t = next(i for i in b.initializers if i.name == "conv1.weight")
+    array = np.clip(numpy_helper.to_array(t) * 40, -127, 127).astype(np.int8)
+    b.initializers.remove(t)
+    b.initializers += [tensor("q", array), tensor("s", np.float32(1 / 40))]
+    b.nodes.insert(0, helper.make_node("DequantizeLinear", ["q", "s"], ["conv1.weight"]))
+
+
+def in_subgraph(b):
+    b.initializers.append(tensor("flag", np.asarray(True)))
+    branches = [
+        helper.make_graph(
+            [helper.make_node(op, ["conv1.weight"], [f"{op}_out"], axes=None)], op, [], [info(f"{op}_out", None)]
+        )
+        for op in ("Neg", "Identity")
+    ]
+    b.nodes.append(helper.make_node("If", ["flag"], ["branch"], "if", then_branch=branches[0], else_branch=branches[1]))
+    b.outputs.append("branch")
+
+
+def in_formula(b):
+    b.nodes[:] = [n for n in b.nodes if n.output[0] != "conv1"]
+    b.op("Mul", "conv1.weight", "conv1.weight", out="squared")
+    b.op("Conv", "x", "squared", "conv1.bias", out="conv1", pads=[1] * 4)
+    b.nodes[:] = b.nodes[-2:] + b.nodes[:-2]
+
+
+HELD = [
+    (as_input, "its weight is also an input of the model: its numbers are a default"),
+    (as_output, "its weight is also an output of the model"),
+    (quantized, "its weight is computed by DequantizeLinear in the graph, not stored"),
+    (in_subgraph, 'its weight is read inside If "if"'),
+    (in_formula, "its weight is computed by Mul in the graph, not stored"),
+]
+
+
+@pytest.mark.parametrize("mode", ["equalize", "normalize", "init"])
+@pytest.mark.parametrize(("change", "reason"), HELD)
+def test_weights_that_have_to_stay_do_and_say_why(change, reason, mode, tmp_path):
+    b = chain()
+    change(b)
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    before = {n: a.copy() for n, (a,) in net.params.items()}
+    images = {"x": batch(8)}
+    result = caffeinit.init(net, images) if mode == "init" else caffeinit.rescale(net, images, mode=mode)
+    name = "squared" if change is in_formula else "conv1.weight"
+    assert {u.name: u.reason for u in result.units}[name] == reason
+    np.testing.assert_array_equal(net.params[name][0], before[name])
+    net.save(out)
+    onnx.checker.check_model(out)
+
+
+def test_older_files_list_their_weights_as_inputs(tmp_path):
+    b = chain()
+    as_input(b)
+    b.domains[""] = 8
+    onnx.save(b.model(ir=3), tmp_path / "net.onnx")
+    done, _ = rescaled(tmp_path / "net.onnx", tmp_path / "out.onnx")
+    assert done["conv1.weight"] == "equalized"
