@@ -17,11 +17,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
+from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
 from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.inference import IR_VERSION
 from caffeinit.network import Skipped
 from caffeinit.onnxfile import calls
 from caffeinit.opsets import raised
@@ -105,7 +107,10 @@ class _Builder:
             self.graph.add_initializer(name, array)
         for number, node in enumerate(self.plain.graph.node):
             self._node(number, node)
-        graph = raised(self.graph)
+        try:
+            graph = raised(self.graph)
+        except (InferenceError, ValidationError) as error:
+            raise CaffeinitError(f"{self.plain.where}: shapes in it do not go together: {_line(error)}") from None
         settle_types(graph, self.plain.where)
         graph.outputs = self._outputs(graph)
         return Built(graph, self.skipped)
@@ -132,6 +137,7 @@ class _Builder:
         for name in node.output:
             if name and (self._is_there(name) or name in self.lost):
                 raise FormatError(f'{self.plain.where}: "{name}" is made twice, the second time by {node_label(node)}')
+        self._check(node)
         reason = self._obstacle(node) or next((self.lost[i] for i in read if i in self.lost), "")
         if reason:
             self.skipped.append(Skipped(node_label(node), reason))
@@ -145,6 +151,17 @@ class _Builder:
         elif _is_idle_cast(node, self.graph):
             node = helper.make_node("Identity", node.input, node.output, node.name)
         self.graph.append(node)
+
+    def _check(self, node: onnx.NodeProto) -> None:
+        """Refuse a node that is none of its operator."""
+        if _is_foreign(node, self.plain.versions) or any(True for _ in calls.subgraphs(node)):
+            return
+        context = onnx.checker.C.CheckerContext()
+        context.ir_version, context.opset_imports = IR_VERSION, {"": self.graph.opset}
+        try:
+            onnx.checker.check_node(node, context)
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise FormatError(f"{self.plain.where}: {node_label(node)} is damaged: {_line(error)}") from None
 
     def _is_there(self, name: str) -> bool:
         graph = self.graph
@@ -186,9 +203,8 @@ def settle_types(graph: Graph, where: str) -> None:
     for node in graph.nodes:
         try:
             unknown += [o for o in node.output if o and not graph.is_typed(o)]
-        except InferenceError as error:
-            reason = " ".join(str(error).split())
-            raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {reason[:300]}") from None
+        except (InferenceError, ValidationError) as error:
+            raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {_line(error)}") from None
         if misfit := _misfit(node, graph):
             raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {misfit}")
     if not unknown:
@@ -221,6 +237,10 @@ def _misfit(node: onnx.NodeProto, graph: Graph) -> str:
         return f"its weight {weight} is for {wanted} channels, but its input is {x}"
     odd = next((s for s in rest if s != (made,)), None)
     return f"an array of it is {odd}, but should be ({made},)" if odd is not None else ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def node_label(node: onnx.NodeProto) -> str:

@@ -105,6 +105,11 @@ def _plain(file: Container) -> Plain:
     if "" not in versions:
         raise FormatError(f"{where}: states no version of ONNX's operators (opset_import); it is damaged")
     check_opset(versions[""], where)
+    newest = onnx.defs.onnx_opset_version()
+    if versions[""] > newest:
+        raise FormatError(
+            f"{where}: is of opset {versions['']}, and the newest that onnx {onnx.__version__} knows is {newest}"
+        )
     if model.functions:
         model = _inlined(model, where)
         versions |= {o.domain: o.version for o in model.opset_import if o.domain not in ("", "ai.onnx")}

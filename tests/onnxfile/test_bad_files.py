@@ -1,0 +1,129 @@
+"""Files that are no ONNX models, or damaged ones: refused in words, whatever byte is wrong."""
+
+import contextlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from caffeinit.errors import CaffeinitError, OptionError
+from tests.conftest import shared
+from tests.onnxfile.test_files import load
+from tests.onnxfile.test_kinds import Maker, chain
+
+WHOLE = chain().model().SerializeToString()
+
+
+def edited(change):
+    model = chain().model()
+    change(model)
+    return model.SerializeToString()
+
+
+def without_graph(model):
+    model.ClearField("graph")
+
+
+def unknown_value(model):
+    model.graph.node[1].input[0] = "nowhere"
+
+
+def made_twice(model):
+    model.graph.node[1].output[0] = "conv1"
+
+
+def two_of_one_name(model):
+    model.graph.initializer.add().CopyFrom(model.graph.initializer[0])
+
+
+def too_few_numbers(model):
+    model.graph.initializer[0].dims[0] = 6
+
+
+def negative_axis(model):
+    model.graph.initializer[0].dims[0] = -5
+
+
+def no_type(model):
+    model.graph.initializer[0].data_type = 99
+
+
+def no_opset(model):
+    del model.opset_import[:]
+
+
+def old_opset(model):
+    model.opset_import[0].version = 6
+
+
+def wrong_channels(model):
+    model.graph.initializer[0].dims[:] = [3, 5, 3, 3]
+
+
+def wrong_bias(model):
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.zeros(7, np.float32), "conv1.bias"))
+
+
+def no_group(model):
+    model.graph.node[0].attribute.append(helper.make_attribute("group", 0))
+
+
+BAD = [
+    (b"", "is empty"),
+    (b"layer { }", "is a text file, not an ONNX model"),
+    (b"PK\x03\x04" + bytes(40), "is a zip archive"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+    (b"\xff" * 40, "is no ONNX model"),
+    (WHOLE[:-3], "is no ONNX model, or one that is damaged"),
+    (WHOLE[: len(WHOLE) // 2], "is no ONNX model, or one that is damaged"),
+    (WHOLE + WHOLE, "more than one graph"),
+    (edited(without_graph), "holds no graph"),
+    (edited(unknown_value), 'reads "nowhere", which nothing makes before it'),
+    (edited(made_twice), '"conv1" is made twice'),
+    (edited(two_of_one_name), 'two initializers are named "conv1.weight"'),
+    (edited(too_few_numbers), "asks for 162 numbers, 135 are there"),
+    (edited(negative_axis), "no tensor can have its shape"),
+    (edited(no_type), "is of type 99, which does not exist"),
+    (edited(no_opset), "states no version of ONNX's operators"),
+    (edited(old_opset), r"of opset 6(.|\n)*version_converter"),
+    (edited(wrong_channels), "is for 5 channels, but its input is"),
+    (edited(wrong_bias), r"is \(7,\), but should be \(5,\)"),
+    (edited(no_group), "its group 0"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_files_are_refused_in_words(content, message, tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CaffeinitError, match=message):
+        load(path)
+
+
+def test_any_damaged_byte_is_refused_or_read(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "net.onnx"
+    structure = [i for i in range(len(WHOLE)) if i < 120 or i > len(WHOLE) - 200]  # few of them hit numbers
+    for at in rng.choice(structure, 60, replace=False):
+        damaged = bytearray(WHOLE)
+        damaged[at] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with contextlib.suppress(CaffeinitError):
+            load(path)
+
+
+def test_weights_and_old_files_are_refused():
+    with pytest.raises(OptionError, match="holds its weights"):
+        load(shared("onnx/super_resolution.onnx"), weights="x.caffemodel")
+    with pytest.raises(CaffeinitError, match=r"opset 1(.|\n)*onnx\.version_converter\.convert_version\(model, 17\)"):
+        load(shared("onnx/mnist_2018.onnx"))
+
+
+def test_a_model_without_units_is_refused(tmp_path):
+    b = Maker()
+    b.op("Relu", "x", out="y")
+    import caffeinit
+
+    with pytest.raises(CaffeinitError, match="no unit whose weights could be changed"):
+        caffeinit.rescale(load(b.save(tmp_path / "net.onnx")), np.zeros((1, 3, 8, 6)))
