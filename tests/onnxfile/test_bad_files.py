@@ -125,5 +125,5 @@ def test_a_model_without_units_is_refused(tmp_path):
     b.op("Relu", "x", out="y")
     import caffeinit
 
-    with pytest.raises(CaffeinitError, match="no unit whose weights could be changed"):
+    with pytest.raises(CaffeinitError, match="no layer whose weights could be changed"):
         caffeinit.rescale(load(b.save(tmp_path / "net.onnx")), np.zeros((1, 3, 8, 6)))
