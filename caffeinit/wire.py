@@ -17,6 +17,7 @@ VARINT, FIXED64, BYTES, GROUP_START, GROUP_END, FIXED32 = range(6)
 MAX_FIELDS = 1_000_000  # in one file; a file of empty fields would keep us busy for minutes
 MAX_GROUPS = 64  # within each other
 _PIECE = 1 << 24
+Bytes = bytes | memoryview
 
 
 class WireError(ValueError):
@@ -213,6 +214,11 @@ def encode_varint(number: int) -> bytes:
 def encode_bytes(number: int, content: bytes) -> bytes:
     """Return a length-delimited field."""
     return encode_varint(number << 3 | BYTES) + encode_varint(len(content)) + content
+
+
+def nested(number: int, content: Sequence[Bytes]) -> list[Bytes]:
+    """Return a length-delimited field whose content comes in pieces, which are not copied."""
+    return [encode_varint(number << 3 | BYTES) + encode_varint(sum(len(c) for c in content)), *content]
 
 
 def encode_number(number: int, value: int) -> bytes:

@@ -103,19 +103,20 @@ def _checked(blob: StoredArray, chunks: dict[int, list[Chunk]], raw_type: int | 
     return blob
 
 
-def encode_blob(array: np.ndarray) -> bytes:
-    """Return a BlobProto in today's form."""
+def encode_blob(array: np.ndarray) -> list[wire.Bytes]:
+    """Return a BlobProto in today's form, in pieces; the numbers are the array's own where they can be."""
     dims = b"".join(wire.encode_varint(d) for d in array.shape)
-    numbers = np.ascontiguousarray(array, "<f4").tobytes()
-    return wire.encode_bytes(_SHAPE, wire.encode_bytes(1, dims)) + wire.encode_bytes(_DATA, numbers)
+    return [wire.encode_bytes(_SHAPE, wire.encode_bytes(1, dims)), *wire.nested(_DATA, [_little_endian(array)])]
 
 
-def encode_legacy_blob(array: np.ndarray) -> bytes:
-    """Return a BlobProto with the four axes of V0 and V1 files."""
+def encode_legacy_blob(array: np.ndarray) -> list[wire.Bytes]:
+    """Return a BlobProto with the four axes of V0 and V1 files, in pieces."""
     axes = (1,) * (4 - array.ndim) + array.shape
     if len(axes) != 4:
         raise WeightsError(f"a blob of shape {array.shape} has no form in a V1 file; upgrade the file first")
-    numbers = np.ascontiguousarray(array, "<f4").tobytes()
-    return b"".join(wire.encode_number(n, d) for n, d in zip(_LEGACY_AXES, axes, strict=True)) + wire.encode_bytes(
-        _DATA, numbers
-    )
+    head = b"".join(wire.encode_number(n, d) for n, d in zip(_LEGACY_AXES, axes, strict=True))
+    return [head, *wire.nested(_DATA, [_little_endian(array)])]
+
+
+def _little_endian(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array, _FLOAT).reshape(-1).view(np.uint8).data

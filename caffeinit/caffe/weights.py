@@ -118,7 +118,7 @@ class BinaryWeights:
         for (layer, index), array in arrays.items():
             blob = self.layers[layer][index]
             edits += [(start, start + len(new), new) for start, new in blob.patches(array)]
-        tail = b""
+        tail: list[wire.Bytes] = []
         for name, (kind, blobs) in added.items():
             if name in self.places:
                 edits += self._insert(name, blobs)
@@ -127,7 +127,7 @@ class BinaryWeights:
         with replacing(path, force) as temporary, open(temporary, "wb") as file:
             for piece in wire.edited(self.data, edits):
                 file.write(piece)
-            file.write(tail)
+            file.writelines(tail)
 
     def embedded_net(self) -> bytes:
         """Return the NetParameter in the file without its blobs.
@@ -144,7 +144,7 @@ class BinaryWeights:
         """Yield the edits that give blobs to a layer that stands in the file without any."""
         assert not self.layers[name], f"{name} has blobs already"
         place = self.places[name]
-        content = _encode_blobs(name, arrays, place.blob_field)
+        content = b"".join(_encode_blobs(name, arrays, place.blob_field))
         yield place.messages[-1].end, place.messages[-1].end, content
         grown = len(content)
         for message in reversed(place.messages):
@@ -154,8 +154,8 @@ class BinaryWeights:
             grown += len(header) - (message.start - message.begin)
 
 
-def _encode_blobs(layer: str, arrays: Sequence[np.ndarray], blob_field: int) -> bytes:
-    """Return the blob fields of a layer.
+def _encode_blobs(layer: str, arrays: Sequence[np.ndarray], blob_field: int) -> list[wire.Bytes]:
+    """Return the blob fields of a layer, in pieces.
 
     Raises:
         WeightsError: a number is not finite, or V1 has no form for the shape.
@@ -163,21 +163,21 @@ def _encode_blobs(layer: str, arrays: Sequence[np.ndarray], blob_field: int) -> 
     if not all(np.isfinite(a).all() for a in arrays):
         raise WeightsError(f'layer "{layer}": a number to be written is not finite')
     encode = encode_blob if blob_field == _V2_BLOBS else encode_legacy_blob
-    return b"".join(wire.encode_bytes(blob_field, encode(a)) for a in arrays)
+    return [piece for array in arrays for piece in wire.nested(blob_field, encode(array))]
 
 
-def _new_layer(generation: str, name: str, kind: str, arrays: Sequence[np.ndarray]) -> bytes:
-    """Return a layer entry as it stands in a net of this generation."""
+def _new_layer(generation: str, name: str, kind: str, arrays: Sequence[np.ndarray]) -> list[wire.Bytes]:
+    """Return a layer entry as it stands in a net of this generation, in pieces."""
     title = name.encode()
     if generation == "V2":
-        body = wire.encode_bytes(1, title) + wire.encode_bytes(2, kind.encode())
-        return wire.encode_bytes(100, body + _encode_blobs(name, arrays, _V2_BLOBS))
+        head = wire.encode_bytes(1, title) + wire.encode_bytes(2, kind.encode())
+        return wire.nested(100, [head, *_encode_blobs(name, arrays, _V2_BLOBS)])
     if generation == "V1":
-        body = wire.encode_bytes(4, title) + wire.encode_number(5, v1_number(kind))
-        return wire.encode_bytes(2, body + _encode_blobs(name, arrays, _V1_BLOBS))
+        head = wire.encode_bytes(4, title) + wire.encode_number(5, v1_number(kind))
+        return wire.nested(2, [head, *_encode_blobs(name, arrays, _V1_BLOBS)])
     # In a V0 file Caffe looks only at what is nested; a V1 entry among the others would lose its name.
-    body = wire.encode_bytes(1, title) + wire.encode_bytes(2, v0_name(kind).encode())
-    return wire.encode_bytes(2, wire.encode_bytes(1, body + _encode_blobs(name, arrays, _V0_BLOBS)))
+    head = wire.encode_bytes(1, title) + wire.encode_bytes(2, v0_name(kind).encode())
+    return wire.nested(2, wire.nested(1, [head, *_encode_blobs(name, arrays, _V0_BLOBS)]))
 
 
 def open_weights(path: str | PathLike[str]) -> WeightsFile:
@@ -282,4 +282,5 @@ def write_new(path: str | PathLike[str], layers: NewLayers, net_name: str, force
     with replacing(path, force) as temporary, open(temporary, "wb") as file:
         if net_name:
             file.write(wire.encode_bytes(1, net_name.encode()))
-        file.writelines(_new_layer("V2", name, kind, arrays) for name, (kind, arrays) in layers.items())
+        for name, (kind, arrays) in layers.items():
+            file.writelines(_new_layer("V2", name, kind, arrays))
