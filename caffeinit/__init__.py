@@ -98,7 +98,9 @@ def _read(
     net: str | PathLike[str],
     weights: str | PathLike[str] | None,
     *,
-    input_shapes: dict[str, tuple[int, ...]], strict: bool, **state: Any
+    input_shapes: dict[str, tuple[int, ...]],
+    strict: bool,
+    **state: Any,
 ) -> Network:
     """Return the network that the files hold, whichever kind they are."""
     from caffeinit.files import is_onnx

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.footprint import Work, bounded
 from caffeinit.graph import Graph, Shape
 from caffeinit.heads import find_heads
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
 from caffeinit.network import Network, listed
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.preserving import rescale_preserving
-from caffeinit.redraw import Drawing, draw_network, holding_reason, keeping_reason, select
+from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.result import Result
-from caffeinit.training import Outcome, prepare_training
+from caffeinit.training import RATE_PICTURES, Outcome, prepare_training
 from caffeinit.units import Learned, Unit
 from caffeinit.within import normalize
 
@@ -88,6 +90,8 @@ def init(
     normalized: bool = True,
     balanced: bool = True,
     per_channel_rates: bool = False,
+    memory_limit: int | None = None,
+    temp_dir: str | PathLike[str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Result:
     """Draw all weights, make the channels of every unit alike on the pictures, and give all units one rate of change.
@@ -104,20 +108,26 @@ def init(
         normalized: False leaves the weights as drawn.
         balanced: False leaves the rates of the units as they come.
         per_channel_rates: at the end make the rates of each unit's columns equal, instead of its channels' deviations.
+        memory_limit: bytes that the process is to stay below, by putting values into a temporary file; None for no limit.
+        temp_dir: folder for that file; None for the system's.
     Raises:
         CaffeinitError: nothing can be done, or a result is not finite; the network must not be saved then.
     """
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = chosen | {layer for layer, _ in network.missing}
-    drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
     reason = _reasons(network, chosen)
-    if normalized:
-        found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
-    else:
-        found = Outcome(
-            *normalize(network, calibration, chosen=reason, samplers=drawing.samplers, correct=False, progress=progress)
-        )
+    work = _training_work(network, drawn, method, calibration.num_images, balanced and normalized)
+    with bounded(network, calibration, work, memory_limit, temp_dir):
+        drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
+        if normalized:
+            found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
+        else:
+            found = Outcome(
+                *normalize(
+                    network, calibration, chosen=reason, samplers=drawing.samplers, correct=False, progress=progress
+                )
+            )
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
 
@@ -134,6 +144,8 @@ def rescale(
     method: str | Mapping[str, str] = "gaussian",
     balanced: bool = True,
     per_channel_rates: bool = False,
+    memory_limit: int | None = None,
+    temp_dir: str | PathLike[str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Result:
     """Rescale the weights that a network has, by what the pictures do in it.
@@ -146,7 +158,7 @@ def rescale(
             drawn first then, and so are those that `reinit` names; the other modes draw nothing.
         layers: shell patterns of the layers to rescale; all by default.
         reinit: shell patterns of layers to draw again.
-        images, method, balanced, per_channel_rates: as for `init`.
+        images, method, balanced, per_channel_rates, memory_limit, temp_dir: as for `init`.
     Raises:
         CaffeinitError: as for `init`.
     """
@@ -166,14 +178,26 @@ def rescale(
                 f"mode {mode} keeps the function, and so cannot draw layers: {names}; --mode normalize can"
             )
         reason = _reasons(network, chosen, holding_reason)
-        found = rescale_preserving(network, calibration, reason, mode, balanced, per_channel_rates, progress)
+        balances = mode == "balance" or (mode == "preserve" and balanced)
+        work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, kept_outputs=True)
+        with bounded(network, calibration, work, memory_limit, temp_dir):
+            found = rescale_preserving(network, calibration, reason, mode, balanced, per_channel_rates, progress)
         return _result(network, calibration, found, Drawing())
-    drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
-    found = _train(
-        network, calibration, _reasons(network, chosen | drawn), beta, drawing, balanced, per_channel_rates, progress
-    )
+    work = _training_work(network, drawn, method, calibration.num_images, balanced)
+    with bounded(network, calibration, work, memory_limit, temp_dir):
+        drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
+        reason = _reasons(network, chosen | drawn)
+        found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
+
+
+def _training_work(
+    network: Network, drawn: Collection[str], method: str | Mapping[str, str], num_images: int, balanced: bool
+) -> Work:
+    """Return what a job that draws these layers and then normalises will take memory for."""
+    patches, most = drawing_memory(network, lambda name: name in drawn, method, num_images)
+    return Work(passes=True, rate_pictures=RATE_PICTURES if balanced else 0, patches=patches, drawn=most)
 
 
 def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:

@@ -11,11 +11,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.footprint import Work, bounded
 from caffeinit.forward import measure_moments
 from caffeinit.images import as_calibration
 from caffeinit.jobs import needed_inputs
@@ -117,6 +119,8 @@ def measure(
     *,
     rate_batches: int = 1,
     seed: int = 0,
+    memory_limit: int | None = None,
+    temp_dir: str | PathLike[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measurement:
     """Measure what the units of a network do on pictures.
@@ -125,6 +129,7 @@ def measure(
         images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
         rate_batches: the rates are measured on so many batches; 0 leaves them out.
         seed: of the noise that stands for a gradient on the outputs.
+        memory_limit, temp_dir: as for `jobs.init`.
         progress: called with pictures done and pictures in all.
     Raises:
         CaffeinitError: no layer has weights and can run, or the pictures do not fit.
@@ -134,6 +139,14 @@ def measure(
     if not network.units:
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
+    work = Work(forward=True, rate_pictures=rate_batches * calibration.batch_size)
+    with bounded(network, calibration, work, memory_limit, temp_dir):
+        return _measure(network, calibration, rate_batches, seed, progress)
+
+
+def _measure(
+    network: Network, calibration: Any, rate_batches: int, seed: int, progress: Callable[[int, int], None]
+) -> Measurement:
     moments = measure_moments(network, calibration, progress=lambda done: progress(done, calibration.num_images))
     units = [_unit(unit, moments[unit.initializers[0]]) for unit in network.units]
     found = Measurement(units, calibration.num_images, skipped=list(network.skipped))

@@ -83,7 +83,8 @@ def rescale_preserving(
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and balanced):
         _measure_rates(run, first)
-    with KeptValues(outputs) as kept:
+    room = network.settings.room
+    with KeptValues(outputs, room.folder if room else None) as kept:
         progress(0, 3)
         run.moments = measure_moments(network, batches, outputs, kept.keep)
         check_finite(network, run.moments)

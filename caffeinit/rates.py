@@ -125,6 +125,7 @@ class RateProbe:
         batches: input -> array, each; large ones are cut.
         heads: values that the noise is put on.
         unreached: unit's first initializer -> why it has no rate.
+        part: the graph that runs, gradients included.
     """
 
     def __init__(self, network: Network, batches: Sequence[Batch], seed: int = 0) -> None:
@@ -147,6 +148,7 @@ class RateProbe:
         self.batches = list(cut(self.graph, self.batches, values, PASS_BYTES, _piece_pictures(self.graph, values)))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads)
+        self.part = self.graph
         self._session, self._diffs, self._sources = self._differentiate()
         self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self.batches)]
 
@@ -173,9 +175,9 @@ class RateProbe:
                 for source in of:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
-            part = graph.part(list(dict.fromkeys(outputs)))
-            self._prepared = Prepared(part, self.network)
-            return self._prepared.compile(part), diffs, sources
+            self.part = graph.part(list(dict.fromkeys(outputs)))
+            self._prepared = Prepared(self.part, self.network)
+            return self._prepared.compile(self.part), diffs, sources
 
     def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         noise = {}

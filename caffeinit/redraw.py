@@ -131,6 +131,32 @@ def draw_network(
     return drawing
 
 
+def drawing_memory(
+    network: Network, layers: Callable[[str], bool], methods: str | Mapping[str, str], num_images: int
+) -> tuple[dict[str, int], int]:
+    """Return about how many bytes drawing takes: of patches by the value that they come from, and of one unit at most."""
+    patches: dict[str, int] = {}
+    most = 0
+    for unit in network.units:
+        if unit.kind != "affine" or unit.weight is None or not layers(unit.name):
+            continue
+        most = max(most, unit.weight.nbytes)
+        method = find_method(method_for(unit.name, methods))
+        if not method.needs_samples or unit.uses[0].node.op_type == "ConvTranspose":
+            continue
+        spec = _spec(unit, network.learned[unit.initializers[0]], unit.uses[0].node)
+        geometry = _geometry(network.graph, unit.uses[0])
+        shape = network.graph.shape(unit.uses[0].input)
+        found = min(wanted_samples(method.name, spec), len(unit.uses) * num_images * geometry.positions(shape))
+        samples = 4 * spec.group * found * spec.fan_in
+        value = unit.uses[0].input
+        patches[value] = patches.get(value, 0) + samples
+        order = min(found, spec.fan_in)
+        # Centred samples in double precision and one more copy, a decomposition, the weight in three forms.
+        most = max(most, 3 * samples + 4 * 8 * order**2 + 3 * unit.weight.nbytes)
+    return patches, most
+
+
 def _draw_unit(
     drawing: Drawing, network: Network, unit: Unit, method: str, seed: int, num_images: int, options: DrawOptions
 ) -> None:

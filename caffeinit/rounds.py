@@ -23,6 +23,7 @@ from caffeinit.between import (
     scale_system,
     spread_of,
 )
+from caffeinit.engine.shelf import ScratchFile, Stored
 from caffeinit.network import Network
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates, rate_spread
@@ -202,26 +203,26 @@ class _Best:
         self.spread = np.inf
         self._given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
-        self._arrays: dict[str, np.ndarray] = {}
-        self._is_kept = False  # in `_arrays`; else they are the network's own
+        room = network.settings.room
+        self._scratch = ScratchFile(room.folder) if room else None
+        self._arrays: dict[str, np.ndarray | Stored] | None = None
 
     def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
         """Look at the point where the network is, with the plan that ends there; return the spread then."""
         spread = spread_of(rates, self.units)
         if spread < self.spread:
             self.spread, self.rates = spread, rates
-            self._best, self._is_kept = (plan, self._given), False
+            self._best = (plan, self._given)
+            self._forget()
         return spread
 
     def leave(self, change: Plan) -> dict[str, np.ndarray]:
         """Apply a change, and keep what it changes if the point that is left is the best one; return all scales given."""
         assert self._best is not None
-        if not self._is_kept:
-            for unit in self.network.units:
-                for name in unit.initializers:
-                    array = self.network.graph.initializers[name]
-                    np.copyto(self._arrays.setdefault(name, np.empty_like(array)), array)
-            self._is_kept = True
+        if self._arrays is None:
+            names = {i for unit in self.network.units for i in unit.initializers}
+            keep = self._scratch.write if self._scratch else np.copy
+            self._arrays = {name: keep(self.network.graph.initializers[name]) for name in names}
         apply(self.network, change)
         self._given = _with(self.network, self._given, change)
         return self._given
@@ -229,11 +230,21 @@ class _Best:
     def finish(self) -> dict[str, np.ndarray]:
         """Go back to the best point, apply its plan, and return the scales that the units have been given."""
         assert self._best is not None
-        for name, array in (self._arrays if self._is_kept else {}).items():
+        for name, array in (self._arrays or {}).items():
+            if isinstance(array, Stored):
+                assert self._scratch is not None
+                array = self._scratch.load(array)
             self.network.graph.initializers[name][...] = array
         plan, given = self._best
         apply(self.network, plan)
         return _with(self.network, given, plan)
+
+    def _forget(self) -> None:
+        for array in (self._arrays or {}).values():
+            if isinstance(array, Stored):
+                assert self._scratch is not None
+                self._scratch.free(array)
+        self._arrays = None
 
 
 def _bends(system: ScaleSystem, transfers: Sequence[Transfer]) -> list[Bend]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import IO, Self
 
 import numpy as np
@@ -65,10 +66,12 @@ class Difference:
 class KeptValues:
     """Values of all batches, one after the other, kept in a file without a name once they are many."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], folder: str | PathLike[str] | None = None) -> None:
+        """Prepare; `folder` is for the file, None the system's."""
         self.names = list(names)
         self._count = 0
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+        place = None if folder is None else fspath(folder)
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=place)  # noqa: SIM115
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -288,7 +289,10 @@ def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Seque
         for use in unit.uses:
             _follow(state, use.output, after)
             whole = _with_folded(correction, state.folded.get(use.output, []))
-            correct_values(run.values(use.output), whole, use.axis, use.output in state.rectified, state.pool)
+            rectify = use.output in state.rectified
+            run.change(
+                use.output, partial(correct_values, correction=whole, axis=use.axis, rectify=rectify, pool=state.pool)
+            )
 
 
 def _follow(state: _Pass, value: str, moments: Moments) -> None:

@@ -25,6 +25,7 @@ import click
 
 from caffeinit.batch.table import JOBS, options_of, setting_name
 from caffeinit.cli import VERBS
+from caffeinit.cli.common import parse_memory
 from caffeinit.errors import CaffeinitError, OptionError
 
 # Settings that are the batch's own.
@@ -180,20 +181,3 @@ def absolute(option: click.Option, text: str, base: Path) -> str:
     if separator and name.isidentifier() and not (base / text).exists():
         return f"{name}={os.path.abspath(base / rest)}"
     return os.path.abspath(base / text)
-
-
-def parse_memory(text: str) -> int:
-    """Return bytes from a text such as 512M or 4G.
-
-    Raises:
-        CaffeinitError: it is none.
-    """
-    units = {"K": 10, "M": 20, "G": 30, "T": 40}
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in units else (text, "")
-    try:
-        size = float(number)
-    except ValueError:
-        size = 0
-    if not 0 < size < 1e15:
-        raise CaffeinitError(f'"{text}" is no size of memory: 512M or 4G are')
-    return int(size * 2 ** units.get(unit, 0))

@@ -77,7 +77,7 @@ JOBS = {
 # What the batch decides for all models, and so is no option of single ones.
 OWNED = ("output", "force", "dry_run", "quiet", "json_file", "filters", "report", "other")
 # Options that change how fast a result is there, and nothing about it.
-SPEED = ("threads",)
+SPEED = ("threads", "memory_limit", "temp_dir")
 
 
 def options_of(job: Job) -> dict[str, click.Option]:

@@ -18,8 +18,9 @@ import click
 
 from caffeinit.batch.fingerprints import inputs_of, versions
 from caffeinit.batch.pairing import Model
-from caffeinit.batch.settings import Said, parse_memory
+from caffeinit.batch.settings import Said
 from caffeinit.batch.table import SPEED, Job, options_of, setting_name
+from caffeinit.cli.common import parse_memory
 from caffeinit.errors import OptionError
 
 

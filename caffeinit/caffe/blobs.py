@@ -119,4 +119,4 @@ def encode_legacy_blob(array: np.ndarray) -> list[wire.Bytes]:
 
 
 def _little_endian(array: np.ndarray) -> memoryview:
-    return np.ascontiguousarray(array, _FLOAT).reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data

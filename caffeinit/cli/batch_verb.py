@@ -86,8 +86,8 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     if not hasattr(os, "fork"):
         raise click.ClickException("batch needs a system whose processes can fork, such as Linux or macOS")
     from caffeinit.batch.planning import Order
-    from caffeinit.batch.settings import parse_memory
     from caffeinit.batch.tasks import Limits
+    from caffeinit.cli.common import parse_memory
 
     if options["dask"] and context.get_parameter_source("jobs") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--jobs is for this machine; with --dask the cluster's workers tell how many models run")

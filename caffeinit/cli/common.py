@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffeinit.errors import OptionError
+
 if TYPE_CHECKING:
     from caffeinit.images import Calibration
     from caffeinit.network import Network
@@ -86,6 +88,18 @@ _RUN = [
         "--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON here; - is stdout."
     ),
 ]
+_MEMORY = [
+    click.option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="keep below this size of memory, such as 2G or 500M, by putting values into a temporary file.",
+    ),
+    click.option(
+        "--temp-dir",
+        type=click.Path(exists=True, file_okay=False),
+        help="folder for that file; default: the system's, as TMPDIR says.",
+    ),
+]
 _WRITE = [
     click.option("--force", is_flag=True, help="replace an output that exists."),
     click.option("--dry-run", is_flag=True, help="do everything but write."),
@@ -116,6 +130,7 @@ def _all(options: Sequence[Decorator]) -> Decorator:
 net_options = _all(_NET)
 image_options = _all(_IMAGES)
 run_options = _all(_RUN)
+bounded_options = _all(_MEMORY)
 write_options = _all(_WRITE)
 
 
@@ -201,6 +216,29 @@ def check_weights(net: str, weights: str | None) -> None:
         raise click.UsageError("Missing argument 'WEIGHTS': a net needs a file of weights (an ONNX model does not).")
     if weights is not None and is_onnx(net):
         raise click.UsageError(f"{net} is an ONNX model, which holds its weights: no WEIGHTS go with it.")
+
+
+def parse_memory(text: str) -> int:
+    """Return bytes from a text such as 512M or 4G.
+
+    Raises:
+        OptionError: it is none.
+    """
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in units else (text, "")
+    try:
+        size = float(number)
+    except ValueError:
+        size = 0
+    if not 0 < size < 1e15:
+        raise OptionError(f'"{text}" is no size of memory: 512M or 4G are')
+    return int(size * 2 ** units.get(unit, 0))
+
+
+def memory_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what a job takes of --memory-limit and --temp-dir, taken out of `options`."""
+    limit, folder = options.pop("memory_limit"), options.pop("temp_dir")
+    return {"memory_limit": None if limit is None else parse_memory(limit), "temp_dir": folder}
 
 
 def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Network:

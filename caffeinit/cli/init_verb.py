@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from caffeinit.cli.common import image_options, net_options, run_options, write_options
+from caffeinit.cli.common import bounded_options, image_options, net_options, run_options, write_options
 
 
 @click.command("init")
@@ -25,6 +25,7 @@ from caffeinit.cli.common import image_options, net_options, run_options, write_
 @net_options
 @write_options
 @run_options
+@bounded_options
 def command(
     net: str, output: str, no_normalize: bool, no_balance: bool, per_channel_rates: bool, **options: Any
 ) -> None:

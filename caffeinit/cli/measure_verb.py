@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from caffeinit.cli.common import image_options, net_options, run_options
+from caffeinit.cli.common import bounded_options, image_options, net_options, run_options
 
 
 @click.command("measure")
@@ -32,6 +32,7 @@ from caffeinit.cli.common import image_options, net_options, run_options
 @image_options
 @net_options
 @run_options
+@bounded_options
 def command(
     net: str,
     weights: str | None,
@@ -54,7 +55,7 @@ def command(
     among channels (cvar), the largest magnitude, and channels that do not vary (dead). Of its weights: the rate of change
     C, relative to their size, under gradients of one strength, and its variation among input channels.
     """
-    from caffeinit.cli.common import check_weights, load_network, read_pictures, write_json
+    from caffeinit.cli.common import check_weights, load_network, memory_options, read_pictures, write_json
     from caffeinit.cli.measure_tables import measurement_tables
     from caffeinit.cli.tables import progress
     from caffeinit.measuring import measure
@@ -65,11 +66,12 @@ def command(
     check_weights(net, weights)
     files = [weights or net] if other is None else [weights or net, other]
     networks = [load_network(net if weights else f, f if weights else None, dict(loading)) for f in files]
+    bound = memory_options(options)
     pictures = read_pictures(networks[0], options)
     found = []
     for network, file in zip(networks, files, strict=True):
         with progress(f"measuring {Path(file).name}", quiet) as advance:
-            found.append(measure(network, pictures, rate_batches=rate_batches, seed=seed, progress=advance))
+            found.append(measure(network, pictures, rate_batches=rate_batches, seed=seed, progress=advance, **bound))
     if not quiet and json_file != "-":
         measurement_tables(found, files, pictures.describe())
     report = {"net": net, "weights": weights, **found[0].to_json()}

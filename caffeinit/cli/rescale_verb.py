@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from caffeinit.cli.common import check_weights, image_options, net_options, patterns, run_options, write_options
+from caffeinit.cli.common import (
+    bounded_options,
+    check_weights,
+    image_options,
+    net_options,
+    patterns,
+    run_options,
+    write_options,
+)
 
 
 @click.command("rescale")
@@ -33,6 +41,7 @@ from caffeinit.cli.common import check_weights, image_options, net_options, patt
 @net_options
 @write_options
 @run_options
+@bounded_options
 def command(
     net: str,
     weights: str | None,

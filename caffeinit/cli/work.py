@@ -7,7 +7,15 @@ import shlex
 from typing import Any
 
 from caffeinit import jobs
-from caffeinit.cli.common import load_network, parse_methods, patterns, read_pictures, unmatched, write_json
+from caffeinit.cli.common import (
+    load_network,
+    memory_options,
+    parse_methods,
+    patterns,
+    read_pictures,
+    unmatched,
+    write_json,
+)
 from caffeinit.cli.tables import console, number, progress, unit_table
 from caffeinit.cli.terminal import say
 from caffeinit.files import check_target
@@ -33,6 +41,7 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
         "seed": options.pop("seed"),
         "layers": patterns(options.pop("layers")),
         "method": parse_methods(options.pop("methods")),
+        **memory_options(options),
     }
     assert not options, options
     with progress(f"{job} on {pictures.num_images} pictures", quiet) as advance:

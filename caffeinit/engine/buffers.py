@@ -8,7 +8,7 @@ import numpy as np
 
 from caffeinit.graph import Shape
 
-MOST_WASTE = 4  # a buffer is used for an array of at least a quarter of its size
+MOST_WASTE = 4
 
 
 class BufferPool:
@@ -18,8 +18,10 @@ class BufferPool:
         peak: the most bytes that were held at once, handed out or not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_waste: float = MOST_WASTE) -> None:
+        """Make an empty pool; a buffer is used for arrays of at least 1/`most_waste` of its size."""
         self.peak = 0
+        self._most_waste = most_waste
         self._held = 0
         self._free: list[np.ndarray] = []
         self._users: dict[int, tuple[np.ndarray, int]] = {}
@@ -27,7 +29,7 @@ class BufferPool:
     def take(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
         """Return an uninitialised contiguous array."""
         size = int(np.prod(shape)) * dtype.itemsize
-        fitting = [b for b in self._free if size <= b.nbytes <= MOST_WASTE * size]
+        fitting = [b for b in self._free if size <= b.nbytes <= self._most_waste * size]
         if fitting:
             buffer = min(fitting, key=lambda b: b.nbytes)
             self._free = [b for b in self._free if b is not buffer]

@@ -93,6 +93,10 @@ class ResidentRun:
         """Return the pieces of a kept value; they may be corrected before the next stage runs."""
         return self._kept[name]
 
+    def change(self, name: str, change: Callable[[list[Piece]], None]) -> None:
+        """Have the pieces of a kept value changed in place before the next stage runs."""
+        change(self.values(name))
+
     def release(self, number: int) -> None:
         """Give up what stage `number` made and no later stage reads."""
         for name in self.stages[number].last_use:

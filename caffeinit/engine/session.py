@@ -20,6 +20,7 @@ import onnxruntime as ort
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import explained
+from caffeinit.engine.shelf import Room
 from caffeinit.graph import Graph, Shape
 
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
@@ -33,15 +34,20 @@ class Settings:
     Attributes:
         threads: onnxruntime's threads; 0 for one per core.
         device: what they run on.
+        room: what a bound on the process' memory leaves for kept values; None without a bound.
     """
 
     threads: int = 0
     device: Device = field(default_factory=Device)
+    room: Room | None = None
 
     @property
     def workers(self) -> int:
         """How many runs may go on side by side, each with one thread: a GPU does one at a time."""
-        return (self.threads or os.cpu_count() or 1) if self.device.is_cpu else 1
+        if not self.device.is_cpu:
+            return 1
+        threads = self.threads or os.cpu_count() or 1
+        return min(self.room.workers, threads) if self.room else threads
 
 
 class Session:
@@ -66,6 +72,7 @@ class Session:
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = declare(graph, self._weights)
         self._session = start(model, settings)
+        self._run_options = _run_options(settings)
         self._types = {o.name: o.type for o in self._session.get_outputs()}
         self._read = {i.name for i in self._session.get_inputs()}
 
@@ -91,7 +98,7 @@ class Session:
             else:
                 binding.bind_output(name, "cpu")
         with explained("run"):
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._run_options)
         values = binding.get_outputs()
         return {n: into[n] if n in into else v.numpy() for n, v in zip(self.outputs, values, strict=True)}
 
@@ -133,14 +140,28 @@ def declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
 
 
 def _options(settings: Settings) -> ort.SessionOptions:
-    _share_arena()
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.log_severity_level = 3
     # Threads that spin between runs take the core that decodes the next pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # One arena for all sessions: each with its own would fault its scratch memory in again.
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    if settings.room is None:
+        # One arena for all sessions: each with its own would fault its scratch memory in again. It never shrinks, so
+        # where memory is bounded each has its own, which goes with it.
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    else:
+        # Its plan of a run's memory is a block beside those that the first run took one by one.
+        options.enable_mem_pattern = False
+    return options
+
+
+def _run_options(settings: Settings) -> ort.RunOptions | None:
+    if settings.room is None:
+        return None
+    options = ort.RunOptions()
+    # The next run would leave holes between what this one took, and take more beside them.
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 

@@ -2,11 +2,13 @@
 
 What is kept at any time is one cut through the net over all pictures. A value is given up batch by batch as its last
 reader runs, and its memory is written again by what that reader makes, because most of the cost of keeping activations
-is the page faults of fresh memory, not the copying.
+is the page faults of fresh memory, not the copying. Where the memory is bounded (`Settings.room`), what it has no room
+for is kept in a file (`shelf.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,10 +16,12 @@ import onnx
 
 from caffeinit.engine.buffers import BufferPool
 from caffeinit.engine.session import Settings, compile_graph, output_shape
+from caffeinit.engine.shelf import Change, Piece, Shelf
 from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
 
 Observer = Callable[[str, np.ndarray], None]
+BOUNDED_WASTE = 1  # where memory is bounded, a buffer is no larger than what is in it
 MERGED_BYTES = 1 << 26  # the inputs of a stage of matrix products are merged into one batch up to this size
 
 
@@ -37,8 +41,9 @@ class StagedRun:
         self.stages = stages
         self.settings = settings
         self._batches = batches
-        self._pool = BufferPool()
-        self._kept: dict[str, list[np.ndarray]] = {}
+        self._pool = BufferPool(BOUNDED_WASTE) if settings.room else BufferPool()
+        self._shelf = Shelf(self._pool, settings.room)
+        self._kept: dict[str, list[Piece]] = {}
 
     @property
     def peak_bytes(self) -> int:
@@ -49,31 +54,42 @@ class StagedRun:
         """Run stage `number` over all pieces; `observe(checkpoint, values)` is called for each."""
         stage = self.stages[number]
         session = compile_graph(self.graph, stage.outputs, self.settings, stage.inputs)
-        made: dict[str, list[np.ndarray]] = {name: [] for name in stage.outputs}
+        made: dict[str, list[Piece]] = {name: [] for name in stage.outputs}
         spent = [n for n in stage.last_use if n in stage.inputs]
-        for feeds in self._feeds(number):
+        for pieces in self._feeds(number):
+            feeds = {n: self._shelf.get(p) for n, p in pieces.items()}
             into = {n: a for n in stage.outputs if (a := self._allocate(n, feeds)) is not None}
-            for name, values in session.run(feeds, into).items():
-                made[name].append(values)
+            found = session.run(feeds, into)
+            for name, values in found.items():
                 if name in stage.checkpoints:
                     observe(name, values)
-            for name in spent:
-                self._pool.give_back(feeds[name])
+            for name, piece in pieces.items():
+                self._shelf.leave(piece, feeds[name], name in spent)
+            for name, values in found.items():
+                made[name].append(self._shelf.put(values))
         self._kept.update(made)
         for name in spent:
             del self._kept[name]
 
-    def values(self, name: str) -> list[np.ndarray]:
-        """Return the pieces of a kept value; they may be changed in place before the next stage runs."""
-        return self._kept[name]
+    def values(self, name: str) -> Iterable[np.ndarray]:
+        """Return the pieces of a kept value, each to be looked at before the next."""
+        return self._shelf.look(self._kept[name])
+
+    def change(self, name: str, change: Change) -> None:
+        """Have the pieces of a kept value changed in place before the next stage runs.
+
+        Args:
+            change: gets some of the pieces at a time; each piece once, or each time that it is read from a file.
+        """
+        self._shelf.change(self._kept[name], change)
 
     def release(self, number: int) -> None:
         """Give up what stage `number` made and no later stage reads."""
         for name in self.stages[number].last_use:
-            for array in self._kept.pop(name, []):
-                self._pool.give_back(array)
+            for piece in self._kept.pop(name, []):
+                self._shelf.drop(piece)
 
-    def _feeds(self, number: int) -> Iterator[dict[str, np.ndarray]]:
+    def _feeds(self, number: int) -> Iterator[dict[str, Piece]]:
         """Yield what each run of a stage is fed."""
         stage = self.stages[number]
         fresh = [n for n in stage.inputs if n in self.graph.inputs and n not in self._kept]
@@ -83,11 +99,11 @@ class StagedRun:
                 yield dict(zip(stage.inputs, pieces, strict=True))
             return
         later = [n for n in fresh if any(n in s.inputs for s in self.stages[number + 1 :])]
-        stored: dict[str, list[np.ndarray]] = {n: [] for n in later}
+        stored: dict[str, list[Piece]] = {n: [] for n in later}
         held = [n for n in stage.inputs if n not in fresh]
         for index, batch in enumerate(self._batches):
             for name in later:
-                stored[name].append(batch[name])
+                stored[name].append(self._shelf.put(batch[name]))
             if index == 0 and held:
                 self._cut(held, [len(b[fresh[0]]) for b in self._batches])
             yield {n: batch[n] if n in fresh else self._kept[n][index] for n in stage.inputs}
@@ -95,8 +111,8 @@ class StagedRun:
 
     def _align(self, stage: Stage) -> None:
         """Bring the inputs of a stage into pieces of equal sizes; into one piece where that pays and is small."""
-        cuts = {n: [len(a) for a in self._kept[n]] for n in stage.inputs}
-        total = sum(a.nbytes for n in stage.inputs for a in self._kept[n])
+        cuts = {n: [p.shape[0] for p in self._kept[n]] for n in stage.inputs}
+        total = sum(_num_bytes(p) for n in stage.inputs for p in self._kept[n])
         if self.graph.batch_axis_free and total <= MERGED_BYTES and self._has_product(stage):
             for name in stage.inputs:
                 self._kept[name] = [self._merge(self._kept[name])]
@@ -109,17 +125,22 @@ class StagedRun:
         for name in names:
             pieces = self._kept[name]
             if len(pieces) == 1 and len(sizes) > 1:
-                ratio = len(pieces[0]) / sum(sizes)
-                self._kept[name] = self._pool.split(pieces[0], [round(s * ratio) for s in sizes])
+                whole = self._shelf.move_out(pieces[0])
+                ratio = len(whole) / sum(sizes)
+                parts = self._pool.split(whole, [round(s * ratio) for s in sizes])
+                self._kept[name] = [self._shelf.put(part) for part in parts]
 
-    def _merge(self, pieces: list[np.ndarray]) -> np.ndarray:
+    def _merge(self, pieces: list[Piece]) -> Piece:
         if len(pieces) == 1:
             return pieces[0]
-        shape = (sum(len(p) for p in pieces), *pieces[0].shape[1:])
-        whole = np.concatenate(pieces, out=self._pool.take(shape, pieces[0].dtype))
+        whole = self._pool.take((sum(p.shape[0] for p in pieces), *pieces[0].shape[1:]), pieces[0].dtype)
+        at = 0
         for piece in pieces:
-            self._pool.give_back(piece)
-        return whole
+            array = self._shelf.move_out(piece)
+            whole[at : at + len(array)] = array
+            at += len(array)
+            self._pool.give_back(array)
+        return self._shelf.put(whole)
 
     def _has_product(self, stage: Stage) -> bool:
         nodes = self.graph.ancestors(stage.outputs, stage.inputs)
@@ -134,3 +155,7 @@ class StagedRun:
             first = next(iter(feeds))
             shape = output_shape(shape, self.graph.shape(first)[0], len(feeds[first]))
         return self._pool.take(shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.graph.elem_type(name))))
+
+
+def _num_bytes(piece: Piece) -> int:
+    return math.prod(piece.shape) * piece.dtype.itemsize

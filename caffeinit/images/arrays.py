@@ -41,12 +41,14 @@ class Source(ABC):
         origin: what the user called it.
         skipped: names that were found but cannot be rows, with the reason.
         holds_pictures: whether preprocessing concerns its rows at all.
+        most_pixels: of the pictures that were looked at; 0 where rows need no decoding.
     """
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.skipped: list[Skipped] = []
         self.holds_pictures = True
+        self.most_pixels = 0
 
     @abstractmethod
     def __len__(self) -> int: ...

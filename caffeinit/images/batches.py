@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,6 +117,18 @@ class Calibration:
     def skipped(self) -> list[Skipped]:
         """What could not be read, and why."""
         return [*(e for f in self.feeds for e in f.source.skipped), *(self._bad[i] for i in sorted(self._bad))]
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes decoding and the batches take: pictures kept for later passes, two batches, and so on."""
+        row = sum(math.prod(feed.shape[1:]) for feed in self.feeds)
+        floats = sum(4 * math.prod(f.shape[1:]) for f in self.feeds if not f.source.holds_pictures)
+        ahead = (BATCHES_AHEAD + 1) * self.batch_size * (row + floats)
+        largest = max(feed.source.most_pixels for feed in self.feeds)
+        # Three colours; decoded, in the net's order, and turned upright or converted.
+        return (
+            min(CACHE_BYTES, self.num_images * row) + ahead + 2 * self.batch_size * 4 * row + 9 * largest * self.threads
+        )
 
     def __len__(self) -> int:
         return self.num_images

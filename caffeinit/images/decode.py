@@ -67,14 +67,15 @@ class Decoded:
     size: Size
 
 
-def check_header(stream: BinaryIO) -> None:
-    """Read as much as tells the kind and size of a picture.
+def check_header(stream: BinaryIO) -> int:
+    """Read as much as tells the kind and size of a picture; return how many pixels it has.
 
     Raises:
         ImagesError: not a picture, empty, or too large.
     """
     try:
-        _open(stream)
+        image = _open(stream)
+        return image.width * image.height
     except DECODING_ERRORS as error:
         raise ImagesError(_reason(error)) from error
 

@@ -29,6 +29,11 @@ class GivenBatches:
         """How many rows there are in all batches."""
         return sum(len(next(iter(b.values()))) for b in self._batches)
 
+    @property
+    def batch_size(self) -> int:
+        """Rows in the largest batch."""
+        return max(len(next(iter(b.values()))) for b in self._batches)
+
     def __len__(self) -> int:
         return self.num_images
 

@@ -54,7 +54,7 @@ class FilesSource(Source):
 
         try:
             with open_regular(self.paths[index]) as stream:
-                check_header(stream)
+                self.most_pixels = max(self.most_pixels, check_header(stream))
         except (OSError, ValueError) as error:
             raise ImagesError(_why(error)) from error
 
@@ -95,6 +95,7 @@ class ChainedSource(Source):
     def check(self, index: int) -> None:
         part, row = self._locate(index)
         part.check(row)
+        self.most_pixels = max(self.most_pixels, part.most_pixels)
 
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         part, row = self._locate(index)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from caffeinit.batch.settings import Settings, parse_memory
+from caffeinit.batch.settings import Settings
+from caffeinit.cli.common import parse_memory
 from caffeinit.errors import CaffeinitError, OptionError
 
 README = Path(__file__).resolve().parents[2] / "README.md"

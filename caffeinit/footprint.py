@@ -1,0 +1,277 @@
+"""What a job will take of memory, told before it starts, so that a bound that cannot be held is refused in time.
+
+A job goes through phases; its peak is the largest of them. To what the process holds already (Python, libraries, the
+weights as loaded) each phase adds what it cannot do without: the values that live at one moment while one batch or one
+piece of it goes through a part of the net, from the graph's shapes; arrays that are drawn or copied; patches; pictures.
+What the bound leaves above that in the pass over all pictures is room for kept values, and the rest of these goes to a
+file (`engine/shelf.py`). The cut into batches and pieces stays what it is without a bound, and so do all bytes that are
+written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import onnx
+
+from caffeinit.engine.shelf import Room
+from caffeinit.engine.staged import MERGED_BYTES
+from caffeinit.engine.stages import Stage, plan_stages
+from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.forward import PIECE_BYTES, unit_outputs
+from caffeinit.graph import Graph
+from caffeinit.images.batches import Calibration
+from caffeinit.network import Network
+from caffeinit.rates import RateProbe
+from caffeinit.units import Unit
+from caffeinit.verify import SPOOL_BYTES
+
+# onnxruntime's arena rounds up, and leaves holes.
+_ARENA = 1.25
+# Small things, and what the allocators of C and Python do not give back.
+_SLACK, _SLACK_PART = 48 << 20, 0.04
+_PRODUCTS = ("Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job does, as far as it takes memory.
+
+    Attributes:
+        passes: a normalising pass goes over all pictures, stage by stage.
+        forward: the whole net runs forward, its units' outputs side by side.
+        rate_pictures: pictures that rates are measured on; 0 if they are not.
+        kept_outputs: the net's outputs are kept to be compared.
+        patches: value -> bytes of the patches that are taken from it.
+        drawn: bytes that drawing one unit takes at most.
+    """
+
+    passes: bool = False
+    forward: bool = False
+    rate_pictures: int = 0
+    kept_outputs: bool = False
+    patches: Mapping[str, int] | None = None
+    drawn: int = 0
+
+
+@contextmanager
+def bounded(
+    network: Network, calibration: Any, work: Work, limit: int | None, folder: str | PathLike[str] | None
+) -> Iterator[None]:
+    """Run a block with the process' memory below `limit` bytes; without a limit as it comes.
+
+    Raises:
+        OptionError: the limit is too small for the job, or this system does not tell a process' memory.
+    """
+    if limit is None:
+        yield
+        return
+    before = network.settings
+    network.settings = replace(before, room=find_room(network, calibration, work, limit, folder))
+    try:
+        yield
+    finally:
+        network.settings = before
+
+
+def find_room(
+    network: Network, calibration: Any, work: Work, limit: int, folder: str | PathLike[str] | None = None
+) -> Room:
+    """Return what a limit leaves for kept values; see `bounded`."""
+    phases = _phases(network, calibration, work)
+    slack = _SLACK + int(_SLACK_PART * limit)
+    name, least = max(phases.items(), key=lambda p: p[1])
+    if least + slack > limit:
+        enough = math.ceil((least + _SLACK) / (1 - _SLACK_PART) / (1 << 20))
+        raise OptionError(
+            f"--memory-limit {limit >> 20}M is too little: {name} takes about {least >> 20} MB by itself.\n"
+            f"Give {enough}M or more, or a smaller --batch-size (now {_batch_size(calibration)}), which changes last digits"
+        )
+    room = limit - slack
+    piece = phases["rates"] - phases["weights and libraries"] if "rates" in phases else 0
+    workers = max(1, (room - phases["weights and libraries"]) // piece) if piece else 1
+    return Room(room - phases.get("the pass over the pictures", room), folder, int(min(workers, 1 << 10)))
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds now.
+
+    Raises:
+        OptionError: the system does not tell.
+    """
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        raise OptionError("--memory-limit: this system does not tell how much memory a process holds") from None
+
+
+def _phases(network: Network, calibration: Any, work: Work) -> dict[str, int]:
+    """Return what each phase takes at least, the process as it is included."""
+    graph = network.graph
+    arrays = {a.ctypes.data: a.nbytes for of in network.params.values() for a in of}
+    # Arrays of zeros are not in memory before they are drawn.
+    missing = sum(network.params[layer][index].nbytes for layer, index in network.missing)
+    pictures = _pictures(calibration)
+    base = resident_bytes() + missing + pictures
+    largest = max(arrays.values(), default=0)
+    phases = {"weights and libraries": base}
+    if network.missing or work.drawn:
+        phases["drawing weights"] = base + max(work.drawn, largest if network.missing else 0)
+    retained = 0
+    if work.rate_pictures:
+        piece, kept = _rates(network, work.rate_pictures)
+        phases["weights and libraries"] = base = base + kept
+        phases["rates"] = base + piece
+        # Where rates are measured before the pass as well, onnxruntime keeps part of what they took.
+        retained = piece if graph.nearly_homogeneous else 0
+    if work.passes:
+        phases["the pass over the pictures"] = base + retained + _pass(network, calibration, work)
+    if work.forward or (work.rate_pictures and graph.nearly_homogeneous):
+        spool = SPOOL_BYTES if work.kept_outputs else 0
+        phases["a forward run"] = base + retained + spool + _forward(network, calibration)
+    phases["writing the file"] = base + largest // 2
+    return phases
+
+
+def _pass(network: Network, calibration: Any, work: Work) -> int:
+    """Return what one batch in the widest stage takes, and the patches beside it."""
+    graph, size = network.graph, _batch_size(calibration)
+    stages = plan_stages(graph, unit_outputs(network))
+    patches = sum(sorted((work.patches or {}).values())[-2:])
+    return patches + max(
+        (_stage_bytes(graph, s, _merged(graph, s, size, calibration.num_images)) for s in stages), default=0
+    )
+
+
+def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
+    """Return how many pictures go through a stage at once: all where they are merged (`StagedRun`)."""
+    nodes = graph.ancestors(stage.outputs, stage.inputs)
+    fits = sum(_size(graph, v, num_images) for v in stage.inputs) <= MERGED_BYTES
+    products = any(n.op_type in _PRODUCTS for n in nodes)
+    return num_images if graph.batch_axis_free and products and fits else size
+
+
+def _stage_bytes(graph: Graph, stage: Stage, pictures: int) -> int:
+    held = sum(_size(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
+    return held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))
+
+
+def _forward(network: Network, calibration: Any) -> int:
+    """Return what one piece takes: its units' outputs, once in onnxruntime and once as arrays, and what is between."""
+    graph, wanted = network.graph, unit_outputs(network, network.graph.outputs)
+    pictures = _batch_size(calibration)
+    if graph.batch_axis_free:
+        pictures = max(1, min(pictures, PIECE_BYTES // max(1, sum(_size(graph, v, 1) for v in wanted))))
+    outputs = sum(_size(graph, v, pictures) for v in wanted)
+    return 2 * outputs + int(_ARENA * living(graph, wanted, (), pictures))
+
+
+def _rates(network: Network, pictures: int) -> tuple[int, int]:
+    """Return what one piece takes on its way forward and back, and what is kept of all of them."""
+    graph, made_for = network.graph, _made_for(network.graph)
+    pictures = pictures if graph.batch_axis_free else made_for
+    batch = {n: np.zeros((pictures * s[0] // made_for, *s[1:]), np.float32) for n, s in graph.inputs.items() if s}
+    try:
+        probe = RateProbe(network, [batch])
+    except CaffeinitError:  # there are no rates then, and the job says why
+        return 0, 0
+    first = probe.batches[0]
+    size = len(next(iter(first.values()))) * made_for // max(next(iter(graph.inputs.values()))[0], 1)
+    squares = len(probe.batches) * sum(_squares(unit) for unit in network.units)
+    # Of three measurements at a time: the first, the best, and the one that is made.
+    kept = sum(a.nbytes for a in batch.values()) + 3 * squares
+    return int(_ARENA * living(probe.part, probe.part.outputs, (), size)), kept
+
+
+def _squares(unit: Unit) -> int:
+    """Return what one piece keeps of a unit's gradient (`squares.py`)."""
+    if unit.kind != "affine" or unit.weight is None:
+        return 0
+    positions = math.prod(unit.weight.shape[3:])
+    return 8 * unit.weight.size // positions if unit.weight.ndim > 3 else 8 * sum(unit.weight.shape) * 4
+
+
+def _pictures(calibration: Any) -> int:
+    """Return what batches and decoded pictures take."""
+    if not isinstance(calibration, Calibration):
+        return 0
+    return calibration.memory
+
+
+def living(graph: Graph, outputs: Sequence[str], inputs: Sequence[str], pictures: int) -> int:
+    """Return the most bytes of values that live at once when onnxruntime runs a part of a graph.
+
+    Inputs and outputs are among them, since onnxruntime brings those of convolutions into a layout of its own.
+    """
+    nodes = _running_order(graph.ancestors(outputs, inputs))
+    last = {name: i for i, node in enumerate(nodes) for name in node.input}
+    moving = graph.moving_values()
+    held = {o for o in outputs if o not in inputs}
+    sizes: dict[str, int] = {}
+    now = peak = 0
+    for index, node in enumerate(nodes):
+        for name in (*node.input, *node.output):
+            if name and name not in graph.initializers and name not in sizes:
+                sizes[name] = _size(graph, name, pictures, name in moving)
+                now += sizes[name]
+        peak = max(peak, now)
+        for name in {*node.input, *node.output} & sizes.keys():
+            if last.get(name, index) <= index and name not in held:
+                now -= sizes[name]
+                sizes[name] = 0
+    return peak
+
+
+def _running_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return nodes, given in some topological order, in the one in which onnxruntime runs them.
+
+    It goes back from the last node that nothing reads, and from each node to its inputs, the latest first.
+    Source: microsoft/onnxruntime, onnxruntime/core/graph/graph.cc, Graph::ReverseDFSFrom.
+    """
+    made = {o: i for i, node in enumerate(nodes) for o in node.output if o}
+    sources = [sorted({made[i] for i in node.input if i in made}) for node in nodes]
+    read = {source for of in sources for source in of}
+    stack = [(i, False) for i in range(len(nodes)) if i not in read]
+    seen: set[int] = set()
+    order = []
+    while stack:
+        index, done = stack.pop()
+        if done:
+            order.append(nodes[index])
+        elif index not in seen:
+            seen.add(index)
+            stack.append((index, True))
+            stack += [(source, False) for source in sources[index] if source not in seen]
+    return order
+
+
+def _size(graph: Graph, name: str, pictures: int, moving: bool = True) -> int:
+    """Return the bytes of a value for so many pictures; 0 where the data decide on its shape.
+
+    Args:
+        moving: False if it follows from the weights alone.
+    """
+    try:
+        shape = graph.shape(name)
+    except KeyError:
+        return 0
+    if -1 in shape:
+        return 0
+    size = math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(name)).itemsize
+    return size * pictures // _made_for(graph) if moving and graph.batch_axis_free else size
+
+
+def _made_for(graph: Graph) -> int:
+    return max(1, next((s[0] for s in graph.inputs.values() if s), 1))
+
+
+def _batch_size(calibration: Any) -> int:
+    return min(int(calibration.batch_size), max(int(calibration.num_images), 1))
