@@ -71,6 +71,11 @@ _IMAGES = [
         help="how pictures get the net's size: warp (default), short (side to the size, middle cut out) or none; "
         "warp:256x256 resizes to that and cuts the middle out.",
     ),
+    click.option(
+        "--draft",
+        is_flag=True,
+        help="decode JPEGs of 2 megapixels or more at 1/2 to 1/8 where the net's size is far smaller: fast, not exact.",
+    ),
     click.option("--channels", type=click.Choice(["bgr", "rgb", "gray"]), help="channel order; Caffe's is bgr."),
 ]
 _RUN = [
@@ -285,6 +290,7 @@ def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
         scale=options.pop("scale"),
         crop=options.pop("crop"),
         **parse_resize(options.pop("resize")),
+        draft=options.pop("draft") or None,
         channels=options.pop("channels"),
     )
 

@@ -12,6 +12,7 @@ The batches, their order and content do not depend on the number of threads.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -95,6 +96,7 @@ class Calibration:
         self.notes: list[str] = []
         self._bad: dict[int, Skipped] = {}
         self._cache: list[dict[str, Row]] | None = None
+        self._begun: list[dict[str, Row]] = []  # the first rows, from passes that were broken off
         self._passes = 0
         self._found = self._paired_length()
         self._chosen = spread(self._found, num_images)
@@ -207,21 +209,27 @@ class Calibration:
         kept: list[dict[str, Row]] = []
         size = 0
         looks = _Looks()
-        for row in self._decoded():
-            looks.see(row)
-            size += sum(r.values.nbytes if r.values.dtype == np.uint8 else CACHE_BYTES for r in row.values())
-            if size <= CACHE_BYTES:
-                kept.append(row)
-            else:
-                kept.clear()
-            yield row
+        done = False
+        try:
+            for row in itertools.chain(self._begun, self._decoded(len(self._begun))):
+                looks.see(row)
+                size += sum(r.values.nbytes if r.values.dtype == np.uint8 else CACHE_BYTES for r in row.values())
+                if size <= CACHE_BYTES:
+                    kept.append(row)
+                else:
+                    kept.clear()
+                yield row
+            done = True
+        finally:
+            self._begun = [] if done else max(kept, self._begun, key=len)
         self._refuse_if_empty()
         self._passes += 1
         self._cache = kept or None
         self.notes = looks.notes()
 
-    def _decoded(self) -> Iterator[dict[str, Row]]:
-        indices = [i for i in self._chosen if i not in self._bad]
+    def _decoded(self, start: int) -> Iterator[dict[str, Row]]:
+        """Yield the rows from number `start` on."""
+        indices = [i for i in self._chosen if i not in self._bad][start:]
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="caffeinit-images")
         waiting: deque[tuple[int, Future[dict[str, Row] | Skipped]]] = deque()
         try:

@@ -5,11 +5,12 @@ three; a palette is looked up; an alpha channel is dropped, not blended; CMYK be
 byte is used; of an animation the first picture; the EXIF orientation is applied. 32-bit samples have no such rule and
 are refused.
 
-A JPEG of 2 megapixels or more, at least four times larger each way than what is asked for, is decoded at 1/2, 1/4 or
-1/8 (Pillow's draft mode), keeping at least twice what is asked for. Its pixels are then averages where OpenCV's
-resizing picks single ones, so they lack some noise and fine texture. Measured on 160 photographs shrunk from half a
-megapixel to 64 and 32 pixels: pixels differ by 4 and 8 grey levels on average, a channel's mean over all pictures by
-0.02 and 0.2, its standard deviation is 1 and 4 % smaller. 12 megapixels decode in 15 instead of 400 ms.
+All of a picture is decoded, so that resizing finds the pixels that OpenCV's would. On demand (`draft`) a JPEG of 2
+megapixels or more, at least four times larger each way than what is asked for, is decoded at 1/2, 1/4 or 1/8 (Pillow's
+draft mode), keeping at least twice what is asked for; one too large to be held decoded always is. Its pixels are then
+averages where OpenCV's resizing picks single ones, so they lack some noise and fine texture. Measured on 160 photographs
+shrunk from half a megapixel to 64 and 32 pixels: pixels differ by 4 and 8 grey levels on average, a channel's mean over
+all pictures by 0.02 and 0.2, its standard deviation is 1 and 4 % smaller. `tools/bench_pictures.py` tells what it saves.
 """
 
 from __future__ import annotations
@@ -80,13 +81,16 @@ def check_header(stream: BinaryIO) -> int:
         raise ImagesError(_reason(error)) from error
 
 
-def decode(stream: BinaryIO, grey: bool = False, target: Callable[[Size], Size] | None = None) -> Decoded:
+def decode(
+    stream: BinaryIO, grey: bool = False, target: Callable[[Size], Size] | None = None, draft: bool = False
+) -> Decoded:
     """Decode one picture.
 
     Args:
         stream: an open file.
         grey: give one channel; a JPEG's own luminance, as `imread` does.
         target: tells for a size (height, width) what it will be resized to; without it nothing is decoded smaller.
+        draft: decode large JPEGs smaller, see the module.
     Raises:
         ImagesError: damaged, or of a kind without a rule; the message is the reason alone.
     """
@@ -94,7 +98,7 @@ def decode(stream: BinaryIO, grey: bool = False, target: Callable[[Size], Size] 
         image = _open(stream)
         turn = _UPRIGHT.get(_orientation(image), (False, False, False))
         size = (image.width, image.height) if turn[0] else (image.height, image.width)
-        _draft(image, grey, target(size) if target else size, turn[0])
+        _draft(image, grey, target(size) if target else size, turn[0], DRAFT_PIXELS if draft else MAX_DECODED + 1)
         if image.width * image.height > MAX_DECODED:
             raise ImagesError(f"too large to decode ({image.width} x {image.height} pixels)")
         return Decoded(_upright(_pixels(image, grey), turn), size)
@@ -124,9 +128,9 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _draft(image: Image.Image, grey: bool, target: Size, swapped: bool) -> None:
+def _draft(image: Image.Image, grey: bool, target: Size, swapped: bool, least: int) -> None:
     height, width = target[::-1] if swapped else target
-    large = image.width * image.height >= DRAFT_PIXELS and image.width >= 4 * width and image.height >= 4 * height
+    large = image.width * image.height >= least and image.width >= 4 * width and image.height >= 4 * height
     mode = "L" if grey and image.mode == "RGB" else None
     if image.format in ("JPEG", "MPO") and (large or mode):
         size = (2 * width, 2 * height) if large else image.size

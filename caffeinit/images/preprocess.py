@@ -77,6 +77,7 @@ class Preprocessing:
         resize_problem: why pictures cannot be resized as the net says; an error once pictures need it.
         resize_to: (height, width) of the frame.
         channels: None for BGR, or grey where the input has one channel. "gray" with three channels repeats the grey.
+        draft: decode large JPEGs at a fraction of their size, see `decode`: faster, and no longer Caffe's own pixels.
         floats: whether float arrays are to have mean, scale and crop too; else they are taken as they are.
         channels_last: the input takes (N, H, W, C); nets of other origin than Caffe's do.
     """
@@ -90,6 +91,7 @@ class Preprocessing:
     resize_problem: str | None = None
     resize_to: Size | None = None
     channels: Channels | None = None
+    draft: bool = False
     floats: bool = True
     channels_last: bool = False
 
@@ -124,7 +126,8 @@ class Preprocessing:
                 given.setdefault("resize", None)
         if "resize" in given:
             given["resize_problem"] = None
-        changes: dict[str, Any] = {"floats": True} | given
+        # How files are decoded says nothing about floats.
+        changes: dict[str, Any] = ({"floats": True} if given.keys() - {"draft"} else {}) | given
         return replace(self, **changes)
 
     def resolved(self) -> Preprocessing:

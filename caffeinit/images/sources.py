@@ -65,7 +65,7 @@ class FilesSource(Source):
         try:
             with open_regular(self.paths[index]) as stream:
                 grey = preprocessing.wants_grey(shape[0])
-                decoded = decode(stream, grey, lambda size: preprocessing.target(size, window))
+                decoded = decode(stream, grey, lambda size: preprocessing.target(size, window), preprocessing.draft)
         except (OSError, ValueError) as error:
             raise ImagesError(_why(error)) from error
         return Sample(decoded.pixels, "bgr", size=decoded.size)

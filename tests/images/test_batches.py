@@ -68,6 +68,20 @@ def test_passes_within_passes_and_broken_off(folder) -> None:
     assert len(values_of(calibration)) == 10
 
 
+def test_what_a_pass_has_decoded_before_it_was_broken_off_is_not_decoded_again(folder, monkeypatch) -> None:
+    read: list[int] = []
+    one = batches.Calibration._read
+    monkeypatch.setattr(batches.Calibration, "_read", lambda self, index: (read.append(index), one(self, index))[1])
+    monkeypatch.setattr(batches, "BATCHES_AHEAD", 1)
+    (folder / "class0/1.png").write_bytes((folder / "class0/1.png").read_bytes()[:60])
+    calibration = read_images(SHAPES, folder, batch_size=2, threads=1)
+    for _ in range(2):
+        assert next(iter(calibration))["data"][:, 0, -1, -1].tolist() == [10, 30]
+    assert values_of(calibration) == [10, *range(30, 101, 10)]
+    assert read.count(0) == read.count(1) == read.count(2) == 1
+    assert sorted(set(read)) == list(range(10))
+
+
 def test_without_room_for_the_cache_pictures_are_read_again(folder, monkeypatch) -> None:
     monkeypatch.setattr(batches, "CACHE_BYTES", 500)
     calibration = read_images(SHAPES, folder)

@@ -138,22 +138,31 @@ def test_the_exif_orientation_is_applied(orientation: int) -> None:
 
 def test_draft_mode_keeps_twice_the_target_and_only_for_large_jpegs() -> None:
     large = encoded(smooth_rgb(1600, 2000), "JPEG")
-    found = decode.decode(large, target=lambda size: (100, 110))
+    found = decode.decode(large, target=lambda size: (100, 110), draft=True)
     assert found.size == (1600, 2000)
     assert found.pixels.shape == (200, 250, 3)
     large.seek(0)
-    assert decode.decode(large, target=lambda size: (401, 300)).pixels.shape == (1600, 2000, 3)
+    assert decode.decode(large, target=lambda size: (401, 300), draft=True).pixels.shape == (1600, 2000, 3)
+    large.seek(0)
+    assert decode.decode(large, target=lambda size: (100, 110)).pixels.shape == (1600, 2000, 3)  # unless asked for
     small = encoded(smooth_rgb(600, 800), "JPEG")
-    assert decode.decode(small, target=lambda size: (20, 20)).pixels.shape == (600, 800, 3)
+    assert decode.decode(small, target=lambda size: (20, 20), draft=True).pixels.shape == (600, 800, 3)
 
 
-def test_draft_mode_gives_nearly_the_same_of_a_smooth_picture(tmp_path, monkeypatch) -> None:
+def test_what_is_too_large_to_be_held_is_always_decoded_smaller(monkeypatch) -> None:
+    monkeypatch.setattr(decode, "MAX_DECODED", 1600 * 2000 - 1)
+    found = decode.decode(encoded(smooth_rgb(1600, 2000), "JPEG"), target=lambda size: (100, 110))
+    assert found.pixels.shape == (200, 250, 3)
+
+
+def test_draft_mode_gives_nearly_the_same_of_a_smooth_picture_and_is_off_unless_asked_for(tmp_path) -> None:
     encoded_bytes = encoded(smooth_rgb(1600, 2000), "JPEG", quality=95).getvalue()
     (tmp_path / "a.jpg").write_bytes(encoded_bytes)
-    read = lambda: next(iter(read_images({"data": (1, 3, 50, 60)}, tmp_path)))["data"]  # noqa: E731
-    drafted = read()
-    monkeypatch.setattr(decode, "DRAFT_PIXELS", 10**9)
-    assert np.abs(drafted - read()).max() <= 3  # JPEG's rounding in both; the picture has no texture to lose
+    read = lambda **how: next(iter(read_images({"data": (1, 3, 50, 60)}, tmp_path, **how)))["data"][0]  # noqa: E731
+    drafted, exact = read(preprocessing=Preprocessing(draft=True)), read()
+    assert 0 < np.abs(drafted - exact).max() <= 3  # JPEG's rounding in both; the picture has no texture to lose
+    whole = decode.decode(io.BytesIO(encoded_bytes)).pixels
+    np.testing.assert_array_equal(exact, resize_bilinear(whole, 50, 60).transpose(2, 0, 1))
 
 
 def bomb(width: int, height: int) -> bytes:
