@@ -65,7 +65,7 @@ def load(
 
     Args:
         net: prototxt of any generation, text or binary, or a solver file that holds or names one; or an ONNX model, a file
-            whose name ends in .onnx. Of the other arguments, only `input_shapes` and `strict` are for ONNX models.
+            whose name ends in .onnx. `phase`, `level` and `stages` are not for ONNX models.
         weights: caffemodel (binary or HDF5); without it `params` holds zeros of the right shapes.
         phase, level, stages: the state that the net's `include` and `exclude` rules are held against.
         input_shapes: input blob -> shape, where the net does not tell it or another is wanted.

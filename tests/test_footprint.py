@@ -65,7 +65,7 @@ def test_kept_memory_stays_below_the_room(share):
     stages = plan_stages(net.graph, values)
 
     def peak(room):
-        run = StagedRun(net.graph, batches, stages, Settings(1, room))
+        run = StagedRun(net.graph, batches, stages, Settings(1, room=room))
         for number in range(len(stages)):
             run.run(number, lambda value, piece: None)
             run.release(number)
