@@ -11,24 +11,11 @@ from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
 
-class ConvolutionBase(LayerType):
-    """What both directions share. Several bottoms pass through the same weights, each to its top.
+class Windowed(LayerType):
+    """Layers that look at windows of a bottom, as `convolution_param` says. Several bottoms are treated alike."""
 
-    Attributes:
-        operator: of ONNX.
-    """
-
-    operator: str
     num_bottoms: tuple[int, int | None] = (1, None)
     num_tops: tuple[int, int | None] = (1, None)
-
-    def group(self, layer: Layer, channels: int) -> int:
-        """Return the number of groups."""
-        return int(layer.convolution_param.group)
-
-    def num_output(self, layer: Layer, channels: int) -> int:
-        """Return the number of output channels."""
-        return int(layer.convolution_param.num_output)
 
     @staticmethod
     def split(layer: Layer, bottom: Shape) -> tuple[Shape, Shape]:
@@ -62,6 +49,49 @@ class ConvolutionBase(LayerType):
         check_positive(windows)
         return windows
 
+    def positions(self, layer: Layer, bottom: Shape) -> list[int]:
+        """Return how many windows lie along each spatial axis of a bottom (N, C, ...), rounded down."""
+        w = self.windows(layer, bottom)
+        sizes = [
+            (size + a + b - extent) // stride + 1
+            for size, a, b, extent, stride in zip(bottom[2:], w.pads, w.ends, w.extent, w.stride, strict=True)
+        ]
+        if min(sizes, default=1) < 1:
+            raise LayerError(f"a kernel of {w.extent} does not fit into {bottom[2:]} with pad {w.pads}")
+        return sizes
+
+    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
+        """Append one node per bottom; all share the arrays."""
+        tops = []
+        for bottom in bottoms:
+            shape = graph.shape(bottom)
+            _, pictures = self.split(layer, shape)
+            top = self.lower_one(layer, graph, graph.reshape(bottom, pictures))
+            tops.append(graph.reshape(top, self.infer(layer, [shape])[0]))
+        return tops
+
+    def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
+        """Append the node for one bottom (N, C, ...)."""
+        raise NotImplementedError
+
+
+class LearnedConvolution(Windowed):
+    """What both directions share; several bottoms pass through the same weights.
+
+    Attributes:
+        operator: of ONNX.
+    """
+
+    operator: str
+
+    def group(self, layer: Layer, channels: int) -> int:
+        """Return the number of groups."""
+        return int(layer.convolution_param.group)
+
+    def num_output(self, layer: Layer, channels: int) -> int:
+        """Return the number of output channels."""
+        return int(layer.convolution_param.num_output)
+
     def checked_group(self, layer: Layer, channels: int) -> tuple[int, int]:
         """Return (group, num_output), both dividing as they must."""
         group, outputs = self.group(layer, channels), self.num_output(layer, channels)
@@ -86,16 +116,6 @@ class ConvolutionBase(LayerType):
             params.append(Param((outputs,), "bias", p.bias_filler if p.HasField("bias_filler") else None))
         return params
 
-    def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
-        """Append one node per bottom; all share the arrays."""
-        tops = []
-        for bottom in bottoms:
-            shape = graph.shape(bottom)
-            _, pictures = self.split(layer, shape)
-            top = self.lower_one(layer, graph, graph.reshape(bottom, pictures))
-            tops.append(graph.reshape(top, self.infer(layer, [shape])[0]))
-        return tops
-
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append the node for one bottom (N, C, ...)."""
         shape = graph.shape(bottom)
@@ -118,22 +138,15 @@ class ConvolutionBase(LayerType):
 
 
 @layer_type("Convolution")
-class Convolution(ConvolutionBase):
+class Convolution(LearnedConvolution):
     """Cross-correlation with learned kernels; the output size is rounded down."""
 
     operator = "Conv"
 
     def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return num_output channels and the number of window positions."""
-        w = self.windows(layer, bottom)
         _, outputs = self.checked_group(layer, bottom[1])
-        sizes = [
-            (size + a + b - extent) // stride + 1
-            for size, a, b, extent, stride in zip(bottom[2:], w.pads, w.ends, w.extent, w.stride, strict=True)
-        ]
-        if min(sizes, default=1) < 1:
-            raise LayerError(f"a kernel of {w.extent} does not fit into {bottom[2:]} with pad {w.pads}")
-        return (bottom[0], outputs, *sizes)
+        return (bottom[0], outputs, *self.positions(layer, bottom))
 
     def weight_channels(self, inputs: int, outputs: int, group: int) -> tuple[int, int]:
         """Return (O, I/group)."""
@@ -146,7 +159,7 @@ class Convolution(ConvolutionBase):
 
 
 @layer_type("Deconvolution")
-class Deconvolution(ConvolutionBase):
+class Deconvolution(LearnedConvolution):
     """The gradient of a convolution as a forward layer: up-sampling with learned kernels."""
 
     operator = "ConvTranspose"

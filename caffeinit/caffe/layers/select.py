@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
-from caffeinit.caffe.layers.convolution import ConvolutionBase
+from caffeinit.caffe.layers.convolution import Windowed
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
 
@@ -108,7 +108,7 @@ class Tile(LayerType):
 
 
 @layer_type("Im2col")
-class Im2col(ConvolutionBase):
+class Im2col(Windowed):
     """Each window of the bottom as a column: channel by channel, row by row of the kernel."""
 
     num_bottoms = (1, 1)
@@ -116,14 +116,8 @@ class Im2col(ConvolutionBase):
 
     def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return C * kernel rows and the number of window positions."""
-        w = self.windows(layer, bottom)
-        sizes = [
-            (size + a + b - extent) // stride + 1
-            for size, a, b, extent, stride in zip(bottom[2:], w.pads, w.ends, w.extent, w.stride, strict=True)
-        ]
-        if min(sizes, default=1) < 1:
-            raise LayerError(f"a kernel of {w.extent} does not fit into {bottom[2:]} with pad {w.pads}")
-        return (bottom[0], bottom[1] * int(np.prod(w.kernel)), *sizes)
+        places = int(np.prod(self.windows(layer, bottom).kernel))
+        return (bottom[0], bottom[1] * places, *self.positions(layer, bottom))
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append a depthwise Conv whose kernels each pick one place of the window."""
