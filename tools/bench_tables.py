@@ -118,13 +118,16 @@ def compared(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             lines.append(f"{key[0]:10} {key[1]:34} {row['ratio']:.3f} (new)")
         else:
             lines.append(f"{key[0]:10} {key[1]:34} {_change(before[key], row)}")
-    lines += [f"{net:10} {job:34} not measured now" for net, job in before if (net, job) not in rows]
+    if others := len(before.keys() - rows.keys()):
+        lines.append(f"{others} others were measured then and not now")
     return lines
 
 
 def _change(was: Row, row: Row) -> str:
     text = f"{was['ratio']:.3f} -> {row['ratio']:.3f}"
-    if row["ratio_min"] > was["ratio_max"]:
+    if min(was["rounds"], row["rounds"]) < 3:
+        text += "  (fewer than three rounds: no ranges to go by)"
+    elif row["ratio_min"] > was["ratio_max"]:
         text += "  SLOWER"
     elif row["ratio_max"] < was["ratio_min"]:
         text += "  faster"
