@@ -13,6 +13,7 @@ import numpy as np
 from caffeinit.errors import WeightsError
 from caffeinit.factors import multiply
 from caffeinit.graph import Graph
+from caffeinit.mapped import release
 from caffeinit.network import Network
 from caffeinit.scales import ScaleSystem
 from caffeinit.units import Unit, Use
@@ -71,6 +72,7 @@ def apply(network: Network, plan: Plan) -> None:
             logs = _summed(plan.scales[use.plus], -plan.scales[use.minus])
             if not multiply(array, *(np.exp(log) for log in logs), threads=network.settings.threads):
                 raise _overflow(network, name)
+            release(array)
     for name, values in variances.items():
         array = network.graph.initializers[name]
         with np.errstate(over="ignore"):

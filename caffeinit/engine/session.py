@@ -25,6 +25,7 @@ from caffeinit.graph import Graph, Shape
 
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 MESSAGE_BYTES = 3 << 29  # of the 2 GB that a protobuf message can hold
+MOST_AT_ONCE = 1 << 30  # bytes of weights above which a graph is run in segments
 
 
 @dataclass(frozen=True)
@@ -178,4 +179,10 @@ def output_shape(shape: Shape, made_for: int, batch: int) -> Shape:
 
 def compile_graph(graph: Graph, outputs: Sequence[str], settings: Settings, inputs: Sequence[str] = ()) -> Session:
     """Compile the part of `graph` that computes `outputs` from `inputs` (and graph inputs)."""
-    return Session(graph.part(outputs, inputs), settings)
+    part = graph.part(outputs, inputs)
+    size = sum(a.nbytes for a in part.initializers.values())
+    if size > (MOST_AT_ONCE if settings.device.is_cpu else MESSAGE_BYTES):
+        from caffeinit.engine.segments import Segments
+
+        return Segments(part, settings)
+    return Session(part, settings)

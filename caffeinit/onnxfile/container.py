@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -23,9 +24,11 @@ from caffeinit import wire
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import FormatError, OutputError, WeightsError
 from caffeinit.files import check_regular_file, check_target, replacing
+from caffeinit.mapped import release, scratch_copy
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
 
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_SCRATCH_LEAST = 1 << 29  # bytes from which a data file is worked on in a copy on the disk, not in memory
 _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 2, 4, 5, 5
 
 
@@ -71,6 +74,7 @@ class Container:
             tensor = self.tensors[name]
             if tensor.place:
                 edits[tensor.place[0]] += tensor.patches(array)
+                release(array)
             else:
                 own += tensor.patches(array)
                 around |= {f.begin: f for f in tensor.frames if tensor.halves}
@@ -118,6 +122,7 @@ def _write_pieces(path: Path, pieces: Iterator[memoryview | bytes]) -> None:
     with open(path, "wb") as file:
         for piece in pieces:
             file.write(piece)
+            release(piece)
 
 
 def open_onnx(path: str | PathLike[str]) -> Container:
@@ -168,6 +173,10 @@ def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
         raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
     if not model.graph.node:
         raise FormatError(f"{path}: is no ONNX model: it holds no graph of any nodes")
+    nodes = [*model.graph.node, *(n for f in model.functions for n in f.node)]
+    names = (name for n in nodes for name in (n.op_type, n.domain, n.name, *n.input, *n.output))
+    if any(isinstance(name, bytes) for name in names):
+        raise FormatError(f"{path}: a name in it is no text: it is damaged")
     return model
 
 
@@ -225,8 +234,11 @@ def _open_data(model: Path, location: str, where: str) -> DataFile:
     if file.stat().st_size == 0:
         raise FormatError(f"{file}: is empty")
     try:
+        data = _mapped(file)
+        if len(data) > _SCRATCH_LEAST:
+            return DataFile(str(file), data, scratch_copy(file))
         with open(file, "rb") as stream:
-            maps = [mmap.mmap(stream.fileno(), 0, access=a) for a in (mmap.ACCESS_READ, mmap.ACCESS_COPY)]
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{file}: cannot be read: {error}") from None
-    return DataFile(str(file), maps[0], maps[1])
+            return DataFile(str(file), data, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise FormatError(f"{file}: no working copy of it can be made in {folder} (TMPDIR): {error}") from None
