@@ -8,6 +8,7 @@ measured, and stays.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
@@ -18,10 +19,12 @@ from onnx import TensorProto
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.graph import Graph
 from caffeinit.network import Skipped
+from caffeinit.norms import find_statistic
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
 from caffeinit.units import Learned, Unit, array_view, find_units
 
+_CONSTANT = re.compile(r"const(_[0-9]+)?")
 _AFFINE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ROLES = {
     "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
@@ -38,6 +41,8 @@ def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
     moving = graph.moving_values()
     for node in graph.nodes:
         for name, role in _arrays_of(node):
+            if role in ("mean", "variance") and _factor(graph, name):
+                continue  # sums, as Caffe stores them
             is_fixed = name not in moving and name not in graph.initializers and graph.is_typed(name)
             if (
                 role
@@ -96,9 +101,15 @@ def find_learned(
     """
     candidates: dict[str, Learned] = {}
     makers = {o: n.op_type for n in graph.nodes for o in n.output}
+    moving = graph.moving_values()
     for node in graph.nodes:
+        if not any(o in moving for o in node.output):
+            continue  # arithmetic of arrays
         for value, role in _arrays_of(node):
-            name = _behind(graph, value)
+            divided = _factor(graph, value) if role in ("mean", "variance") else None
+            name = divided[0] if divided else _behind(graph, value)
+            if divided:
+                candidates.setdefault(divided[1], Learned(divided[1], 0, "factor", held=held.get(divided[1], "")))
             array = graph.initializers.get(name) if name else None
             is_known = name in changeable or name in held or name in computed
             if array is None or array.dtype != np.float32 or not is_known:
@@ -113,6 +124,21 @@ def find_learned(
             candidates.setdefault(name, replace(known, role=role))
     used = {name for unit in find_units(graph, candidates) for name in unit.initializers}
     return {name: of for name, of in candidates.items() if name in used}
+
+
+def _factor(graph: Graph, value: str) -> tuple[str, str] | None:
+    """Return the initializers of a statistic that is a stored sum times a number, and of that number; None for others."""
+    statistic = find_statistic(graph, value)
+    if statistic is None or statistic.factor is None:
+        return None
+    below = {i for node in graph.ancestors([statistic.factor]) for i in node.input} | {statistic.factor}
+    single = [i for i in below if i in graph.initializers and not is_constant(i)]
+    return (statistic.initializer, single[0]) if len(single) == 1 else None
+
+
+def is_constant(name: str) -> bool:
+    """Tell whether an array of a file that we wrote is a constant of a layer, by its name; it was not learned."""
+    return _CONSTANT.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def _behind(graph: Graph, value: str) -> str:

@@ -21,7 +21,7 @@ from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Plain, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
-from caffeinit.onnxfile.learning import find_learned, not_units, read_within, work_out
+from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
 from caffeinit.ops import find_rule
@@ -77,7 +77,8 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     if strict and skipped:
         lines = "\n".join(f"  {s.name}: {s.reason}" for s in skipped)
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
-    changeable = {n for n, t in file.tensors.items() if t.is_real}
+    is_ours = file.model.producer_name == "caffeinit"
+    changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
     learned = find_learned(graph, changeable, _held(file, plain.arrays), computed)
     network = Network(
         graph=graph,
