@@ -51,12 +51,13 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="caffeinit")
 def group() -> None:
-    """Rescale the weights of Caffe nets from what calibration pictures do in them.
+    """Rescale the weights of Caffe nets and ONNX models from what calibration pictures do in them.
 
     \b
     caffeinit demo
     caffeinit init net.prototxt --images pictures/ -o net.caffemodel
     caffeinit rescale net.prototxt net.caffemodel --images pictures/ --mode normalize
+    caffeinit rescale model.onnx --images pictures/
 
     Each verb explains itself: caffeinit VERB --help
     """

@@ -76,7 +76,11 @@ _IMAGES = [
         is_flag=True,
         help="decode JPEGs of 2 megapixels or more at 1/2 to 1/8 where the net's size is far smaller: fast, not exact.",
     ),
-    click.option("--channels", type=click.Choice(["bgr", "rgb", "gray"]), help="channel order; Caffe's is bgr."),
+    click.option(
+        "--channels",
+        type=click.Choice(["bgr", "rgb", "gray"]),
+        help="channel order; bgr by default, also for ONNX models.",
+    ),
 ]
 _RUN = [
     click.option("--threads", type=click.IntRange(min=0), default=0, help="threads; 0 for one a core."),

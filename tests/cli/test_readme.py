@@ -32,7 +32,7 @@ def test_the_reference_is_current():
     assert done.stdout in README, "out of date: tools/reference --write"
 
 
-@pytest.mark.parametrize("heading", ["Use it", "A whole zoo", "Fine-tune with Caffe"])
+@pytest.mark.parametrize("heading", ["Use it", "ONNX models", "A whole zoo", "Fine-tune with Caffe"])
 def test_commands_run_as_they_stand(heading, place, weights, cli, monkeypatch):
     monkeypatch.chdir(place)
     text = (place / "net.prototxt").read_text()
@@ -42,6 +42,8 @@ def test_commands_run_as_they_stand(heading, place, weights, cli, monkeypatch):
     (place / "zoo").mkdir()
     for name in ("net.prototxt", "net.caffemodel"):
         shutil.copy(place / name, place / "zoo" / name)
+    if heading == "ONNX models":
+        assert cli("convert", "net.prototxt", "net.caffemodel", "-o", "model.onnx").code == 0
     given = commands(heading)
     assert given
     for words in given:

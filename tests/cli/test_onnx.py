@@ -1,0 +1,63 @@
+"""ONNX models on the command line, in place of net and weights."""
+
+import json
+
+import pytest
+
+from tests.conftest import shared
+
+
+@pytest.fixture
+def model(cli, place, weights):
+    assert cli("convert", place / "net.prototxt", weights, "-o", place / "net.onnx").code == 0
+    return place / "net.onnx"
+
+
+def test_verbs_take_a_model_in_place_of_net_and_weights(cli, place, model):
+    images = ("--images", place / "pictures")
+    done = cli("rescale", model, *images)
+    assert done.code == 0, done.err
+    rescaled = place / "net.rescaled.onnx"
+    assert "equalized" in done.out
+    assert f"wrote {rescaled}" in done.out
+    assert rescaled.stat().st_size == model.stat().st_size
+    assert cli("verify", model, rescaled, *images, "--tolerance", "1e-5").code == 0
+    measured = cli("measure", model, "--compare", rescaled, *images)
+    assert measured.code == 0
+    assert "rescaled" in measured.out
+    assert cli("init", model, *images, "-o", place / "start.onnx").code == 0
+    assert cli("verify", model, place / "start.onnx", *images).code == 1
+    assert "scales can be chosen" in cli("inspect", model, "--scales").out
+    report = json.loads(cli("inspect", model, "--json", "-").out)
+    assert [layer["type"] for layer in report["layers"] if layer["unit"]] == ["Conv", "Gemm"]
+    assert report["macs"] > 0
+
+
+USAGE = [
+    (["rescale", "net.prototxt"], "a net needs a file of weights"),
+    (["measure", "net.prototxt"], "a net needs a file of weights"),
+    (["rescale", "net.onnx", "net.caffemodel"], "no WEIGHTS go with it"),
+    (["verify", "net.prototxt", "net.onnx"], "only of two ONNX models"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), USAGE)
+def test_wrong_usage_is_told(words, message, cli, place, model, monkeypatch):
+    monkeypatch.chdir(place)
+    outcome = cli(*words, "--images", "pictures")
+    assert outcome.code == 2
+    assert message in outcome.err.replace("\n", " ")
+    assert cli("convert", "net.onnx", "x", "-o", "y.onnx").code == 2
+
+
+def test_an_old_model_is_refused_with_the_way_out(cli, place):
+    outcome = cli("rescale", shared("onnx/mnist_2018.onnx"), "--images", place / "pictures", "-o", place / "out.onnx")
+    assert outcome.code == 1
+    assert "onnx.version_converter.convert_version" in outcome.err
+    assert not (place / "out.onnx").exists()
+
+
+def test_a_batch_takes_models(cli, place, model):
+    outcome = cli("batch", place, "-o", place / "results", "--images", place / "pictures")
+    assert outcome.code == 0, outcome.err
+    assert (place / "results" / "net.onnx").stat().st_size == model.stat().st_size
