@@ -111,10 +111,18 @@ def save_filters(units: Iterable[Unit], path: str | PathLike[str], force: bool =
     Raises:
         CaffeinitError: there is no convolution with windows. OutputError: the picture cannot be written.
     """
+    found = first_filters(units)
+    if found is None:
+        raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")
+    name, weight = found
+    with replacing(path, force) as temporary:
+        save_mosaic(weight, temporary)
+    return f"drew the {len(weight)} filters of {name} to {path}"
+
+
+def first_filters(units: Iterable[Unit]) -> tuple[str, np.ndarray] | None:
+    """Return the name and weight, (O, I/group, kH, kW), of the first convolution with windows; None if there is none."""
     for unit in units:
         if unit.kind == "affine" and unit.weight is not None and unit.weight.ndim == 5 and unit.weight.shape[3] > 1:
-            weight = unit.weight.reshape(-1, *unit.weight.shape[2:])
-            with replacing(path, force) as temporary:
-                save_mosaic(weight, temporary)
-            return f"drew the {len(weight)} filters of {unit.name} to {path}"
-    raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")
+            return unit.name, unit.weight.reshape(-1, *unit.weight.shape[2:])
+    return None

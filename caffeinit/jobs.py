@@ -263,4 +263,12 @@ def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing
     if dead:
         notes.append(f"dead channels (they do not vary on these pictures) were left as they are in: {', '.join(dead)}")
     spreads = found.spreads or (math.nan, math.nan)
-    return Result(reports, list(network.skipped), notes, calibration.num_images, found.peak_bytes, *spreads)
+    return Result(
+        reports,
+        list(network.skipped),
+        notes,
+        calibration.num_images,
+        found.peak_bytes,
+        *spreads,
+        outputs_moved=found.outputs_moved,
+    )

@@ -93,6 +93,7 @@ class Network:
         skipped: layers that cannot run, with reasons.
         missing: arrays (layer, index) that the weights file did not hold; they are zero until they are drawn.
         unreached: arrays of layers that cannot run, so that nothing in `graph` reads them.
+        makers: value -> (name, type) of the layer that makes it, where the source has layers.
         settings: threads and device.
     """
 
@@ -104,6 +105,7 @@ class Network:
     skipped: list[Skipped] = field(default_factory=list)
     missing: list[tuple[str, int]] = field(default_factory=list)
     unreached: list[Learned] = field(default_factory=list)
+    makers: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
     _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict)

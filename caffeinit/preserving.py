@@ -45,6 +45,7 @@ class _Run:
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's first initializer -> moments of its output as it was.
         rates: unit's first initializer -> rates as they were.
+        outputs_moved: as in `Outcome`.
     """
 
     network: Network
@@ -55,6 +56,7 @@ class _Run:
     moments: dict[str, Moments] = field(default_factory=dict)
     rates: dict[str, UnitRates] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    outputs_moved: dict[str, float] = field(default_factory=dict)
 
 
 def rescale_preserving(
@@ -148,6 +150,7 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
             f"{TOLERANCE:g}: rounding is blown up in this net. Nothing is written"
         )
     for name, move in moves.items():
+        run.outputs_moved[name] = move.relative
         judged = "" if move.changed is None else f"; the largest entry is another one for {move.changed} pictures"
         run.notes.append(f'output "{name}" moved by {move.relative:.2g} of its largest value{judged}')
 
@@ -171,7 +174,7 @@ def _outcome(run: _Run, plan: Plan) -> Outcome:
                 setattr(report, stats, old.with_rate(known.rate, known.rate_cvar))
     units = [unit for unit in run.network.units if learns(unit)]
     spreads = (spread_of(run.rates, units), spread_of(rates, units)) if run.probe else None
-    return Outcome(reports, 0, run.notes, spreads)
+    return Outcome(reports, 0, run.notes, spreads, run.outputs_moved)
 
 
 def _report(run: _Run, unit: Unit, plan: Plan) -> UnitReport:

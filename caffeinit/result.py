@@ -120,6 +120,8 @@ class Result:
         num_images: calibration pictures used.
         peak_bytes: the most memory that kept activations took.
         rate_spread_before, rate_spread: max |log C - mean log C| over the units that learn; NaN where it was not measured.
+        outputs_moved: net output -> its largest change on the pictures, as a part of its largest value; empty where the
+            function was not to be kept.
     """
 
     units: list[UnitReport] = field(default_factory=list)
@@ -129,6 +131,7 @@ class Result:
     peak_bytes: int = 0
     rate_spread_before: float = math.nan
     rate_spread: float = math.nan
+    outputs_moved: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -139,4 +142,5 @@ class Result:
             "num_images": self.num_images,
             "rate_spread_before": finite(self.rate_spread_before),
             "rate_spread": finite(self.rate_spread),
+            "outputs_moved": self.outputs_moved,
         }

@@ -113,6 +113,7 @@ def load_caffe(
         skipped=[Skipped(layer, reason) for layer, reason in found.blocked.items()],
         missing=matched.missing,
         unreached=lowered.unreached,
+        makers={top: (entry.layer.name, entry.layer.type) for entry in net.named_layers for top in entry.tops},
         notes=[*net.notes, *(file.notes if file else []), *matched.notes],
     )
 

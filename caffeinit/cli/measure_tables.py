@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from caffeinit.cli.tables import console, number
+from caffeinit.cli.tables import console
 from caffeinit.measuring import Measurement, UnitMeasurement
-
-_COLUMNS: dict[str, Callable[[UnitMeasurement], str]] = {
-    "mean": lambda u: number(u.stats.mean),
-    "std": lambda u: number(u.stats.std),
-    "cvar": lambda u: number(u.stats.out_cvar),
-    "largest": lambda u: number(u.stats.max_abs),
-    "dead": lambda u: str(u.dead),
-    "rate": lambda u: number(u.rate),
-    "rate cvar": lambda u: number(u.rate_cvar),
-}
+from caffeinit.showing import measured_columns, remarks
 
 
 def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictures: str) -> None:
@@ -39,17 +30,12 @@ def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictu
     out.print(table)
     for letter, measurement in zip(letters, found, strict=True):
         prefix = f"{letter}: " if letter else ""
-        for line in _remarks(measurement):
+        for line in remarks(measurement):
             out.print(prefix + line, markup=False, soft_wrap=True)
 
 
 def _full_width(out: Console, table: Table) -> int:
     return out.measure(table, options=out.options.update(width=10_000)).maximum
-
-
-def _columns(found: Sequence[Measurement]) -> dict[str, Callable[[UnitMeasurement], str]]:
-    has_rates = any(m.num_rate_images for m in found)
-    return {heading: show for heading, show in _COLUMNS.items() if has_rates or not heading.startswith("rate")}
 
 
 def _style(units: Sequence[UnitMeasurement]) -> str | None:
@@ -58,7 +44,7 @@ def _style(units: Sequence[UnitMeasurement]) -> str | None:
 
 
 def _side_by_side(found: Sequence[Measurement], letters: Sequence[str]) -> Table:
-    columns = _columns(found)
+    columns = measured_columns(found)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("unit", no_wrap=True)
     if len(found) == 1:
@@ -77,7 +63,7 @@ def _side_by_side(found: Sequence[Measurement], letters: Sequence[str]) -> Table
 
 def _one_above_the_other(found: Sequence[Measurement], letters: Sequence[str]) -> Table:
     """Return the table for terminals that are too narrow for all numbers of both files in one line."""
-    columns = _columns(found)
+    columns = measured_columns(found)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("unit", no_wrap=True)
     table.add_column("")
@@ -89,22 +75,3 @@ def _one_above_the_other(found: Sequence[Measurement], letters: Sequence[str]) -
             name, channels = (escape(unit.name), str(unit.num_channels)) if first else ("", "")
             table.add_row(name, letter, channels, *(show(unit) for show in columns.values()), style=_style(units))
     return table
-
-
-def _remarks(found: Measurement) -> list[str]:
-    lines = []
-    if broken := [u.name for u in found.units if not u.is_finite]:
-        lines.append(f"NOT FINITE on these pictures (NaN or overflow): the output of {', '.join(broken)}")
-    if counted := found.counted:
-        low, high = (choose(counted, key=lambda u: u.rate) for choose in (min, max))
-        lines.append(
-            f"rates, on {found.num_rate_images} pictures: {number(low.rate)} ({low.name}) to {number(high.rate)} "
-            f"({high.name}); spread max |log C - mean| = {number(found.rate_spread)}"
-        )
-    for reason in dict.fromkeys(u.reason for u in found.units if u.reason):
-        names = ", ".join(u.name for u in found.units if u.reason == reason)
-        lines.append(f"no rate: {names}: {reason}")
-    if frozen := [u.name for u in found.units if u.frozen]:
-        lines.append(f"frozen, not in the spread: {', '.join(frozen)}")
-    lines += [f"left out: {s.name}: {s.reason}" for s in found.skipped]
-    return lines + [f"note: {note}" for note in found.notes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,10 +12,8 @@ from rich.segment import Segment
 from rich.table import Table
 
 from caffeinit.printing import printable_lines
-from caffeinit.result import Result, UnitReport, UnitStats
-
-# A variation below this is float32 rounding in what was measured, and not worth a reader's time.
-ROUNDING = 1e-6
+from caffeinit.result import Result
+from caffeinit.showing import dead_cell, outcome, result_columns, stats_cells
 
 Advance = Callable[[int, int], None]
 
@@ -78,48 +75,25 @@ def lines_and_bar(label: str, quiet: bool) -> Iterator[Callable[[str, int, int],
         yield ended
 
 
-def number(value: float, digits: int = 3) -> str:
-    """Return a number in few characters, or a dash where there is none."""
-    return "-" if math.isnan(value) else f"{value:.{digits}g}"
-
-
 def unit_table(result: Result) -> Table:
     """Return the table of all units, before and after."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("unit")
-    rated = any(not math.isnan(stats.rate) for u in result.units for stats in (u.before, u.after) if stats)
-    columns = ("mean", "std", "cvar", "rate") if rated else ("mean", "std", "cvar")
+    columns = result_columns(result)
     for heading in ("channels", *columns, f"→ {columns[0]}", *columns[1:], "dead"):
         table.add_column(heading, justify="right")
     table.add_column("what was done, or why not", overflow="fold")
     for unit in result.units:
-        dead = str(len(unit.dead)) if unit.after or unit.dead else "-"
         cells = [
             escape(unit.name),
             str(unit.num_channels),
-            *_cells(unit.before)[: len(columns)],
-            *_cells(unit.after)[: len(columns)],
-            dead,
-            escape(_outcome(unit)),
+            *stats_cells(unit.before)[: len(columns)],
+            *stats_cells(unit.after)[: len(columns)],
+            dead_cell(unit),
+            escape(outcome(unit)),
         ]
         table.add_row(*cells, style=None if unit.done else "dim")
     return table
-
-
-def _cells(stats: UnitStats | None) -> list[str]:
-    if stats is None:
-        return ["-"] * 4
-    cvar = "0" if stats.out_cvar < ROUNDING else number(stats.out_cvar)
-    return [number(stats.mean), number(stats.std), cvar, number(stats.rate)]
-
-
-def _outcome(unit: UnitReport) -> str:
-    if unit.reason:
-        return f"{unit.done}; not normalised: {unit.reason}" if unit.done else f"left alone: {unit.reason}"
-    dead = (
-        f"; {len(unit.dead)} dead channels left as they are" if len(unit.dead) > 1 else "; 1 dead channel left as it is"
-    )
-    return unit.done + (dead if unit.dead else "")
 
 
 def dims(shape: Sequence[int]) -> str:

@@ -7,8 +7,9 @@ import math
 from rich.markup import escape
 from rich.table import Table
 
-from caffeinit.cli.tables import console, dims, number
+from caffeinit.cli.tables import console, dims
 from caffeinit.comparison import Comparison
+from caffeinit.showing import number
 from caffeinit.verify import Difference
 
 

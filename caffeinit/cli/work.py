@@ -16,11 +16,12 @@ from caffeinit.cli.common import (
     unmatched,
     write_json,
 )
-from caffeinit.cli.tables import console, number, progress, unit_table
+from caffeinit.cli.tables import console, progress, unit_table
 from caffeinit.cli.terminal import say
 from caffeinit.files import check_target
 from caffeinit.filters import save_filters
 from caffeinit.result import Result
+from caffeinit.showing import number
 
 
 def run_job(job: str, net: str, weights: str | None, output: str, options: dict[str, Any], **more: Any) -> Result:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 import caffeinit
 from caffeinit.cli import measure_tables
-from caffeinit.cli.tables import number
+from caffeinit.showing import number
 from tests.nets import NETS, pictures
 
 
