@@ -27,6 +27,11 @@ def number(value: float, digits: int = 3) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}g}"
 
 
+def plain(shown: str) -> str:
+    """Return what `number` gave without an exponent where digits are easier to read: 1.64e+03 is 1640."""
+    return f"{float(shown):.0f}" if shown[-4:-1] == "e+0" and int(shown[-1]) <= 5 else shown
+
+
 def result_columns(result: Result) -> tuple[str, ...]:
     """Return the headings of what is told of a unit before, and again after."""
     rated = any(not math.isnan(stats.rate) for u in result.units for stats in (u.before, u.after) if stats)

@@ -1,0 +1,84 @@
+"""What a page tells of a run, whatever the verb: its units with one or two sets of statistics, and what was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from caffeinit.measuring import Measurement, UnitMeasurement
+from caffeinit.result import Result, UnitStats
+
+
+@dataclass(frozen=True)
+class About:
+    """What was asked for; a page leaves out what is empty.
+
+    Attributes:
+        job: the verb.
+        files: role ("net", "weights", "output") -> path.
+        options: option -> value, of those that were given.
+        defaults: option -> value, of those that were not.
+        pictures: what the calibration says of itself, a few lines.
+    """
+
+    job: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    pictures: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One unit; `stats` has one entry for each set of the page, None where there is none."""
+
+    name: str
+    kind: str
+    num_channels: int
+    stats: tuple[UnitStats | None, ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The units of a page.
+
+    Attributes:
+        sets: what the statistics are of: ("before", "after"), ("A", "B") or ("measured",).
+        spreads: of the rates, one for each set; NaN where there is none.
+    """
+
+    sets: tuple[str, ...]
+    units: list[Shown]
+    spreads: tuple[float, ...]
+
+    def rates(self, index: int) -> list[float]:
+        """Return the rate of every unit in one set; NaN where there is none."""
+        return [math.nan if (s := u.stats[index]) is None else s.rate for u in self.units]
+
+    def deviations(self, index: int) -> list[np.ndarray]:
+        """Return the deviations of every unit's channels in one set."""
+        return [np.zeros(0) if (s := u.stats[index]) is None else s.channel_stds for u in self.units]
+
+
+def content_of(found: Result | Sequence[Measurement]) -> Content:
+    """Return what a page shows of a job's result, or of one or two measurements."""
+    if isinstance(found, Result):
+        units = [Shown(u.name, u.kind, u.num_channels, (u.before, u.after)) for u in found.units]
+        return Content(("before", "after"), units, (found.rate_spread_before, found.rate_spread))
+    sets = ("measured",) if len(found) == 1 else ("A", "B")
+    rows = zip(*(m.units for m in found), strict=True)
+    shown = [Shown(us[0].name, us[0].kind, us[0].num_channels, tuple(map(_stats, us))) for us in rows]
+    return Content(sets, shown, tuple(m.rate_spread for m in found))
+
+
+def _stats(unit: UnitMeasurement) -> UnitStats:
+    return unit.stats.with_rate(unit.rate, unit.rate_cvar)
+
+
+def drawable(values: np.ndarray | Sequence[float]) -> np.ndarray:
+    """Return the values that have a place on a log axis."""
+    array = np.asarray(values, np.float64).reshape(-1)
+    return array[np.isfinite(array) & (array > 0)]
