@@ -43,6 +43,7 @@ __all__ = [
     "measure",
     "read_images",
     "rescale",
+    "write_report",
 ]
 
 # What is skipped stands in results and tables; the log is for those who listen to it.
@@ -150,6 +151,13 @@ def measure(net: Network, images: Any, **options: Any) -> Measurement:
     from caffeinit import measuring
 
     return measuring.measure(net, images, **options)
+
+
+def write_report(path: str | PathLike[str], net: Network, found: Any, **options: Any) -> None:
+    """Write a page about what `init`, `rescale` or `measure` returned; see `caffeinit.report.write_report`."""
+    from caffeinit import report
+
+    report.write_report(path, net, found, **options)
 
 
 def compare(a: Network, b: Network, images: Any, **options: Any) -> Comparison:

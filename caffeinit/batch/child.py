@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import click
 
 from caffeinit.batch.table import JOBS
 from caffeinit.errors import CaffeinitError
+from caffeinit.printing import printable_lines
 
 RECORD, FILES, LOG = "record.json", "files", "log"
 
@@ -112,10 +114,12 @@ def _printing_to(log: Path) -> Iterator[None]:
 
 def _hide_place(files: Path) -> None:
     """Take the folder of this attempt out of the texts that were written: it would differ from run to run."""
+    place = f"{files}/"
     for path in files.iterdir():
         if path.suffix in (".json", ".html"):
+            shown = html.escape(printable_lines(place)) if path.suffix == ".html" else place
             raw = path.read_bytes()
-            new = raw.replace(f"{files}/".encode(), b"")
+            new = raw.replace(shown.encode(), b"")
             if new != raw:
                 path.write_bytes(new)
 

@@ -133,10 +133,10 @@ def _stamp(path: str, start: str) -> str:
 
 
 @functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a result's bytes."""
+def versions(pages: bool = False) -> dict[str, str]:
+    """Return the versions of the packages that decide a result's bytes, with or without its page's."""
     found = {}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *(("matplotlib",) if pages else ())):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

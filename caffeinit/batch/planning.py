@@ -32,6 +32,7 @@ class Order:
     Attributes:
         options: parameter of the single command -> values as typed, with absolute paths.
         force: replace files in the way that are not this batch's.
+        report: where the index of the pages goes; None for no pages.
     """
 
     zoo: Path
@@ -40,6 +41,7 @@ class Order:
     options: Mapping[str, list[str]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     force: bool = False
+    report: Path | None = None
 
 
 @dataclass
@@ -90,7 +92,8 @@ def plan(order: Order, manifest: Manifest) -> Plan:
         options = merged(order.options, own)
         _check_options(job, model, options, own)
         try:
-            return build_task(order.zoo, model, job, outputs[model.name], options, limits_of(own, *_limits(order)))
+            limits, pages = limits_of(own, *_limits(order)), order.report is not None
+            return build_task(order.zoo, model, job, outputs[model.name], options, limits, pages)
         except CaffeinitError as error:
             return Entry(model.name, order.job, "failed", str(error), model.net, model.weights)
 

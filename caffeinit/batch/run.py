@@ -43,6 +43,10 @@ def run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, 
     """
     try:
         (order.out / WORK).mkdir(parents=True, exist_ok=True)
+        if order.report is not None:
+            from caffeinit.batch.index import check_index  # only who wants pages pays for the import
+
+            check_index(order.report, order.force)
         with _locked(order.out):
             return _run(order, execute, finished)
     except OSError as error:
@@ -54,6 +58,10 @@ def run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, 
 def _run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, int], None]) -> list[Entry]:
     manifest = Manifest(order.out / MANIFEST)
     made = plan(order, manifest)
+    if order.report is not None:
+        from caffeinit.batch.index import check_not_an_output
+
+        check_not_an_output(order.report, order.out, _outputs(made, manifest))
     _clear(order.out, made, manifest)
     total, count = len(made.todo) + len(made.settled), 0
     for entry in made.settled:
@@ -70,7 +78,20 @@ def _run(order: Order, execute: Executor, finished: Callable[[Entry, float, int,
     manifest.entries |= {e.model: e for e in made.left_out}
     manifest.put_in_order(made.names, order.out / WORK / "manifest.new")
     _sweep(order.out)
-    return list(manifest.entries.values())
+    entries = list(manifest.entries.values())
+    if order.report is not None:
+        from caffeinit.batch.index import write_index
+
+        write_index(order.report, order.out, order.job, entries)
+    return entries
+
+
+def _outputs(made: Plan, manifest: Manifest) -> Iterator[str]:
+    """Yield the paths of all that is written or kept."""
+    for task in made.todo:
+        yield from task.outputs.values()
+    for name in made.have:
+        yield from manifest.entries[name].outputs
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from caffeinit.batch.child import FILES, LOG, RECORD, run_model
 from caffeinit.batch.table import JOBS
 from caffeinit.cli import VERBS
 
+_FOR_PAGES = ("caffeinit.report", "matplotlib.figure", "matplotlib.backends.backend_svg", "PIL.Image")
 _TICK = 0.05  # seconds between two looks at the limits
 _PAGE = resource.getpagesize()
 _KEPT_LOG = 64 << 10  # bytes of a failed model's log that are kept
@@ -108,6 +109,9 @@ class Server:
             reason = f"{folder}: cannot be made: {(error.strerror or str(error)).lower()}"
             self._answer(request["number"], {"result": "failed", "reason": reason})
             return
+        if "--report" in task["arguments"]:
+            for name in _FOR_PAGES:
+                importlib.import_module(name)
         pid = os.fork()
         if pid == 0:
             self._become_child(task, folder, done, request["threads"])

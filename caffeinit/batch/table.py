@@ -56,6 +56,11 @@ class Job:
     required: tuple[str, ...] = ()
 
     @property
+    def writes_page(self) -> bool:
+        """Tell whether the verb has --report."""
+        return any(p.name == "report" for p in self.command.params)
+
+    @property
     def command(self) -> click.Command:
         """The verb's command."""
         module = importlib.import_module(f"caffeinit.cli.{self.verb}_verb")

@@ -102,16 +102,24 @@ def parsed(job: Job, options: Mapping[str, Sequence[str]], said: Said | None = N
 
 
 def build_task(
-    zoo: Path, model: Model, job: Job, output: str | None, options: Mapping[str, list[str]], limits: Limits
+    zoo: Path,
+    model: Model,
+    job: Job,
+    output: str | None,
+    options: Mapping[str, list[str]],
+    limits: Limits,
+    pages: bool = False,
 ) -> Task:
     """Return the task for a model.
 
     Args:
         output: path of the output below the batch's; None where the job has none.
+        pages: write a page about the model, where the job has one.
     """
     paths = [str(zoo / p) for p in (model.net, model.weights) if p is not None]
     result = f"{output or model.name}.json"
-    outputs = [o for o in (output, result if job.writes_json else None) if o is not None]
+    report = f"{output or model.name}.html" if pages and job.writes_page else None
+    outputs = [o for o in (output, result if job.writes_json else None, report) if o is not None]
     names = {PurePosixPath(o).name: o for o in outputs}
     arguments = [job.verb, *paths, *arguments_of(job, options)]
     if output is not None:
@@ -119,10 +127,12 @@ def build_task(
         arguments += [job.output_option, target] if job.output_option else [target]
     if job.writes_json:
         arguments += ["--json", "{files}/" + PurePosixPath(result).name, "--quiet"]
+    if report is not None:
+        arguments += ["--report", "{files}/" + PurePosixPath(report).name]
     inputs = inputs_of(zoo, model.net, model.weights, job, options)
     deciding = {name: values for name, values in options.items() if name not in SPEED}
     shown = {setting_name(options_of(job)[name]): values for name, values in deciding.items() if values}
-    told = {**shown, "job": job.verb, "outputs": outputs, "inputs": inputs, "versions": versions()}
+    told = {**shown, "job": job.verb, "outputs": outputs, "inputs": inputs, "versions": versions(report is not None)}
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     sees_threads = "threads" in options_of(job) and not options.get("threads")
     return Task(
@@ -135,7 +145,7 @@ def build_task(
         outputs=names,
         options=shown,
         inputs=inputs,
-        versions=versions(),
+        versions=versions(report is not None),
         sees_threads=sees_threads,
         cost=model.cost,
         limits=limits,

@@ -65,6 +65,12 @@ def _job_in(args: list[str]) -> str:
 @click.option(
     "--dask", metavar="ADDRESS", help="run on a Dask cluster: tcp://HOST:8786. Files must lie in a shared folder."
 )
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="write a page with pictures beside each output, and an index of them to this HTML file.",
+)
 @click.option("--force", is_flag=True, help="replace files in the way that are not this batch's.")
 @click.option("--dry-run", is_flag=True, help="list what would be done.")
 @click.option("--quiet", is_flag=True, help="no progress and no table.")
@@ -94,7 +100,8 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     size = options["model_memory"]
     limits = Limits(options["time_limit"], None if size is None else parse_memory(size))
     given = _given(context, JOBS[job])
-    order = Order(Path(zoo).resolve(), Path(output).resolve(), job, given, limits, options["force"])
+    report = None if options["report"] is None else Path(options["report"]).absolute()
+    order = Order(Path(zoo).resolve(), Path(output).resolve(), job, given, limits, options["force"], report)
     if options["dry_run"]:
         _show_plan(order)
         return

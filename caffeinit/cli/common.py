@@ -113,6 +113,12 @@ _WRITE = [
     click.option("--force", is_flag=True, help="replace an output that exists."),
     click.option("--dry-run", is_flag=True, help="do everything but write."),
     click.option("--filters", type=click.Path(dir_okay=False), help="draw the first layer's filters to this PNG file."),
+    click.option(
+        "--report",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="write a page with pictures to this HTML file.",
+    ),
     click.option("--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns."),
     click.option("--beta", type=Finite(), default=0.1, show_default=True, help="mean that channels are given."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all that is random."),

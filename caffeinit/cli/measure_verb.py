@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from caffeinit.cli.common import bounded_options, image_options, net_options, run_options
+from caffeinit.cli.terminal import say
 
 
 @click.command("measure")
@@ -28,7 +30,10 @@ from caffeinit.cli.common import bounded_options, image_options, net_options, ru
     help="batches that rates of change are measured on; 0 leaves them out.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of the rates' noise.")
-@click.option("--force", is_flag=True, help="replace a JSON file that exists.")
+@click.option(
+    "--report", type=click.Path(dir_okay=False), metavar="FILE", help="write a page with pictures to this HTML file."
+)
+@click.option("--force", is_flag=True, help="replace a JSON file or page that exists.")
 @image_options
 @net_options
 @run_options
@@ -39,6 +44,7 @@ def command(
     other: str | None,
     rate_batches: int,
     seed: int,
+    report: str | None,
     force: bool,
     quiet: bool,
     json_file: str | None,
@@ -57,9 +63,13 @@ def command(
     """
     from caffeinit.cli.common import check_weights, load_network, memory_options, read_pictures, write_json
     from caffeinit.cli.measure_tables import measurement_tables
+    from caffeinit.cli.reporting import about_run
     from caffeinit.cli.tables import progress
+    from caffeinit.files import check_target
     from caffeinit.measuring import measure
 
+    if report is not None:
+        check_target(report, force)
     shared = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
     loading = {key: options.pop(key) for key in shared}
     loading["strict"] = options["strict"]
@@ -74,7 +84,14 @@ def command(
             found.append(measure(network, pictures, rate_batches=rate_batches, seed=seed, progress=advance, **bound))
     if not quiet and json_file != "-":
         measurement_tables(found, files, pictures.describe())
-    report = {"net": net, "weights": weights, **found[0].to_json()}
+    if report is not None:
+        from caffeinit.report import write_report
+
+        about = about_run({"net": net, "weights": weights, "compared with": other}, pictures.describe())
+        write_report(report, networks[0], found, about=about, force=force)
+        if not quiet and json_file != "-":
+            say(f"wrote {shlex.quote(report)}")
+    data = {"net": net, "weights": weights, **found[0].to_json()}
     if other is not None:
-        report["compare"] = {"weights": other, **found[1].to_json()}
-    write_json(json_file, report, force)
+        data["compare"] = {"weights": other, **found[1].to_json()}
+    write_json(json_file, data, force)

@@ -16,8 +16,10 @@ from caffeinit.cli.common import (
     unmatched,
     write_json,
 )
+from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, progress, unit_table
 from caffeinit.cli.terminal import say
+from caffeinit.errors import OptionError
 from caffeinit.files import check_target
 from caffeinit.filters import save_filters
 from caffeinit.result import Result
@@ -31,10 +33,9 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
         CaffeinitError: something is refused; nothing has been written then.
     """
     quiet, force, dry_run = options.pop("quiet"), options.pop("force"), options.pop("dry_run")
-    json_file, filters = options.pop("json_file"), options.pop("filters")
-    for target in (output, filters):
-        if target is not None and not dry_run:
-            check_target(target, force)
+    json_file, filters, report = options.pop("json_file"), options.pop("filters"), options.pop("report")
+    if not dry_run:
+        _check_targets({"--output": output, "--filters": filters, "--report": report}, force)
     network = load_network(net, weights, options)
     pictures = read_pictures(network, options)
     given = {
@@ -58,8 +59,26 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
         say(f"{'would write' if dry_run else 'wrote'} {shlex.quote(output)}")
     if filters is not None and not dry_run:
         say(save_filters(network.units, filters, force))
+    if report is not None and not dry_run:
+        from caffeinit.report import write_report
+
+        files = {"net": net, "weights": weights, "output": output}
+        write_report(report, network, result, about=about_run(files, pictures.describe()), force=force)
+        if json_file != "-":
+            say(f"wrote {shlex.quote(report)}")
     write_json(json_file, {"job": job, "output": None if dry_run else output, **result.to_json()}, force)
     return result
+
+
+def _check_targets(targets: dict[str, str | None], force: bool) -> None:
+    """Refuse before hours of work what could not be written after them."""
+    taken: dict[str, str] = {}
+    for option, target in targets.items():
+        if target is not None:
+            place = str(check_target(target, force))
+            if place in taken:
+                raise OptionError(f"{option} {target}: is the file of {taken[place]}, too")
+            taken[place] = option
 
 
 def show(result: Result, pictures: str) -> None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 _SWEEPS = 10
 _ROUNDS = 40
 _PULL = 4.0  # how much more passing lines count than boxes where there is no room for both
-_ASIDE = 0.4  # how much a passing line counts for the place of a box that it leads to
-_HOME = 0.02  # pull to the middle, or nets would drift sideways from block to block
+_ASIDE = 0.6  # how much a passing line counts for the place of a box that it leads to
+_HOME = 0.4  # pull to the middle, or nets would drift sideways from block to block
 
 
 @dataclass
