@@ -97,7 +97,7 @@ def _indices(content: Content) -> range:
 def _rows(names: Sequence[str], step: float, label: str, known: np.ndarray) -> tuple[Figure, Axes]:
     """Return a figure with one row for each name, the first on top, and a log axis for all values of its kind."""
     shown = [short(printable(n), _LONGEST_NAME) for n in names]
-    left, top, bottom = 0.18 + 0.074 * max(map(len, shown)), 0.28 if len(names) > 12 else 0.06, 0.52
+    left, top, bottom = 0.18 + 0.074 * max(map(len, shown)), 0.28 if len(names) > 12 else 0.06, 0.45
     height = step * len(names) + top + bottom
     figure = new_figure(_WIDTH, height)
     axes = figure.add_axes((left / _WIDTH, bottom / height, 1 - (left + 0.12) / _WIDTH, 1 - (top + bottom) / height))

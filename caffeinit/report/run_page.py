@@ -35,14 +35,15 @@ def run_page(network: Network, found: Found, about: About) -> str:
         tag("h1", name or "caffeinit"),
         _tiles(found, content),
     )
+    of_a = ", of A" if content.sets == ("A", "B") else ""
     body = [
         _warnings(found),
         _section("Run", _facts(about)),
         _plots(content),
         _section("Units", _unit_table(found)),
         _histograms(content),
-        _section("First layer's filters", _filters(network)),
-        _section("What can be rescaled with the function kept", graph_section(network)),
+        _section(f"First layer's filters{of_a}", _filters(network)),
+        _section(f"What can be rescaled with the function kept{of_a}", graph_section(network)),
         _section("Notes", _notes(found)),
     ]
     title = " · ".join(t for t in (about.job, name, "caffeinit") if t)
@@ -96,6 +97,8 @@ def _spread_tile(content: Content) -> Markup:
     shown = [plain(number(s)) if math.isfinite(s) else "–" for s in content.spreads]
     if len(shown) == 1:
         return _tile(shown[0], words)
+    if content.sets == ("A", "B"):
+        return _tile(join(tag("i", "A "), shown[0], tag("i", ", B "), shown[1]), words)
     return _tile(join(tag("i", f"{shown[0]} → "), shown[1]), words)
 
 
