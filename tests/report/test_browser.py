@@ -66,14 +66,15 @@ def test_pages_in_a_browser(browser, tmp_path):
     browser.find_element("link text", "b").click()
     page = browser.current_url
     assert page == (tmp_path / "b.html").as_uri()
-    assert {url for url in requests(browser) if not url.startswith("data:")} == {index, page}
+    # What begins with chrome is the tab's own first page.
+    assert {url for url in requests(browser) if not url.startswith(("chrome", "data:"))} == {index, page}
     tables = browser.find_elements("css selector", "table")
     assert [len(t.find_elements("css selector", "tbody tr")) for t in tables] == [len(result.units)] * 2
     assert all(p.rect["width"] > 50 for p in browser.find_elements("css selector", "[role=img], img"))
     for width in (390, 1280):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        assert browser.execute_script("return document.documentElement.scrollWidth") == width
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     seen = set()
     for theme in ("light", "dark"):
         media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}

@@ -1,5 +1,7 @@
 """Boxes of a graph and their places: nothing overlaps, all lines go down, and no line runs through a box."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,7 @@ def test_nothing_overlaps_and_lines_go_down(seed):
             taken[row].append((x, LANE))
     for places in taken.values():
         places.sort()
-        for (a, wide), (b, other) in zip(places, places[1:], strict=False):
+        for (a, wide), (b, other) in itertools.pairwise(places):
             assert b - a >= (wide + other) / 2 + GAP - 1e-6
         assert places[0][0] - places[0][1] / 2 >= -1e-6
         assert places[-1][0] + places[-1][1] / 2 <= found.width + 1e-6
