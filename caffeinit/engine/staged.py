@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 
+from caffeinit.engine.abreast import Abreast, is_rowwise
 from caffeinit.engine.buffers import BufferPool
-from caffeinit.engine.session import Settings, compile_graph, output_shape
+from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.engine.shelf import Change, Piece, Shelf
 from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
@@ -43,6 +45,7 @@ class StagedRun:
         self._batches = batches
         self._pool = BufferPool(BOUNDED_WASTE) if settings.room else BufferPool()
         self._shelf = Shelf(self._pool, settings.room)
+        self._threads = ThreadPoolExecutor(settings.workers)
         self._kept: dict[str, list[Piece]] = {}
 
     @property
@@ -53,7 +56,7 @@ class StagedRun:
     def run(self, number: int, observe: Observer) -> None:
         """Run stage `number` over all pieces; `observe(checkpoint, values)` is called for each."""
         stage = self.stages[number]
-        session = compile_graph(self.graph, stage.outputs, self.settings, stage.inputs)
+        session = self._compile(stage)
         made: dict[str, list[Piece]] = {name: [] for name in stage.outputs}
         spent = [n for n in stage.last_use if n in stage.inputs]
         for pieces in self._feeds(number):
@@ -70,6 +73,13 @@ class StagedRun:
         self._kept.update(made)
         for name in spent:
             del self._kept[name]
+
+    def _compile(self, stage: Stage) -> Session | Abreast:
+        """Return what runs a stage; products of matrices read their weights once, and so take each batch as it is."""
+        part = self.graph.part(stage.outputs, stage.inputs)
+        if self.settings.workers > 1 and is_rowwise(part) and not self._has_product(stage):
+            return Abreast(part, self.settings, self._threads)
+        return Session(part, self.settings)
 
     def values(self, name: str) -> Iterable[np.ndarray]:
         """Return the pieces of a kept value, each to be looked at before the next."""

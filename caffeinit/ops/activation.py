@@ -13,6 +13,10 @@ from caffeinit.ops.scaling import inverts, passes, takes_root
 class Unary(OpRule):
     """A function of one input; `slope` is its derivative."""
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Element by element."""
+        return True
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
         return [self.pull_back(node, graph, single(dys))]
@@ -58,6 +62,10 @@ class PRelu(OpRule):
     """y = x where positive, else slope x; the slope is learned and broadcast."""
 
     scale = passes
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Element by element."""
+        return True
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
@@ -263,6 +271,10 @@ class Cos(Unary):
 
 class AlongAxis(Unary):
     """Softmax and its kin, along one axis; up to opset 12 along all axes from the given one on."""
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along another axis than the first."""
+        return bool(attribute(node, "axis", -1) % len(graph.shape(node.output[0])))
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Make the axes one where they are several."""

@@ -50,6 +50,13 @@ class OpRule:
         """State how the scales of a node's values hang together; by default the operator is a barrier."""
         scales.barrier(node)
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Tell whether each entry of the output along axis 0 follows from the one there of the inputs that move.
+
+        The caller has seen that all of them have one extent there.
+        """
+        return False
+
 
 _RULES: dict[str, OpRule] = {}
 

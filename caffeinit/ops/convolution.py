@@ -22,6 +22,10 @@ class Conv(OpRule):
 
     scale = convolves
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the transposed convolution of dy, the correlation of x with dy, and the sum of dy."""
         x, weight = node.input[:2]
@@ -36,6 +40,10 @@ class ConvTranspose(OpRule):
     """The adjoint of Conv: every input place adds its weighted kernel to the output."""
 
     scale = convolves
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the convolution of dy, the correlation of dy with x, and the sum of dy."""

@@ -15,6 +15,12 @@ from caffeinit.ops.scaling import adds, casts, chooses, divides, limits, multipl
 class Broadcast(OpRule):
     """An elementwise operator; `pull_back` gives the gradient of one operand before it is summed to its shape."""
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Element by element; an operand of lower rank would lie along other axes."""
+        return all(
+            len(graph.shape(i)) == len(graph.shape(node.output[0])) for i in node.input if graph.depends_on_input(i)
+        )
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
         dy = single(dys)
@@ -138,6 +144,10 @@ class Clip(OpRule):
 
     scale = limits
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Element by element."""
+        return True
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """The limits were attributes."""
         if opset >= 11:
@@ -177,6 +187,10 @@ class Identity(OpRule):
     """The input as it is. Dropout is met at test time only."""
 
     scale = passes
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Element by element."""
+        return True
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """The ratio was an attribute, which tests do not heed."""

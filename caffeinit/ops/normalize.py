@@ -20,6 +20,10 @@ class BatchNormalization(OpRule):
 
     scale = normalizes
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """By stored statistics, element by element."""
+        return len(node.output) == 1
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Statistics per place were a setting up to opset 8; outputs told training from tests up to opset 13."""
         if attribute(node, "spatial", 1) != 1:
@@ -153,6 +157,10 @@ class LpNormalization(OpRule):
 @op_rule("LRN")
 class LRN(OpRule):
     """y = x / (bias + alpha / size * sum of squares over neighbouring channels) ** beta."""
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return dy / s ** beta - 2 * beta * alpha / size * x * (sum over neighbours of dy * y / s)."""

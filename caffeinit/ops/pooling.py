@@ -19,6 +19,10 @@ class MaxPool(OpRule):
 
     scale = pools
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the maxima were; they are found again, since the node may not tell."""
         x = node.input[0]
@@ -43,6 +47,10 @@ class GlobalMaxPool(OpRule):
 
     scale = pools
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put dy where the maximum is."""
         x = node.input[0]
@@ -59,6 +67,10 @@ class AveragePool(OpRule):
     """y = mean of each window, which is a product of one matrix per axis."""
 
     scale = pools
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Multiply dy by the transposed matrices."""
@@ -91,6 +103,10 @@ class GlobalAveragePool(OpRule):
     """y = mean of each channel."""
 
     scale = pools
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Spread dy evenly."""

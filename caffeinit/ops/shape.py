@@ -24,6 +24,10 @@ class Reshape(OpRule):
 
     scale = reshapes
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """The order of the numbers stays, and the caller has seen that the first axis does."""
+        return True
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """The axes were an attribute."""
         if opset < 13 and node.op_type in ("Squeeze", "Unsqueeze"):
@@ -42,6 +46,10 @@ class Transpose(OpRule):
 
     scale = permutes
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis stays."""
+        return bool(attribute(node, "perm", [1])[0] == 0)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Permute back."""
         perm = attribute(node, "perm", list(range(len(graph.shape(node.input[0]))))[::-1])
@@ -53,6 +61,10 @@ class Concat(OpRule):
     """y = the operands, one behind the other along an axis."""
 
     scale = joins
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along another axis than the first."""
+        return bool(attribute(node, "axis") % len(graph.shape(node.output[0])))
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Split dy."""
