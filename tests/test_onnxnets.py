@@ -7,8 +7,6 @@ import pytest
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import compile_graph
-from caffeinit.scales import find_scales
-from tests.conftest import shared
 from tests.onnxnets import MODELS, SHAPE, network_of
 from tests.test_scales import assert_kept_in_double
 
@@ -75,27 +73,3 @@ def test_gradients_go_through_all_of_a_net(name, opset):
         n for n, (g, *_) in found.params.items() if not g.any() and net.learned[n].role not in ("mean", "variance")
     ]
     assert not silent
-
-
-# Models that others exported, at opsets 9 to 11, and how many factors are free in them.
-FILES = {
-    "litemodel_cls_96x_r1": 5154,
-    "super_resolution": 64 + 64 + 32,
-    "version-RFB-320_simplified": 3620,
-    "version-RFB-320_without_postprocessing": 6024,
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_plans_keep_the_function_of_models_from_elsewhere(name):
-    model = onnx.load(shared(f"onnx/{name}.onnx"))
-    net = network_of(model, batch=1)
-    ((source, shape),) = net.inputs.items()
-    batches = pictures(shape[1:], num=2, batch=1, name=source)
-    before = [run(net, batch) for batch in batches]
-    result = caffeinit.rescale(net, batches, mode="equalize")
-    assert sum(unit.done == "equalized" for unit in result.units) >= 1
-    for old, batch in zip(before, batches, strict=True):
-        for output, new in run(net, batch).items():
-            np.testing.assert_allclose(new, old[output], rtol=0, atol=1e-5 * np.abs(old[output]).max())
-    assert find_scales(net.graph, net.learned).num_unknowns == FILES[name]

@@ -7,6 +7,8 @@ import pytest
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import Settings
+from caffeinit.redraw import holding_reason
+from caffeinit.scales import find_scales
 from tests.conftest import shared
 from tests.onnxnets import MODELS, SHAPE
 
@@ -46,13 +48,14 @@ def test_rescaled_files_compute_the_same(name, opset, tmp_path):
     assert_same_function(path, out, "input", pictures(3))
 
 
-FILES = [
-    "litemodel_cls_96x_r1",
-    "super_resolution",
-    "version-RFB-320_simplified",
-    "version-RFB-320_without_postprocessing",
-    "light_squeezenet",
-]
+# Models that others exported, at opsets 9 to 11, and how many factors are free in them.
+FILES = {
+    "litemodel_cls_96x_r1": 5154,
+    "super_resolution": 64 + 64 + 32,
+    "version-RFB-320_simplified": 3620,
+    "version-RFB-320_without_postprocessing": 6024,
+    "light_squeezenet": 0,  # its weights are computed by ConstantOfShape
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -60,6 +63,8 @@ def test_models_from_elsewhere_keep_their_function(name, tmp_path):
     path, out = shared(f"onnx/{name}.onnx"), tmp_path / "out.onnx"
     net = load(path)
     assert net.graph.batch_axis_free  # though the files spell out a batch of 1
+    changeable = [i for u in net.units if not holding_reason(u, net.learned) for i in u.initializers]
+    assert find_scales(net.graph, changeable).num_unknowns == FILES[name]
     ((source, shape),) = net.inputs.items()
     caffeinit.rescale(net, {source: pictures(2, shape[1:])}, balanced=name != "super_resolution")
     net.save(out)
