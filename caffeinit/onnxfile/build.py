@@ -22,12 +22,14 @@ from onnx.shape_inference import InferenceError
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
-from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph import OPSET, Graph, Shape, attribute
 from caffeinit.inference import IR_VERSION
 from caffeinit.network import Skipped
 from caffeinit.onnxfile import calls
 from caffeinit.opsets import raised
 
+# Operators whose later versions take the same settings and do something else.
+_OTHER_MEANING = ("Softmax", "LogSoftmax", "Hardmax", "Resize", "BatchNormalization", "Dropout")
 NOT_TENSORS = "takes no tensor of numbers"
 
 
@@ -80,6 +82,22 @@ def _is_foreign(node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
     """Tell whether ONNX itself does not know an operator."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     return bool(domain) or not onnx.defs.has(node.op_type, versions[""], domain)
+
+
+def _is_of_today(node: onnx.NodeProto, opset: int) -> bool:
+    """Tell whether a node of a subgraph means in our graph's opset what it does in its own: it is run as it stands."""
+    if opset >= OPSET or node.domain or not onnx.defs.has(node.op_type, opset, ""):
+        return True
+    if node.op_type in _OTHER_MEANING:
+        return onnx.defs.get_schema(node.op_type, OPSET).since_version <= opset
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = IR_VERSION, {"": OPSET}
+    try:
+        if not any(True for _ in calls.subgraphs(node)):
+            onnx.checker.check_node(node, context)
+    except ValidationError:
+        return False
+    return True
 
 
 @functools.cache
@@ -175,6 +193,11 @@ class _Builder:
                 return f"onnxruntime does not have its operator {name}"
             if inner.domain and not self.foreign and _is_foreign(inner, self.plain.versions):
                 return f"onnxruntime cannot run its operator {name}"
+            if inner is not node and not _is_of_today(inner, self.graph.opset):
+                return (
+                    f"its subgraph has {name} in the form of opset {self.graph.opset}; convert the model first: "
+                    f"onnx.version_converter.convert_version(model, {OPSET})"
+                )
         return ""
 
     def _outputs(self, graph: Graph) -> list[str]:

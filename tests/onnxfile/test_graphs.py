@@ -15,7 +15,7 @@ from tests.onnxfile.test_kinds import Maker, batch, chain, info, tensor
 def branching(b, x):
     """Return x through an If that reads values from around it, as barriers do; the condition depends on x."""
     mean = b.op("ReduceMax", x, out="top", keepdims=0)
-    flag = b.op("Greater", mean, b.op("Constant", out="bound", value_float=1e6), out="flag")
+    flag = b.op("Greater", mean, b.op("Constant", out="bound", value=tensor("", np.float32(1e6))), out="flag")
     branches = [
         helper.make_graph([helper.make_node(kind, [x], [f"{kind}_out"])], kind, [], [info(f"{kind}_out", None)])
         for kind in ("Neg", "Exp")
@@ -90,6 +90,22 @@ def test_operators_that_nobody_has_are_left_out_and_hold_what_they_read(tmp_path
     net.save(tmp_path / "out.onnx")
     with pytest.raises(CaffeinitError, match="Fancy"):
         load(path, strict=True)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_subgraphs_of_older_opsets_run_or_are_left_out(opset, tmp_path):
+    b = Maker()
+    b.domains[""] = opset
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu")
+    x = branching(b, x)
+    b.conv(b.op("Softplus", x, out="soft"), "conv2", 5, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    assert not net.skipped
+    inner = b.nodes[-3].attribute[0].g.node
+    inner.insert(0, helper.make_node("ReduceSum", ["relu"], ["sum"], **({"axes": [1]} if opset < 13 else {})))
+    net = load(b.save(tmp_path / "net.onnx"))
+    assert bool(net.skipped) == (opset < 13)
+    assert all("version_converter" in s.reason or "depends on" in s.reason for s in net.skipped)
 
 
 def flat(b, x, target):
