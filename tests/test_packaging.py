@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_archive_of_sources_builds_and_tests_itself(tmp_path):
     pytest.importorskip("setuptools")
+    if not (ROOT / "caffeinit").is_dir():
+        pytest.skip("the package's own sources are not here: an installed one is tested")
     source = tmp_path / "source"
     left_out = shutil.ignore_patterns(
         ".*_cache", "__pycache__", ".git", ".venv", ".fuzz", "*.egg-info", "build", "dist"
