@@ -32,15 +32,22 @@ _RIDGE = 1e-4
 _STIFFNESS = 100.0
 
 
-def scale_system(network: Network, chosen: Callable[[Unit], str], heads: Sequence[str], relaxed: bool) -> ScaleSystem:
+def scale_system(
+    network: Network,
+    chosen: Callable[[Unit], str],
+    heads: Sequence[str],
+    relaxed: bool,
+    rewritten: bool = False,
+) -> ScaleSystem:
     """Return the scales that may change; those of the heads are held, so that gradients can be compared.
 
     Args:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+        relaxed, rewritten: as for `find_scales`.
     """
     learned = [i for unit in network.units if not chosen(unit) for i in unit.initializers]
     outputs = [*(network.graph.outputs or network.graph.unused()), *heads]
-    return find_scales(network.graph, learned, outputs, relaxed)
+    return find_scales(network.graph, learned, outputs, relaxed, rewritten)
 
 
 @dataclass

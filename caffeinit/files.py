@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -85,6 +86,62 @@ def replacing(path: str | PathLike[str], force: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_all(paths: Sequence[str | PathLike[str]], force: bool = False) -> Iterator[list[Path]]:
+    """Yield a temporary path for each target, as `replacing`; all targets get their new files, or none does.
+
+    Only `kill -9` between one renaming and the next leaves some new and some old.
+
+    Raises:
+        OutputError: as `replacing`, or two targets are one file.
+    """
+    targets = [check_target(path, force) for path in paths]
+    if len(set(targets)) < len(targets):
+        raise OutputError(f"{paths[0]}: two outputs would be this one file")
+    with _ending_as_exception(), contextlib.ExitStack() as stack:
+        temporaries = [_temporary(path, target) for path, target in zip(paths, targets, strict=True)]
+        for temporary in temporaries:
+            stack.callback(temporary.unlink, missing_ok=True)
+        try:
+            yield temporaries
+            for temporary in temporaries:
+                _to_disk(temporary)
+            _name_all(temporaries, targets, force)
+        except OSError as error:
+            raise OutputError(f"{' and '.join(map(str, paths))}: cannot be written: {_reason(error)}") from error
+
+
+def _name_all(temporaries: Sequence[Path], targets: Sequence[Path], force: bool) -> None:
+    """Give files their names; what was named already is taken back if one of them cannot be."""
+    with contextlib.ExitStack() as keep, contextlib.ExitStack() as undo:
+        for temporary, target in zip(temporaries, targets, strict=True):
+            old = _second_name(target) if _mode(target) is not None and force else None
+            if old is not None:
+                keep.callback(old.unlink, missing_ok=True)
+            undo.callback(_take_back, temporary, target, old)
+            _name(temporary, target, force)
+        undo.pop_all()
+
+
+def _second_name(target: Path) -> Path:
+    """Return a hidden second name of a file, or a copy where the file system has no hard links."""
+    second = _temporary(target, target)
+    second.unlink()
+    try:
+        os.link(target, second)
+    except OSError:
+        shutil.copy2(target, second)
+    return second
+
+
+def _take_back(temporary: Path, target: Path, old: Path | None) -> None:
+    """Bring back what was at a target before our file got its name, if it did."""
+    if old is not None:
+        os.replace(old, target)
+    elif _mode(target) is not None and (not temporary.exists() or temporary.samefile(target)):
+        target.unlink()
+
+
 def _temporary(path: str | PathLike[str], target: Path) -> Path:
     """Return a new empty file beside the target."""
     try:
@@ -148,12 +205,20 @@ def _mode(target: Path) -> int | None:
 
 def _finish(temporary: Path, target: Path, force: bool) -> None:
     """Bring the bytes to disk and the name to the target."""
+    _to_disk(temporary)
+    _name(temporary, target, force)
+
+
+def _to_disk(temporary: Path) -> None:
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     with _UMASK:  # it can only be read by setting it; two threads at once would leave it at 0
         mask = os.umask(0)
         os.umask(mask)
     temporary.chmod(0o666 & ~mask)
+
+
+def _name(temporary: Path, target: Path, force: bool) -> None:
     if force:
         os.replace(temporary, target)
         return

@@ -7,35 +7,35 @@ the learned arrays alone is computed once for all pieces of a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
-from caffeinit.engine.session import Session
+from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
-from caffeinit.network import Network
 from caffeinit.squares import ArraySquares, ProductSquares, Squares
 from caffeinit.units import grouped_view
 
 
 class Prepared:
-    """What of a graph follows from the learned arrays alone (turned kernels, folded factors), as arrays.
+    """What of a graph follows from changing arrays alone (turned kernels, folded factors), as arrays.
 
     The pieces share it, so that it is computed once for each measurement and not once for each piece.
     """
 
-    def __init__(self, graph: Graph, network: Network) -> None:
-        self._learned = network.learned
-        self._settings = replace(network.settings, threads=1)
-        names = _following(graph, network.learned)
+    def __init__(self, graph: Graph, settings: Settings, changing: Collection[str]) -> None:
+        """Prepare; `changing`: the initializers that change from one measurement to the next."""
+        self._changing = changing
+        self._settings = replace(settings, threads=1)
+        names = _following(graph, changing)
         self.arrays = {n: np.empty(graph.shape(n), _dtype(graph, n)) for n in names}
-        self._session = Session(graph.part(names), self._settings, fed=network.learned) if names else None
+        self._session = Session(graph.part(names), self._settings, fed=changing) if names else None
 
     def refresh(self) -> None:
-        """Compute the arrays from the learned ones as they now are."""
+        """Compute the arrays from the changing ones as they now are."""
         if self._session:
             self._session.run({}, into=self.arrays)
 
@@ -45,13 +45,13 @@ class Prepared:
         for name, array in self.arrays.items():
             del rest.inputs[name]
             rest.initializers[name] = array
-        return Session(rest, self._settings, fed=[*self._learned, *self.arrays])
+        return Session(rest, self._settings, fed=[*self._changing, *self.arrays])
 
 
-def _following(graph: Graph, learned: Iterable[str]) -> list[str]:
-    """Return the values that follow from learned arrays and constants alone and are read by what depends on pictures."""
+def _following(graph: Graph, changing: Iterable[str]) -> list[str]:
+    """Return the values that follow from changing arrays and constants alone and are read by what depends on pictures."""
     moving = graph.moving_values()
-    fixed = set(learned)
+    fixed = set(changing)
     for node in graph.nodes:
         if not any(o in moving for o in node.output) and any(i in fixed for i in node.input):
             fixed.update(o for o in node.output if o)

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from caffeinit.inference import IR_VERSION, infer_types
+from caffeinit.netnumbers import NetNumber
 
 OPSET = 17
 
@@ -35,6 +36,7 @@ class Graph:
         batch_axis_free: True when axis 0 of every input is the batch and no node spells its size out.
         verdicts: values that judge others (losses, accuracies, detections) -> the values that they judge.
         nearly_homogeneous: values that follow another's scale approximately -> that value (LRN).
+        net_numbers: initializers that stand for a number of the net's own text.
         folded: what `folding.known_value` has worked out.
         domains: versions of other operator sets than ONNX's own that nodes are of.
         functions: what nodes of a function's domain and name stand for.
@@ -50,6 +52,7 @@ class Graph:
         self.batch_axis_free = False
         self.verdicts: dict[str, list[str]] = {}
         self.nearly_homogeneous: dict[str, str] = {}
+        self.net_numbers: dict[str, NetNumber] = {}
         self.folded: dict[str, np.ndarray | None] = {}
         self.domains: dict[str, int] = {}
         self.functions: list[onnx.FunctionProto] = []

@@ -72,11 +72,14 @@ def describe_halves(network: Network, moments: Mapping[str, Moments], plan: Plan
     }
     notes = [f"largest value before: {_head_room(before)}", f"largest value after: {_head_room(after)}"]
     logs = plan.system.log_factors(plan.scales)
-    arrays = {n: network.graph.initializers[n] for n in logs}
+    arrays = {n: network.graph.initializers[n] for n in logs if n in network.learned}
     scaled = {n: np.abs(a * np.exp(logs[n])) for n, a in arrays.items()}
     for when, found in (("before", {n: np.abs(a) for n, a in arrays.items()}), ("after", scaled)):
         lost = sum(int(((a > 0) & (a < SMALLEST)).sum()) for a in found.values())
-        size = {network.learned[n].layer: float(a.max(initial=0)) for n, a in found.items()}
+        size: dict[str, float] = {}
+        for name, array in found.items():
+            layer = network.learned[name].layer
+            size[layer] = max(size.get(layer, 0.0), float(array.max(initial=0)))
         notes.append(
             f"largest weight {when}: {_head_room(size)}; {lost} of {sum(a.size for a in found.values())} below "
             f"{SMALLEST:.2g}, where half precision loses digits"

@@ -144,6 +144,7 @@ def rescale(
     method: str | Mapping[str, str] = "gaussian",
     balanced: bool = True,
     per_channel_rates: bool = False,
+    rewrite_lrn: bool = False,
     memory_limit: int | None = None,
     temp_dir: str | PathLike[str] | None = None,
     progress: Progress = lambda done, total: None,
@@ -159,6 +160,8 @@ def rescale(
         layers: shell patterns of the layers to rescale; all by default.
         reinit: shell patterns of layers to draw again.
         images, method, balanced, per_channel_rates, memory_limit, temp_dir: as for `init`.
+        rewrite_lrn: in the modes that keep the function, let alpha of LRN layers make up for the scale of what they read;
+            the net has to be saved, too, then: `network.save(weights, net_path=net)`.
     Raises:
         CaffeinitError: as for `init`.
     """
@@ -166,6 +169,8 @@ def rescale(
         raise OptionError(f'there is no mode "{mode}"; modes: {", ".join(MODES)}')
     if per_channel_rates and (mode not in ("preserve", "normalize") or not balanced):
         raise OptionError("rates per channel are for modes preserve and normalize, with balancing")
+    if rewrite_lrn and mode not in PRESERVING:
+        raise OptionError(f"mode {mode} does not keep the function, and so has no use for --rewrite-lrn")
     chosen = _choose(network, layers)
     drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
     if reinit and not select(network.params, reinit):
@@ -181,7 +186,9 @@ def rescale(
         balances = mode == "balance" or (mode == "preserve" and balanced)
         work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, kept_outputs=True)
         with bounded(network, calibration, work, memory_limit, temp_dir):
-            found = rescale_preserving(network, calibration, reason, mode, balanced, per_channel_rates, progress)
+            found = rescale_preserving(
+                network, calibration, reason, mode, balanced, per_channel_rates, rewrite_lrn, progress
+            )
         return _result(network, calibration, found, Drawing())
     work = _training_work(network, drawn, method, calibration.num_images, balanced)
     with bounded(network, calibration, work, memory_limit, temp_dir):

@@ -53,8 +53,22 @@ class Source(Protocol):
     def preprocessing(self) -> Mapping[str, Any]:
         """Return input -> `images.Preprocessing`, as far as the files tell it."""
 
-    def write(self, path: str | PathLike[str], params: Params, force: bool) -> None:
-        """Write the weights file with these numbers; everything else as in the source."""
+    def write(
+        self, path: str | PathLike[str], params: Params, force: bool, net_path: str | PathLike[str] | None = None
+    ) -> None:
+        """Write the weights file with these numbers; everything else as in the source.
+
+        Args:
+            net_path: where the net goes, with the graph's `net_numbers` as they are now; both are written or neither. A
+                source whose net is part of the weights file has no use for it, and writes them there.
+        """
+
+    def check_net(self) -> None:
+        """Refuse a net that could not be written.
+
+        Raises:
+            FormatError: there is no text that could be rewritten.
+        """
 
 
 @dataclass(frozen=True)
@@ -211,14 +225,17 @@ class Network:
         self._backward = _Backward(forward, graph, diffs, append_backward(graph, diffs, wrt))
         return self._backward
 
-    def save(self, path: str | PathLike[str], force: bool = False) -> None:
+    def save(self, path: str | PathLike[str], force: bool = False, net_path: str | PathLike[str] | None = None) -> None:
         """Write the weights: everything but the changed numbers as in the source file.
 
+        Args:
+            net_path: where to write the net as well, if it was rewritten; both files are written or neither.
         Raises:
-            OutputError: the file exists and `force` is not set, or cannot be written.
+            OutputError: a file exists and `force` is not set, or cannot be written; or the net was rewritten, and
+                `net_path` is not given.
             WeightsError: a number is not finite.
         """
-        self.source.write(path, self.params, force)
+        self.source.write(path, self.params, force, net_path)
 
     def _check_inputs(self, feeds: Mapping[str, np.ndarray]) -> None:
         for name, array in feeds.items():

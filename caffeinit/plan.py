@@ -87,4 +87,5 @@ def _summed(*logs: np.ndarray) -> list[np.ndarray]:
 
 
 def _overflow(network: Network, name: str) -> WeightsError:
-    return WeightsError(f'layer "{network.learned[name].layer}": its rescaled weights leave single precision')
+    of = network.learned.get(name) or network.graph.net_numbers[name]
+    return WeightsError(f'layer "{of.layer}": its rescaled numbers leave single precision')

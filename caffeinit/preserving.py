@@ -19,6 +19,7 @@ from caffeinit.forward import check_finite, measure_moments, run_pieces, unit_ou
 from caffeinit.halves import describe_halves, exact_system, plan_halves
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
+from caffeinit.netnumbers import shortest
 from caffeinit.network import Network
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates
@@ -42,6 +43,7 @@ class _Run:
     Attributes:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
         per_channel_rates: make the rates of each unit's columns equal instead of its channels' deviations.
+        rewritten: let numbers of the net's text (alpha of LRN) change, too.
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's first initializer -> moments of its output as it was.
         rates: unit's first initializer -> rates as they were.
@@ -52,6 +54,7 @@ class _Run:
     chosen: Callable[[Unit], str]
     mode: str
     per_channel_rates: bool = False
+    rewritten: bool = False
     probe: RateProbe | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
     rates: dict[str, UnitRates] = field(default_factory=dict)
@@ -66,6 +69,7 @@ def rescale_preserving(
     mode: str = "preserve",
     balanced: bool = True,
     per_channel_rates: bool = False,
+    rewritten: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Rescale a network in place, its function kept.
@@ -77,10 +81,14 @@ def rescale_preserving(
         balanced: False leaves out the rates in mode preserve.
         per_channel_rates: in mode preserve, make the rates of each unit's columns equal instead of its channels'
             deviations.
+        rewritten: let numbers of the net's text (alpha of LRN) change, too, which the network's source writes.
     Raises:
+        FormatError: the net has no text that could be rewritten.
         CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
     """
-    run = _Run(network, chosen, mode, per_channel_rates)
+    if rewritten:
+        network.source.check_net()
+    run = _Run(network, chosen, mode, per_channel_rates, rewritten)
     first = first_pictures(network, batches)
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and balanced):
@@ -94,6 +102,7 @@ def rescale_preserving(
         plan = _plan(run)
         _describe_plan(run, plan)
         apply(network, plan)
+        _describe_net(run)
         progress(2, 3)
         _prove(run, batches, kept)
         progress(3, 3)
@@ -114,7 +123,7 @@ def _computable(network: Network, batch: Batch) -> list[str]:
 
 def _measure_rates(run: _Run, first: Sequence[Batch]) -> None:
     try:
-        run.probe = RateProbe(run.network, first)
+        run.probe = RateProbe(run.network, first, changing=run.network.graph.net_numbers if run.rewritten else ())
     except CaffeinitError as error:
         if run.mode == "balance":
             raise
@@ -126,7 +135,7 @@ def _measure_rates(run: _Run, first: Sequence[Batch]) -> None:
 
 def _plan(run: _Run) -> Plan:
     heads = run.probe.heads if run.probe else []
-    system = scale_system(run.network, run.chosen, heads, relaxed=False)
+    system = scale_system(run.network, run.chosen, heads, relaxed=False, rewritten=run.rewritten)
     if run.mode == "fp16":
         return plan_halves(run.network, run.moments, exact_system(system))
     plan = Plan(system, np.zeros(system.solution.matrix.shape[0]))
@@ -161,6 +170,14 @@ def _describe_plan(run: _Run, plan: Plan) -> None:
         run.notes += describe_halves(run.network, run.moments, plan)
     if not any(plan.is_free(run.network.graph, unit).any() for unit in run.network.units):
         run.notes.append("no scale in the net is free: nothing can be changed without changing the function")
+
+
+def _describe_net(run: _Run) -> None:
+    """Note which numbers of the net's text have changed."""
+    numbers = [n for n in run.network.graph.net_numbers.values() if n.is_changed] if run.rewritten else []
+    run.notes += [f"layer {n.layer}: {n.field} is {shortest(n.now)} now, was {shortest(n.given)}" for n in numbers]
+    if run.rewritten and not numbers:
+        run.notes.append("nothing in the net's text had to be rewritten")
 
 
 def _outcome(run: _Run, plan: Plan) -> Outcome:

@@ -10,7 +10,7 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -128,17 +128,21 @@ class RateProbe:
         part: the graph that runs, gradients included.
     """
 
-    def __init__(self, network: Network, batches: Sequence[Batch], seed: int = 0) -> None:
+    def __init__(
+        self, network: Network, batches: Sequence[Batch], seed: int = 0, changing: Collection[str] = ()
+    ) -> None:
         """Prepare to measure.
 
         Args:
             batches: input -> array; the noise is drawn once for each.
+            changing: initializers that change from one measurement to the next, beside the learned arrays.
         Raises:
             CaffeinitError: the net has no value that the noise could be put on, or the pictures determine none.
         """
         self.network = network
         self.graph = network.graph
         self.batches = list(batches)
+        self._changing = {*network.learned, *changing}
         self.heads = [h for h in find_heads(self.graph, network.learned) if self._is_given(h)]
         if not self.heads:
             raise CaffeinitError(
@@ -176,7 +180,7 @@ class RateProbe:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
             self.part = graph.part(list(dict.fromkeys(outputs)))
-            self._prepared = Prepared(self.part, self.network)
+            self._prepared = Prepared(self.part, self.network.settings, self._changing)
             return self._prepared.compile(self.part), diffs, sources
 
     def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:

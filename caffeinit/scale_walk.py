@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from caffeinit.bonds import Bond, interior, pass_layer, passed_layers
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.labels import (
@@ -62,21 +63,6 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Bond:
-    """A layer whose output's scale follows its input's by a curve of its own (LRN).
-
-    Attributes:
-        bottom, top: the layer's input and output.
-        inputs, outputs: the one label that each of them has.
-    """
-
-    bottom: str
-    top: str
-    inputs: int
-    outputs: int
-
-
-@dataclass(frozen=True)
 class Use:
     """How one use scales a learned array: by exp(plus - minus), label arrays that broadcast to the array's shape."""
 
@@ -87,11 +73,12 @@ class Use:
 class Scales:
     """What operators' rules speak to while a graph is walked."""
 
-    def __init__(self, graph: Graph, learned: Collection[str], relaxed: bool = False) -> None:
+    def __init__(self, graph: Graph, learned: Collection[str], relaxed: bool = False, rewritten: bool = False) -> None:
         self.graph = graph
         self.learned = learned
         self.relaxed = relaxed
-        self._interior = _interior(graph) if relaxed else set()
+        self._passed = passed_layers(graph, relaxed, rewritten)
+        self._interior = interior(graph, self._passed)
         self.constraints = Constraints()
         self.values: dict[str, Labels] = {}
         self.links: list[Link] = []
@@ -103,7 +90,8 @@ class Scales:
         """Apply a node's rule, and hold what it says nothing about."""
         self.constraints.reason = name_of(node)
         if id(node) in self._interior:
-            self._approximate(node)
+            for top in self._passed.keys() & {*node.output}:
+                pass_layer(self, top, self._passed[top])
             return
         rule = find_rule(node)
         if rule is None:
@@ -115,16 +103,6 @@ class Scales:
             rule.scale(node, self)
         except GradientError:  # a setting is computed in the graph
             self.barrier(node)
-
-    def _approximate(self, node: onnx.NodeProto) -> None:
-        """Give a nearly homogeneous layer's input one scale for all channels, and its output another."""
-        for value in node.output:
-            if value in self.graph.nearly_homogeneous:
-                below = self.graph.nearly_homogeneous[value]
-                joined = self.constraints.collapse(self.of(below), range(len(self.graph.shape(below))))
-                labels = self.constraints.fresh((1,) * len(self.graph.shape(value)))
-                self.put(value, labels)
-                self.bonds.append(Bond(below, value, int(joined.flat[0]), int(labels.flat[0])))
 
     def _are_shapes_known(self, node: onnx.NodeProto) -> bool:
         try:
@@ -376,11 +354,6 @@ class Scales:
             self._uses.setdefault(statistic.initializer, []).append((id(statistic.reader), Use(plus, minus)))
             names[role] = statistic.initializer
         return names
-
-
-def _interior(graph: Graph) -> set[int]:
-    """Return the ids of the nodes inside nearly homogeneous layers."""
-    return {id(n) for top, bottom in graph.nearly_homogeneous.items() for n in graph.ancestors([top], [bottom])}
 
 
 def _readers(name: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> list[onnx.NodeProto]:

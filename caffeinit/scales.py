@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.sparse.linalg import lsmr
 
+from caffeinit.bonds import Bond
 from caffeinit.graph import Graph, attribute
 from caffeinit.labels import PINNED, Constraints, Labels, Solution, solve
 from caffeinit.norms import stored_factor
-from caffeinit.scale_walk import Bond, Link, Scales, Use
+from caffeinit.scale_walk import Link, Scales, Use
 
 __all__ = ["Link", "ScaleSystem", "Use", "find_scales"]
 
@@ -29,7 +30,8 @@ class ScaleSystem:
     Attributes:
         labels: value that depends on an input -> its label array.
         links: all uses of units, in graph order.
-        uses: learned initializer -> how it is scaled. All its uses scale it alike.
+        uses: learned initializer -> how it is scaled. All its uses scale it alike. Numbers of the net that are rewritten
+            are among them.
         constraints: what the labels were found from.
         solution: labels in terms of the unknowns.
         unknown_operators: operators without a rule, which are barriers.
@@ -152,7 +154,11 @@ class ScaleSystem:
 
 
 def find_scales(
-    graph: Graph, learned: Collection[str], outputs: Sequence[str] | None = None, relaxed: bool = False
+    graph: Graph,
+    learned: Collection[str],
+    outputs: Sequence[str] | None = None,
+    relaxed: bool = False,
+    rewritten: bool = False,
 ) -> ScaleSystem:
     """Find the free scales of a graph.
 
@@ -161,8 +167,9 @@ def find_scales(
         outputs: values whose scale is held; by default the graph's outputs.
         relaxed: let scales differ where nothing but the function forbids it: nearly homogeneous layers (LRN) pass them on
             by a curve, and the terms of a sum have scales of their own.
+        rewritten: let numbers of the net's text (alpha of LRN) make up for scales.
     """
-    scales = Scales(graph, learned, relaxed)
+    scales = Scales(graph, learned, relaxed, rewritten)
     for name, shape in graph.inputs.items():
         scales.values[name] = np.full((1,) * len(shape), PINNED)
     for node in graph.nodes:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from caffeinit.bonds import Bond
 from caffeinit.engine.session import compile_graph
 from caffeinit.network import Network
-from caffeinit.scale_walk import Bond
 
 # Log scales at which a layer is tried; beyond them the curve goes on straight.
 _TRIED = np.arange(-14.0, 14.5, 1.0)

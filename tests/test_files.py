@@ -11,7 +11,7 @@ import pytest
 
 from caffeinit import files
 from caffeinit.errors import FormatError, OutputError
-from caffeinit.files import check_regular_file, check_target, read_bytes_limited, replacing
+from caffeinit.files import check_regular_file, check_target, read_bytes_limited, replacing, replacing_all
 
 
 @pytest.fixture
@@ -245,3 +245,72 @@ def test_no_more_is_read_than_allowed(old):
     assert read_bytes_limited(old, 3, "net definition") == b"old"
     with pytest.raises(FormatError, match="larger than any net definition"):
         read_bytes_limited(old, 2, "net definition")
+
+
+@pytest.fixture(params=[True, False], ids=["old first", "old second"])
+def pair(request, tmp_path):
+    """Two targets, one of which is there from an earlier run."""
+    paths = [tmp_path / "weights", tmp_path / "net"]
+    paths[not request.param].write_bytes(b"old")
+    return paths
+
+
+def write_both(paths, force=True):
+    with replacing_all(paths, force) as temporaries:
+        for temporary in temporaries:
+            temporary.write_bytes(b"new")
+
+
+def here(paths):
+    folder = paths[0].parent
+    return {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+
+
+def test_two_outputs_are_written_and_nothing_else_is_left(pair):
+    write_both(pair)
+    assert here(pair) == {"weights": b"new", "net": b"new"}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+@pytest.mark.parametrize("named", [0, 1, 2])
+def test_where_one_cannot_get_its_name_none_does(pair, monkeypatch, named, error, links):
+    before, real, done = here(pair), files._name, []
+
+    def name(temporary, target, force):
+        # Of two files, as many get their names as `named` says; then the disk fails, or someone ends the run.
+        if len(done) < named:
+            real(temporary, target, force)
+            done.append(target)
+        if len(done) == named:
+            raise error
+
+    def no_link(*arguments):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files, "_name", name)
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        write_both(pair)
+    assert here(pair) == before
+
+
+def test_one_that_appears_meanwhile_stays_and_the_other_is_not_written(tmp_path):
+    paths = [tmp_path / "weights", tmp_path / "net"]
+
+    def race():
+        with replacing_all(paths) as temporaries:
+            for temporary in temporaries:
+                temporary.write_bytes(b"new")
+            paths[1].write_bytes(b"another's")
+
+    with pytest.raises(OutputError, match="appeared"):
+        race()
+    assert here(paths) == {"net": b"another's"}
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "weights")
+    with pytest.raises(OutputError, match="one file"):
+        write_both([tmp_path / "weights", tmp_path / "link"])

@@ -80,7 +80,7 @@ JOBS = {
 }
 
 # What the batch decides for all models, and so is no option of single ones.
-OWNED = ("output", "force", "dry_run", "quiet", "json_file", "filters", "report", "other")
+OWNED = ("output", "output_net", "force", "dry_run", "quiet", "json_file", "filters", "report", "other")
 # Options that change how fast a result is there, and nothing about it.
 SPEED = ("threads", "memory_limit", "temp_dir")
 

@@ -27,6 +27,7 @@ from caffeinit.caffe.layers.data import OutsideData
 from caffeinit.caffe.net import NamedLayer, Net
 from caffeinit.errors import LayerError
 from caffeinit.graph import Graph, Shape
+from caffeinit.netnumbers import NetNumber
 from caffeinit.network import BEHIND
 from caffeinit.units import Learned
 
@@ -199,6 +200,16 @@ class _LoweringGraph(ParamGraph):
         if wanted == self.shape(value):
             return value
         return self.op("Reshape", value, np.asarray(wanted, np.int64))
+
+    def number(self, layer: Layer, field: str, given: float, degree: float, array: np.ndarray) -> str:
+        numbers, key = self._found.net.numbers, (layer.name, field)
+        known = numbers.setdefault(key, NetNumber(*key, given, degree, array))
+        if known.array.shape != array.shape:  # an input of other channels: nothing that could be scaled is below
+            return self.constant(array)
+        name = self.fresh(field.rpartition(".")[2])
+        self.add_initializer(name, known.array)
+        self.net_numbers[name] = known
+        return name
 
     def fresh_param(self, layer: str, index: int) -> str:
         scope, self.scope = self.scope, ""

@@ -20,9 +20,10 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.caffe import schema
 from caffeinit.caffe.textformat import Reading, read_text
-from caffeinit.caffe.upgrade import generation, upgrade_net
+from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
 from caffeinit.files import read_bytes_limited
+from caffeinit.netnumbers import NetNumber
 
 MAX_NET_BYTES = 1 << 28
 MAX_LAYERS = 100_000
@@ -55,6 +56,9 @@ class Net:
         message: the whole upgraded NetParameter, unfiltered.
         notes: what was found odd.
         unknown_fields: dotted names of fields that no known fork declares.
+        numbers: (layer, field) -> a number that may be rewritten; all graphs made of the net read it from here.
+        raw: the file's text as it is; empty if the net is binary or part of a solver file.
+        places: layer -> number of its entry in that text.
         refusals: layer -> why it must not be run as it was read (a value of it was not understood).
     """
 
@@ -68,6 +72,9 @@ class Net:
     unknown_fields: list[str] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
     file_names: dict[str, str] = field(default_factory=dict)
+    numbers: dict[tuple[str, str], NetNumber] = field(default_factory=dict)
+    raw: bytes = b""
+    places: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def named_layers(self) -> list[NamedLayer]:
@@ -112,11 +119,15 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
         raise FormatError(f"{path}: {len(upgraded.layer)} layers are more than any real net has")
     if not upgraded.layer:
         raise FormatError(f"{path}: there are no layers in it")
-    layers = [entry for entry in upgraded.layer if _takes_part(entry, phase, level, stages, path)]
+    places = entry_places(message, upgraded)
+    kept = [i for i, entry in enumerate(upgraded.layer) if _takes_part(entry, phase, level, stages, path)]
+    layers = [upgraded.layer[i] for i in kept]
     if not layers:
         raise FormatError(f"{path}: no layer takes part in phase {phase} with level {level} and stages {list(stages)}")
     net = Net(upgraded.name, path, found, form, layers, upgraded, list(reading.notes), reading.unknown_fields)
     _make_names_unique(net)
+    net.raw = reading.raw
+    net.places = {entry.name: place for i, entry in zip(kept, layers, strict=True) if (place := places[i]) is not None}
     net.refusals = {
         entry.name: refused[net.file_names.get(entry.name, entry.name)]
         for entry in layers
@@ -154,6 +165,7 @@ def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
         solver = _read_solver(text, path, phase)
         if solver is not None:
             return solver
+    reading.raw = raw
     return message, reading, "text"
 
 

@@ -13,11 +13,15 @@ from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, infer_net, lower_net
 from caffeinit.caffe.match import Matched, match_weights, mismatch_error
 from caffeinit.caffe.net import Net, read_net
+from caffeinit.caffe.textedit import with_numbers
+from caffeinit.caffe.upgrade import field_in_text
 from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
-from caffeinit.errors import CaffeinitError, ImagesError, LayerError
+from caffeinit.errors import CaffeinitError, FormatError, ImagesError, LayerError, OutputError
+from caffeinit.files import replacing_all
 from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing, preprocessing_of_net
 from caffeinit.images.means import read_mean
+from caffeinit.netnumbers import shortest
 from caffeinit.network import Network, Params, Skipped
 
 Path = str | PathLike[str]
@@ -54,11 +58,44 @@ class CaffeSource:
         """Return input -> how the net's own data layers prepare pictures."""
         return preprocessing_of_net(self.net.layers, self.net.path.parent)
 
-    def write(self, path: Path, params: Params, force: bool) -> None:
-        """Write the weights in the form they came in; without a source file, a new one."""
+    def net_text(self) -> bytes:
+        """Return the net's text with the numbers that have been rewritten.
+
+        Raises:
+            FormatError: the net is no text, or is part of a solver file.
+        """
+        net = self.net
+        if not net.raw:
+            raise FormatError(f"{net.path}: holds no net as text; what is to be rewritten has to be one")
+        types = {entry.name: entry.type for entry in net.layers}
+        changed = [n for n in net.numbers.values() if n.is_changed]
+        found = {
+            (net.places[n.layer], field_in_text(net.generation, types[n.layer], n.field)): shortest(n.now)
+            for n in changed
+        }
+        return with_numbers(net.raw, str(net.path), found)
+
+    def check_net(self) -> None:
+        """Refuse a net whose text could not be written."""
+        self.net_text()
+
+    def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
+        """Write the weights in the form they came in; without a source file, a new one. With `net_path`, the net, too."""
+        if net_path is not None:
+            text = self.net_text()
+            with replacing_all([path, net_path], force) as (weights, net):
+                net.write_bytes(text)
+                self._write_weights(weights, params, True, named=path)
+            return
+        if any(n.is_changed for n in self.net.numbers.values()):
+            raise OutputError(f"{path}: the weights need the net that was rewritten with them: give it a name, too")
+        self._write_weights(path, params, force, named=path)
+
+    def _write_weights(self, path: Path, params: Params, force: bool, named: Path) -> None:
+        """Write the weights; the ending of `named` tells the form of a new file."""
         if self.file is None:
             types = {entry.name: entry.type for entry in self.net.layers}
-            write_new(path, {n: (types[n], a) for n, a in params.items() if a}, self.net.name, force)
+            write_new(path, {n: (types[n], a) for n, a in params.items() if a}, self.net.name, force, named)
             return
         arrays = {at: params[layer][index] for (layer, index), at in self.matched.stored.items()}
         self.file.write(path, arrays, self._added(params), force)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -54,11 +55,13 @@ class Reading:
         notes: fields that were passed over, one sentence each, with line numbers.
         unknown_values: enum values that are not known.
         unknown_fields: dotted names, in the order found.
+        raw: the text itself; empty for binary nets.
     """
 
     notes: list[str] = field(default_factory=list)
     unknown_values: list[UnknownValue] = field(default_factory=list)
     unknown_fields: list[str] = field(default_factory=list)
+    raw: bytes = b""
 
 
 def _whole_number(word: str) -> int:
@@ -81,28 +84,47 @@ def read_text(text: str, message: Any, path: str) -> Reading:
     return parser.reading
 
 
+class Token(NamedTuple):
+    """A word of a text: what it is, where it begins, and the line, from 1."""
+
+    kind: str
+    word: str
+    line: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Where it ends."""
+        return self.start + len(self.word)
+
+
+def tokenize(text: str, path: str) -> Iterator[Token]:
+    """Yield the words of a text, without spaces and comments; the last is the "end".
+
+    Raises:
+        FormatError: something is no part of a prototxt.
+    """
+    line = position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            column = position - text.rfind("\n", 0, position)
+            raise FormatError(f"{path}:{line + 1}:{column}: {text[position]!r} is not part of a prototxt")
+        if match.lastgroup == "line":
+            line += 1
+        elif match.lastgroup != "space":
+            yield Token(str(match.lastgroup), match.group(), line + 1, position)
+        position = match.end()
+    yield Token("end", "", line + 1, position)
+
+
 class _Parser:
     def __init__(self, text: str, path: str) -> None:
         self.path = path
         self.reading = Reading()
-        self.tokens = self._tokenize(text)
+        self.tokens = list(tokenize(text, path))
         self.at = 0
         self.inside: tuple[Any, str, int] = (None, "", 0)
-
-    def _tokenize(self, text: str) -> list[tuple[str, str, int]]:
-        tokens, line, position = [], 1, 0
-        while position < len(text):
-            match = _TOKEN.match(text, position)
-            if match is None:
-                column = position - text.rfind("\n", 0, position)
-                raise FormatError(f"{self.path}:{line}:{column}: {text[position]!r} is not part of a prototxt")
-            position = match.end()
-            if match.lastgroup == "line":
-                line += 1
-            elif match.lastgroup != "space":
-                tokens.append((str(match.lastgroup), match.group(), line))
-        tokens.append(("end", "", line))
-        return tokens
 
     def fail(self, text: str) -> FormatError:
         return FormatError(f"{self.path}:{self.tokens[self.at][2]}: {text}")
@@ -120,7 +142,7 @@ class _Parser:
         if depth > MAX_DEPTH:
             raise self.fail(f"messages are nested more than {MAX_DEPTH} deep")
         while True:
-            kind, word, _ = self.tokens[self.at]
+            kind, word, *_ = self.tokens[self.at]
             if kind == "end":
                 if end:
                     raise self.fail(f'the file ends where "{end}" is missing')
@@ -186,7 +208,7 @@ class _Parser:
     def scalar(self, message: Any, found: FieldDescriptor) -> Any:
         """Return the value of the next tokens for a field; None for an enum value that is not known."""
         negative = self.take("-")
-        kind, word, _ = self.tokens[self.at]
+        kind, word, *_ = self.tokens[self.at]
         if kind == "end" or (kind == "symbol"):
             raise self.fail(f'field "{found.name}" has no value')
         if found.cpp_type == FieldDescriptor.CPPTYPE_STRING:

@@ -141,6 +141,28 @@ def upgrade_net(net: Any) -> Any:
     return new
 
 
+def entry_places(net: Any, new: Any) -> list[int | None]:
+    """Return for each layer of an upgraded net the number of the entry that it was made from; None for a made one."""
+    padding = [entry.layer.type == "padding" for entry in net.layers]
+    places: list[int | None] = [i for i in range(len(net.layers or net.layer)) if not (padding and padding[i])]
+    return [*[None] * (len(new.layer) - len(places)), *places]
+
+
+def field_in_text(generation: str, kind: str, name: str) -> str:
+    """Return the dotted name that a layer's field has in the entries of a text of this generation.
+
+    Raises:
+        FormatError: it has none in V0.
+    """
+    if generation != "V0":
+        return name
+    old = v0_name(kind)
+    found = next((field for field, places in _V0_FIELDS.items() if places.get(old) == name), None)
+    if found is None:
+        raise FormatError(f"V0 layers of type {old} have no {name}; upgrade the net first: caffeinit upgrade")
+    return f"layer.{found}"
+
+
 def left_behind(net: Any) -> list[str]:
     """Return what of a V0 or V1 net has no place in today's form, as `layer "NAME" (TYPE): FIELD`."""
     lost = []

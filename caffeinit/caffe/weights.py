@@ -267,14 +267,22 @@ def _text(data: wire.Buffer, item: wire.Field) -> str:
     return bytes(data[item.start : item.end]).decode("utf-8", "replace")
 
 
-def write_new(path: str | PathLike[str], layers: NewLayers, net_name: str, force: bool = False) -> None:
+def write_new(
+    path: str | PathLike[str],
+    layers: NewLayers,
+    net_name: str,
+    force: bool = False,
+    named: str | PathLike[str] | None = None,
+) -> None:
     """Write a caffemodel in today's form from nothing; a name that ends in .h5 or .hdf5 gives Caffe's HDF5 form.
 
+    Args:
+        named: the name that tells the form; `path` by default.
     Raises:
         WeightsError: a number is not finite.
         OutputError: the target exists or cannot be written.
     """
-    if str(path).endswith((".h5", ".hdf5")):
+    if str(named or path).endswith((".h5", ".hdf5")):
         from caffeinit.caffe.hdf5 import write_new_hdf5
 
         write_new_hdf5(path, layers, force)

@@ -36,6 +36,8 @@ from caffeinit.cli.common import (
 )
 @click.option("--no-balance", is_flag=True, help="leave out the rates in modes preserve and normalize.")
 @click.option("--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation.")
+@click.option("--rewrite-lrn", is_flag=True, help="let alpha of LRN layers change, and write the net, too.")
+@click.option("--output-net", type=click.Path(), help="with --rewrite-lrn; default: OUTPUT.prototxt beside OUTPUT.")
 @click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first.")
 @image_options
 @net_options
@@ -49,6 +51,8 @@ def command(
     mode: str,
     no_balance: bool,
     per_channel_rates: bool,
+    rewrite_lrn: bool,
+    output_net: str | None,
     reinit: str | None,
     **options: Any,
 ) -> None:
@@ -70,10 +74,15 @@ def command(
 
     Mode normalize gives the channels of every unit one mean and standard deviation, and the units one rate: a start for
     training, no longer the same function. Layers that the weights file lacks are drawn first.
+
+    LRN holds the scales of what it reads. With --rewrite-lrn the modes that keep the function change alpha with them, and
+    write the net's text with nothing else changed: the new weights belong to the new net.
     """
     from caffeinit.cli.work import run_job
 
     check_weights(net, weights)
+    if output_net is not None and not rewrite_lrn:
+        raise click.UsageError("--output-net is for --rewrite-lrn; without it the net stays as it is")
     target = output or str(default_output(Path(weights or net)))
     run_job(
         "rescale",
@@ -84,14 +93,22 @@ def command(
         mode=mode,
         balanced=not no_balance,
         per_channel_rates=per_channel_rates,
+        output_net=(output_net or str(_stem(Path(target), ".prototxt"))) if rewrite_lrn else None,
+        rewrite_lrn=rewrite_lrn,
         reinit=patterns(reinit) or [],
     )
 
 
 def default_output(weights: Path) -> Path:
     """Return where the result goes: beside the input, in its form."""
-    name = weights.name
-    for ending in (".caffemodel.h5", ".caffemodel", ".h5", ".hdf5", ".onnx"):
-        if name.endswith(ending):
-            return weights.with_name(f"{name[: -len(ending)]}.rescaled{ending}")
-    return weights.with_name(f"{name}.rescaled.caffemodel")
+    ending = next((e for e in _ENDINGS if weights.name.endswith(e)), "")
+    return _stem(weights, f".rescaled{ending or '.caffemodel'}")
+
+
+_ENDINGS = (".caffemodel.h5", ".caffemodel", ".h5", ".hdf5", ".onnx")
+
+
+def _stem(path: Path, new: str) -> Path:
+    """Return a weights file's path with another ending."""
+    ending = next((e for e in _ENDINGS if path.name.endswith(e)), "")
+    return path.with_name(path.name.removesuffix(ending) + new)

@@ -26,16 +26,27 @@ from caffeinit.result import Result
 from caffeinit.showing import number
 
 
-def run_job(job: str, net: str, weights: str | None, output: str, options: dict[str, Any], **more: Any) -> Result:
+def run_job(
+    job: str,
+    net: str,
+    weights: str | None,
+    output: str,
+    options: dict[str, Any],
+    output_net: str | None = None,
+    **more: Any,
+) -> Result:
     """Run `init` or `rescale` from command-line options, show the table and write the weights.
 
+    Args:
+        output_net: where the net goes, if it is rewritten.
     Raises:
         CaffeinitError: something is refused; nothing has been written then.
     """
     quiet, force, dry_run = options.pop("quiet"), options.pop("force"), options.pop("dry_run")
     json_file, filters, report = options.pop("json_file"), options.pop("filters"), options.pop("report")
     if not dry_run:
-        _check_targets({"--output": output, "--filters": filters, "--report": report}, force)
+        targets = {"--output": output, "--output-net": output_net, "--filters": filters, "--report": report}
+        _check_targets(targets, force)
     network = load_network(net, weights, options)
     pictures = read_pictures(network, options)
     given = {
@@ -53,20 +64,23 @@ def run_job(job: str, net: str, weights: str | None, output: str, options: dict[
         reasons = "\n".join(f"  {u.name}: {u.reason}" for u in result.units)
         say(f"nothing was changed:\n{reasons}", err=True)
     if not dry_run:
-        network.save(output, force=force)
+        network.save(output, force=force, net_path=output_net)
     if not quiet and json_file != "-":
         show(result, pictures.describe())
-        say(f"{'would write' if dry_run else 'wrote'} {shlex.quote(output)}")
+        written = " and ".join(shlex.quote(p) for p in (output, output_net) if p is not None)
+        say(f"{'would write' if dry_run else 'wrote'} {written}")
     if filters is not None and not dry_run:
         say(save_filters(network.units, filters, force))
     if report is not None and not dry_run:
         from caffeinit.report import write_report
 
-        files = {"net": net, "weights": weights, "output": output}
+        files = {"net": net, "weights": weights, "output": output, "net written": output_net}
         write_report(report, network, result, about=about_run(files, pictures.describe()), force=force)
         if json_file != "-":
             say(f"wrote {shlex.quote(report)}")
-    write_json(json_file, {"job": job, "output": None if dry_run else output, **result.to_json()}, force)
+    outputs = {"output": output} | ({"output_net": output_net} if output_net is not None else {})
+    told = dict.fromkeys(outputs) if dry_run else outputs
+    write_json(json_file, {"job": job, **told, **result.to_json()}, force)
     return result
 
 

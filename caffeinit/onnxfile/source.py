@@ -56,12 +56,19 @@ class OnnxSource:
         last = [v.name for v in self.plain.inputs if is_channels_last(v)]
         return {name: Preprocessing(channels_last=True) for name in last}
 
-    def write(self, path: Path, params: Params, force: bool) -> None:
+    def check_net(self) -> None:
+        """Refuse to change anything but arrays: what Caffe has in the net's text are attributes of nodes here."""
+        raise FormatError(f"{self.file.path}: of an ONNX model arrays are rewritten, not the alpha of its LRN nodes")
+
+    def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
         """Write the model with these numbers, and its data files beside it.
 
         Raises:
+            FormatError: a net is asked for beside the model.
             WeightsError: a number cannot be written, or is not stored in the file. OutputError: the target cannot.
         """
+        if net_path is not None:
+            self.check_net()
         for name, known in self.computed.items():
             if _checksum(params[name][0]) != known:
                 raise WeightsError(f"{self.file.path}: {name} is computed in the graph; its numbers cannot be changed")

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from caffeinit.errors import CaffeinitError, LayerError
 from caffeinit.graph import Graph, Shape
 
@@ -43,6 +45,10 @@ class ParamGraph(Graph):
     def param(self, layer: Layer, index: int) -> str:
         """Return the value of blob `index` of `layer`, in Caffe's layout (shared parameters give the owner's value)."""
         raise KeyError((layer.name, index))
+
+    def number(self, layer: Layer, field: str, given: float, degree: float, array: np.ndarray) -> str:
+        """Return the value of an array that is proportional to a number of the net's text; see `NetNumber`."""
+        return self.constant(array)
 
 
 class LayerType:

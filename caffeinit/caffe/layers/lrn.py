@@ -28,23 +28,21 @@ class LRN(Elementwise):
             raise LayerError(f"local_size {p.local_size} must be odd")
         if len(graph.shape(x)) != 4:
             raise LayerError(f"needs a bottom of 4 axes, got {graph.shape(x)}")
-        if p.norm_region == _WITHIN_CHANNEL:
-            sums = self._within(graph, x, p.local_size, p.alpha)
-        else:
-            sums = self._across(graph, x, p.local_size, p.alpha, p.k)
+        sums = self._within(layer, graph, x) if p.norm_region == _WITHIN_CHANNEL else self._across(layer, graph, x)
         return graph.op("Div", x, power(graph, sums, p.beta))
 
     @staticmethod
-    def _across(graph: ParamGraph, x: str, size: int, alpha: float, k: float) -> str:
-        channels = graph.shape(x)[1]
+    def _across(layer: Layer, graph: ParamGraph, x: str) -> str:
+        p, channels = layer.lrn_param, graph.shape(x)[1]
         index = np.arange(channels)
-        near = np.abs(index[:, None] - index[None, :]) <= (size - 1) // 2
-        kernel = (near * (alpha / size)).astype(np.float32)[:, :, None, None]
-        return graph.op("Conv", graph.op("Mul", x, x), kernel, np.full(channels, k, np.float32), kernel_shape=[1, 1])
+        near = np.abs(index[:, None] - index[None, :]) <= (p.local_size - 1) // 2
+        kernel = _alpha(layer, graph, (near * (p.alpha / p.local_size)).astype(np.float32)[:, :, None, None])
+        return graph.op("Conv", graph.op("Mul", x, x), kernel, np.full(channels, p.k, np.float32), kernel_shape=[1, 1])
 
     @staticmethod
-    def _within(graph: ParamGraph, x: str, size: int, alpha: float) -> str:
+    def _within(layer: Layer, graph: ParamGraph, x: str) -> str:
         # Caffe averages with its own pooling: windows are clipped at the padded border, and every place counts.
+        size = layer.lrn_param.local_size
         pad = (size - 1) // 2
         mean = graph.op(
             "AveragePool",
@@ -54,7 +52,13 @@ class LRN(Elementwise):
             strides=[1, 1],
             count_include_pad=1,
         )
-        return graph.op("Add", graph.op("Mul", mean, float(alpha)), 1.0)
+        alpha = _alpha(layer, graph, np.asarray(layer.lrn_param.alpha, np.float32))
+        return graph.op("Add", graph.op("Mul", mean, alpha), 1.0)
+
+
+def _alpha(layer: Layer, graph: ParamGraph, array: np.ndarray) -> str:
+    """Return the value of an array proportional to alpha; over a ** 2 it makes up for a bottom scaled by a."""
+    return graph.number(layer, "lrn_param.alpha", layer.lrn_param.alpha, 2.0, array)
 
 
 def power(graph: ParamGraph, value: str, exponent: float) -> str:
