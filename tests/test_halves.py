@@ -1,0 +1,57 @@
+"""Mode fp16 against half-precision arithmetic: what overflowed does no more, and agrees with single precision."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.engine.session import Session, Settings
+from tests.caffe.test_models import files_of
+from tests.conftest import shared
+
+
+def half(array):
+    with np.errstate(over="ignore"):
+        return array.astype(np.float16).astype(np.float32)
+
+
+def run_in_halves(net, feeds, output):
+    """Run a net node by node, every weight and every value rounded to half precision; sums within a node are not."""
+    values = {name: half(array) for name, array in feeds.items()}
+    for node in net.graph.ancestors([output]):
+        piece = net.graph.part([o for o in node.output if o], [i for i in node.input if i in values])
+        piece.initializers = {n: half(a) if a.dtype == np.float32 else a for n, a in piece.initializers.items()}
+        found = Session(piece, Settings(threads=1)).run({n: values[n] for n in piece.inputs})
+        values |= {n: half(a) if a.dtype == np.float32 else a for n, a in found.items()}
+    return values[output]
+
+
+MNIST, CIFAR = ("mnist", "t10k-images-idx3-ubyte.gz"), ("cifar10", "test")
+# Model, pictures, how they are read, the layer that is scaled up by 1e4, the next, which is scaled down, and the last value
+# before Softmax.
+NETS = {
+    "lenet": ("lenet_v2_ethereon", MNIST, {"scale": 1 / 256}, "conv2", "ip1", "ip2"),
+    "lenet_ip": ("lenet_v1_everpeace", MNIST, {"scale": 1 / 256}, "ip1", "ip2", "ip2"),
+    "cifar10_quick": ("cifar10_quick_v1_gujunli", CIFAR, {"channels": "rgb"}, "conv2", "conv3", "ip2"),
+    "onet": ("mtcnn_onet", ("imagenet160",), {"scale": 1 / 128, "mean": [127.5]}, "conv2", "conv3", "conv6-2"),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_trained_net_that_overflows_does_no_more(name):
+    model, pictures, options, up, down, output = NETS[name]
+    net = caffeinit.load(*files_of(model))
+    batches = list(caffeinit.read_images(net, str(shared("images", *pictures)), num_images=8, **options))
+    feeds = batches[0]
+    whole = net.forward(feeds, [output])[output]
+    for array in net.params[up]:
+        array *= np.float32(1e4)
+    net.params[down][0][...] /= np.float32(1e4)
+    assert not np.isfinite(run_in_halves(net, feeds, output)).all()
+    result = caffeinit.rescale(net, batches, mode="fp16")
+    after = run_in_halves(net, feeds, output)
+    assert np.isfinite(after).all()
+    # Eleven bits are kept of each weight and value; the nets as they were trained are off by up to 2.1e-3.
+    np.testing.assert_allclose(after, whole, rtol=0, atol=3e-3 * np.abs(whole).max())
+    notes = {n.partition(":")[0]: n for n in result.notes if n.startswith("largest value")}
+    assert "overflows half precision" in notes["largest value before"]
+    assert "head-room" in notes["largest value after"]
