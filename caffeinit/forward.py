@@ -97,10 +97,7 @@ def measure_moments(
     found = {unit.initializers[0]: Moments(unit.num_channels) for unit in network.units}
     done = 0
     threads = network.settings.threads or os.cpu_count()
-    with (
-        ThreadPoolExecutor(threads, initializer=_ignore_overflow) as pool,
-        np.errstate(invalid="ignore", over="ignore"),
-    ):
+    with ThreadPoolExecutor(threads) as pool:
         for count, values in run_pieces(network, batches, unit_outputs(network, outputs)):
             for value, (key, axis) in uses.items():
                 found[key].update(values[value], axis, pool)
@@ -122,8 +119,3 @@ def check_finite(network: Network, moments: Mapping[str, Moments]) -> None:
                 f'layer "{unit.name}": its output is not finite on the calibration pictures. Look for NaN or overflow in '
                 "its weights: caffeinit inspect"
             )
-
-
-def _ignore_overflow() -> None:
-    """Let a thread fold in values that are not finite: they show in the result."""
-    np.seterr(invalid="ignore", over="ignore")

@@ -103,10 +103,12 @@ class Moments:
         self.squares = self.squares + squares + delta * delta * (self.count * count / total)
         self.count = total
 
+    @np.errstate(over="ignore", invalid="ignore")
     def update(self, values: np.ndarray | Reduced, axis: int = 1, pool: Executor | None = None) -> None:
         """Fold in one batch of activations, float32, channels on `axis`.
 
-        The result does not depend on `pool`, the threads that share the work: blocks are folded in order.
+        The result does not depend on `pool`, the threads that share the work: blocks are folded in order. Values that are
+        not finite show in it.
         """
         found = None if isinstance(values, np.ndarray) else values.moments(axis)
         if found is None:
@@ -143,6 +145,7 @@ def _as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
     return [stacked[i : i + size] for i in range(0, lead, size)]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Return count, means, squared deviations and largest magnitudes of one (n, C, P) block."""
     images, channels, positions = block.shape

@@ -194,8 +194,12 @@ class RateProbe:
             noise[self._diffs[head]] = rng.standard_normal(shape, np.float32)
         return noise
 
+    @np.errstate(over="ignore", invalid="ignore")
     def measure(self) -> dict[str, UnitRates]:
-        """Return unit's first initializer -> its rates with the weights of now, for all affine units."""
+        """Return unit's first initializer -> its rates with the weights of now, for all affine units.
+
+        Values that are not finite leave units without rate.
+        """
         self._prepared.refresh()
         with ThreadPoolExecutor(self.network.settings.workers) as pool:
             pieces = list(pool.map(self._squares, self.batches, self._noise))
@@ -213,6 +217,7 @@ class RateProbe:
                 found[key] = UnitRates(weights=weights)
         return found
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _squares(self, batch: Batch, noise: Batch) -> dict[str, Squares]:
         feeds = {**batch, **noise}
         values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
