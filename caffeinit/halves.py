@@ -1,4 +1,4 @@
-"""Scales for half precision: powers of two, so that every number keeps its digits, and head-room below 65504.
+"""Powers of two as scales, with which every number keeps its digits, and head-room below 65504 for half precision.
 
 Each free channel's largest value on the pictures is brought near one size. Multiplying by a power of two is exact, and so
 the net computes bit by bit what it did, except where a number leaves the range of its type.
@@ -46,8 +46,20 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
         wanted[-1][counts] = np.log(WANTED / largest[counts])
         labels.append(channel_labels(network.graph, system, unit.uses[0]))
     found = system.unknowns_for(np.concatenate(labels), np.concatenate(wanted))
+    return Plan(system, system.expand(_rounded(system, found)))
+
+
+def to_powers_of_two(plan: Plan) -> Plan:
+    """Return the plan whose scales are the nearest powers of two; its system should be an `exact_system`."""
+    system = plan.system
+    found = system.unknowns_for(np.arange(len(plan.scales) - 1), plan.scales[:-1])
+    return Plan(system, system.expand(_rounded(system, found)))
+
+
+def _rounded(system: ScaleSystem, unknowns: np.ndarray) -> np.ndarray:
+    """Return the nearest unknowns for which all scales are powers of two."""
     grain = _LN2 * _denominators(system)
-    return Plan(system, system.expand(np.round(found / grain) * grain))
+    return np.round(unknowns / grain) * grain
 
 
 def _denominators(system: ScaleSystem) -> np.ndarray:

@@ -145,6 +145,7 @@ def rescale(
     balanced: bool = True,
     per_channel_rates: bool = False,
     rewrite_lrn: bool = False,
+    powers_of_two: bool = False,
     memory_limit: int | None = None,
     temp_dir: str | PathLike[str] | None = None,
     progress: Progress = lambda done, total: None,
@@ -160,6 +161,7 @@ def rescale(
         layers: shell patterns of the layers to rescale; all by default.
         reinit: shell patterns of layers to draw again.
         images, method, balanced, per_channel_rates, memory_limit, temp_dir: as for `init`.
+        powers_of_two: in the modes that keep the function, round all scales to powers of two: no bit of the outputs moves.
         rewrite_lrn: in the modes that keep the function, let alpha of LRN layers make up for the scale of what they read;
             the net has to be saved, too, then: `network.save(weights, net_path=net)`.
     Raises:
@@ -169,8 +171,9 @@ def rescale(
         raise OptionError(f'there is no mode "{mode}"; modes: {", ".join(MODES)}')
     if per_channel_rates and (mode not in ("preserve", "normalize") or not balanced):
         raise OptionError("rates per channel are for modes preserve and normalize, with balancing")
-    if rewrite_lrn and mode not in PRESERVING:
-        raise OptionError(f"mode {mode} does not keep the function, and so has no use for --rewrite-lrn")
+    for given, option in ((rewrite_lrn, "--rewrite-lrn"), (powers_of_two, "--powers-of-two")):
+        if given and mode not in PRESERVING:
+            raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
     chosen = _choose(network, layers)
     drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
     if reinit and not select(network.params, reinit):
@@ -187,7 +190,7 @@ def rescale(
         work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, kept_outputs=True)
         with bounded(network, calibration, work, memory_limit, temp_dir):
             found = rescale_preserving(
-                network, calibration, reason, mode, balanced, per_channel_rates, rewrite_lrn, progress
+                network, calibration, reason, mode, balanced, per_channel_rates, rewrite_lrn, powers_of_two, progress
             )
         return _result(network, calibration, found, Drawing())
     work = _training_work(network, drawn, method, calibration.num_images, balanced)

@@ -16,7 +16,7 @@ from caffeinit.columns import plan_column_rates
 from caffeinit.equalize import plan_unit_deviations
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import check_finite, measure_moments, run_pieces, unit_outputs
-from caffeinit.halves import describe_halves, exact_system, plan_halves
+from caffeinit.halves import describe_halves, exact_system, plan_halves, to_powers_of_two
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
 from caffeinit.netnumbers import shortest
@@ -24,6 +24,7 @@ from caffeinit.network import Network
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
+from caffeinit.scales import ScaleSystem
 from caffeinit.training import Outcome, first_pictures, learns, rate_notes
 from caffeinit.units import Unit
 from caffeinit.verify import TOLERANCE, Difference, KeptValues
@@ -32,7 +33,7 @@ Batch = Mapping[str, np.ndarray]
 Progress = Callable[[int, int], None]
 # mode -> what was done to a channel that is free
 MODES = {"preserve": "equalized", "equalize": "equalized", "balance": "balanced", "fp16": "given head-room"}
-# Units of one plan reach the same deviation within this.
+# Units of one plan reach the same deviation within this; with powers of two, each is off by up to the root of two.
 _EQUAL = 1e-3
 
 
@@ -44,6 +45,7 @@ class _Run:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
         per_channel_rates: make the rates of each unit's columns equal instead of its channels' deviations.
         rewritten: let numbers of the net's text (alpha of LRN) change, too.
+        powers_of_two: round all scales to powers of two.
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's first initializer -> moments of its output as it was.
         rates: unit's first initializer -> rates as they were.
@@ -55,6 +57,7 @@ class _Run:
     mode: str
     per_channel_rates: bool = False
     rewritten: bool = False
+    powers_of_two: bool = False
     probe: RateProbe | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
     rates: dict[str, UnitRates] = field(default_factory=dict)
@@ -70,6 +73,7 @@ def rescale_preserving(
     balanced: bool = True,
     per_channel_rates: bool = False,
     rewritten: bool = False,
+    powers_of_two: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Rescale a network in place, its function kept.
@@ -82,13 +86,14 @@ def rescale_preserving(
         per_channel_rates: in mode preserve, make the rates of each unit's columns equal instead of its channels'
             deviations.
         rewritten: let numbers of the net's text (alpha of LRN) change, too, which the network's source writes.
+        powers_of_two: round all scales to powers of two, with which no digit is lost.
     Raises:
         FormatError: the net has no text that could be rewritten.
         CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
     """
     if rewritten:
         network.source.check_net()
-    run = _Run(network, chosen, mode, per_channel_rates, rewritten)
+    run = _Run(network, chosen, mode, per_channel_rates, rewritten, powers_of_two)
     first = first_pictures(network, batches)
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and balanced):
@@ -138,6 +143,12 @@ def _plan(run: _Run) -> Plan:
     system = scale_system(run.network, run.chosen, heads, relaxed=False, rewritten=run.rewritten)
     if run.mode == "fp16":
         return plan_halves(run.network, run.moments, exact_system(system))
+    if run.powers_of_two:
+        return to_powers_of_two(_plan_in(run, exact_system(system)))
+    return _plan_in(run, system)
+
+
+def _plan_in(run: _Run, system: ScaleSystem) -> Plan:
     plan = Plan(system, np.zeros(system.solution.matrix.shape[0]))
     if run.per_channel_rates and run.probe:
         plan = plan_column_rates(run.network, run.rates, learns, system)
@@ -214,6 +225,8 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     alive = report.after.channel_stds[~run.moments[unit.initializers[0]].dead]
     level = alive[:1] if run.mode == "preserve" else np.ones(1)
     equal = word != "equalized" or len(alive) == 0 or bool(np.allclose(alive, level, rtol=_EQUAL))
+    if run.powers_of_two and run.mode != "fp16":
+        word, equal = f"{word} by powers of two", True
     if free.all():
         report.done = word if equal else f"{word} as far as tied channels allow"
     elif free.any():

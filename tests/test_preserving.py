@@ -49,11 +49,13 @@ def test_without_balancing_preserve_is_equalize():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("mode", ["fp16", "preserve", "equalize", "balance"])
 @pytest.mark.parametrize("name", NETS)
-def test_powers_of_two_change_no_bit_of_the_outputs(name):
+def test_powers_of_two_change_no_bit_of_the_outputs(name, mode):
     net, batches = NETS[name](), pictures()
+    net.params[next(iter(net.params))][0][...] *= 100
     before, weights = run(net, batches), {k: [a.copy() for a in v] for k, v in net.params.items()}
-    caffeinit.rescale(net, batches, mode="fp16")
+    caffeinit.rescale(net, batches, mode=mode, powers_of_two=True)
     for old, new in zip(before, run(net, batches), strict=True):
         for value in old:
             np.testing.assert_array_equal(new[value], old[value])
@@ -64,6 +66,23 @@ def test_powers_of_two_change_no_bit_of_the_outputs(name):
             np.testing.assert_array_equal(ratio, np.round(ratio))
             changed += bool(ratio.any())
     assert changed > 2
+
+
+def test_rounded_to_powers_of_two_free_channels_are_within_the_root_of_two():
+    net, batches = NETS["inception"](), pictures()
+    result = caffeinit.rescale(net, batches, mode="equalize", powers_of_two=True)
+    free = [u for u in result.units if u.done == "equalized by powers of two"]
+    assert len(free) == 5
+    for unit in free:
+        assert np.abs(np.log2(unit.after.channel_stds)).max() <= 0.5 + 1e-6
+
+
+def test_rounded_to_powers_of_two_rates_come_near_each_other():
+    net = NETS["chain"]()
+    net.params["conv1"][0][...] *= 100
+    result = caffeinit.rescale(net, pictures(), powers_of_two=True)
+    # A unit's weights are off by up to 2, and its rate by the square of that.
+    assert result.rate_spread < 2 * np.log(2) < 3 < result.rate_spread_before
 
 
 def test_what_overflows_half_precision_has_head_room_afterwards():

@@ -36,6 +36,7 @@ from caffeinit.cli.common import (
 )
 @click.option("--no-balance", is_flag=True, help="leave out the rates in modes preserve and normalize.")
 @click.option("--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation.")
+@click.option("--powers-of-two", is_flag=True, help="round all factors to powers of two: no bit of the outputs moves.")
 @click.option("--rewrite-lrn", is_flag=True, help="let alpha of LRN layers change, and write the net, too.")
 @click.option("--output-net", type=click.Path(), help="with --rewrite-lrn; default: OUTPUT.prototxt beside OUTPUT.")
 @click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first.")
@@ -51,6 +52,7 @@ def command(
     mode: str,
     no_balance: bool,
     per_channel_rates: bool,
+    powers_of_two: bool,
     rewrite_lrn: bool,
     output_net: str | None,
     reinit: str | None,
@@ -95,6 +97,7 @@ def command(
         per_channel_rates=per_channel_rates,
         output_net=(output_net or str(_stem(Path(target), ".prototxt"))) if rewrite_lrn else None,
         rewrite_lrn=rewrite_lrn,
+        powers_of_two=powers_of_two,
         reinit=patterns(reinit) or [],
     )
 
