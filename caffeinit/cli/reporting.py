@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from caffeinit.report import About
 
 # What says where something goes or how fast it is done, and nothing about the result.
-_NOT_TOLD = {"output", "force", "dry_run", "quiet", "json_file", "filters", "report", "threads", "other"}
+_NOT_TOLD = {"output", "force", "dry_run", "quiet", "json_file", "filters", "report", "other"}
+_NOT_TOLD |= {"threads", "memory_limit", "temp_dir"}
 
 
 def about_run(files: Mapping[str, str | None], pictures: str) -> About:

@@ -11,7 +11,8 @@ def rescale(cli, place, weights, *more):
 
 
 def test_a_page_tells_what_was_asked_for(cli, place, weights):
-    outcome = rescale(cli, place, weights, "--mode", "equalize", "--report", place / "page.html", "--threads", "1")
+    speed = ("--threads", "1", "--memory-limit", "8G")  # of no account for the result, and so for the page
+    outcome = rescale(cli, place, weights, "--mode", "equalize", "--report", place / "page.html", *speed)
     assert outcome.code == 0, outcome.err
     assert f"wrote {place / 'page.html'}" in outcome.out
     page = Page((place / "page.html").read_text())
