@@ -22,6 +22,8 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
     Returns:
         Whether all numbers are finite afterwards.
     """
+    if array.ndim == 0:
+        array, factors = array.reshape(1), tuple(f.reshape(1) for f in factors)
     one = _single(factors)
     if one == 1:
         return all(each(lambda block: bool(np.isfinite(block).all()), [array[at] for at in _blocks(array)], threads))
@@ -59,9 +61,7 @@ def _blocks(array: np.ndarray) -> list[tuple[slice, ...]]:
     """Cut an array along the axis whose entries lie farthest from each other in memory."""
     if not array.size:
         return []
-    axis = max(range(array.ndim), key=lambda a: (array.shape[a] > 1, abs(array.strides[a])), default=None)
-    if axis is None:
-        return [()]
+    axis = max(range(array.ndim), key=lambda a: (array.shape[a] > 1, abs(array.strides[a])))
     step = max(1, _BLOCK_ELEMENTS * array.shape[axis] // array.size)
     whole = [slice(None)] * array.ndim
     return [
