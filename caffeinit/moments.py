@@ -1,8 +1,8 @@
 """Streaming per-channel moments.
 
-Batches are folded in one at a time; no activation outlives its batch. An image's channel is summed in float32 in two
-passes (mean first, then squared deviations) while it lies in the cache; images and batches are merged in float64. A
-one-pass E[x^2] - m^2 in float32 would be percents off where the mean is a thousand deviations.
+Batches are folded in one at a time; no activation outlives its batch. An image's channel is summed in float32 while it
+lies in the cache: the mean first, then squared deviations; images and batches are merged in float64. E[x^2] - m^2 in
+float32 would be percents off where the mean is a thousand deviations, and is taken only where it is at most two.
 
 An activation is (N, C, ...) or (N, C), channels on `axis`; moments are (C,), taken over all other axes. Another cut
 into batches changes the result by rounding only.
@@ -23,6 +23,8 @@ import numpy as np
 # mean, and normalising would blow that noise up to unit size.
 DEAD_RATIO = 1e-5
 SMALLEST_STD = 1e-30
+# A difference of sums of squares is taken where the mean's part is at most so many times it: two bits are lost then.
+CANCELLED = 4.0
 BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block and its deviations stay in the second-level cache
 
 
@@ -152,9 +154,7 @@ def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.n
     if block.size == 0:
         return 0, np.zeros(channels), np.zeros(channels), np.zeros(channels)
     means = (block @ np.ones(positions, np.float32)) / np.float32(positions)
-    deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
-    # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
-    squares = np.vecdot(deviations, deviations).astype(np.float64)
+    squares = _squared_deviations(block, means)
     if not np.isfinite(squares).all() and np.isfinite(block).all():
         # Numbers above 1e19, whose squares single precision cannot hold.
         wide = block.astype(np.float64)
@@ -164,6 +164,22 @@ def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.n
     # abs: of a channel of zeros it would be -0, and its logarithm NaN with a warning.
     largest = np.abs(np.maximum(block.max(axis=(0, 2)), -block.min(axis=(0, 2)))).astype(np.float64)
     return images * positions, mean, squares, largest
+
+
+def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Return sums of squared deviations from these means, (n, C) float64.
+
+    Where no mean is large against its deviation, they follow from the sums of squares, which spares a pass.
+    """
+    positions = block.shape[2]
+    raw = np.vecdot(block, block).astype(np.float64)
+    offsets = positions * np.square(means, dtype=np.float64)
+    squares = raw - offsets
+    if np.all(offsets <= CANCELLED * squares):
+        return np.asarray(squares)
+    deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
+    # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
+    return np.asarray(np.vecdot(deviations, deviations), np.float64)
 
 
 def _merged(means: np.ndarray, squares: np.ndarray, positions: int) -> tuple[np.ndarray, np.ndarray]:
