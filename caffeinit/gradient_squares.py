@@ -19,6 +19,8 @@ from caffeinit.graph import Graph
 from caffeinit.squares import ArraySquares, ProductSquares, Squares
 from caffeinit.units import grouped_view
 
+PREPARED_BYTES = 1 << 28  # of a large net's weights no second copy is held; the rest is computed for each piece
+
 
 class Prepared:
     """What of a graph follows from changing arrays alone (turned kernels, folded factors), as arrays.
@@ -56,7 +58,14 @@ def _following(graph: Graph, changing: Iterable[str]) -> list[str]:
         if not any(o in moving for o in node.output) and any(i in fixed for i in node.input):
             fixed.update(o for o in node.output if o)
     read = (i for n in graph.nodes if any(o in moving for o in n.output) for i in n.input)
-    return [i for i in dict.fromkeys(read) if i in fixed and graph.producer(i) and -1 not in graph.shape(i)]
+    found, room = [], PREPARED_BYTES
+    for name in dict.fromkeys(read):
+        if name in fixed and graph.producer(name) and -1 not in (shape := graph.shape(name)):
+            size = math.prod(shape) * _dtype(graph, name).itemsize
+            if size <= room:
+                found.append(name)
+                room -= size
+    return found
 
 
 def _dtype(graph: Graph, value: str) -> np.dtype[Any]:
