@@ -20,6 +20,8 @@ LARGEST, SMALLEST = 65504.0, 2.0**-14  # of half precision; below the latter dig
 # What the largest value of every free channel is brought to: a factor of 4000 below overflow, and far more above zero.
 WANTED = 16.0
 _NEGLIGIBLE = 1e-7  # of a unit's largest value: a channel that never exceeds this has nothing to lose
+# Scales of one unit's channels differ by no more than this: weights grow with a scale, and a value of 16 / 256 is as safe.
+_APART = 256.0
 _LN2 = float(np.log(2.0))
 
 
@@ -41,9 +43,10 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
     labels, wanted = [], []
     for unit in network.units:
         largest = moments[unit.initializers[0]].largest
-        counts = largest > _NEGLIGIBLE * largest.max(initial=0)
-        wanted.append(np.full(len(largest), np.nan))
-        wanted[-1][counts] = np.log(WANTED / largest[counts])
+        top = largest.max(initial=0)
+        # What a channel without values would need cannot be known: it goes with the largest of its unit.
+        sizes = np.where(largest > _NEGLIGIBLE * top, np.maximum(largest, top / _APART), top)
+        wanted.append(np.log(WANTED / sizes) if top > 0 else np.full(len(largest), np.nan))
         labels.append(channel_labels(network.graph, system, unit.uses[0]))
     found = system.unknowns_for(np.concatenate(labels), np.concatenate(wanted))
     return Plan(system, system.expand(_rounded(system, found)))
@@ -100,8 +103,8 @@ def describe_halves(network: Network, moments: Mapping[str, Moments], plan: Plan
 
 
 def _head_room(largest: Mapping[str, float]) -> str:
-    name = max(largest, key=lambda n: largest[n])
-    value = largest[name]
+    name = max(largest, key=lambda n: largest[n], default="")
+    value = largest.get(name, 0.0)
     if value > LARGEST:
         return f"{value:.3g} in {name}, which overflows half precision"
     return f"{value:.3g} in {name}, head-room {LARGEST / value:.3g}" if value else "0"

@@ -132,3 +132,13 @@ def test_a_mode_that_keeps_the_function_draws_nothing():
     net = NETS["chain"]()
     with pytest.raises(CaffeinitError, match="cannot draw"):
         caffeinit.rescale(net, pictures(), reinit=["ip1"])
+
+
+def test_channels_that_are_next_to_nothing_do_not_bring_weights_to_overflow():
+    net, batches = NETS["chain"](), pictures()
+    for batch in batches:
+        batch["data"][:, 0] *= 1e-6
+    weight, bias = net.params["conv1"]
+    weight[0, 1:], bias[0] = 0, 0
+    caffeinit.rescale(net, batches, mode="fp16")
+    assert max(np.abs(a).max() for arrays in net.params.values() for a in arrays) < LARGEST
