@@ -23,6 +23,12 @@ def is_onnx(path: str | PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith(".onnx")
 
 
+def is_hdf5(path: str | PathLike[str]) -> bool:
+    """Tell whether a file holds HDF5: by its first bytes."""
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
 def check_regular_file(path: str | PathLike[str]) -> Path:
     """Return the path of a file that can be opened without surprises.
 

@@ -32,7 +32,7 @@ def foreign_kind(head: bytes) -> str:
         return ""
     if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<":
         return "a web page; the download went wrong"
-    return "a text file; are net and weights in the right order?"
+    return "a text file (are net and weights in the right order?)"
 
 
 def _is_text(head: bytes) -> bool:

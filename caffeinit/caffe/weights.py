@@ -21,10 +21,9 @@ from caffeinit.caffe.blobs import encode_blob, encode_legacy_blob, read_blob
 from caffeinit.caffe.foreign import foreign_kind, other_message
 from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type
 from caffeinit.errors import FormatError, WeightsError
-from caffeinit.files import check_regular_file, replacing
+from caffeinit.files import check_regular_file, is_hdf5, replacing
 from caffeinit.stored import StoredArray
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _V0_BLOBS, _V1_BLOBS, _V2_BLOBS = 50, 6, 7
 _ALL_BLOBS: wire.PruneTree = {100: {_V2_BLOBS: None}, 2: {_V1_BLOBS: None, 1: {_V0_BLOBS: None}}}
 BlobKey = tuple[str, int]
@@ -195,7 +194,7 @@ def open_weights(path: str | PathLike[str]) -> WeightsFile:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from None
-    if data[:8] == HDF5_MAGIC:
+    if is_hdf5(path):
         from caffeinit.caffe.hdf5 import open_hdf5
 
         return open_hdf5(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 from caffeinit import jobs
@@ -20,10 +22,12 @@ from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, progress, unit_table
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
-from caffeinit.files import check_target
+from caffeinit.files import check_target, is_hdf5, is_onnx
 from caffeinit.filters import save_filters
 from caffeinit.result import Result
 from caffeinit.showing import number
+
+_HDF5 = (".h5", ".hdf5")
 
 
 def run_job(
@@ -46,8 +50,9 @@ def run_job(
     json_file, filters, report = options.pop("json_file"), options.pop("filters"), options.pop("report")
     if not dry_run:
         targets = {"--output": output, "--output-net": output_net, "--filters": filters, "--report": report}
-        _check_targets(targets, force)
+        _check_targets(targets, force, net, weights)
     network = load_network(net, weights, options)
+    _check_form(output, net, weights)
     pictures = read_pictures(network, options)
     given = {
         "beta": options.pop("beta"),
@@ -84,15 +89,28 @@ def run_job(
     return result
 
 
-def _check_targets(targets: dict[str, str | None], force: bool) -> None:
-    """Refuse before hours of work what could not be written after them."""
-    taken: dict[str, str] = {}
+def _check_targets(targets: dict[str, str | None], force: bool, net: str, weights: str | None) -> None:
+    """Refuse before hours of work what could not be written after them, or would take the place of the net itself."""
+    taken = {os.path.realpath(net): "the net"} if weights is not None or not is_onnx(net) else {}
     for option, target in targets.items():
         if target is not None:
             place = str(check_target(target, force))
             if place in taken:
                 raise OptionError(f"{option} {target}: is the file of {taken[place]}, too")
             taken[place] = option
+
+
+def _check_form(output: str, net: str, weights: str | None) -> None:
+    """Refuse a name that tells of another form than the file will have."""
+    ending = Path(output).suffix.lower()
+    if is_onnx(net) and ending != ".onnx":
+        raise OptionError(f"--output {output}: what is written is an ONNX model; give it a name that ends in .onnx")
+    if ending == ".onnx" and not is_onnx(net):
+        raise OptionError(
+            f"--output {output}: what is written is a file of weights. To make an ONNX model of it: caffeinit convert"
+        )
+    if weights is not None and ending in _HDF5 and not is_hdf5(weights):
+        raise OptionError(f"--output {output}: weights are written in the form that they came in, which is not HDF5")
 
 
 def show(result: Result, pictures: str) -> None:

@@ -384,3 +384,16 @@ def test_a_misspelt_verb_gets_a_hint(cli):
 def test_rounding_is_shown_as_zero(cli, place):
     arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
     assert "e-1" not in cli(*arguments).out
+
+
+@pytest.mark.parametrize("name", ["out.onnx", "out.h5"])
+def test_a_name_of_another_form_is_refused(cli, place, weights, name):
+    refused(rescale(cli, place, weights, "-o", place / name), place, f"--output {place / name}: ")
+
+
+@pytest.mark.parametrize("option", ["--output", "--report", "--filters"])
+def test_the_net_itself_is_not_written_over(cli, place, weights, option):
+    text = (place / "net.prototxt").read_bytes()
+    outcome = rescale(cli, place, weights, option, place / "net.prototxt", "--force")
+    refused(outcome, place, "net.prototxt: is the file of the net, too")
+    assert (place / "net.prototxt").read_bytes() == text
