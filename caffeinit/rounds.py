@@ -24,6 +24,7 @@ from caffeinit.between import (
     spread_of,
 )
 from caffeinit.engine.shelf import ScratchFile, Stored
+from caffeinit.errors import WeightsError
 from caffeinit.network import Network
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates, rate_spread
@@ -150,7 +151,11 @@ def iterate(
         change = relaxed.step(rates, probe.batches[0])[0]
         if not np.abs(change.scales).max(initial=0) > 0:
             break
-        restore(state.leave(change))
+        try:
+            given = state.leave(change)
+        except WeightsError:  # no number can take this step; the best point can be gone back to
+            break
+        restore(given)
     return Balanced(state.finish(), before, state.rates, done)
 
 
@@ -201,6 +206,7 @@ class _Best:
         self.units = units
         self.rates: dict[str, UnitRates] = {}
         self.spread = np.inf
+        self._measured = 0  # units with a rate, at the point that had most of them
         self._given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
         room = network.settings.room
@@ -208,9 +214,14 @@ class _Best:
         self._arrays: dict[str, np.ndarray | Stored] | None = None
 
     def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
-        """Look at the point where the network is, with the plan that ends there; return the spread then."""
-        spread = spread_of(rates, self.units)
-        if spread < self.spread:
+        """Look at the point where the network is, with the plan that ends there; return the spread then.
+
+        It is infinite where units have lost their rates, because values are not finite or no gradient is left.
+        """
+        measured = sum(rates[u.initializers[0]].is_measured for u in self.units if u.initializers[0] in rates)
+        self._measured = max(self._measured, measured)
+        spread = spread_of(rates, self.units) if measured == self._measured else np.inf
+        if spread < self.spread or self._best is None:
             self.spread, self.rates = spread, rates
             self._best = (plan, self._given)
             self._forget()

@@ -10,7 +10,7 @@ from caffeinit.rates import RateProbe
 from caffeinit.rounds import Accelerated, iterate
 from caffeinit.transfer import measure_transfers
 from tests.conftest import GOLDEN
-from tests.nets import NETS, pictures
+from tests.nets import NETS, NetBuilder, pictures
 
 
 def solved(net, batch, **how):
@@ -137,6 +137,37 @@ def test_rounds_reach_one_rate_and_say_what_they_did(name):
     first = units[0]
     grown = np.log(np.linalg.norm(first.weight) / np.linalg.norm(before[first.initializers[0]]))
     assert found.scales[first.initializers[0]].mean() == pytest.approx(grown, abs=1e-4)
+
+
+def _ladder():
+    """Return a net that adds to a deep branch what two short ones, much smaller, have of the values below it (FCN-8s)."""
+    b = NetBuilder()
+
+    def deeper(value, name, count):
+        for number in range(count):
+            value = b.relu(b.conv(value, f"{name}{number}", 8))
+        return value
+
+    def score(value, name, size):
+        b.graph.add_initializer(f"{name}/size", np.float32(size))
+        return b.graph.op("Mul", b.conv(value, name, 4, kernel=1, pad=0), f"{name}/size")
+
+    low = deeper("data", "low", 5)
+    middle = deeper(low, "middle", 3)
+    total = b.graph.op("Add", score(deeper(middle, "deep", 11), "top", 1), score(middle, "short", 1e-6))
+    return b.finish(b.graph.op("Add", total, score(low, "shorter", 1e-12)))
+
+
+def test_rounds_that_no_number_can_take_end_with_the_best_one():
+    net, batches = _ladder(), pictures()
+    caffeinit.init(net, batches, balanced=False)
+    units = [u for u in net.units if u.kind == "affine"]
+    probe = RateProbe(net, batches[:1])
+    found = iterate(net, probe, lambda unit: "", lambda unit: unit.kind == "affine")
+    assert found.rounds < 24
+    assert all(rates.is_measured for rates in found.after.values())
+    assert spread_of(found.after, units) <= spread_of(found.before, units)
+    assert spread_of(probe.measure(), units) == pytest.approx(spread_of(found.after, units), abs=1e-3)
 
 
 def test_acceleration_solves_a_linear_fixed_point_in_as_many_steps_as_it_has_dimensions():
