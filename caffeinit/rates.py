@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from caffeinit.absorbing import absorbed
 from caffeinit.engine.session import Session
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.forward import cut
@@ -163,7 +164,7 @@ class RateProbe:
     def _differentiate(self) -> tuple[Session, dict[str, str], dict[str, list[GradientSource]]]:
         """Return the compiled gradients, head -> its noise's input, and unit -> the values that its squares need."""
         while True:
-            graph = self.graph.copy()
+            graph = absorbed(self.graph, self.heads)
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
             units = [u for u in self._units if u.initializers[0] not in self.unreached]
             sources = {u.initializers[0]: [GradientSource.of(graph, use.node) for use in u.uses] for u in units}
@@ -173,7 +174,7 @@ class RateProbe:
             except GradientError as error:
                 if error.node is None:
                     raise
-                self.unreached |= _without_gradient(graph, units, self.heads, error)
+                self.unreached |= _without_gradient(self.graph, units, self.heads, error)
                 continue
             for of in sources.values():
                 for source in of:
