@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -14,6 +15,9 @@ from caffeinit.ops.scaling import convolves
 from caffeinit.ops.windows import Windows, windows_of
 
 FEW_CHANNELS = 4  # per group; from there on one product per kernel place is faster than a convolution over the batch
+
+MANY_PLACES = 4096  # of an image; from there on a product per image is not slower than one over the batch
+WIDEST_ROW = 256  # products of whole rows multiply each place by all others of its row
 
 
 @op_rule("Conv")
@@ -130,10 +134,14 @@ def _mirrored(graph: Graph, weight: str, group: int) -> str:
 def weight_gradient(graph: Graph, x: str, dy: str, w: Windows, group: int) -> str:
     """Return a convolution's gradient with respect to its weight, (O, I/group, *kernel)."""
     inputs = graph.shape(x)[1] // group
+    if inputs == 1 < group and len(w.kernel) == 2 and np.prod(w.kernel) > 1 and w.counts[1] <= WIDEST_ROW:
+        return _by_rows(graph, x, dy, w, group)
     if inputs <= FEW_CHANNELS and np.prod(w.kernel) > 1:
         return _by_convolution(graph, x, dy, w, group)
     if np.prod(w.kernel) == 1 and all(s == 1 for s in w.stride) and not any((*w.begin, *w.end)):
         return _by_one_product(graph, x, dy, group)
+    if all(s == 1 for s in w.stride) and np.prod(w.counts) >= MANY_PLACES:
+        return _by_shifted_products(graph, x, dy, w, group)
     return _by_products(graph, x, dy, w, group)
 
 
@@ -200,3 +208,61 @@ def _by_products(graph: Graph, x: str, dy: str, w: Windows, group: int) -> str:
     stacked = graph.op("Concat", *terms, axis=0) if len(terms) > 1 else terms[0]
     turned = graph.op("Transpose", stacked, perm=[1, 0])
     return to_shape(graph, turned, [group * outputs, inputs, *w.kernel])
+
+
+def _by_shifted_products(graph: Graph, x: str, dy: str, w: Windows, group: int) -> str:
+    """Multiply, image by image, dy at all shifts along the first axis by x at one shift along the others.
+
+    A product of few rows is slow: with all shifts below each other it has as many times more. Stride 1 only.
+    """
+    rank = len(w.kernel)
+    inputs, outputs = graph.shape(x)[1] // group, graph.shape(dy)[1] // group
+    places = w.sizes[0] * int(np.prod(w.counts[1:]))
+
+    def shifted(value: str, begin: Sequence[int], extra: Sequence[int]) -> str:
+        """Move the places back by `begin`, with zeros or without what falls off, to `extra` more of them."""
+        pads = [0, 0, *begin, 0, 0, *(e - b for e, b in zip(extra, begin, strict=True))]
+        return graph.op("Pad", value, np.asarray(pads, np.int64)) if any(pads) else value
+
+    rows = []
+    for k in range(w.kernel[0]):
+        begin = [k * w.dilation[0] - w.begin[0]] + [0] * (rank - 1)
+        moved = shifted(dy, begin, [w.sizes[0] - w.counts[0]] + [0] * (rank - 1))
+        rows.append(to_shape(graph, moved, [-1, group, outputs, places]))
+    left = graph.op("Concat", *rows, axis=2) if len(rows) > 1 else rows[0]
+    terms = []
+    for place in itertools.product(*(range(k) for k in w.kernel[1:])):
+        begin = [0, *(b - k * d for b, k, d in zip(w.begin[1:], place, w.dilation[1:], strict=True))]
+        extra = [0, *(n - size for n, size in zip(w.counts[1:], w.sizes[1:], strict=True))]
+        right = to_shape(graph, shifted(x, begin, extra), [-1, group, inputs, places])
+        product = total(graph, graph.op("MatMul", left, swapped_last(graph, right)), [0], keepdims=False)
+        terms.append(to_shape(graph, product, [group, w.kernel[0], outputs, inputs, 1]))
+    stacked = graph.op("Concat", *terms, axis=4) if len(terms) > 1 else terms[0]
+    return to_shape(graph, graph.op("Transpose", stacked, perm=[0, 2, 3, 1, 4]), [group * outputs, inputs, *w.kernel])
+
+
+def _by_rows(graph: Graph, x: str, dy: str, w: Windows, group: int) -> str:
+    """Multiply all columns of a channel of x by all of dy, and add up those that the kernel holds against each other.
+
+    That is for channels that are convolved each with its own kernel, in two dimensions.
+    """
+    outputs = graph.shape(dy)[1] // group
+    padded = x
+    if any((*w.begin, *w.end)):
+        padded = graph.op("Pad", x, np.asarray([0, 0, *w.begin, 0, 0, *(max(0, e) for e in w.end)], np.int64))
+    height, width = (size + b + max(0, e) for size, b, e in zip(w.sizes, w.begin, w.end, strict=True))
+    images = graph.op("Transpose", to_shape(graph, padded, [-1, group, 1, height, width]), perm=[1, 2, 0, 3, 4])
+    diffs = to_shape(graph, dy, [-1, group, outputs, *w.counts])
+    diffs = to_shape(graph, graph.op("Transpose", diffs, perm=[1, 2, 0, 3, 4]), [group, outputs, -1, w.counts[1]])
+    columns = np.arange(w.counts[1])
+    held = np.zeros((width, w.counts[1], w.kernel[1]), np.float32)
+    for k in range(w.kernel[1]):
+        held[columns * w.stride[1] + k * w.dilation[1], columns, k] = 1
+    pairs = held.reshape(-1, w.kernel[1])
+    terms = []
+    for k in range(w.kernel[0]):
+        start, step = k * w.dilation[0], w.stride[0]
+        rows = graph.op("Slice", images, [start], [start + (w.counts[0] - 1) * step + 1], [3], [step])
+        product = graph.op("MatMul", swapped_last(graph, to_shape(graph, rows, [group, 1, -1, width])), diffs)
+        terms.append(graph.op("MatMul", to_shape(graph, product, [group * outputs, len(pairs)]), pairs))
+    return to_shape(graph, graph.op("Concat", *terms, axis=1), [group * outputs, 1, *w.kernel])
