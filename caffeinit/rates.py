@@ -33,6 +33,7 @@ Batch = Mapping[str, np.ndarray]
 # Batches are cut into pieces that run side by side, one thread each: what a convolution with threads of its own adds up
 # depends on how many they are. Each piece reads all matrices: where that is most of the work, pieces are larger.
 PIECE_PICTURES, LARGE_PIECE_PICTURES = 4, 8
+LARGE_PIECE_BYTES = 1 << 28  # of a larger piece's values
 PASS_BYTES = 3 << 28  # of all values of a piece's forward pass, most of which the way back needs
 
 
@@ -231,7 +232,8 @@ def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:
     picture = sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) / made_for
     matrices = {i for n in graph.nodes if n.op_type in ("Gemm", "MatMul") for i in n.input if i in graph.initializers}
     num_weights = sum(graph.initializers[i].size for i in matrices)
-    return LARGE_PIECE_PICTURES if num_weights > PIECE_PICTURES * picture else PIECE_PICTURES
+    is_small = 4 * LARGE_PIECE_PICTURES * picture <= LARGE_PIECE_BYTES
+    return LARGE_PIECE_PICTURES if is_small and num_weights > PIECE_PICTURES * picture else PIECE_PICTURES
 
 
 def _without_gradient(
