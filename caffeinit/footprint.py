@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from caffeinit.engine.abreast import BOUNDED_PARTS, is_rowwise
 from caffeinit.engine.shelf import Room
 from caffeinit.engine.staged import MERGED_BYTES
 from caffeinit.engine.stages import Stage, plan_stages
@@ -161,6 +162,9 @@ def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
 
 def _stage_bytes(graph: Graph, stage: Stage, pictures: int) -> int:
     held = sum(_size(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
+    part = graph.part(stage.outputs, stage.inputs)
+    if is_rowwise(part) and not any(n.op_type in _PRODUCTS for n in part.nodes):
+        pictures = math.ceil(pictures / BOUNDED_PARTS)
     return held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))
 
 

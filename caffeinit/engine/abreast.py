@@ -2,7 +2,7 @@
 
 Within one run, onnxruntime shares a convolution among its threads, but changes of layout and pooling hardly or not at all;
 parts of a batch share everything. It is done where each picture's values follow from its own alone, so that the cut does
-not show in them.
+not show in them. Where memory is bounded, the parts go one after the other, each on all threads, and need less of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
 from caffeinit.ops import find_rule
 
+BOUNDED_PARTS = 4
 Values = Mapping[str, np.ndarray]
 
 
@@ -28,8 +29,9 @@ class Abreast:
     def __init__(self, graph: Graph, settings: Settings, pool: Executor) -> None:
         """Compile a stage for which `is_rowwise` holds."""
         self._graph = graph
-        self._session = Session(graph, replace(settings, threads=1))
-        self._workers = settings.workers
+        self._is_bounded = settings.room is not None
+        self._session = Session(graph, settings if self._is_bounded else replace(settings, threads=1))
+        self._parts = BOUNDED_PARTS if self._is_bounded else settings.workers
         self._pool = pool
 
     def run(self, feeds: Values, into: Values) -> dict[str, np.ndarray]:
@@ -38,8 +40,9 @@ class Abreast:
         pictures = {len(array) * made_for // self._graph.shape(name)[0] for name, array in feeds.items()}
         if len(pictures) != 1 or set(into) != set(self._session.outputs):
             return self._session.run(feeds, into)
-        cuts = _cuts(pictures.pop(), self._workers)
-        list(self._pool.map(lambda at: self._session.run(self._rows(feeds, at), self._rows(into, at)), cuts))
+        run_all = map if self._is_bounded else self._pool.map
+        cuts = _cuts(pictures.pop(), self._parts)
+        list(run_all(lambda at: self._session.run(self._rows(feeds, at), self._rows(into, at)), cuts))
         return dict(into)
 
     def _rows(self, arrays: Values, pictures: range) -> dict[str, np.ndarray]:

@@ -77,7 +77,8 @@ class StagedRun:
     def _compile(self, stage: Stage) -> Session | Abreast:
         """Return what runs a stage; products of matrices read their weights once, and so take each batch as it is."""
         part = self.graph.part(stage.outputs, stage.inputs)
-        if self.settings.workers > 1 and is_rowwise(part) and not self._has_product(stage):
+        is_cut = self.settings.workers > 1 or self.settings.room is not None
+        if is_cut and is_rowwise(part) and not self._has_product(stage):
             return Abreast(part, self.settings, self._threads)
         return Session(part, self.settings)
 
