@@ -37,7 +37,7 @@ from caffeinit.verify import SPOOL_BYTES
 # onnxruntime's arena rounds up, and leaves holes.
 _ARENA = 1.25
 # Small things, and what the allocators of C and Python do not give back.
-_SLACK, _SLACK_PART = 48 << 20, 0.04
+_SLACK, _SLACK_PART = 48 << 20, 0.08
 _PRODUCTS = ("Gemm", "MatMul")
 
 
@@ -191,7 +191,7 @@ def _rates(network: Network, pictures: int) -> tuple[int, int]:
     size = len(next(iter(first.values()))) * made_for // max(next(iter(graph.inputs.values()))[0], 1)
     squares = len(probe.batches) * sum(_squares(unit) for unit in network.units)
     # Of three measurements at a time: the first, the best, and the one that is made.
-    kept = sum(a.nbytes for a in batch.values()) + 3 * squares
+    kept = sum(a.nbytes for a in batch.values()) + 3 * squares + probe.prepared_bytes
     return int(_ARENA * living(probe.part, probe.part.outputs, (), size)), kept
 
 

@@ -158,6 +158,11 @@ class RateProbe:
         self._session, self._diffs, self._sources = self._differentiate()
         self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self.batches)]
 
+    @property
+    def prepared_bytes(self) -> int:
+        """How much memory the arrays take that are computed once for all pieces."""
+        return sum(array.nbytes for array in self._prepared.arrays.values())
+
     def _is_given(self, head: str) -> bool:
         given = set(self.batches[0])
         return all(i in given for n in self.graph.ancestors([head]) for i in n.input if i in self.graph.inputs)
