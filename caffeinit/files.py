@@ -23,10 +23,13 @@ def is_onnx(path: str | PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith(".onnx")
 
 
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
 def is_hdf5(path: str | PathLike[str]) -> bool:
     """Tell whether a file holds HDF5: by its first bytes."""
     with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+        return file.read(8) == HDF5_MAGIC
 
 
 def check_regular_file(path: str | PathLike[str]) -> Path:

@@ -16,6 +16,7 @@ from itertools import accumulate
 import numpy as np
 
 from caffeinit.errors import ImagesError
+from caffeinit.files import HDF5_MAGIC
 from caffeinit.images.arrays import ArraySource, Source, is_idx, looks_packed, npz_names, open_idx, open_npy, open_npz
 from caffeinit.images.files import (
     PICTURE_SUFFIXES,
@@ -31,7 +32,6 @@ from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
 
 Given = str | os.PathLike[str] | np.ndarray
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _KINDS = "a folder, pictures, a pattern, a list file, .npy, .npz, idx, LMDB or HDF5 files"
 
 
@@ -123,12 +123,12 @@ def source_names(given: Given | Iterable[Given]) -> list[str]:
     head = _head(os.fspath(given))
     if head.startswith(b"PK\x03\x04"):
         return npz_names(os.fspath(given))
-    if head.startswith(_HDF5_MAGIC):
+    if head.startswith(HDF5_MAGIC):
         from caffeinit.images.databases import hdf5_names
 
         return hdf5_names(os.fspath(given))
     lines = list_lines(given) if _is_list(os.fspath(given), head) else None
-    if lines and _is_hdf5(lines[0]):
+    if lines and _is_named_hdf5(lines[0]):
         return source_names(resolve_listed(lines[0], given, None))
     return []
 
@@ -177,7 +177,7 @@ def _open_file(path: str, input_name: str, root: str | os.PathLike[str] | None) 
         return open_npy(path)
     if head.startswith(b"PK\x03\x04") or suffix == ".npz":
         return open_npz(path, input_name)
-    if head.startswith(_HDF5_MAGIC) or _is_hdf5(path):
+    if head.startswith(HDF5_MAGIC) or _is_named_hdf5(path):
         from caffeinit.images.databases import Hdf5Source
 
         return Hdf5Source(path, input_name)
@@ -198,7 +198,7 @@ def _open_list(path: str, lines: Sequence[str], input_name: str, root: str | os.
     if not lines:
         raise ImagesError(f"{printable(path)}: an empty list: lines of `path label` are needed.")
     names = [resolve_listed(line, path, root) for line in lines]
-    if not _is_hdf5(names[0]):
+    if not _is_named_hdf5(names[0]):
         if not any(os.path.lexists(name) for name in names):
             raise ImagesError(
                 f"{printable(path)}: none of its {len(names)} names is a file, beside the list or below "
@@ -217,7 +217,7 @@ def _is_list(path: str, head: bytes) -> bool:
     return bool(head) and os.path.splitext(path)[1].lower() not in PICTURE_SUFFIXES
 
 
-def _is_hdf5(path: str) -> bool:
+def _is_named_hdf5(path: str) -> bool:
     return path.lower().endswith((".h5", ".hdf5"))
 
 
