@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from caffeinit.engine.abreast import BOUNDED_PARTS, is_rowwise
+from caffeinit.engine.abreast import is_rowwise, part_pictures
 from caffeinit.engine.shelf import Room
 from caffeinit.engine.staged import MERGED_BYTES
 from caffeinit.engine.stages import Stage, plan_stages
@@ -148,7 +148,11 @@ def _pass(network: Network, calibration: Any, work: Work) -> int:
     stages = plan_stages(graph, unit_outputs(network))
     patches = sum(sorted((work.patches or {}).values())[-2:])
     return patches + max(
-        (_stage_bytes(graph, s, _merged(graph, s, size, calibration.num_images)) for s in stages), default=0
+        (
+            _stage_bytes(graph, s, _merged(graph, s, size, calibration.num_images), network.settings.cores)
+            for s in stages
+        ),
+        default=0,
     )
 
 
@@ -160,11 +164,11 @@ def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
     return num_images if graph.batch_axis_free and products and fits else size
 
 
-def _stage_bytes(graph: Graph, stage: Stage, pictures: int) -> int:
+def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
     held = sum(_size(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
     part = graph.part(stage.outputs, stage.inputs)
     if is_rowwise(part) and not any(n.op_type in _PRODUCTS for n in part.nodes):
-        pictures = math.ceil(pictures / BOUNDED_PARTS)
+        pictures = cores * part_pictures(part, pictures, cores)
     return held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))
 
 

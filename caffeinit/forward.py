@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from caffeinit.errors import WeightsError
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
+from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
 Found = Mapping[str, np.ndarray | Piece]
@@ -96,8 +96,7 @@ def measure_moments(
     uses = {use.output: (unit.initializers[0], use.axis) for unit in network.units for use in unit.uses}
     found = {unit.initializers[0]: Moments(unit.num_channels) for unit in network.units}
     done = 0
-    threads = network.settings.threads or os.cpu_count()
-    with ThreadPoolExecutor(threads) as pool:
+    with worker_pool(network.settings.threads or os.cpu_count() or 1) as pool:
         for count, values in run_pieces(network, batches, unit_outputs(network, outputs)):
             for value, (key, axis) in uses.items():
                 found[key].update(values[value], axis, pool)

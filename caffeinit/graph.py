@@ -277,14 +277,15 @@ class Graph:
 
     def ancestors(self, values: Iterable[str], stop: Iterable[str] = ()) -> list[onnx.NodeProto]:
         """Return the nodes needed to compute `values`, in graph order, taking the values in `stop` as given."""
-        wanted = set(values)
-        given = set(stop)
-        kept = []
-        for node in reversed(self.nodes):
-            if any(o in wanted and o not in given for o in node.output if o):
-                kept.append(node)
-                wanted.update(i for i in node.input if i)
-        return kept[::-1]
+        seen = set(stop)
+        pending = [v for v in values if v not in seen]
+        needed: set[int] = set()
+        while pending:
+            node = self._producers.get(pending.pop())
+            if node is not None and id(node) not in needed:
+                needed.add(id(node))
+                pending += [i for i in node.input if i not in seen]
+        return [node for node in self.nodes if id(node) in needed]
 
     def part(self, outputs: Sequence[str], inputs: Iterable[str] = ()) -> Graph:
         """Return the graph that computes `outputs` from the values `inputs` (and graph inputs where they are needed).

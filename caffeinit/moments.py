@@ -11,10 +11,12 @@ Method: pairwise update of Chan, Golub & LeVeque, The American Statistician 37(3
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, Self
 
 import numpy as np
@@ -25,16 +27,18 @@ DEAD_RATIO = 1e-5
 SMALLEST_STD = 1e-30
 # A difference of sums of squares is taken where the mean's part is at most so many times it: two bits are lost then.
 CANCELLED = 4.0
-BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block and its deviations stay in the second-level cache
+BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block stays in the cache for the few passes over it
+SHORT = 256  # rows of fewer numbers are summed faster by einsum than by one dot product each
 
 
 @dataclass(frozen=True)
 class PictureMoments:
-    """What is left of an activation where it lies out of reach: moments of each channel of each picture.
+    """What is left of an activation: moments of each channel of each picture.
 
     Attributes:
-        means, squares, largest: (n, C); float32 means, sums of squared deviations from them, and largest magnitudes.
-        positions: values in each.
+        means, squares: (n, C); float32 means, and sums of squared deviations from them.
+        largest: (n, C), or (1, C) of all pictures: largest magnitudes.
+        positions: values in each channel of each picture.
     """
 
     means: np.ndarray
@@ -49,10 +53,21 @@ class PictureMoments:
         largest = np.abs(np.maximum(most, -least))
         return cls(means.reshape(rows), squares.reshape(rows), largest.reshape(rows), size // max(means.size, 1))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the moments of pictures that were looked at in parts."""
+        means, squares, largest = (
+            np.concatenate([getattr(p, name) for p in parts]) for name in ("means", "squares", "largest")
+        )
+        return cls(means, squares, largest, parts[0].positions)
+
     def merged(self) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-        """Return count, means, squared deviations and largest magnitudes of all pictures together."""
-        mean, squares = _merged(self.means, self.squares.astype(np.float64), self.positions)
-        return len(self.means) * self.positions, mean, squares, self.largest.max(axis=0).astype(np.float64)
+        """Return count, means, squared deviations and largest magnitudes, (C,) float64, of all pictures together."""
+        count = len(self.means) * self.positions
+        exact = self.means.astype(np.float64)
+        mean = exact.mean(axis=0) if count else np.zeros(exact.shape[1])
+        squares = self.squares.sum(axis=0, dtype=np.float64) + self.positions * ((exact - mean) ** 2).sum(axis=0)
+        return count, mean, squares, self.largest.max(axis=0, initial=0).astype(np.float64)
 
 
 class Reduced(Protocol):
@@ -112,13 +127,13 @@ class Moments:
         The result does not depend on `pool`, the threads that share the work: blocks are folded in order. Values that are
         not finite show in it.
         """
-        found = None if isinstance(values, np.ndarray) else values.moments(axis)
-        if found is None:
-            blocks = _as_blocks(np.asarray(values), axis)
-            parts = pool.map(_block_moments, blocks) if pool else map(_block_moments, blocks)
-        else:
-            parts = (moments.merged() for moments in found)
-        for count, mean, squares, largest in parts:
+        self.fold(picture_moments(values, axis, pool))
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def fold(self, found: Iterable[PictureMoments]) -> None:
+        """Fold in moments of pictures, in order. How they were cut does not show where all have as many positions."""
+        for _, parts in itertools.groupby(found, key=lambda part: part.positions):
+            count, mean, squares, largest = PictureMoments.joined(list(parts)).merged()
             self.merge(count, mean, squares)
             # NaN must not get lost in a comparison: it is what a caller looks for.
             self.largest = np.maximum(self.largest, largest)
@@ -131,6 +146,24 @@ class Moments:
         other.squares = self.squares * scale * scale
         other.largest = np.where(shift == 0, self.largest * np.abs(scale), np.nan)
         return other
+
+
+def picture_moments(
+    values: np.ndarray | Reduced, axis: int = 1, pool: Executor | None = None, magnitudes: bool = True
+) -> Sequence[PictureMoments]:
+    """Return the moments of an activation, in parts: of pictures, or of rows where channels are the last axis.
+
+    Args:
+        values: float32, channels on `axis`.
+        pool: threads to share the work among.
+        magnitudes: False leaves the largest ones out, which takes half of the time; they are NaN then.
+    """
+    found = None if isinstance(values, np.ndarray) else values.moments(axis)
+    if found is not None:
+        return found
+    blocks = _as_blocks(np.asarray(values), axis)
+    look = partial(_block_moments, magnitudes=magnitudes)
+    return list(pool.map(look, blocks) if pool else map(look, blocks))
 
 
 def _as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
@@ -148,11 +181,12 @@ def _as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Return count, means, squared deviations and largest magnitudes of one (n, C, P) block."""
-    images, channels, positions = block.shape
+def _block_moments(block: np.ndarray, magnitudes: bool = True) -> PictureMoments:
+    """Return the moments of one (n, C, P) block."""
+    channels, positions = block.shape[1:]
     if block.size == 0:
-        return 0, np.zeros(channels), np.zeros(channels), np.zeros(channels)
+        nothing = np.zeros((0, channels))
+        return PictureMoments(nothing, nothing, nothing, positions)
     means = (block @ np.ones(positions, np.float32)) / np.float32(positions)
     squares = _squared_deviations(block, means)
     if not np.isfinite(squares).all() and np.isfinite(block).all():
@@ -160,10 +194,16 @@ def _block_moments(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.n
         wide = block.astype(np.float64)
         means = wide.mean(axis=2)
         squares = ((wide - means[:, :, None]) ** 2).sum(axis=2)
-    mean, squares = _merged(means, squares, positions)
+    largest = _magnitudes(block) if magnitudes else np.full(channels, np.nan)
+    return PictureMoments(means, squares, largest[None], positions)
+
+
+def _magnitudes(block: np.ndarray) -> np.ndarray:
+    """Return the largest magnitude of each channel of a block, (C,)."""
+    # Pictures first, whose numbers follow on each other further than those of one row do.
+    highest, lowest = (block[0], block[0]) if len(block) == 1 else (block.max(axis=0), block.min(axis=0))
     # abs: of a channel of zeros it would be -0, and its logarithm NaN with a warning.
-    largest = np.abs(np.maximum(block.max(axis=(0, 2)), -block.min(axis=(0, 2)))).astype(np.float64)
-    return images * positions, mean, squares, largest
+    return np.asarray(np.abs(np.maximum(highest.max(axis=1), -lowest.min(axis=1))))
 
 
 def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -172,7 +212,8 @@ def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:
     Where no mean is large against its deviation, they follow from the sums of squares, which spares a pass.
     """
     positions = block.shape[2]
-    raw = np.vecdot(block, block).astype(np.float64)
+    sums = np.einsum("ncp,ncp->nc", block, block) if positions < SHORT else np.vecdot(block, block)
+    raw = sums.astype(np.float64)
     offsets = positions * np.square(means, dtype=np.float64)
     squares = raw - offsets
     if np.all(offsets <= CANCELLED * squares):
@@ -180,13 +221,6 @@ def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:
     deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
     # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
     return np.asarray(np.vecdot(deviations, deviations), np.float64)
-
-
-def _merged(means: np.ndarray, squares: np.ndarray, positions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return means and squared deviations, (C,) float64, of pictures of so many positions each."""
-    exact = means.astype(np.float64)
-    mean = exact.mean(axis=0)
-    return mean, squares.sum(axis=0) + positions * ((exact - mean) ** 2).sum(axis=0)
 
 
 _local = threading.local()

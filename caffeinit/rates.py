@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +27,7 @@ from caffeinit.network import Network
 from caffeinit.scale_walk import Link
 from caffeinit.squares import ArraySquares, Squares
 from caffeinit.units import Unit
+from caffeinit.workers import worker_pool
 
 Batch = Mapping[str, np.ndarray]
 # Batches are cut into pieces that run side by side, one thread each: what a convolution with threads of its own adds up
@@ -208,7 +208,7 @@ class RateProbe:
         Values that are not finite leave units without rate.
         """
         self._prepared.refresh()
-        with ThreadPoolExecutor(self.network.settings.workers) as pool:
+        with worker_pool(self.network.settings.workers) as pool:
             pieces = list(pool.map(self._squares, self.batches, self._noise))
         parts = {key: [piece[key] for piece in pieces] for key in self._sources}
         num_pictures = sum(len(next(iter(batch.values()))) for batch in self.batches)

@@ -10,9 +10,7 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -58,7 +56,6 @@ class _Pass:
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
     folded: dict[str, list[Unit]]  # value -> following units that its correction takes along
     rectified: set[str]  # values whose correction takes the ReLU after them along as well
-    pool: Executor | None
     moments: dict[str, Moments]
 
 
@@ -103,14 +100,13 @@ def normalize(
     )
     axes = {value: _axis(state, value) for value in state.measured}
     run = start_run(graph, batches, stages, network.settings, axes, network.notes)
-    with ThreadPoolExecutor(network.settings.threads or os.cpu_count()) as state.pool:
-        for number, stage in enumerate(stages):
-            _start_stage(state, stage.checkpoints)
-            run.run(number, lambda value, values: _observe(state, value, values))
-            _finish_stage(state, run, stage.checkpoints)
-            watch.see(run, stage.checkpoints)
-            run.release(number)
-            progress(number + 1, len(stages))
+    for number, stage in enumerate(stages):
+        _start_stage(state, stage.checkpoints)
+        run.run(number, lambda value, moments: state.moments[value].fold(moments))
+        _finish_stage(state, run, stage.checkpoints)
+        watch.see(run, stage.checkpoints)
+        run.release(number)
+        progress(number + 1, len(stages))
     assert not any(watch.waiting.values()), f"never drawn: {[n for n, uses in watch.waiting.items() if uses]}"
     return list(state.reports.values()), run.peak_bytes
 
@@ -174,16 +170,11 @@ def _axis(state: _Pass, value: str) -> int:
     return next(u.axis for u in unit.uses if u.output == value)
 
 
-def _observe(state: _Pass, value: str, values: np.ndarray) -> None:
-    if value in state.moments:
-        state.moments[value].update(values, _axis(state, value), state.pool)
-
-
 def _prepare(
     network: Network, target: Target, chosen: Callable[[Unit], str], correct: bool, targets: Mapping[str, Target]
 ) -> _Pass:
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
-    state = _Pass(network, target, correct, targets, {}, {}, {}, {}, set(), None, {})
+    state = _Pass(network, target, correct, targets, {}, {}, {}, {}, set(), {})
     known: set[str] = set()
     for unit in network.units:
         report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=chosen(unit) or _obstacle(network, unit))
@@ -259,7 +250,7 @@ def _obstacle(network: Network, unit: Unit) -> str:
     """Return why a unit cannot be normalised; empty if it can."""
     outputs = [use.output for use in unit.uses]
     graph = network.graph
-    for output in outputs:
+    for output in outputs if len(outputs) > 1 else []:
         below = {o for node in graph.ancestors([output]) for o in node.output} - {output}
         if any(o in below for o in outputs):
             return "its weights are used again on a value that depends on their first use"
@@ -290,9 +281,7 @@ def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Seque
             _follow(state, use.output, after)
             whole = _with_folded(correction, state.folded.get(use.output, []))
             rectify = use.output in state.rectified
-            run.change(
-                use.output, partial(correct_values, correction=whole, axis=use.axis, rectify=rectify, pool=state.pool)
-            )
+            run.change(use.output, partial(correct_values, correction=whole, axis=use.axis, rectify=rectify))
 
 
 def _follow(state: _Pass, value: str, moments: Moments) -> None:

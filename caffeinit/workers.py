@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -32,6 +32,13 @@ def single_threaded() -> Iterator[None]:
     """
     with _controller("sklearn.cluster" in sys.modules).limit(limits=1):
         yield
+
+
+@contextmanager
+def worker_pool(threads: int) -> Iterator[Executor]:
+    """Give threads to share numeric work among; libraries do not add threads of their own, which would wait by spinning."""
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        yield pool
 
 
 @functools.cache

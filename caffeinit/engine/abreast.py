@@ -1,16 +1,18 @@
 """Runs a stage on parts of a batch side by side, each part on one thread.
 
 Within one run, onnxruntime shares a convolution among its threads, but changes of layout and pooling hardly or not at all;
-parts of a batch share everything. It is done where each picture's values follow from its own alone, so that the cut does
-not show in them. Where memory is bounded, the parts go one after the other, each on all threads, and need less of it.
+parts of a batch share everything. They are small, so that what one operator makes is still in the cache when the next one,
+or whoever looks at the result, reads it. It is done where each picture's values follow from its own alone, so that the cut
+does not show in them.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -19,31 +21,56 @@ from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
 from caffeinit.ops import find_rule
 
-BOUNDED_PARTS = 4
+Seen = TypeVar("Seen")
+PART_BYTES = 1 << 22  # of the largest value of a part; a picture at least
 Values = Mapping[str, np.ndarray]
 
 
 class Abreast:
-    """A compiled stage; used like a `Session`."""
+    """A compiled stage."""
 
     def __init__(self, graph: Graph, settings: Settings, pool: Executor) -> None:
         """Compile a stage for which `is_rowwise` holds."""
+        self.outputs = list(graph.outputs)
         self._graph = graph
-        self._is_bounded = settings.room is not None
-        self._session = Session(graph, settings if self._is_bounded else replace(settings, threads=1))
-        self._parts = BOUNDED_PARTS if self._is_bounded else settings.workers
+        self._session = Session(graph, replace(settings, threads=1))
+        self._workers = settings.cores
         self._pool = pool
 
+    def fits(self, feeds: Values, into: Values) -> bool:
+        """Tell whether a run with these arrays can be cut: all have the same pictures, and each output has its array."""
+        return set(into) == set(self.outputs) and len({self._pictures(n, a) for n, a in feeds.items()}) == 1
+
     def run(self, feeds: Values, into: Values) -> dict[str, np.ndarray]:
-        """Compute all outputs into arrays that are given; see `Session.run`."""
-        made_for = _made_for(self._graph)
-        pictures = {len(array) * made_for // self._graph.shape(name)[0] for name, array in feeds.items()}
-        if len(pictures) != 1 or set(into) != set(self._session.outputs):
-            return self._session.run(feeds, into)
-        run_all = map if self._is_bounded else self._pool.map
-        cuts = _cuts(pictures.pop(), self._parts)
-        list(run_all(lambda at: self._session.run(self._rows(feeds, at), self._rows(into, at)), cuts))
-        return dict(into)
+        """Compute all outputs at once; see `Session.run`."""
+        return self._session.run(feeds, into)
+
+    def run_parts(
+        self, feeds: Values, into: Values, prepare: Callable[[Values], None], look: Callable[[Values], Seen]
+    ) -> list[Seen]:
+        """Compute all outputs, part by part, into arrays that are given.
+
+        Args:
+            prepare: gets the inputs of each part before it runs, to change them in place.
+            look: gets the outputs of each part, while they are in the cache.
+        Returns:
+            What `look` returned, in the order of the pictures.
+        """
+        name, array = next(iter(feeds.items()))
+        pictures = self._pictures(name, array)
+        size = part_pictures(self._graph, pictures, self._workers)
+
+        def run(start: int) -> Seen:
+            at = range(start, min(start + size, pictures))
+            given, made = self._rows(feeds, at), self._rows(into, at)
+            prepare(given)
+            self._session.run(given, made)
+            return look(made)
+
+        return list(self._pool.map(run, range(0, pictures, size)))
+
+    def _pictures(self, name: str, array: np.ndarray) -> int:
+        return len(array) * _made_for(self._graph) // self._graph.shape(name)[0]
 
     def _rows(self, arrays: Values, pictures: range) -> dict[str, np.ndarray]:
         made_for = _made_for(self._graph)
@@ -52,6 +79,13 @@ class Abreast:
             each = self._graph.shape(name)[0] // made_for
             found[name] = array[pictures.start * each : pictures.stop * each]
         return found
+
+
+def part_pictures(graph: Graph, pictures: int, workers: int) -> int:
+    """Return how many pictures of a batch make a part: no more than there are for each worker."""
+    largest = max(math.prod(graph.shape(v)) for v in graph.moving_values())
+    fitting = PART_BYTES * _made_for(graph) // max(4 * largest, 1)
+    return max(1, min(fitting, math.ceil(pictures / workers)))
 
 
 def is_rowwise(graph: Graph) -> bool:
@@ -77,9 +111,3 @@ def _keeps_rows(node: onnx.NodeProto, graph: Graph, made_for: int) -> bool:
 def _made_for(graph: Graph) -> int:
     """Return a number of pictures that the shapes of all inputs are multiples of."""
     return int(np.gcd.reduce([s[0] for s in graph.inputs.values() if s] or [1]))
-
-
-def _cuts(pictures: int, parts: int) -> list[range]:
-    """Cut so many pictures into parts as even as they can be."""
-    ends = [pictures * n // parts for n in range(parts + 1)]
-    return [range(a, b) for a, b in itertools.pairwise(ends) if a < b]

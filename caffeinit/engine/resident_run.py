@@ -17,6 +17,7 @@ from caffeinit.engine.session import Settings
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
+from caffeinit.moments import PictureMoments, picture_moments
 
 
 def start_run(
@@ -35,7 +36,7 @@ def start_run(
     """
     if settings.device.resident:
         return ResidentRun(graph, batches, stages, settings, axes, notes)
-    return StagedRun(graph, batches, stages, settings)
+    return StagedRun(graph, batches, stages, settings, axes)
 
 
 class ResidentRun:
@@ -60,8 +61,8 @@ class ResidentRun:
         self._kept: dict[str, list[Any]] = {}  # pieces; arrays of the machine's for inputs that are read again
         self._held = 0
 
-    def run(self, number: int, observe: Callable[[str, Any], None]) -> None:
-        """Run stage `number` over all pieces; `observe(checkpoint, piece)` is called for each."""
+    def run(self, number: int, observe: Callable[[str, Sequence[PictureMoments]], None]) -> None:
+        """Run stage `number` over all pieces; `observe(checkpoint, its moments)` is called for each."""
         stage = self.stages[number]
         corrections = {n: p[0].correction for n, p in self._kept.items() if isinstance(p[0], Piece)}
         session = ResidentSession(
@@ -79,8 +80,8 @@ class ResidentRun:
             for name, piece in session.run({n: self._on_device(feeds[n]) for n in session.inputs}).items():
                 made[name].append(piece)
                 self._count(piece.array.nbytes)
-                if name in stage.checkpoints:
-                    observe(name, piece)
+                if name in self._axes:
+                    observe(name, picture_moments(piece, self._axes[name]))
             for name in spent:
                 self._count(-feeds[name].array.nbytes)
                 self._kept[name][index] = None

@@ -43,12 +43,14 @@ class Settings:
     room: Room | None = None
 
     @property
+    def cores(self) -> int:
+        """How many small runs may go on side by side, each with one thread: a GPU does one at a time."""
+        return (self.threads or os.cpu_count() or 1) if self.device.is_cpu else 1
+
+    @property
     def workers(self) -> int:
-        """How many runs may go on side by side, each with one thread: a GPU does one at a time."""
-        if not self.device.is_cpu:
-            return 1
-        threads = self.threads or os.cpu_count() or 1
-        return min(self.room.workers, threads) if self.room else threads
+        """How many of them where each takes much memory."""
+        return min(self.room.workers, self.cores) if self.room else self.cores
 
 
 class Session:

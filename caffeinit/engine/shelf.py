@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 
@@ -21,7 +22,12 @@ from caffeinit.engine.buffers import BufferPool
 from caffeinit.errors import OutputError
 from caffeinit.graph import Shape
 
-Change = Callable[[Iterable[np.ndarray]], None]
+
+class Change(Protocol):
+    """Changes arrays in place."""
+
+    def __call__(self, pieces: Iterable[np.ndarray], /, *, pool: Executor | None = None) -> None:
+        """Change these arrays; `pool`: threads to share the work among."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +191,8 @@ class Shelf:
         self._used -= piece.nbytes if self._room else 0
         self._pool.give_back(piece)
 
-    def change(self, pieces: Sequence[Piece], change: Change) -> None:
-        """Change arrays in place: those in memory now, others when they are read."""
-        change([p for p in pieces if isinstance(p, np.ndarray)])
+    def change_when_read(self, pieces: Sequence[Piece], change: Change) -> None:
+        """Have those arrays changed that are in the file, each time that they are read."""
         for piece in pieces:
             if isinstance(piece, Stored):
                 piece.changes.append(change)

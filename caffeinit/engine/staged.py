@@ -21,8 +21,11 @@ from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.engine.shelf import Change, Piece, Shelf
 from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
+from caffeinit.moments import PictureMoments, picture_moments
+from caffeinit.workers import single_threaded
 
-Observer = Callable[[str, np.ndarray], None]
+Observer = Callable[[str, Sequence[PictureMoments]], None]
+Arrays = Mapping[str, np.ndarray]
 BOUNDED_WASTE = 1  # where memory is bounded, a buffer is no larger than what is in it
 MERGED_BYTES = 1 << 26  # the inputs of a stage of matrix products are merged into one batch up to this size
 
@@ -34,10 +37,16 @@ class StagedRun:
         graph: made for some batch size; weights may change between stages, each stage is compiled when it starts.
         batches: input -> array dictionaries; iterated over once for each stage that needs them afresh.
         stages: from `plan_stages`.
+        axes: checkpoints whose moments are wanted -> the axis of their channels.
     """
 
     def __init__(
-        self, graph: Graph, batches: Iterable[Mapping[str, np.ndarray]], stages: Sequence[Stage], settings: Settings
+        self,
+        graph: Graph,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        stages: Sequence[Stage],
+        settings: Settings,
+        axes: Mapping[str, int] | None = None,
     ) -> None:
         self.graph = graph
         self.stages = stages
@@ -45,58 +54,99 @@ class StagedRun:
         self._batches = batches
         self._pool = BufferPool(BOUNDED_WASTE) if settings.room else BufferPool()
         self._shelf = Shelf(self._pool, settings.room)
-        self._threads = ThreadPoolExecutor(settings.workers)
+        self._threads = ThreadPoolExecutor(settings.cores)
+        self._axes = axes or {}
         self._kept: dict[str, list[Piece]] = {}
+        self._changes: dict[str, Change] = {}  # of what is kept in memory, still to be made
 
     @property
     def peak_bytes(self) -> int:
         """Largest amount of memory that the kept values took so far."""
         return self._pool.peak
 
+    @single_threaded()
     def run(self, number: int, observe: Observer) -> None:
-        """Run stage `number` over all pieces; `observe(checkpoint, values)` is called for each."""
+        """Run stage `number` over all pieces; `observe(checkpoint, its moments)` is called for each."""
         stage = self.stages[number]
-        session = self._compile(stage)
+        compiled = self._compile(stage)
         made: dict[str, list[Piece]] = {name: [] for name in stage.outputs}
         spent = [n for n in stage.last_use if n in stage.inputs]
         for pieces in self._feeds(number):
             feeds = {n: self._shelf.get(p) for n, p in pieces.items()}
             into = {n: a for n in stage.outputs if (a := self._allocate(n, feeds)) is not None}
-            found = session.run(feeds, into)
-            for name, values in found.items():
-                if name in stage.checkpoints:
-                    observe(name, values)
+            found, moments = self._run_piece(compiled, pieces, feeds, into)
+            for name in stage.checkpoints:
+                if name in self._axes:
+                    observe(name, moments.get(name) or self._look(found[name], self._axes[name]))
             for name, piece in pieces.items():
                 self._shelf.leave(piece, feeds[name], name in spent)
             for name, values in found.items():
                 made[name].append(self._shelf.put(values))
+        for name in stage.inputs:
+            self._changes.pop(name, None)
         self._kept.update(made)
         for name in spent:
             del self._kept[name]
 
+    def _run_piece(
+        self, compiled: Session | Abreast, pieces: Mapping[str, Piece], feeds: Arrays, into: Arrays
+    ) -> tuple[Arrays, dict[str, list[PictureMoments]]]:
+        """Return what a run makes, and moments of what can be looked at in parts."""
+        changed = [n for n, p in pieces.items() if n in self._changes and isinstance(p, np.ndarray)]
+        # A part of a value whose channels come last would be cut into other rows than the whole.
+        seen = [n for n, axis in self._axes.items() if n in into and axis == 1 and into[n].ndim > 2]
+        moments: dict[str, list[PictureMoments]] = {name: [] for name in seen}
+
+        def prepare(given: Arrays) -> None:
+            for name in changed:
+                self._changes[name]([given[name]])
+
+        if not isinstance(compiled, Abreast) or not compiled.fits(feeds, into):
+            for name in changed:
+                self._changes[name]([feeds[name]], pool=self._threads)
+            return compiled.run(feeds, into), {}
+        for part in compiled.run_parts(
+            feeds, into, prepare, lambda made: {n: picture_moments(made[n], magnitudes=False) for n in seen}
+        ):
+            for name, found in part.items():
+                moments[name] += found
+        return into, moments
+
+    def _look(self, values: np.ndarray, axis: int) -> Sequence[PictureMoments]:
+        return picture_moments(values, axis, self._threads, magnitudes=False)
+
     def _compile(self, stage: Stage) -> Session | Abreast:
         """Return what runs a stage; products of matrices read their weights once, and so take each batch as it is."""
         part = self.graph.part(stage.outputs, stage.inputs)
-        is_cut = self.settings.workers > 1 or self.settings.room is not None
-        if is_cut and is_rowwise(part) and not self._has_product(stage):
+        if is_rowwise(part) and not self._has_product(stage):
             return Abreast(part, self.settings, self._threads)
         return Session(part, self.settings)
 
     def values(self, name: str) -> Iterable[np.ndarray]:
         """Return the pieces of a kept value, each to be looked at before the next."""
+        self._settle(name)
         return self._shelf.look(self._kept[name])
 
     def change(self, name: str, change: Change) -> None:
-        """Have the pieces of a kept value changed in place before the next stage runs.
+        """Have the pieces of a kept value changed in place, where they are read next.
 
         Args:
-            change: gets some of the pieces at a time; each piece once, or each time that it is read from a file.
+            change: gets some of the pieces at a time, or some pictures of one; each once, or each time that it is read
+                from a file.
         """
-        self._shelf.change(self._kept[name], change)
+        self._settle(name)
+        self._shelf.change_when_read(self._kept[name], change)
+        self._changes[name] = change
+
+    def _settle(self, name: str) -> None:
+        """Make the change that is still to be made to what lies in memory."""
+        if change := self._changes.pop(name, None):
+            change([p for p in self._kept[name] if isinstance(p, np.ndarray)], pool=self._threads)
 
     def release(self, number: int) -> None:
         """Give up what stage `number` made and no later stage reads."""
         for name in self.stages[number].last_use:
+            self._changes.pop(name, None)
             for piece in self._kept.pop(name, []):
                 self._shelf.drop(piece)
 
@@ -126,6 +176,7 @@ class StagedRun:
         total = sum(_num_bytes(p) for n in stage.inputs for p in self._kept[n])
         if self.graph.batch_axis_free and total <= MERGED_BYTES and self._has_product(stage):
             for name in stage.inputs:
+                self._settle(name)
                 self._kept[name] = [self._merge(self._kept[name])]
             return
         finest = max(cuts.values(), key=len)
@@ -136,6 +187,7 @@ class StagedRun:
         for name in names:
             pieces = self._kept[name]
             if len(pieces) == 1 and len(sizes) > 1:
+                self._settle(name)
                 whole = self._shelf.move_out(pieces[0])
                 ratio = len(whole) / sum(sizes)
                 parts = self._pool.split(whole, [round(s * ratio) for s in sizes])

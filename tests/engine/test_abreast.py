@@ -65,8 +65,12 @@ def test_parts_give_the_bytes_of_the_whole(name: str, pictures: int) -> None:
     whole = Session(graph, Settings(threads=1)).run({"x": x})["z"]
     into = {"z": np.full_like(whole, np.nan)}
     with ThreadPoolExecutor(3) as pool:
-        Abreast(graph, dataclasses.replace(Settings(), threads=3), pool).run({"x": x}, into)
+        cut = Abreast(graph, dataclasses.replace(Settings(), threads=3), pool)
+        assert cut.fits({"x": x}, into)
+        seen = cut.run_parts({"x": x}, into, lambda given: None, lambda made: len(made["z"]))
     np.testing.assert_array_equal(into["z"], whole)
+    assert sum(seen) == pictures
+    assert len(seen) >= min(pictures, 3)
 
 
 @pytest.mark.parametrize("name", MIXED)
