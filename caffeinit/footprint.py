@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from caffeinit.engine.abreast import is_rowwise, part_pictures
+from caffeinit.engine.abreast import is_rowwise, num_parts
 from caffeinit.engine.shelf import Room
 from caffeinit.engine.staged import MERGED_BYTES
 from caffeinit.engine.stages import Stage, plan_stages
@@ -168,7 +168,7 @@ def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
     held = sum(_size(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
     part = graph.part(stage.outputs, stage.inputs)
     if is_rowwise(part) and not any(n.op_type in _PRODUCTS for n in part.nodes):
-        pictures = cores * part_pictures(part, pictures, cores)
+        pictures = min(pictures, cores * math.ceil(pictures / num_parts(part, pictures, cores)))
     return held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))
 
 

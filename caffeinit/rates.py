@@ -202,16 +202,21 @@ class RateProbe:
         return noise
 
     @np.errstate(over="ignore", invalid="ignore")
-    def measure(self) -> dict[str, UnitRates]:
+    def measure(self, rough: bool = False) -> dict[str, UnitRates]:
         """Return unit's first initializer -> its rates with the weights of now, for all affine units.
 
         Values that are not finite leave units without rate.
+
+        Args:
+            rough: on the first half of the pictures.
         """
         self._prepared.refresh()
+        pieces: Sequence[tuple[Batch, Batch]] = list(zip(self.batches, self._noise, strict=True))
+        given = _half(pieces) if rough and self.graph.batch_axis_free else pieces
         with worker_pool(self.network.settings.workers) as pool:
-            pieces = list(pool.map(self._squares, self.batches, self._noise))
-        parts = {key: [piece[key] for piece in pieces] for key in self._sources}
-        num_pictures = sum(len(next(iter(batch.values()))) for batch in self.batches)
+            squares = list(pool.map(self._squares, *zip(*given, strict=True)))
+        parts = {key: [piece[key] for piece in squares] for key in self._sources}
+        num_pictures = sum(len(next(iter(batch.values()))) for batch, _ in given)
         found = {}
         for unit in self._units:
             key = unit.initializers[0]
@@ -229,6 +234,22 @@ class RateProbe:
         feeds = {**batch, **noise}
         values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
         return {key: gradient_squares(sources, values) for key, sources in self._sources.items()}
+
+
+def _half(pieces: Sequence[tuple[Batch, Batch]]) -> Sequence[tuple[Batch, Batch]]:
+    """Return pieces with half of the pictures: half of each where there are too few for all cores."""
+    if len(pieces) > 2:
+        return pieces[: math.ceil(len(pieces) / 2)]
+    found = []
+    for batch, noise in pieces:
+        num_pictures = len(next(iter(batch.values())))
+        share = math.ceil(num_pictures / 2)
+        found.append((_rows(batch, share, num_pictures), _rows(noise, share, num_pictures)))
+    return found
+
+
+def _rows(arrays: Batch, share: int, whole: int) -> Batch:
+    return {name: array[: len(array) * share // whole] if array.ndim else array for name, array in arrays.items()}
 
 
 def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:

@@ -174,18 +174,19 @@ def approach(
     Args:
         limit: of the spread that a step is expected to lead to, at which it is the last; nothing is measured after it.
         rounds: steps at most.
-        chosen, counted, restore: as for `iterate`.
+        chosen, counted: as for `iterate`.
+        restore: as for `iterate`, but not called after the last step, which a pass over all pictures is to follow.
     """
     units = [u for u in network.units if counted(u)]
     relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
     given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
-    for _ in range(rounds):
-        change, expected = relaxed.step(probe.measure(), probe.batches[0])
+    for number in range(rounds):
+        change, expected = relaxed.step(probe.measure(rough=True), probe.batches[0])
         apply(network, change)
         given = _with(network, given, change)
-        restore(given)
-        if expected <= limit:
+        if expected <= limit or number == rounds - 1:
             break
+        restore(given)
     return given
 
 

@@ -8,6 +8,7 @@ does not show in them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -58,34 +59,34 @@ class Abreast:
         """
         name, array = next(iter(feeds.items()))
         pictures = self._pictures(name, array)
-        size = part_pictures(self._graph, pictures, self._workers)
+        parts = num_parts(self._graph, pictures, self._workers)
+        bounds = [pictures * number // parts for number in range(parts + 1)]
 
-        def run(start: int) -> Seen:
-            at = range(start, min(start + size, pictures))
-            given, made = self._rows(feeds, at), self._rows(into, at)
+        def run(at: tuple[int, int]) -> Seen:
+            given, made = self._rows(feeds, *at), self._rows(into, *at)
             prepare(given)
             self._session.run(given, made)
             return look(made)
 
-        return list(self._pool.map(run, range(0, pictures, size)))
+        return list(self._pool.map(run, itertools.pairwise(bounds)))
 
     def _pictures(self, name: str, array: np.ndarray) -> int:
         return len(array) * _made_for(self._graph) // self._graph.shape(name)[0]
 
-    def _rows(self, arrays: Values, pictures: range) -> dict[str, np.ndarray]:
+    def _rows(self, arrays: Values, start: int, stop: int) -> dict[str, np.ndarray]:
         made_for = _made_for(self._graph)
         found = {}
         for name, array in arrays.items():
             each = self._graph.shape(name)[0] // made_for
-            found[name] = array[pictures.start * each : pictures.stop * each]
+            found[name] = array[start * each : stop * each]
         return found
 
 
-def part_pictures(graph: Graph, pictures: int, workers: int) -> int:
-    """Return how many pictures of a batch make a part: no more than there are for each worker."""
+def num_parts(graph: Graph, pictures: int, workers: int) -> int:
+    """Return into how many parts of even size a batch is cut: each worker gets as many as the others."""
     largest = max(math.prod(graph.shape(v)) for v in graph.moving_values())
-    fitting = PART_BYTES * _made_for(graph) // max(4 * largest, 1)
-    return max(1, min(fitting, math.ceil(pictures / workers)))
+    fitting = max(1, PART_BYTES * _made_for(graph) // max(4 * largest, 1))
+    return max(1, min(pictures, workers * math.ceil(pictures / fitting / workers)))
 
 
 def is_rowwise(graph: Graph) -> bool:
