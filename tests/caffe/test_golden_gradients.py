@@ -43,12 +43,19 @@ def sample(array, count):
 # Among VDSR's 80 million activations some are so near 0 that rounding moves them across their ReLU's kink: one pixel of
 # conv18's channel 40 is -4e-8, and its top diff of -0.17 then counts or not. Agreement ends at a few such pixels.
 TOLERANCES = {"vdsr": 2e-2}
+# One of dibco_fcn's five million values before a ReLU is nearer to the kink than single precision can tell: conv4's channel
+# 15 at row 16, column 17 is +2.1e-7 in double precision, where rounding errs by 6e-7 (root mean square; the blob reaches
+# 2.5); the next one is 4e-6. Its top diff alone is 4e-3 of scale_conv1's sum of squares. The channel's shift is raised, so
+# that the value is where double precision and Caffe have it, however the sums are rounded.
+RAISED = {"dibco_fcn": [("scale_conv4", 1, 15, 2e-6)]}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_of_trained_nets_are_what_caffe_computed(name):
     golden = np.load(shared("golden", "models", f"{name}.npz"))
     net = caffeinit.load(*files_of(name))
+    for layer, index, channel, step in RAISED.get(name, []):
+        net.params[layer][index][channel] += step
     shapes = dict(str(entry).split(":") for entry in golden["inputs"])
     tops = {str(blob): top_diff(golden[f"{blob}|shape"]) for blob in golden["outputs"]}
     found = net.backward({blob: input_values([int(d) for d in dims.split(",")]) for blob, dims in shapes.items()}, tops)
