@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from caffeinit.absorbing import absorbed
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.gradients import append_backward
@@ -220,7 +221,7 @@ class Network:
         known = self._backward
         if known and known.forward is forward and tuple(known.diffs) == tuple(tops) and list(known.found) == wrt:
             return known
-        graph = forward.copy()
+        graph = absorbed(forward, [*tops, *wrt])
         diffs = {top: graph.add_input(graph.fresh(f"diff/{top}"), forward.shape(top)) for top in tops}
         self._backward = _Backward(forward, graph, diffs, append_backward(graph, diffs, wrt))
         return self._backward
