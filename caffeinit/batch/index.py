@@ -18,12 +18,14 @@ from caffeinit.batch.manifest import Entry
 from caffeinit.errors import OptionError
 from caffeinit.files import check_target, replacing
 from caffeinit.report.markup import Markup, join, tag
-from caffeinit.report.page import generator, page, resource, table, version
+from caffeinit.report.page import facts, generator, page, resource, table, version
 from caffeinit.showing import number, plain
 
 _KIND = "index"
 _WIDTH, _HEIGHT, _EDGE = 150, 34, 3  # pixels of the small pictures
 _ORDER = {"failed": 0, "left out": 1, "ok": 2}  # what a person should look at first
+_TITLES = ("model", "what came of it", "unit by unit", "rate spread before", "after", "outputs moved", "units")
+_MOST_LINES = 3  # of a reason; the rest is there to be opened
 
 
 def check_index(path: Path, force: bool) -> None:
@@ -69,24 +71,33 @@ def write_index(path: Path, out: Path, job: str, entries: Sequence[Entry]) -> No
 def index_page(path: Path, out: Path, job: str, entries: Sequence[Entry]) -> str:
     """Return the page that `write_index` writes."""
     counts = {what: sum(1 for e in entries if e.result == what) for what in ("ok", "failed", "left out")}
-    tiles = [tag("div", tag("b", n), tag("span", f"models {what}"), class_="tile") for what, n in counts.items()]
+    tiles = [tag("div", tag("b", n), tag("span", what), class_="tile") for what, n in counts.items()]
+    num_models = counts["ok"] + counts["failed"]
     heading = join(
         tag("p", f"caffeinit {version()} · batch", class_="eyebrow"),
-        tag("h1", f"{job}: {len(entries)} models"),
-        tag("div", *tiles, class_="tiles"),
+        tag("h1", f"{job}: {num_models} {'model' if num_models == 1 else 'models'}"),
+        tag("div", *tiles, class_="tiles three"),
+        _shared_options(entries),
     )
     rows = [join(_row(entry, _read(out, entry), path, out), "\n") for entry in entries]
     words = (
         "The small pictures show the rate of change of each unit on a log axis, from the first unit to the last, "
         "each model for itself; where there are no rates, the deviations. Dashed is before, solid after."
     )
-    titles = ("model", "unit by unit", "result", "rate spread before", "after", "outputs moved", "units")
-    headings = [tag("th", t, scope="col", class_="n" if i > 2 else None) for i, t in enumerate(titles)]
-    headings.append(tag("th", "what came of it", scope="col"))
-    models = tag(
-        "section", tag("h2", "Models"), tag("p", words, class_="soft"), table([headings], rows, "Table of models")
-    )
+    headings = [tag("th", t, scope="col", class_="n" if i > 2 else None) for i, t in enumerate(_TITLES)]
+    listed = table([headings], rows, "Table of models", kind="models")
+    models = tag("section", tag("h2", "Models"), tag("p", words, class_="soft"), listed)
     return page(f"batch {job} · caffeinit", heading, models, script=resource("index.js"), kind=_KIND)
+
+
+def _shared_options(entries: Sequence[Entry]) -> Markup | None:
+    """Return the options that all models were given."""
+    given = [e.options for e in entries if e.key]
+    if not given:
+        return None
+    shared = {name: values for name, values in given[0].items() if all(o.get(name) == values for o in given)}
+    lines = [f"--{n.replace('_', '-')} {'' if v == ['true'] else ' '.join(v)}".rstrip() for n, v in shared.items()]
+    return facts([("options for all", "\n".join(lines))]) if lines else None
 
 
 @dataclass(frozen=True)
@@ -136,18 +147,40 @@ def _or_nan(value: float | None) -> float:
 
 
 def _row(entry: Entry, found: _Found, path: Path, out: Path) -> Markup:
+    """Return a model's row; what came of it takes the place of pictures and numbers where there are none."""
     target = next((p for p in entry.outputs if p.endswith(".html")), None) or next(iter(entry.outputs), None)
-    name: object = entry.model
+    name = _breakable(entry.model)
     if target is not None:
-        name = tag("a", entry.model, href=_link(path, out / target))
-    cells = [tag("th", name, scope="row", data_v=entry.model), tag("td", _picture(found))]
-    result = Markup("<b>failed</b>") if entry.result == "failed" else entry.result
-    cells.append(tag("td", result, data_v=_ORDER[entry.result]))
-    for value in (found.before, found.after, found.moved, found.num_units):
-        shown = "–" if math.isnan(value) else plain(number(value))
-        cells.append(tag("td", shown, class_="n", data_v="" if math.isnan(value) else f"{value!r}"))
-    cells.append(tag("td", entry.summary or entry.reason, class_="said"))
-    return tag("tr", *cells, class_=None if entry.result == "ok" else "left")
+        name = tag("a", name, href=_link(path, out / target))
+    is_ok = entry.result == "ok"
+    width = None if is_ok else len(_TITLES) - 1
+    came = tag("td", *_came(entry), data_v=_ORDER[entry.result], class_="said", colspan=width)
+    cells = [tag("th", name, scope="row", data_v=entry.model), came]
+    if is_ok:
+        cells.append(tag("td", _picture(found)))
+        for value in (found.before, found.after, found.moved, found.num_units):
+            known = not math.isnan(value)
+            shown, sorted_by = (plain(number(value)), f"{value!r}") if known else ("–", "")
+            cells.append(tag("td", shown, class_="n" if known else "n no", data_v=sorted_by))
+    return tag("tr", *cells, class_=entry.result.replace(" ", "-"))
+
+
+def _breakable(path: str) -> Markup:
+    """Return a path that may go on in a new line behind each of its parts."""
+    *folders, name = path.split("/")
+    return join(*(join(folder, "/", tag("wbr")) for folder in folders), name)
+
+
+def _came(entry: Entry) -> list[object]:
+    """Return a result and what there is to say of it."""
+    first, *more = (entry.summary or entry.reason).split("\n")
+    said: list[object] = [tag("b", entry.result), f" {first}" if first else ""]
+    if len(more) < _MOST_LINES:
+        return [*said, *(f"\n{line}" for line in more)]
+    said += [f"\n{line}" for line in more[: _MOST_LINES - 1]]
+    rest = more[_MOST_LINES - 1 :]
+    word = f"{len(rest)} more {'line' if len(rest) == 1 else 'lines'}"
+    return [*said, tag("details", tag("summary", word), "\n".join(rest))]
 
 
 def _link(page_path: Path, target: Path) -> str:

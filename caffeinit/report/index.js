@@ -3,8 +3,7 @@
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
   const value = (row, i) => {
-    const cell = row.cells[i];
-    const text = cell.dataset.v ?? cell.textContent;
+    const text = row.cells[i]?.dataset.v ?? ""; // a reason takes the place of all cells behind it
     return text !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
   };
   const order = (a, b) => {
@@ -12,7 +11,7 @@ for (const table of document.querySelectorAll("table")) {
     return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
   };
   [...table.tHead.rows[0].cells].forEach((head, i) => {
-    if (body.rows.length < 2 || ![...body.rows].some((row) => row.cells[i].dataset.v !== undefined)) return;
+    if (body.rows.length < 2 || ![...body.rows].some((row) => row.cells[i]?.dataset.v !== undefined)) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);

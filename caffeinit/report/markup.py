@@ -11,7 +11,7 @@ from typing import Any
 
 from caffeinit.printing import printable_lines
 
-_VOID = {"meta", "link", "img", "br", "path", "rect", "circle", "line", "use", "polygon"}
+_VOID = {"meta", "link", "img", "br", "wbr", "path", "rect", "circle", "line", "use", "polygon"}
 
 
 class Markup(str):

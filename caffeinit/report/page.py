@@ -69,14 +69,15 @@ def scroll(label: str, *content: Markup, tall: bool = False, kind: str = "") -> 
     return tag("div", *content, class_=names, tabindex="0", role="region", aria_label=label)
 
 
-def table(headings: list[list[Markup]], rows: list[Markup], caption: str) -> Markup:
+def table(headings: list[list[Markup]], rows: list[Markup], caption: str, kind: str | None = None) -> Markup:
     """Return a table in a box of its own.
 
     Args:
         headings: rows of heading cells. rows: the rest, row by row.
+        kind: what page.css calls tables that it lays out in a way of their own.
     """
     head = tag("thead", *(tag("tr", *cells) for cells in headings))
-    return scroll(caption, tag("table", head, "\n", tag("tbody", *rows)))
+    return scroll(caption, tag("table", head, "\n", tag("tbody", *rows), class_=kind))
 
 
 def facts(pairs: list[tuple[str, object]]) -> Markup:

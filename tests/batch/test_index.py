@@ -32,7 +32,7 @@ def test_pages_and_index_survive_interruption_byte_for_byte(place):
     assert [row[0] for row in page.tables[0][1:]] == models
     assert [unquote(link) for link in links] == [f"{m}.html" for m in models if m != "bad.caffemodel"]
     for row, entry in zip(page.tables[0][1:], entries(out), strict=True):
-        assert row[2] == entry["result"]
+        assert row[1].startswith(f"{entry['result']} {entry['summary'] or entry['reason'].splitlines()[0]}")
         if entry["result"] == "ok":
             told = json.loads((out / f"{entry['model']}.json").read_text())
             assert row[3:5] == [plain(f"{told[k]:.3g}") for k in ("rate_spread_before", "rate_spread")]
@@ -82,10 +82,32 @@ def test_an_index_takes_results_of_any_job(tmp_path):
     assert page.check() == ["measured.json", "without%20rates.json", "without%20numbers.json", "./a%3Ab.json", "c.onnx"]
     table = page.tables[0][1:]
     assert [row[0] for row in table] == [*(r.model for r in rows[:4]), "<i>\\x1b", "left", "c"]
-    assert [row[4] for row in table] == ["0.5", *["–"] * 6]
+    assert [row[1:] for row in table[4:6]] == [["failed no <b>\nreason"], ["left out no weights"]]
+    assert [row[4] for row in (*table[:4], table[6])] == ["0.5", *["–"] * 4]
     labels = [a["aria-label"] for a in page.images]
     assert labels == ["rates of 2 units: measured 2 to 8", "deviations of 1 units: measured 3 to 3"]
     assert page.texts["b"][:3] == ["5", "1", "1"]
+
+
+def test_a_long_reason_is_whole_and_folded(tmp_path):
+    lines = [f"line {n}" for n in range(8)]
+    rows = [Entry("a", "measure", "failed", "\n".join(lines[:3])), Entry("b", "measure", "failed", "\n".join(lines))]
+    page = Page(index_page(tmp_path / "index.html", tmp_path, "measure", rows))
+    assert [row[1] for row in page.tables[0][1:]] == [
+        "failed line 0\nline 1\nline 2",
+        "failed line 0\nline 1\nline 25 more lines" + "\n".join(lines[3:]),
+    ]
+    assert page.texts["summary"] == ["5 more lines"]
+
+
+def test_options_that_all_models_share_are_told(tmp_path):
+    rows = [
+        Entry("a", "rescale", "failed", options={"mode": ["equalize"], "beta": ["1"], "strict": ["true"]}, key="x"),
+        Entry("b", "rescale", "failed", options={"mode": ["equalize"], "beta": ["2"], "strict": ["true"]}, key="y"),
+        Entry("c", "rescale", "left out"),
+    ]
+    page = Page(index_page(tmp_path / "index.html", tmp_path, "rescale", rows))
+    assert page.texts["dd"] == ["--mode equalize\n--strict"]
 
 
 def test_an_index_of_500_models_is_small(tmp_path):

@@ -52,6 +52,13 @@ def write_pages(folder):
     return result
 
 
+def look_through(browser, width):
+    """Show a page in a window of this width, below 500 pixels on a phone."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
 def models(browser):
     return [cell.text for cell in browser.find_elements("css selector", "tbody th")]
 
@@ -72,9 +79,7 @@ def test_pages_in_a_browser(browser, tmp_path):
     assert [len(t.find_elements("css selector", "tbody tr")) for t in tables] == [len(result.units)] * 2
     assert all(p.rect["width"] > 50 for p in browser.find_elements("css selector", "[role=img], img"))
     for width in (390, 1280):
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        look_through(browser, width)
     seen = set()
     for theme in ("light", "dark"):
         media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
@@ -87,3 +92,32 @@ def test_pages_in_a_browser(browser, tmp_path):
         seen |= {ground, text}
     assert len(seen) == 4
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_results_and_reasons_are_seen_without_scrolling_sideways(browser, tmp_path, width):
+    long = "some/folder_with_a_long_name_that_nobody_likes/" * 3 + "net_iter_10000.caffemodel"
+    entries = [
+        Entry("b", "rescale", "ok", summary="3 of 3 units changed", outputs={"b.json": {}}),
+        Entry(long, "rescale", "failed", f'{long}: layer "conv1": ' + "the reason is long, too; " * 20),
+    ]
+    told = {"units": [{"rate": r, "out_std": 1} for r in (0.1, 3, 2e-7)], "rate_spread": 12345.678}
+    (tmp_path / "b.json").write_text(json.dumps(told))
+    write_index(tmp_path / "index.html", tmp_path, "rescale", entries)
+    browser.get((tmp_path / "index.html").as_uri())
+    look_through(browser, width)
+    box = browser.find_element("css selector", ".scroll")
+    assert browser.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", box) == 0
+    edges = (
+        "return [...arguments[0].children].map(c => { const r = c.getBoundingClientRect(); return [r.left, r.right] })"
+    )
+    for row in browser.find_elements("css selector", "tbody tr"):
+        cells = browser.execute_script(edges, row)
+        assert all(left >= 0 and right <= width for left, right in cells)
+    said = [cell.text.split() for cell in browser.find_elements("css selector", ".said")]
+    assert [words[:2] for words in said] == [
+        ["ok", "3"],
+        ["failed", "some/folder_with_a_long_name_that_nobody_likes/" * 3 + "net_iter_10000.caffemodel:"],
+    ]
+    browser.find_elements("css selector", "thead button")[1].click()
+    assert models(browser) == [long, "b"]
