@@ -107,6 +107,7 @@ def draw_network(
         CaffeinitError: there is no such method, or the seed is negative.
     """
     drawing = Drawing()
+    options = options or DrawOptions(threads=network.settings.threads or None)
     if seed < 0:
         raise OptionError(f"seed {seed}: has to be 0 or more")
     for name in [methods] if isinstance(methods, str) else methods.values():
@@ -118,9 +119,7 @@ def draw_network(
             drawing.kept.update(keeping_reason(unit, network.learned))
         elif layers(unit.name):
             owned.update(unit.initializers)
-            _draw_unit(
-                drawing, network, unit, method_for(unit.name, methods), seed, num_images, options or DrawOptions()
-            )
+            _draw_unit(drawing, network, unit, method_for(unit.name, methods), seed, num_images, options)
     for name, learned in network.learned.items():
         if name not in owned and layers(learned.layer):
             _follow_filler(network.graph.initializers[name], learned, seed)

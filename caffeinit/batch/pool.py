@@ -73,6 +73,8 @@ class ForkServer:
     def close(self) -> None:
         """End the server and all that it runs."""
         assert self.process.stdin is not None
+        if not self._count:  # it may still be importing, for nothing
+            self.process.kill()
         with contextlib.suppress(OSError):  # it is gone already
             self.process.stdin.close()
         try:
@@ -97,13 +99,16 @@ class ForkServer:
             future.set_exception(ServerEndedError())
 
 
-def run_here(tasks: Sequence[Task], work: Path, jobs: int, threads: int) -> Iterator[tuple[Task, Record]]:
+def run_here(
+    tasks: Sequence[Task], work: Path, jobs: int, threads: int, server: ForkServer | None = None
+) -> Iterator[tuple[Task, Record]]:
     """Run tasks on this machine and yield each with its record, as they end.
 
     When the server itself is killed, it is started again and the models that were in work are done again, twice at most.
 
     Args:
         jobs: models at a time. threads: for each; 0 for one per core.
+        server: one for the same folder and threads that has been started already; it is closed at the end.
     Raises:
         CaffeinitError: the server does not stay alive.
     """
@@ -111,23 +116,28 @@ def run_here(tasks: Sequence[Task], work: Path, jobs: int, threads: int) -> Iter
         return
     todo, tries = list(reversed(tasks)), dict.fromkeys((t.name for t in tasks), 0)
     running: dict[Future[Record], Task] = {}
-    starts, server = 1, ForkServer(work, threads)
+    ready: list[tuple[Task, Record]] = []
+    starts, server = 1, server or ForkServer(work, threads)
     try:
         while todo or running:
             while todo and len(running) < jobs:
                 task = todo.pop()
                 tries[task.name] += 1
                 running[server.submit(task)] = task
+            yield from ready  # only now: whoever takes a record has something to do with it, and the next model runs
+            ready = []
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             lost = any(future.exception() is not None for future in ended)
             for future in wait(running).done if lost else ended:  # all that it ran ends with a server
                 task = running.pop(future)
                 if future.exception() is None:
-                    yield task, future.result()
+                    ready.append((task, future.result()))
                 elif tries[task.name] < 2:
                     todo.append(task)
                 else:
-                    yield task, {"result": "failed", "reason": "the process that starts models was killed, twice"}
+                    ready.append(
+                        (task, {"result": "failed", "reason": "the process that starts models was killed, twice"})
+                    )
             if lost and todo:
                 server.close()
                 starts += 1
@@ -137,5 +147,6 @@ def run_here(tasks: Sequence[Task], work: Path, jobs: int, threads: int) -> Iter
                         "Run the same command again to go on"
                     )
                 server = ForkServer(work, threads)
+        yield from ready
     finally:
         server.close()

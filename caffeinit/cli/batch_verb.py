@@ -20,6 +20,7 @@ from caffeinit.cli.terminal import say
 if TYPE_CHECKING:
     from caffeinit.batch.manifest import Entry
     from caffeinit.batch.planning import Order
+    from caffeinit.batch.run import Executor
 
 _JOBS = [name for name in JOBS if name in VERBS]
 
@@ -153,14 +154,18 @@ def _run(order: Order, options: dict[str, Any]) -> int:
     from caffeinit.cli.common import write_json
     from caffeinit.cli.tables import lines_and_bar
 
-    with _ending_at_sigterm(), lines_and_bar(order.job, options["quiet"]) as show:
+    with (
+        _ending_at_sigterm(),
+        lines_and_bar(order.job, options["quiet"]) as show,
+        contextlib.ExitStack() as stack,
+    ):
 
         def finished(entry: Entry, seconds: float, done: int, total: int) -> None:
             what = entry.summary if entry.result == "ok" else f"FAILED: {_short(entry.reason)}"
             show(f"{entry.model}  {what}  {seconds:.1f} s", done, total)
 
         try:
-            entries = run(order, _executor(options), finished)
+            entries = run(order, _executor(order, options, stack), finished)
         except KeyboardInterrupt:
             say("stopped; the same command goes on from here", err=True)
             return 1
@@ -175,16 +180,22 @@ def _run(order: Order, options: dict[str, Any]) -> int:
     return 1 if failed else 0
 
 
-def _executor(options: dict[str, Any]) -> Any:
+def _executor(order: Order, options: dict[str, Any], stack: contextlib.ExitStack) -> Executor:
     """Return what runs the tasks: this machine, with its cores divided among the jobs, or a cluster."""
     if options["dask"]:
         from caffeinit.batch.cluster import run_there
 
         return lambda tasks, work: run_there(tasks, work, options["dask"])
-    from caffeinit.batch.pool import run_here
+    from caffeinit.batch.planning import WORK
+    from caffeinit.batch.pool import ForkServer, run_here
+    from caffeinit.batch.run import MANIFEST
 
-    jobs = options["jobs"]
-    return lambda tasks, work: run_here(tasks, work, jobs, max(1, (os.cpu_count() or 1) // jobs))
+    jobs, server = options["jobs"], None
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    if not (order.out / MANIFEST).exists():
+        # There is work then, almost for certain: packages are imported while the zoo is still looked at.
+        server = stack.enter_context(contextlib.closing(ForkServer(order.out / WORK, threads)))
+    return lambda tasks, work: run_here(tasks, work, jobs, threads, server)
 
 
 def _short(reason: str) -> str:
