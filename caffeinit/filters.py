@@ -29,15 +29,16 @@ MAX_CHANNELS = 16  # input channels shown of a filter that is not in colour
 
 
 def draw_mosaic(
-    weight: np.ndarray, *, scaling: Scaling = "filter", bgr: bool = True, zoom: int | None = None
+    weight: np.ndarray, *, scaling: Scaling = "filter", bgr: bool = True, zoom: int | None = None, clear: bool = False
 ) -> np.ndarray:
-    """Return filters as a picture, uint8 (height, width, 3), red first.
+    """Return filters as a picture, uint8 (height, width, 3), red first; with opacity as a fourth channel if `clear`.
 
     Args:
         weight: (O, I, kH, kW); (O, I, kW) counts as one row high, and (O, I) as 1x1 kernels.
         scaling: full contrast is each filter's own largest magnitude, or the largest of all.
         bgr: three input channels are blue, green, red, as Caffe's pictures are.
         zoom: pixels per weight; None chooses what makes the picture big enough to look at.
+        clear: let the lines between tiles be transparent, for a ground of any colour.
     """
     kernels = _contrast(_planar(weight), scaling)
     tiles = _colour_tiles(kernels, bgr) if kernels.shape[1] == 3 else _grey_tiles(kernels)
@@ -47,7 +48,8 @@ def draw_mosaic(
     if zoom is None:
         zoom = min(max(1, LEAST_SIDE // max(rows * height, columns * width)), LARGEST_ZOOM)
     tiles = tiles.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    return _lay_out(tiles, rows, columns, gap=max(1, zoom // 2))
+    picture = _lay_out(tiles, rows, columns, gap=max(1, zoom // 2))
+    return picture if clear else np.where(picture[..., 3:] == 0, np.uint8(GAP), picture[..., :3])
 
 
 def save_mosaic(weight: np.ndarray, path: str | Path, *, scaling: Scaling = "filter", bgr: bool = True) -> None:
@@ -74,19 +76,23 @@ def _contrast(kernels: np.ndarray, scaling: Scaling) -> np.ndarray:
 
 
 def _colour_tiles(kernels: np.ndarray, bgr: bool) -> np.ndarray:
-    """Return (O, kH, kW, 3)."""
-    return kernels[:, :: -1 if bgr else 1].transpose(0, 2, 3, 1)
+    """Return (O, kH, kW, 4)."""
+    return _opaque(kernels[:, :: -1 if bgr else 1].transpose(0, 2, 3, 1))
 
 
 def _grey_tiles(kernels: np.ndarray) -> np.ndarray:
-    """Return (O, kH, I * kW and gaps, 3): a filter's input channels side by side."""
-    shown = kernels[:, :MAX_CHANNELS]
+    """Return (O, kH, I * kW and gaps, 4): a filter's input channels side by side."""
+    shown = _opaque(kernels[:, :MAX_CHANNELS, ..., None].repeat(3, axis=4))
     if shown.shape[1] > 1:
-        shown = np.pad(shown, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=GAP)
-    outputs, channels, height, width = shown.shape
-    strip = shown.transpose(0, 2, 1, 3).reshape(outputs, height, channels * width)
-    strip = strip[:, :, :-1] if channels > 1 else strip
-    return strip[..., None].repeat(3, axis=3)
+        shown = np.pad(shown, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)))
+    outputs, channels, height, width, _ = shown.shape
+    strip = shown.transpose(0, 2, 1, 3, 4).reshape(outputs, height, channels * width, 4)
+    return strip[:, :, :-1] if channels > 1 else strip
+
+
+def _opaque(colours: np.ndarray) -> np.ndarray:
+    """Return red, green and blue on the last axis with full opacity behind them."""
+    return np.concatenate([colours, np.full_like(colours[..., :1], 255)], axis=-1)
 
 
 def _columns(count: int, height: int, width: int) -> int:
@@ -95,9 +101,9 @@ def _columns(count: int, height: int, width: int) -> int:
 
 
 def _lay_out(tiles: np.ndarray, rows: int, columns: int, gap: int) -> np.ndarray:
-    """Return one picture of tiles (O, h, w, 3) with lines around each."""
+    """Return one picture of tiles (O, h, w, 4) with clear lines around each."""
     count, height, width, _ = tiles.shape
-    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), GAP, np.uint8)
+    canvas = np.zeros((rows * (height + gap) + gap, columns * (width + gap) + gap, 4), np.uint8)
     for index in range(count):
         top = gap + index // columns * (height + gap)
         left = gap + index % columns * (width + gap)

@@ -51,6 +51,17 @@ def test_grey_filters_show_their_channels_side_by_side():
     assert draw_mosaic(weight, zoom=1)[1, 1:-1, 0].tolist() == [GROUND, GROUND, GAP, GROUND, 1]
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 3, 3), (3, 2, 2, 2)])
+def test_lines_between_tiles_can_be_clear(shape):
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    plain, clear = draw_mosaic(weight), draw_mosaic(weight, clear=True)
+    lines = clear[..., 3] == 0
+    assert (plain[lines] == GAP).all()
+    assert np.array_equal(plain[~lines], clear[~lines][:, :3])
+    assert lines[0].all()
+    assert 0.2 < lines.mean() < 0.6
+
+
 def test_zero_and_broken_filters_are_grey():
     weight = np.full((2, 3, 2, 2), np.nan, np.float32)
     weight[0] = 0

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from caffeinit.measuring import Measurement, UnitMeasurement
 from caffeinit.result import Result, UnitStats
+
+_DRAWN_RANGE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,16 @@ class Content:
     def deviations(self, index: int) -> list[np.ndarray]:
         """Return the deviations of every unit's channels in one set."""
         return [np.zeros(0) if (s := u.stats[index]) is None else s.channel_stds for u in self.units]
+
+    @cached_property
+    def floor(self) -> float:
+        """The least deviation that is drawn: channels that are all but still would take the axis for themselves."""
+        every = [d for index in range(len(self.sets)) for d in self.deviations(index)]
+        return _DRAWN_RANGE * float(drawable(np.concatenate([np.zeros(0), *every])).max(initial=0))
+
+    def drawn_deviations(self, index: int) -> list[np.ndarray]:
+        """Return those of `deviations` that have a place in the pictures."""
+        return [(found := drawable(each))[found >= self.floor] for each in self.deviations(index)]
 
 
 def content_of(found: Result | Sequence[Measurement]) -> Content:

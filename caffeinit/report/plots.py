@@ -56,7 +56,7 @@ def rates_plots(content: Content) -> list[Markup]:
 
 def deviations_plots(content: Content) -> list[Markup]:
     """Return the deviations of each unit's channels: range, middle half and median; in pictures as for rates."""
-    every = [content.deviations(s) for s in _indices(content)]
+    every = [content.drawn_deviations(s) for s in _indices(content)]
     rows = [i for i in range(len(content.units)) if any(len(drawable(each[i])) for each in every)]
     known = drawable(np.concatenate([np.zeros(0), *(each[i] for each in every for i in rows)]))
     step = 0.19 if len(every) == 1 else 0.27
@@ -134,8 +134,8 @@ def _range_of(content: Content, index: int, rows: Sequence[int]) -> str:
 
 
 def _deviations_told(content: Content, index: int, rows: Sequence[int]) -> str:
-    every = content.deviations(index)
-    return f"{content.sets[index]}: {_reach(drawable(np.concatenate([every[i] for i in rows])))}"
+    every = content.drawn_deviations(index)
+    return f"{content.sets[index]}: {_reach(np.concatenate([every[i] for i in rows]))}"
 
 
 def _reach(values: np.ndarray) -> str:
@@ -154,7 +154,7 @@ def _word(value: float) -> str:
 
 def histograms(content: Content) -> Markup | None:
     """Return one small histogram of channel deviations for each unit, all on one axis; None where nothing varies."""
-    every = [content.deviations(s) for s in _indices(content)]
+    every = [content.drawn_deviations(s) for s in _indices(content)]
     known = drawable(np.concatenate([np.zeros(0), *(d for each in every for d in each)]))
     if not len(known):
         return None
@@ -230,11 +230,17 @@ def has_no_place(content: Content) -> list[str]:
     said = []
     for index, name in enumerate(content.sets):
         every = np.concatenate([np.zeros(0), *content.deviations(index)])
-        broken = int((~np.isfinite(every)).sum())
-        still = int((every == 0).sum())
         prefix = f"{name}: " if len(content.sets) > 1 else ""
-        if broken:
-            said.append(f"{prefix}{broken} channels whose deviation is not finite are not in the pictures.")
-        if still:
-            said.append(f"{prefix}{still} channels that do not vary are not in the pictures.")
+        for count, one, more in (
+            (int((~np.isfinite(every)).sum()), "whose deviation is not finite", "whose deviation is not finite"),
+            (int((every == 0).sum()), "that does not vary", "that do not vary"),
+            (
+                int(((every > 0) & (every < content.floor)).sum()),
+                f"that varies by less than {_word(content.floor)}",
+                f"that vary by less than {_word(content.floor)}",
+            ),
+        ):
+            if count:
+                channels = f"1 channel {one} is" if count == 1 else f"{count} channels {more} are"
+                said.append(f"{prefix}{channels} not in the pictures.")
     return said

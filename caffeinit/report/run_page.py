@@ -94,12 +94,12 @@ def _spread_tile(content: Content) -> Markup:
     known = [s for s in content.spreads if math.isfinite(s)]
     if not known:
         return _tile("–", "spread of the rates: not measured")
-    shown = [plain(number(s)) if math.isfinite(s) else "–" for s in content.spreads]
+    shown = [tag("span", plain(number(s)) if math.isfinite(s) else "–", class_="once") for s in content.spreads]
     if len(shown) == 1:
         return _tile(shown[0], words)
     if content.sets == ("A", "B"):
         return _tile(join(tag("i", "A "), shown[0], tag("i", ", B "), shown[1]), words)
-    return _tile(join(tag("i", f"{shown[0]} → "), shown[1]), words)
+    return _tile(join(tag("i", shown[0], " → "), shown[1]), words)
 
 
 def _moved_tile(found: Result) -> Markup:
@@ -159,8 +159,9 @@ def _plots(content: Content) -> Markup:
     reach = (
         "Of each unit's channels on the pictures: from smallest to largest, thick the middle half, marked the median."
     )
-    parts = [_figure(f"Change rates{_part(i, rates)}", speed, picture) for i, picture in enumerate(rates)]
-    parts += [_figure(f"Channel deviations{_part(i, deviations)}", reach, p) for i, p in enumerate(deviations)]
+    left = [_figure(f"Change rates{_part(i, rates)}", speed, picture) for i, picture in enumerate(rates)]
+    right = [_figure(f"Channel deviations{_part(i, deviations)}", reach, p) for i, p in enumerate(deviations)]
+    parts = [tag("div", *side) for side in (left, right) if side]
     said = [*([] if rates else ["No unit has a rate to draw."]), *has_no_place(content)]
     notes = [tag("p", line, class_="soft") for line in said]
     legend = _legend(content) if parts else None
@@ -250,7 +251,7 @@ def _filters(network: Network) -> Markup:
     from PIL import Image  # only who wants pictures pays for the import
 
     raw = io.BytesIO()
-    Image.fromarray(draw_mosaic(weight)).save(raw, format="PNG")
+    Image.fromarray(draw_mosaic(weight, clear=True)).save(raw, format="PNG")
     outputs, inputs, height, width = weight.shape
     size = f"{outputs} filters of {height}×{width} on {inputs} {'channels' if inputs > 1 else 'channel'}"
     words = f"{name}: {size}. Zero is mid grey; each filter's largest magnitude is full contrast."

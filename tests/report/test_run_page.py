@@ -130,6 +130,19 @@ def test_numbers_without_a_place_on_a_log_axis_are_left_out_and_told(value, tmp_
     assert "No unit has a rate to draw." in page.texts["p"]
 
 
+def test_channels_that_are_all_but_still_do_not_stretch_the_axis(tmp_path):
+    net = NETS["chain"]()
+    found = caffeinit.measure(net, pictures())
+    page = page_of(tmp_path, net, found)
+    stds = found.units[0].stats.channel_stds
+    stds[0] = 1e-21
+    largest = max(u.stats.channel_stds.max() for u in found.units)
+    told = page_of(tmp_path, net, found)
+    words = f"1 channel that varies by less than {plain(f'{1e-8 * largest:.3g}')} is not in the pictures."
+    assert (words in page.texts["p"], words in told.texts["p"]) == (False, True)
+    assert "1e-2" not in "".join(told.texts["text"])
+
+
 def test_units_without_statistics_and_nets_without_filters(tmp_path):
     builder = NetBuilder()
     net = builder.finish(builder.product("data", "ip", 3))
