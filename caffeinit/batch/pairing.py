@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from caffeinit.batch.settings import Said
@@ -64,6 +64,7 @@ class _Net:
     shapes: NetShapes | None
     digest: str
     error: str = ""
+    phase: str = ""  # that it has to be read in, where that is not the usual one
 
     @property
     def cost(self) -> float:
@@ -79,19 +80,22 @@ class Matchmaker:
 
         Args:
             said: path -> what its settings say.
-            states: path of a net -> the arguments of `net_shapes` that its settings and the command line give.
+            states: path of a net -> the arguments of `net_shapes` that its settings and the command line give. A net that
+                cannot be read without its layers for training is read in that phase, unless one is given.
         """
         self.zoo = zoo
         self._fits: dict[tuple[str, str], Fit] = {}
-        self._known: dict[str, tuple[NetShapes | None, str]] = {}
+        self._known: dict[str, tuple[NetShapes, str]] = {}
+        self.states = states
         self.nets = [self._look(path, states[path]) for path in zoo.nets]
+        self.net_at = {net.path: net for net in self.nets}
         self.stored: dict[str, tuple[StoredShapes, str]] = {}
         self.broken: dict[str, str] = {}
         for path in zoo.weights:
             self._index(path)
         self.by_folder: dict[str, list[_Net]] = {}
         for net in self.nets:
-            self.by_folder.setdefault(_folder(net.path), []).append(net)
+            self.by_folder.setdefault(folder_of(net.path), []).append(net)
         self._told = {w: net for net in self.nets if (w := said[net.path].weights)}
 
     def _look(self, path: str, arguments: Mapping[str, Any]) -> _Net:
@@ -101,8 +105,12 @@ class Matchmaker:
             try:
                 self._known[digest] = net_shapes(full, **arguments), ""
             except CaffeinitError as error:
-                return _Net(path, None, digest, one_line(error, full))
-        return _Net(path, self._known[digest][0], digest)
+                shapes = None if "phase" in arguments else _training_shapes(full, arguments)
+                if shapes is None:
+                    return _Net(path, None, digest, one_line(error, full))
+                self._known[digest] = shapes, "TRAIN"
+        shapes, phase = self._known[digest]
+        return _Net(path, shapes, digest, phase=phase)
 
     def _index(self, path: str) -> None:
         full = self.zoo.root / path
@@ -134,7 +142,7 @@ class Matchmaker:
             return self._told[weights], ""
         found: list[tuple[_Rank, _Net]] = []
         near: list[tuple[int, int, str]] = []
-        for distance, nets in self._from_near_to_far(_folder(weights)):
+        for distance, nets in self._from_near_to_far(folder_of(weights)):
             for net in nets:
                 how = self.fit(net, weights)
                 if how is None:
@@ -157,8 +165,16 @@ class Matchmaker:
         groups: dict[int, list[_Net]] = {}
         for folder, nets in self.by_folder.items():
             if folder != here:
-                groups.setdefault(_distance(here, folder), []).extend(nets)
+                groups.setdefault(distance_between(here, folder), []).extend(nets)
         yield from sorted(groups.items())
+
+
+def _training_shapes(path: Path, arguments: Mapping[str, Any]) -> NetShapes | None:
+    """Return what a net asks for in training; None where it is no net then either."""
+    try:
+        return net_shapes(path, phase="TRAIN", **arguments)
+    except CaffeinitError:
+        return None
 
 
 def _rank(net: _Net, weights: str, how: Fit, distance: int) -> _Rank:
@@ -207,7 +223,7 @@ def _pair_nets(maker: Matchmaker, needs: str, done: Pairing, skipped: Mapping[st
         net, reason = maker.best(weights)
         if net is not None:
             chosen[weights] = net
-            fitting.setdefault(_folder(net.path), []).append(weights)
+            fitting.setdefault(folder_of(net.path), []).append(weights)
         elif needs == "weights":
             done.failures[weights] = reason
     if needs == "weights":
@@ -221,7 +237,7 @@ def _pair_nets(maker: Matchmaker, needs: str, done: Pairing, skipped: Mapping[st
             continue
         if net.error and not claims_net(net.path):
             continue  # a text that only speaks of layers
-        twin = _twin(maker, net, chosen, fitting.get(_folder(net.path), []))
+        twin = _twin(maker, net, chosen, fitting.get(folder_of(net.path), []))
         if twin:
             done.left_out[net.path] = twin
         elif needs == "net" and net.error:
@@ -244,17 +260,18 @@ def _twin(maker: Matchmaker, net: _Net, chosen: Mapping[str, _Net], near: Sequen
 def _why_alone(maker: Matchmaker, net: _Net) -> str:
     """Return why a net has no weights."""
     for weights in maker.stored:
-        how = maker.fit(net, weights) if _folder(weights) == _folder(net.path) else None
+        how = maker.fit(net, weights) if folder_of(weights) == folder_of(net.path) else None
         if how is not None and how.mismatches:
             return f"does not fit {weights}: {how.mismatches[0]}"
     return "no weights in the folder fit it"
 
 
-def _folder(path: str) -> str:
+def folder_of(path: str) -> str:
+    """Return the folder that a path of the zoo lies in; the root is ""."""
     return path.rpartition("/")[0]
 
 
-def _distance(one: str, other: str) -> int:
+def distance_between(one: str, other: str) -> int:
     """Return how many steps lead from one folder to another."""
     a, b = one.split("/") if one else [], other.split("/") if other else []
     common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from caffeinit.batch.beside import completed
 from caffeinit.batch.child import FILES, describe
 from caffeinit.batch.fingerprints import pictures_digest
 from caffeinit.batch.manifest import Entry, Manifest
@@ -79,7 +80,8 @@ def plan(order: Order, manifest: Manifest) -> Plan:
     settings = Settings(order.zoo, zoo.settings)
     said = {path: settings.of(path, order.job) for path in (*zoo.nets, *zoo.weights, *zoo.onnx)}
     states = {path: _state(job, order.options, said[path]) for path in zoo.nets}
-    found = pair(Matchmaker(zoo, said, states), job.needs, job.takes_onnx, said)
+    maker = Matchmaker(zoo, said, states)
+    found = pair(maker, job.needs, job.takes_onnx, said)
     made = Plan()
     made.left_out = [Entry(n, order.job, "left out", r) for n, r in found.left_out.items()]
     made.settled = [Entry(n, order.job, "failed", r) for n, r in found.failures.items()]
@@ -89,7 +91,7 @@ def plan(order: Order, manifest: Manifest) -> Plan:
 
     def build(model: Model) -> Task | Entry:
         own = settings.of(model.net, order.job, [model.weights] if model.weights else [])
-        options = merged(order.options, own)
+        options = completed(maker, model.net, job, merged(order.options, own))
         _check_options(job, model, options, own)
         try:
             limits, pages = limits_of(own, *_limits(order)), order.report is not None
@@ -117,8 +119,9 @@ def _state(job: Job, options: Mapping[str, list[str]], said: Said) -> dict[str, 
     """Return the arguments of `net_shapes` for a net."""
     from caffeinit.cli.common import parse_shapes
 
-    known = parsed(job, merged(options, said), said)
-    state: dict[str, Any] = {name: known[name] for name in ("phase", "level", "stages") if name in known}
+    given = merged(options, said)
+    known = parsed(job, given, said)
+    state: dict[str, Any] = {name: known[name] for name in ("phase", "level", "stages") if name in given}
     if known.get("input_shapes"):
         try:
             state["input_shapes"] = parse_shapes(known["input_shapes"])
@@ -143,14 +146,22 @@ def _check_options(job: Job, model: Model, options: Mapping[str, list[str]], sai
 def _compare(order: Order, manifest: Manifest, built: list[Task | Entry], made: Plan) -> None:
     """Sort tasks into what is done and what is not."""
     owned = {path for entry in manifest.entries.values() for path in entry.outputs}
-    for task in built:
+
+    def is_done(task: Task | Entry) -> bool:
+        if isinstance(task, Entry) or (old := manifest.entries.get(task.name)) is None:
+            return False
+        return old.result == "ok" and old.key == task.key and complete(order.out, old, move=False)
+
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(is_done, built))
+    for task, has_been_done in zip(built, done, strict=True):
         if isinstance(task, Entry):
             made.settled.append(task)
             continue
-        old = manifest.entries.get(task.name)
-        if old and old.result == "ok" and old.key == task.key and complete(order.out, old, move=False):
+        if has_been_done:
             made.have.append(task.name)
             continue
+        old = manifest.entries.get(task.name)
         foreign = [p for p in task.outputs.values() if p not in owned and os.path.lexists(order.out / p)]
         if foreign and not order.force:
             reason = f"{order.out / foreign[0]} exists already and is not this batch's; --force replaces it"

@@ -23,6 +23,7 @@ _LAYER = re.compile(rb"(?m)^[^#\n]*\blayers?\s*[:{]")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NET_NAMES = (".prototxt", ".pt", ".pbtxt")
 _WEIGHTS_NAMES = (".caffemodel", ".caffemodel.h5", ".caffemodel.hdf5")
+_MEAN_NAMES = (".binaryproto", ".npy")
 _NET_TAGS = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")  # a net's name, a V1 layer, an input, a V2 layer
 
 
@@ -34,6 +35,7 @@ class Zoo:
         nets: texts that look like nets. weights: binary files that may hold weights.
         onnx: ONNX models. settings: files named caffeinit.toml.
         others: files named like nets that speak of no layers: solvers, label maps.
+        means: files that may be mean pictures, by their names.
         unreadable: path -> why a folder or file could not be read.
     """
 
@@ -43,6 +45,7 @@ class Zoo:
     onnx: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    means: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,6 +96,8 @@ def _sort_in(path: str, zoo: Zoo) -> None:
         return
     if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
         return
+    if name.endswith(_MEAN_NAMES):
+        zoo.means.append(path)
     with open(zoo.root / path, "rb") as file:
         head = file.read(_HEAD_BYTES)
         is_text = not any(byte < 9 or 13 < byte < 32 for byte in head)

@@ -16,6 +16,7 @@ from caffeinit.caffe.match import shapes_equal
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.weights import open_weights
 from caffeinit.graph import Shape
+from caffeinit.images.transform_param import mean_name
 
 Path = str | PathLike[str]
 
@@ -30,6 +31,8 @@ class NetShapes:
         unknown: layers whose shapes cannot be told: their input's shape is not known, or they cannot run.
         is_deploy: all data comes from Input layers, as in the net that one ships.
         cost: multiply-adds for one batch of the net's own, roughly; 0 where no shape is known.
+        inputs: input blob -> shape. open_inputs: those whose shape nothing tells.
+        means: input blob -> the name of the mean picture that its layer asks for.
     """
 
     name: str
@@ -37,6 +40,9 @@ class NetShapes:
     unknown: frozenset[str]
     is_deploy: bool
     cost: float = 0
+    inputs: Mapping[str, Shape] = field(default_factory=dict)
+    open_inputs: Sequence[str] = ()
+    means: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,13 @@ def net_shapes(
     net = read_net(path, phase, level, stages)
     found = infer_net(net, input_shapes)
     wanted = {layer: [p.shape for p in params] for layer, params in found.params.items() if params}
-    data = [e.layer.type for e in net.named_layers if e.tops and not e.bottoms]
     tops = {e.layer.name: e.tops[0] for e in net.named_layers if e.tops}
     cost = sum(math.prod(shapes[0]) * math.prod(found.shapes[tops[layer]][2:]) for layer, shapes in wanted.items())
-    return NetShapes(net.name, wanted, frozenset(found.blocked), all(kind == "Input" for kind in data), cost)
+    sources = [e for e in net.named_layers if e.tops and not e.bottoms]
+    means = {e.tops[0]: name for e in sources if (name := mean_name(e.layer))}
+    is_deploy = all(e.layer.type == "Input" for e in sources)
+    blocked = frozenset(found.blocked)
+    return NetShapes(net.name, wanted, blocked, is_deploy, cost, dict(found.inputs), tuple(found.unshaped), means)
 
 
 def stored_shapes(path: Path) -> StoredShapes:

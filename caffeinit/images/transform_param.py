@@ -33,14 +33,14 @@ def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None) -
     Raises:
         ImagesError: fields contradict each other. A mean file that is not there or lies elsewhere is `mean_problem`.
     """
-    places = [getattr(layer, n) for n in ("transform_param", *_OLD_PLACES) if _has(layer, n)]
+    places = _places(layer)
     mean = next((list(p.mean_value) for p in places if getattr(p, "mean_value", None)), None)
-    mean_file = _first(places, "mean_file")
+    mean_file = mean_name(layer)
     if mean and mean_file:
         raise ImagesError(
             f'layer "{printable(layer.name)}": both mean_value and mean_file are given: remove one of them.'
         )
-    mean_path = _find_mean(layer, mean_file, folder) if mean_file else None
+    mean_path = find_mean(mean_file, folder) if mean_file else None
     crop = _crop(layer, places)
     size = _new_size(layer)
     frame = layer.transform_param.resize_param if _has(layer.transform_param, "resize_param") else None
@@ -51,8 +51,8 @@ def preprocessing_of(layer: Any, folder: str | os.PathLike[str] | None = None) -
     is_database = crop is not None and size is None and layer.type != "ImageData"
     return Preprocessing(
         mean=[float(v) for v in mean] if mean else None,
-        mean_file=mean_path if isinstance(mean_path, Path) else None,
-        mean_problem=mean_path if isinstance(mean_path, str) else None,
+        mean_file=mean_path,
+        mean_problem=_mean_problem(layer, mean_file) if mean_file and not mean_path else None,
         scale=float(scale) if (scale := _first(places, "scale")) is not None else 1.0,
         crop=crop,
         # A database's pictures have their training size; those of files that stand in for them have any.
@@ -74,6 +74,11 @@ def preprocessing_of_net(
             asked = preprocessing_of(layer, folder)
             found.update({top: asked if i == 0 else Preprocessing(floats=False) for i, top in enumerate(layer.top)})
     return found
+
+
+def _places(layer: Any) -> list[Any]:
+    """Return the messages of a layer that may say how its pictures are prepared."""
+    return [getattr(layer, n) for n in ("transform_param", *_OLD_PLACES) if _has(layer, n)]
 
 
 def _has(message: Any, name: str) -> bool:
@@ -117,12 +122,29 @@ def _channels(layer: Any) -> Any:
     return "gray" if grey else None
 
 
-def _find_mean(layer: Any, name: str, folder: str | os.PathLike[str] | None) -> Path | str:
-    """Return where the mean file lies, or why there is none."""
-    where = f'layer "{printable(layer.name)}": mean_file "{printable(name)}"'
-    if PurePosixPath(name).is_absolute() or os.path.isabs(name) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-        return f"{where} lies elsewhere and is only read when asked for. {MEAN_HINT}"
+def mean_name(layer: Any) -> str | None:
+    """Return the name of the mean file that a data layer asks for, as it says it."""
+    name: str | None = _first(_places(layer), "mean_file")
+    return name or None
+
+
+def find_mean(name: str, folder: str | os.PathLike[str] | None) -> Path | None:
+    """Return where a mean file lies that a net names; None where it is not to be had, or lies elsewhere."""
+    if _lies_elsewhere(name):
+        return None
     candidates = [Path(f, name) for f in (folder, ".") if f is not None]
     candidates += [Path(folder, Path(name).name)] if folder is not None else []
-    found = next((c for c in candidates if c.is_file()), None)
-    return found or f"{where} is neither beside the net nor below the current folder. {MEAN_HINT}"
+    return next((c for c in candidates if c.is_file()), None)
+
+
+def _lies_elsewhere(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or os.path.isabs(name) or ".." in PurePosixPath(name.replace("\\", "/")).parts
+
+
+def _mean_problem(layer: Any, name: str) -> str:
+    """Return why there is no mean file."""
+    where = f'layer "{printable(layer.name)}": mean_file "{printable(name)}"'
+    if _lies_elsewhere(name):
+        return f"{where} lies elsewhere and is only read when asked for. {MEAN_HINT}"
+    return f"{where} is neither beside the net nor below the current folder. {MEAN_HINT}"
