@@ -45,10 +45,15 @@ def worker(address, *more):
 
 
 def test_a_killed_worker_costs_nothing_but_its_model(place, scheduler):
+    """With pages: workers write them, and the caller their index."""
     slow(place, copies=8)
-    assert batch(place, out="whole").returncode == 0
+    assert batch(place, "--report", place / "whole" / "index.html", out="whole").returncode == 0
     with worker(scheduler), worker(scheduler) as (victim, _):
-        with subprocess.Popen(command(place, "--dask", scheduler), stdout=subprocess.PIPE, text=True) as run:
+        with subprocess.Popen(
+            command(place, "--dask", scheduler, "--report", place / "out" / "index.html"),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as run:
             wait_for(lambda: (place / "out" / "times.jsonl").exists() and len(times(place / "out")) >= 2)
             wait_for(lambda: len(below(victim.pid)) > 1)  # it has a model in work
             started_by_it = below(victim.pid)
@@ -59,6 +64,8 @@ def test_a_killed_worker_costs_nothing_but_its_model(place, scheduler):
     assert "8 ok, 0 failed" in out
     assert sorted(times(place / "out")) == sorted(f"{n}/net.caffemodel" for n in range(8))  # each once
     assert content(place / "out") == content(place / "whole")
+    pages = {name for name in content(place / "out") if name.endswith(".html")}
+    assert pages == {"index.html", *(f"{n}/net.caffemodel.html" for n in range(8))}
 
 
 def test_what_a_dead_worker_had_finished_is_taken_as_it_is(place, scheduler):
