@@ -31,6 +31,7 @@ from caffeinit.graph import Graph
 from caffeinit.images.batches import Calibration
 from caffeinit.network import Network
 from caffeinit.rates import RateProbe
+from caffeinit.sizes import made_for, value_bytes
 from caffeinit.units import Unit
 from caffeinit.verify import SPOOL_BYTES
 
@@ -159,13 +160,13 @@ def _pass(network: Network, calibration: Any, work: Work) -> int:
 def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
     """Return how many pictures go through a stage at once: all where they are merged (`StagedRun`)."""
     nodes = graph.ancestors(stage.outputs, stage.inputs)
-    fits = sum(_size(graph, v, num_images) for v in stage.inputs) <= MERGED_BYTES
+    fits = sum(value_bytes(graph, v, num_images) for v in stage.inputs) <= MERGED_BYTES
     products = any(n.op_type in _PRODUCTS for n in nodes)
     return num_images if graph.batch_axis_free and products and fits else size
 
 
 def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
-    held = sum(_size(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
+    held = sum(value_bytes(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
     part = graph.part(stage.outputs, stage.inputs)
     if is_rowwise(part) and not any(n.op_type in _PRODUCTS for n in part.nodes):
         pictures = min(pictures, cores * math.ceil(pictures / num_parts(part, pictures, cores)))
@@ -177,26 +178,33 @@ def _forward(network: Network, calibration: Any) -> int:
     graph, wanted = network.graph, unit_outputs(network, network.graph.outputs)
     pictures = _batch_size(calibration)
     if graph.batch_axis_free:
-        pictures = max(1, min(pictures, PIECE_BYTES // max(1, sum(_size(graph, v, 1) for v in wanted))))
-    outputs = sum(_size(graph, v, pictures) for v in wanted)
+        pictures = max(1, min(pictures, PIECE_BYTES // max(1, sum(value_bytes(graph, v, 1) for v in wanted))))
+    outputs = sum(value_bytes(graph, v, pictures) for v in wanted)
     return 2 * outputs + int(_ARENA * living(graph, wanted, (), pictures))
 
 
 def _rates(network: Network, pictures: int) -> tuple[int, int]:
     """Return what one piece takes on its way forward and back, and what is kept of all of them."""
-    graph, made_for = network.graph, _made_for(network.graph)
-    pictures = pictures if graph.batch_axis_free else made_for
-    batch = {n: np.zeros((pictures * s[0] // made_for, *s[1:]), np.float32) for n, s in graph.inputs.items() if s}
+    graph, rows = network.graph, made_for(network.graph)
+    pictures = pictures if graph.batch_axis_free else rows
+    batch = {n: np.zeros((pictures * s[0] // rows, *s[1:]), np.float32) for n, s in graph.inputs.items() if s}
     try:
         probe = RateProbe(network, [batch])
     except CaffeinitError:  # there are no rates then, and the job says why
         return 0, 0
     first = probe.batches[0]
-    size = len(next(iter(first.values()))) * made_for // max(next(iter(graph.inputs.values()))[0], 1)
+    size = len(next(iter(first.values()))) * rows // max(next(iter(graph.inputs.values()))[0], 1)
     squares = len(probe.batches) * sum(_squares(unit) for unit in network.units)
     # Of three measurements at a time: the first, the best, and the one that is made.
-    kept = sum(a.nbytes for a in batch.values()) + 3 * squares + probe.prepared_bytes
-    return int(_ARENA * living(probe.part, probe.part.outputs, (), size)), kept
+    kept = sum(a.nbytes for a in batch.values()) + 3 * squares + probe.run.kept_bytes
+    return max(_step_bytes(part) + beside for part, beside in probe.run.steps(size)), kept
+
+
+def _step_bytes(graph: Graph) -> int:
+    """Return what a run takes whose outputs are copied out of onnxruntime's arena."""
+    pictures = made_for(graph)
+    copies = sum(value_bytes(graph, name, pictures) for name in graph.outputs)
+    return int(_ARENA * living(graph, graph.outputs, (), pictures)) + copies
 
 
 def _squares(unit: Unit) -> int:
@@ -228,7 +236,7 @@ def living(graph: Graph, outputs: Sequence[str], inputs: Sequence[str], pictures
     for index, node in enumerate(nodes):
         for name in (*node.input, *node.output):
             if name and name not in graph.initializers and name not in sizes:
-                sizes[name] = _size(graph, name, pictures, name in moving)
+                sizes[name] = value_bytes(graph, name, pictures, name in moving)
                 now += sizes[name]
         peak = max(peak, now)
         for name in {*node.input, *node.output} & sizes.keys():
@@ -259,26 +267,6 @@ def _running_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
             stack.append((index, True))
             stack += [(source, False) for source in sources[index] if source not in seen]
     return order
-
-
-def _size(graph: Graph, name: str, pictures: int, moving: bool = True) -> int:
-    """Return the bytes of a value for so many pictures; 0 where the data decide on its shape.
-
-    Args:
-        moving: False if it follows from the weights alone.
-    """
-    try:
-        shape = graph.shape(name)
-    except KeyError:
-        return 0
-    if -1 in shape:
-        return 0
-    size = math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(name)).itemsize
-    return size * pictures // _made_for(graph) if moving and graph.batch_axis_free else size
-
-
-def _made_for(graph: Graph) -> int:
-    return max(1, next((s[0] for s in graph.inputs.values() if s), 1))
 
 
 def _batch_size(calibration: Any) -> int:

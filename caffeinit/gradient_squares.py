@@ -16,6 +16,7 @@ import onnx
 
 from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
+from caffeinit.mapped import ScratchArrays
 from caffeinit.squares import ArraySquares, ProductSquares, Squares
 from caffeinit.units import grouped_view
 
@@ -99,20 +100,36 @@ class GradientSource:
         return [self.gradient, self.rows] if self.rows else [self.gradient]
 
 
-def gradient_squares(sources: Sequence[GradientSource], values: Mapping[str, np.ndarray]) -> Squares:
-    """Return the squares of the sum of all uses' gradients."""
-    if all(s.rows for s in sources):
-        diffs, rows = (
-            np.concatenate([values[v].reshape(-1, values[v].shape[-1]) for v in names])
-            for names in ([s.gradient for s in sources], [s.rows for s in sources])
-        )
-        return ProductSquares(diffs, rows)
+def gradient_squares(
+    sources: Sequence[GradientSource], values: Mapping[str, np.ndarray], place: ScratchArrays | None = None
+) -> Squares:
+    """Return the squares of the sum of all uses' gradients.
+
+    Args:
+        place: for rows of products that are not to be kept in memory.
+    """
+    if not is_product(sources):
+        return ArraySquares(gradient_sum(sources, values))
+    diffs, rows = (
+        np.concatenate([values[v].reshape(-1, values[v].shape[-1]) for v in names])
+        for names in ([s.gradient for s in sources], [s.rows for s in sources])
+    )
+    return ProductSquares(diffs, rows, place)
+
+
+def is_product(sources: Sequence[GradientSource]) -> bool:
+    """Tell whether no gradient of the weight's own shape is formed."""
+    return all(s.rows for s in sources)
+
+
+def gradient_sum(sources: Sequence[GradientSource], values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the sum of all uses' gradients, (group, O/group, I/group, *kernel)."""
     total = None
     for source in {s.differentiated: s for s in sources}.values():  # the gradient of a value sums over its uses
         array = _grouped(source, values)
         total = array if total is None else total + array
     assert total is not None
-    return ArraySquares(total)
+    return total
 
 
 def _grouped(source: GradientSource, values: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Arrays that lie in a mapped working copy of a file, so that more of them than memory holds can be read and changed.
+"""Arrays that lie in a mapped file, so that more of them than memory holds can be read and changed.
 
-What is written into them goes to the copy, which has no name and is gone with the process. Pages can be given back to the
-system at any time, changed or not: they come back from the copy.
+The file is a working copy of another, or a new one. What is written goes to it alone; it has no name and is gone with the
+process. Pages can be given back to the system at any time, changed or not: they come back from the file.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import shutil
@@ -13,9 +14,15 @@ import tempfile
 
 import numpy as np
 
+from caffeinit.errors import OutputError
+from caffeinit.graph import Shape
+
+_BLOCK = 1 << 24  # bytes that are written at a time
+_FILE = 1 << 26  # bytes of a file for several arrays: each takes one of the files that a process may have open
+
 
 class Scratch(mmap.mmap):
-    """A mapped working copy of a file."""
+    """A mapped file without a name."""
 
 
 def scratch_copy(path: str | os.PathLike[str]) -> Scratch:
@@ -25,13 +32,56 @@ def scratch_copy(path: str | os.PathLike[str]) -> Scratch:
         OSError: there is no room for it, or the file cannot be read.
     """
     with open(path, "rb") as source, tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(source, copy, 1 << 24)
+        shutil.copyfileobj(source, copy, _BLOCK)
         copy.flush()
         return Scratch(copy.fileno(), 0, access=mmap.ACCESS_WRITE)
 
 
+class ScratchArrays:
+    """Makes arrays in new files, many in one, in the system's folder for temporary files."""
+
+    def __init__(self) -> None:
+        """Begin without a file."""
+        self._data: Scratch | None = None
+        self._used = 0
+
+    def zeros(self, shape: Shape) -> np.ndarray:
+        """Return zeros of single precision.
+
+        Raises:
+            OutputError: there is no room for them.
+        """
+        size = -(-4 * math.prod(shape) // mmap.PAGESIZE) * mmap.PAGESIZE
+        if self._data is None or self._used + size > len(self._data):
+            self._data, self._used = _new_file(max(size, _FILE)), 0
+        array = np.ndarray(shape, np.float32, self._data, self._used)
+        self._used += size
+        return array
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        """Return a copy of an array of single precision; see `zeros`."""
+        copied = self.zeros(array.shape)
+        copied[...] = array
+        release(copied)
+        return copied
+
+
+def _new_file(size: int) -> Scratch:
+    try:
+        with tempfile.TemporaryFile() as file:
+            for start in range(0, size, _BLOCK):  # a hole that the disk has no room for would end the process
+                file.write(bytes(min(_BLOCK, size - start)))
+            file.flush()
+            return Scratch(file.fileno(), 0, access=mmap.ACCESS_WRITE)
+    except OSError as error:
+        raise OutputError(
+            f"{tempfile.gettempdir()} (TMPDIR): {(error.strerror or str(error)).lower()}: {size >> 20} MB of sums were to "
+            "go there that memory is not to hold"
+        ) from None
+
+
 def release(array: np.ndarray | memoryview | bytes) -> None:
-    """Give the memory of an array back to the system if it lies in a working copy; else do nothing."""
+    """Give the memory of an array back to the system if it lies in a file of these; else do nothing."""
     owner: object = array
     while True:
         below = owner.base if isinstance(owner, np.ndarray) else owner.obj if isinstance(owner, memoryview) else None

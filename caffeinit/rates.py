@@ -16,18 +16,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffeinit.absorbing import absorbed
-from caffeinit.engine.session import Session
+from caffeinit.engine.session import is_segmented
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.forward import cut
-from caffeinit.gradient_squares import GradientSource, Prepared, gradient_squares
+from caffeinit.gradient_runs import SegmentedRun, WholeRun
+from caffeinit.gradient_squares import GradientSource
 from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
+from caffeinit.mapped import ScratchArrays
 from caffeinit.network import Network
 from caffeinit.scale_walk import Link
-from caffeinit.squares import ArraySquares, Squares
+from caffeinit.squares import ArraySquares, FiledSquares, Squares
 from caffeinit.units import Unit
-from caffeinit.workers import worker_pool
 
 Batch = Mapping[str, np.ndarray]
 # Batches are cut into pieces that run side by side, one thread each: what a convolution with threads of its own adds up
@@ -35,6 +36,7 @@ Batch = Mapping[str, np.ndarray]
 PIECE_PICTURES, LARGE_PIECE_PICTURES = 4, 8
 LARGE_PIECE_BYTES = 1 << 28  # of a larger piece's values
 PASS_BYTES = 3 << 28  # of all values of a piece's forward pass, most of which the way back needs
+SEGMENTED_PASS_BYTES = 1 << 27  # the same where weights are so many that they are not in memory at once
 
 
 @dataclass
@@ -127,7 +129,7 @@ class RateProbe:
         batches: input -> array, each; large ones are cut.
         heads: values that the noise is put on.
         unreached: unit's first initializer -> why it has no rate.
-        part: the graph that runs, gradients included.
+        run: the graph that runs, gradients included.
     """
 
     def __init__(
@@ -151,24 +153,20 @@ class RateProbe:
                 "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"
             )
         values = [o for node in self.graph.ancestors(self.heads) for o in node.output if o]
-        self.batches = list(cut(self.graph, self.batches, values, PASS_BYTES, _piece_pictures(self.graph, values)))
+        self._is_segmented = is_segmented(self.graph.part(self.heads), network.settings)
+        most = SEGMENTED_PASS_BYTES if self._is_segmented else PASS_BYTES
+        self.batches = list(cut(self.graph, self.batches, values, most, _piece_pictures(self.graph, values)))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads)
-        self.part = self.graph
-        self._session, self._diffs, self._sources = self._differentiate()
+        self.run, self._diffs = self._differentiate()
         self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self.batches)]
-
-    @property
-    def prepared_bytes(self) -> int:
-        """How much memory the arrays take that are computed once for all pieces."""
-        return sum(array.nbytes for array in self._prepared.arrays.values())
 
     def _is_given(self, head: str) -> bool:
         given = set(self.batches[0])
         return all(i in given for n in self.graph.ancestors([head]) for i in n.input if i in self.graph.inputs)
 
-    def _differentiate(self) -> tuple[Session, dict[str, str], dict[str, list[GradientSource]]]:
-        """Return the compiled gradients, head -> its noise's input, and unit -> the values that its squares need."""
+    def _differentiate(self) -> tuple[WholeRun | SegmentedRun, dict[str, str]]:
+        """Return what runs the gradients, and head -> its noise's input."""
         while True:
             graph = absorbed(self.graph, self.heads)
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
@@ -186,9 +184,8 @@ class RateProbe:
                 for source in of:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
-            self.part = graph.part(list(dict.fromkeys(outputs)))
-            self._prepared = Prepared(self.part, self.network.settings, self._changing)
-            return self._prepared.compile(self.part), diffs, sources
+            part, settings = graph.part(list(dict.fromkeys(outputs))), self.network.settings
+            return (SegmentedRun if self._is_segmented else WholeRun)(part, sources, settings, self._changing), diffs
 
     def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         noise = {}
@@ -210,18 +207,19 @@ class RateProbe:
         Args:
             rough: on the first half of the pictures.
         """
-        self._prepared.refresh()
-        pieces: Sequence[tuple[Batch, Batch]] = list(zip(self.batches, self._noise, strict=True))
-        given = _half(pieces) if rough and self.graph.batch_axis_free else pieces
-        with worker_pool(self.network.settings.workers) as pool:
-            squares = list(pool.map(self._squares, *zip(*given, strict=True)))
-        parts = {key: [piece[key] for piece in squares] for key in self._sources}
-        num_pictures = sum(len(next(iter(batch.values()))) for batch, _ in given)
+        feeds = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
+        feeds = _half(feeds) if rough and self.graph.batch_axis_free else feeds
+        parts, place = self.run.squares(feeds), ScratchArrays()
+        num_pictures = sum(_num_pictures(feed) for feed in feeds)
         found = {}
         for unit in self._units:
             key = unit.initializers[0]
             assert unit.weight is not None
-            weights = ArraySquares(unit.weight, self.network.settings.threads)
+            weights = (
+                FiledSquares.of(unit.weight, place, self.network.settings.threads)
+                if self._is_segmented
+                else ArraySquares(unit.weight, self.network.settings.threads)
+            )
             if key in parts:
                 diffs = _Batches(parts[key], 1 / num_pictures)
                 found[key] = UnitRates.of(diffs, weights, unit.num_channels)
@@ -229,27 +227,20 @@ class RateProbe:
                 found[key] = UnitRates(weights=weights)
         return found
 
-    @np.errstate(over="ignore", invalid="ignore")
-    def _squares(self, batch: Batch, noise: Batch) -> dict[str, Squares]:
-        feeds = {**batch, **noise}
-        values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
-        return {key: gradient_squares(sources, values) for key, sources in self._sources.items()}
 
-
-def _half(pieces: Sequence[tuple[Batch, Batch]]) -> Sequence[tuple[Batch, Batch]]:
+def _half(feeds: list[Batch]) -> list[Batch]:
     """Return pieces with half of the pictures: half of each where there are too few for all cores."""
-    if len(pieces) > 2:
-        return pieces[: math.ceil(len(pieces) / 2)]
-    found = []
-    for batch, noise in pieces:
-        num_pictures = len(next(iter(batch.values())))
-        share = math.ceil(num_pictures / 2)
-        found.append((_rows(batch, share, num_pictures), _rows(noise, share, num_pictures)))
-    return found
+    if len(feeds) > 2:
+        return feeds[: math.ceil(len(feeds) / 2)]
+    return [_rows(feed, math.ceil(_num_pictures(feed) / 2), _num_pictures(feed)) for feed in feeds]
 
 
-def _rows(arrays: Batch, share: int, whole: int) -> Batch:
-    return {name: array[: len(array) * share // whole] if array.ndim else array for name, array in arrays.items()}
+def _num_pictures(feed: Batch) -> int:
+    return len(next(iter(feed.values())))
+
+
+def _rows(feed: Batch, share: int, whole: int) -> Batch:
+    return {name: array[: len(array) * share // whole] if array.ndim else array for name, array in feed.items()}
 
 
 def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:

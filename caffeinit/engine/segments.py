@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from caffeinit.engine.session import Session, Settings
+from caffeinit.engine.session import FED_ELEMENTS, Session, Settings
 from caffeinit.graph import Graph
 from caffeinit.mapped import release
 
@@ -53,7 +53,8 @@ class Segments(Session):
         values = dict(feeds)
         for segment in self._segments:
             part = self._graph.part(segment.outputs, segment.inputs)
-            session = Session(part, self._settings)
+            # To build weights in takes several copies of them, and they are of use for one run.
+            session = Session(part, self._settings, [n for n, a in part.initializers.items() if a.size >= FED_ELEMENTS])
             targets = {n: into[n] for n in segment.outputs if n in into}
             values |= session.run({n: values[n] for n in session.inputs}, targets)
             del session
@@ -90,6 +91,7 @@ def cut(graph: Graph, most: int) -> list[Segment]:
         segment.inputs = [i for i in read if i not in segment.made]
         segment.outputs = [o for o in segment.made if o in graph.outputs or last.get(o, -1) > number]
         segment.last_use = [i for i in segment.inputs if last[i] == number and i not in graph.outputs]
+    segments[-1].outputs += [o for o in graph.outputs if o not in moving]
     return [segment for segment in segments if segment.outputs]
 
 

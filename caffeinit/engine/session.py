@@ -179,11 +179,16 @@ def output_shape(shape: Shape, made_for: int, batch: int) -> Shape:
     return (shape[0] * batch // made_for, *shape[1:])
 
 
+def is_segmented(graph: Graph, settings: Settings) -> bool:
+    """Tell whether a graph has more weights than are to be in memory at once."""
+    size = sum(a.nbytes for a in graph.initializers.values())
+    return size > (MOST_AT_ONCE if settings.device.is_cpu else MESSAGE_BYTES)
+
+
 def compile_graph(graph: Graph, outputs: Sequence[str], settings: Settings, inputs: Sequence[str] = ()) -> Session:
     """Compile the part of `graph` that computes `outputs` from `inputs` (and graph inputs)."""
     part = graph.part(outputs, inputs)
-    size = sum(a.nbytes for a in part.initializers.values())
-    if size > (MOST_AT_ONCE if settings.device.is_cpu else MESSAGE_BYTES):
+    if is_segmented(part, settings):
         from caffeinit.engine.segments import Segments
 
         return Segments(part, settings)

@@ -1,0 +1,157 @@
+"""Runs a graph with gradients over pieces of pictures, and takes the squares of what it puts out.
+
+A net with few weights runs as a whole, one piece a thread. Where it has more than are to be in memory at once
+(`engine/segments.py`), the graph runs in segments: the net's own forward, and then back. Some pieces go through one segment
+side by side before its weights make room for the next one's, and a gradient's squares are taken as soon as it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+
+from caffeinit.engine import segments
+from caffeinit.engine.segments import Segment
+from caffeinit.engine.session import Settings
+from caffeinit.gradient_squares import GradientSource, Prepared, gradient_squares, gradient_sum, is_product
+from caffeinit.graph import Graph
+from caffeinit.mapped import ScratchArrays, release
+from caffeinit.sizes import made_for, resized, value_bytes
+from caffeinit.squares import FiledSquares, Squares
+from caffeinit.workers import worker_pool
+
+Values = Mapping[str, np.ndarray]
+Sources = Mapping[str, Sequence[GradientSource]]
+ABREAST_BYTES = 1 << 29  # of the values and gradients of all pieces that go through a segment side by side
+
+
+class WholeRun:
+    """A graph that runs as a whole.
+
+    Attributes:
+        graph: what runs.
+    """
+
+    def __init__(self, graph: Graph, sources: Sources, settings: Settings, changing: Collection[str]) -> None:
+        """Compile.
+
+        Args:
+            graph: puts out what the sources need.
+            sources: unit's first initializer -> where its gradients come from.
+            changing: initializers that change from one call of `squares` to the next.
+        """
+        self.graph = graph
+        self._sources = sources
+        self._settings = settings
+        self._prepared = Prepared(graph, settings, changing)
+        self._session = self._prepared.compile(graph)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory is taken from one call of `squares` to the next."""
+        return sum(array.nbytes for array in self._prepared.arrays.values())
+
+    def steps(self, pictures: int) -> Iterator[tuple[Graph, int]]:
+        """Yield what runs one after the other on a piece of so many pictures: a graph, and bytes kept beside its values."""
+        yield resized(self.graph, pictures), 0
+
+    def squares(self, feeds: Sequence[Values]) -> dict[str, list[Squares]]:
+        """Return squares of each unit's gradient that add up to those over all pieces.
+
+        Args:
+            feeds: for each piece, input -> array.
+        """
+        self._prepared.refresh()
+        with worker_pool(self._settings.workers) as pool:
+            pieces = list(pool.map(self._piece, feeds))
+        return {key: [piece[key] for piece in pieces] for key in self._sources}
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _piece(self, feeds: Values) -> dict[str, Squares]:
+        values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
+        return {key: gradient_squares(sources, values) for key, sources in self._sources.items()}
+
+
+class SegmentedRun:
+    """A graph that runs in segments; used like a `WholeRun`."""
+
+    kept_bytes = 0
+
+    def __init__(self, graph: Graph, sources: Sources, settings: Settings, changing: Collection[str]) -> None:
+        """Cut the graph; see `WholeRun`."""
+        self.graph = graph
+        self._sources = sources
+        self._settings = settings
+        self._changing = changing
+        self._segments = segments.cut(graph, segments.SEGMENT_BYTES)
+        self._place = ScratchArrays()
+        self._last = {name: number for number, segment in enumerate(self._segments) for name in segment.inputs}
+
+    def steps(self, pictures: int) -> Iterator[tuple[Graph, int]]:
+        """Yield the segments' graphs and what is kept; see `WholeRun.steps`."""
+        graph = resized(self.graph, pictures)
+        made = {name: number for number, segment in enumerate(self._segments) for name in segment.outputs}
+        for number, segment in enumerate(self._segments):
+            beside = [n for n, at in made.items() if at < number <= self._last.get(n, -1) and n not in segment.inputs]
+            yield graph.part(segment.outputs, segment.inputs), sum(value_bytes(graph, n, pictures) for n in beside)
+
+    def squares(self, feeds: Sequence[Values]) -> dict[str, list[Squares]]:
+        """Return squares of each unit's gradient; see `WholeRun.squares`."""
+        found: dict[str, list[Squares]] = {key: [] for key in self._sources}
+        self._place = ScratchArrays()
+        abreast = self._abreast(feeds[0])
+        for start in range(0, len(feeds), abreast):
+            self._run([dict(values) for values in feeds[start : start + abreast]], found)
+        return found
+
+    def _abreast(self, feeds: Values) -> int:
+        """Return how many pieces of this size are to go side by side."""
+        first, shape = next(iter(self.graph.inputs.items()))
+        pictures = len(feeds[first]) * made_for(self.graph) // max(1, shape[0])
+        piece = max(
+            beside + sum(value_bytes(part, n, made_for(part)) for n in (*part.inputs, *part.outputs))
+            for part, beside in self.steps(pictures)
+        )
+        return max(1, min(self._settings.workers, ABREAST_BYTES // max(1, piece)))
+
+    def _run(self, pieces: Sequence[dict[str, np.ndarray]], found: dict[str, list[Squares]]) -> None:
+        pending = dict(self._sources)
+        with worker_pool(len(pieces)) as pool:
+            for number, segment in enumerate(self._segments):
+                self._step(segment, pieces, pool)
+                for key in [k for k, of in pending.items() if all(v in pieces[0] for s in of for v in s.values)]:
+                    self._take(found[key], pending.pop(key), pieces)
+                needed = {v for of in pending.values() for s in of for v in s.values}
+                needed |= {name for name, last in self._last.items() if last > number}
+                for values in pieces:
+                    for name in values.keys() - needed:
+                        del values[name]
+
+    def _part(self, segment: Segment) -> Graph:
+        return self.graph.part(segment.outputs, segment.inputs)
+
+    def _step(self, segment: Segment, pieces: Sequence[dict[str, np.ndarray]], pool: Executor) -> None:
+        """Run one segment for some pieces, which get its outputs."""
+        part = self._part(segment)
+        prepared = Prepared(part, self._settings, self._changing)
+        prepared.refresh()
+        session = prepared.compile(part)
+        runs = [pool.submit(session.run, {n: values[n] for n in session.inputs}) for values in pieces]
+        for values, run in zip(pieces, runs, strict=True):
+            values.update(run.result())
+        for array in part.initializers.values():
+            release(array)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _take(self, squares: list[Squares], sources: Sequence[GradientSource], pieces: Sequence[Values]) -> None:
+        """Add one unit's squares to those that earlier pieces gave."""
+        if is_product(sources):
+            squares += [gradient_squares(sources, values, self._place) for values in pieces]
+            return
+        if not squares:
+            squares.append(FiledSquares(self._place, self._settings.threads))
+        for values in pieces:
+            assert isinstance(squares[0], FiledSquares)
+            squares[0].add(gradient_sum(sources, values))
