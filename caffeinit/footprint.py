@@ -194,25 +194,21 @@ def _rates(network: Network, pictures: int) -> tuple[int, int]:
         return 0, 0
     first = probe.batches[0]
     size = len(next(iter(first.values()))) * rows // max(next(iter(graph.inputs.values()))[0], 1)
-    squares = len(probe.batches) * sum(_squares(unit) for unit in network.units)
+    squares = sum(_squares(unit, len(probe.batches)) for unit in network.units) if probe.run.is_whole else 0
     # Of three measurements at a time: the first, the best, and the one that is made.
     kept = sum(a.nbytes for a in batch.values()) + 3 * squares + probe.run.kept_bytes
-    return max(_step_bytes(part) + beside for part, beside in probe.run.steps(size)), kept
+    piece = max(
+        int(_ARENA * living(part, part.outputs, (), made_for(part))) + beside for part, beside in probe.run.steps(size)
+    )
+    return piece, kept
 
 
-def _step_bytes(graph: Graph) -> int:
-    """Return what a run takes whose outputs are copied out of onnxruntime's arena."""
-    pictures = made_for(graph)
-    copies = sum(value_bytes(graph, name, pictures) for name in graph.outputs)
-    return int(_ARENA * living(graph, graph.outputs, (), pictures)) + copies
-
-
-def _squares(unit: Unit) -> int:
-    """Return what one piece keeps of a unit's gradient (`squares.py`)."""
+def _squares(unit: Unit, pieces: int) -> int:
+    """Return what is kept of a unit's gradient (`squares.py`)."""
     if unit.kind != "affine" or unit.weight is None:
         return 0
     positions = math.prod(unit.weight.shape[3:])
-    return 8 * unit.weight.size // positions if unit.weight.ndim > 3 else 8 * sum(unit.weight.shape) * 4
+    return 8 * unit.weight.size // positions if unit.weight.ndim > 3 else 8 * sum(unit.weight.shape) * 4 * pieces
 
 
 def _pictures(calibration: Any) -> int:

@@ -101,6 +101,7 @@ def measure_moments(
             for value, (key, axis) in uses.items():
                 found[key].update(values[value], axis, pool)
             see({name: np.asarray(values[name]) for name in outputs})
+            del values  # before the next piece's are made
             done += count
             progress(done)
     return found

@@ -19,7 +19,7 @@ from caffeinit.gradient_squares import GradientSource, Prepared, gradient_square
 from caffeinit.graph import Graph
 from caffeinit.mapped import ScratchArrays, release
 from caffeinit.sizes import made_for, resized, value_bytes
-from caffeinit.squares import FiledSquares, Squares
+from caffeinit.squares import ArraySquares, FiledSquares, Squares
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
@@ -32,7 +32,10 @@ class WholeRun:
 
     Attributes:
         graph: what runs.
+        is_whole: whether all of it runs at once, and squares are kept in memory.
     """
+
+    is_whole = True
 
     def __init__(self, graph: Graph, sources: Sources, settings: Settings, changing: Collection[str]) -> None:
         """Compile.
@@ -47,6 +50,9 @@ class WholeRun:
         self._settings = settings
         self._prepared = Prepared(graph, settings, changing)
         self._session = self._prepared.compile(graph)
+        # onnxruntime writes them where they are wanted, and holds no other copy.
+        summed = {s.gradient for of in sources.values() for s in of if not s.rows}
+        self._summed = {n: shape for n in summed if n in graph.outputs and -1 not in (shape := graph.shape(n))}
 
     @property
     def kept_bytes(self) -> int:
@@ -54,8 +60,13 @@ class WholeRun:
         return sum(array.nbytes for array in self._prepared.arrays.values())
 
     def steps(self, pictures: int) -> Iterator[tuple[Graph, int]]:
-        """Yield what runs one after the other on a piece of so many pictures: a graph, and bytes kept beside its values."""
-        yield resized(self.graph, pictures), 0
+        """Yield what runs one after the other on a piece of so many pictures: a graph, and bytes kept beside its values.
+
+        Outputs are copied, but for those that are written where they are wanted.
+        """
+        graph = resized(self.graph, pictures)
+        copied = (n for n in graph.outputs if n not in self._summed)
+        yield graph, sum(value_bytes(graph, n, pictures) for n in copied)
 
     def squares(self, feeds: Sequence[Values]) -> dict[str, list[Squares]]:
         """Return squares of each unit's gradient that add up to those over all pieces.
@@ -64,19 +75,31 @@ class WholeRun:
             feeds: for each piece, input -> array.
         """
         self._prepared.refresh()
+        found: dict[str, list[Squares]] = {key: [] for key in self._sources}
         with worker_pool(self._settings.workers) as pool:
-            pieces = list(pool.map(self._piece, feeds))
-        return {key: [piece[key] for piece in pieces] for key in self._sources}
+            for piece in pool.map(self._piece, feeds):
+                for key, squares in piece.items():
+                    _add(found[key], squares)
+        return found
 
     @np.errstate(over="ignore", invalid="ignore")
     def _piece(self, feeds: Values) -> dict[str, Squares]:
-        values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs})}
+        into = {name: np.empty(shape, np.float32) for name, shape in self._summed.items()}
+        values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs}, into)}
         return {key: gradient_squares(sources, values) for key, sources in self._sources.items()}
+
+
+def _add(parts: list[Squares], squares: Squares) -> None:
+    """Add squares to those of earlier pieces, in one array where that can be."""
+    last = parts[-1] if parts else None
+    if not (isinstance(last, ArraySquares) and isinstance(squares, ArraySquares) and last.take(squares)):
+        parts.append(squares)
 
 
 class SegmentedRun:
     """A graph that runs in segments; used like a `WholeRun`."""
 
+    is_whole = False
     kept_bytes = 0
 
     def __init__(self, graph: Graph, sources: Sources, settings: Settings, changing: Collection[str]) -> None:
@@ -95,7 +118,8 @@ class SegmentedRun:
         made = {name: number for number, segment in enumerate(self._segments) for name in segment.outputs}
         for number, segment in enumerate(self._segments):
             beside = [n for n, at in made.items() if at < number <= self._last.get(n, -1) and n not in segment.inputs]
-            yield graph.part(segment.outputs, segment.inputs), sum(value_bytes(graph, n, pictures) for n in beside)
+            held = sum(value_bytes(graph, n, pictures) for n in (*beside, *segment.outputs))
+            yield graph.part(segment.outputs, segment.inputs), held
 
     def squares(self, feeds: Sequence[Values]) -> dict[str, list[Squares]]:
         """Return squares of each unit's gradient; see `WholeRun.squares`."""
@@ -111,7 +135,7 @@ class SegmentedRun:
         first, shape = next(iter(self.graph.inputs.items()))
         pictures = len(feeds[first]) * made_for(self.graph) // max(1, shape[0])
         piece = max(
-            beside + sum(value_bytes(part, n, made_for(part)) for n in (*part.inputs, *part.outputs))
+            beside + sum(value_bytes(part, n, made_for(part)) for n in part.inputs)
             for part, beside in self.steps(pictures)
         )
         return max(1, min(self._settings.workers, ABREAST_BYTES // max(1, piece)))

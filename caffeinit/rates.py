@@ -207,7 +207,7 @@ class RateProbe:
         Args:
             rough: on the first half of the pictures.
         """
-        feeds = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
+        feeds: list[Batch] = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
         feeds = _half(feeds) if rough and self.graph.batch_axis_free else feeds
         parts, place = self.run.squares(feeds), ScratchArrays()
         num_pictures = sum(_num_pictures(feed) for feed in feeds)

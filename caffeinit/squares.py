@@ -53,6 +53,14 @@ class ArraySquares:
             self._squares = np.vecdot(flat, flat)
         self._plain: np.ndarray | None = None
 
+    def take(self, other: ArraySquares) -> bool:
+        """Add the squares of another array of this form, if those of both are kept; return whether they were."""
+        if self._array is not None or other._array is not None:
+            return False
+        self._squares += other._squares
+        self._plain = None
+        return True
+
     def columns(self, factors: np.ndarray) -> np.ndarray:
         """Return the sums for every input channel."""
         if np.all(factors == factors[0]):
