@@ -1,12 +1,17 @@
 """The errors that a user's file or option can cause.
 
-The command line prints a `CaffeinitError` without traceback and exits with 1; anything else that escapes is our
-mistake. A message tells where, what was found against what was expected, and what to do about it.
+The command line prints a `CaffeinitError` without traceback and exits with its code: 2 for an `OptionError`, where the
+command has to be typed otherwise, and 1 for the others, where a file or a result is refused. Anything else that escapes
+is our mistake. A message tells where, what was found against what was expected, and what to do about it.
 """
+
+from typing import ClassVar
 
 
 class CaffeinitError(Exception):
     """A file, option or net that caffeinit refuses, with the reason in words a user understands."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class FormatError(CaffeinitError):
@@ -38,7 +43,9 @@ class ImagesError(CaffeinitError):
 
 
 class OptionError(CaffeinitError):
-    """An option or argument that does not fit the net or itself."""
+    """An option or argument that makes no sense, or does not fit the net, the machine or another option."""
+
+    exit_code = 2
 
 
 class OutputError(CaffeinitError):

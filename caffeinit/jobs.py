@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.errors import CaffeinitError, OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
 from caffeinit.graph import Graph, Shape
 from caffeinit.heads import find_heads
@@ -175,16 +175,13 @@ def rescale(
         if given and mode not in PRESERVING:
             raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
     chosen = _choose(network, layers)
-    drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
-    if reinit and not select(network.params, reinit):
+    if mode in PRESERVING:
+        _check_nothing_drawn(network, mode, reinit)
+    elif reinit and not select(network.params, reinit):
         raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
+    drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     if mode in PRESERVING:
-        if drawn:
-            names = ", ".join(sorted(drawn))
-            raise OptionError(
-                f"mode {mode} keeps the function, and so cannot draw layers: {names}; --mode normalize can"
-            )
         reason = _reasons(network, chosen, holding_reason)
         balances = mode == "balance" or (mode == "preserve" and balanced)
         work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, kept_outputs=True)
@@ -200,6 +197,16 @@ def rescale(
         found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
+
+
+def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> None:
+    """Refuse to keep the function of a net that layers are to be drawn for."""
+    keeps = f"mode {mode} keeps the function, and so cannot draw layers"
+    if reinit:
+        raise OptionError(f"--reinit {','.join(reinit)}: {keeps}; --mode normalize can")
+    if network.missing:
+        names = ", ".join(sorted({layer for layer, _ in network.missing}))
+        raise WeightsError(f"the weights file holds no numbers for {names}; {keeps}: --mode normalize can")
 
 
 def _training_work(

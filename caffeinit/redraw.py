@@ -104,7 +104,7 @@ def draw_network(
         methods: one for all layers, or pattern -> method, the last match counts.
         num_images: how many pictures the pass will bring.
     Raises:
-        CaffeinitError: there is no such method, or the seed is negative.
+        OptionError: there is no such method, or the seed is negative.
     """
     drawing = Drawing()
     options = options or DrawOptions(threads=network.settings.threads or None)

@@ -18,7 +18,7 @@ from caffeinit.batch.manifest import Entry, Manifest
 from caffeinit.batch.pairing import Matchmaker, Model, pair
 from caffeinit.batch.settings import Said, Settings
 from caffeinit.batch.table import JOBS, Job, setting_name
-from caffeinit.batch.tasks import Limits, Task, build_task, limits_of, merged, output_paths, parsed
+from caffeinit.batch.tasks import Limits, Task, build_task, limits_of, merged, output_paths, parsed, refusal
 from caffeinit.batch.zoo import search_zoo
 from caffeinit.errors import CaffeinitError, OptionError, OutputError
 from caffeinit.images.files import natural_key
@@ -126,8 +126,7 @@ def _state(job: Job, options: Mapping[str, list[str]], said: Said) -> dict[str, 
         try:
             state["input_shapes"] = parse_shapes(known["input_shapes"])
         except click.ClickException as error:
-            where = said.origin.get("input_shapes", "")
-            raise OptionError(f"{where}: {error.format_message()}" if where else error.format_message()) from None
+            raise refusal(error, [where] if (where := said.origin.get("input_shapes")) else []) from None
     return state
 
 

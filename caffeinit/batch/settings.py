@@ -26,7 +26,7 @@ import click
 from caffeinit.batch.table import JOBS, options_of, setting_name
 from caffeinit.cli import VERBS
 from caffeinit.cli.common import parse_memory
-from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.errors import CaffeinitError, FormatError
 
 # Settings that are the batch's own.
 OWN = {"skip": (bool, str), "weights": (str,), "time_limit": (int, float), "model_memory": (str,)}
@@ -59,7 +59,7 @@ class Settings:
         """Read the files.
 
         Raises:
-            OptionError: a file is no TOML, or says something that no job knows.
+            FormatError: a file is no TOML, or says something that no job knows.
         """
         self.root = root
         self._jobs = {name: options_of(job) for name, job in JOBS.items() if job.verb in VERBS}
@@ -89,12 +89,12 @@ class Settings:
             with open(self.root / file, "rb") as stream:
                 table = tomllib.load(stream)
         except OSError as error:
-            raise OptionError(f"{self.root / file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+            raise FormatError(f"{self.root / file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise OptionError(f"{self.root / file}: is no TOML: {error}") from None
+            raise FormatError(f"{self.root / file}: is no TOML: {error}") from None
         nets = table.get("nets", {})
         if not isinstance(nets, dict) or not all(isinstance(t, dict) for t in nets.values()):
-            raise OptionError(f'{self.root / file}: nets: tables are needed, such as [nets."deploy*.prototxt"]')
+            raise FormatError(f'{self.root / file}: nets: tables are needed, such as [nets."deploy*.prototxt"]')
         self._check({k: v for k, v in table.items() if k != "nets"}, f"{self.root / file}")
         for pattern, inner in nets.items():
             self._check(inner, f'{self.root / file}, nets."{pattern}"')
@@ -108,7 +108,7 @@ class Settings:
             elif key not in known:
                 near = difflib.get_close_matches(key, [*known, *OWN], 1)
                 hint = f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted([*known, *OWN]))}"
-                raise OptionError(f'{where}: there is no setting "{key}"{hint}')
+                raise FormatError(f'{where}: there is no setting "{key}"{hint}')
 
     def _take(self, said: Said, table: Mapping[str, Any], job: str, folder: str, where: str) -> None:
         names = {setting_name(option): option for option in self._jobs[job].values()}
@@ -132,14 +132,14 @@ class Settings:
 def _check_own(key: str, value: Any, where: str) -> None:
     if not isinstance(value, OWN[key]) or (isinstance(value, bool) and key != "skip"):
         wanted = " or ".join(kind.__name__ for kind in OWN[key])
-        raise OptionError(f"{where}: {key} is {value!r}; {wanted} is needed")
+        raise FormatError(f"{where}: {key} is {value!r}; {wanted} is needed")
     if key == "time_limit" and not float(value) > 0:  # NaN is none either
-        raise OptionError(f"{where}: time_limit is {value!r}; seconds above 0 are needed")
+        raise FormatError(f"{where}: time_limit is {value!r}; seconds above 0 are needed")
     if key == "model_memory":
         try:
             parse_memory(str(value))
         except CaffeinitError as error:
-            raise OptionError(f"{where}: model_memory: {error}") from None
+            raise FormatError(f"{where}: model_memory: {error}") from None
 
 
 def _join(folder: str, name: str) -> str:
@@ -155,7 +155,7 @@ def _texts(option: click.Option, key: str, value: Any, where: str) -> list[str]:
     """Return a setting's value as it would be typed: a list repeats the option, or is one value with commas."""
     if option.is_flag:
         if not isinstance(value, bool):
-            raise OptionError(f"{where}: {key} is {value!r}; true or false is needed")
+            raise FormatError(f"{where}: {key} is {value!r}; true or false is needed")
         return ["true"] if value else []
     if isinstance(value, dict) and option.multiple:
         return [f"{name}={_text(inner, key, where)}" for name, inner in value.items()]
@@ -167,7 +167,7 @@ def _texts(option: click.Option, key: str, value: Any, where: str) -> list[str]:
 def _text(value: Any, key: str, where: str) -> str:
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
-        raise OptionError(f"{where}: {key} is {value!r}; a number, a text or a list of them is needed")
+        raise FormatError(f"{where}: {key} is {value!r}; a number, a text or a list of them is needed")
     return ",".join(str(v) for v in values)
 
 

@@ -21,7 +21,7 @@ from caffeinit.batch.pairing import Model
 from caffeinit.batch.settings import Said
 from caffeinit.batch.table import SPEED, Job, options_of, setting_name
 from caffeinit.cli.common import parse_memory
-from caffeinit.errors import OptionError
+from caffeinit.errors import CaffeinitError, FormatError, OptionError
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def parsed(job: Job, options: Mapping[str, Sequence[str]], said: Said | None = N
     """Return the options as the verb understands them.
 
     Raises:
-        OptionError: it does not, and where the word stands.
+        OptionError: it does not. FormatError: a settings file says so.
     """
     # Files do not matter here, but the verb wants to be given as many as it asks for.
     typed = ["x" for p in job.command.params if isinstance(p, click.Argument)]
@@ -94,11 +94,14 @@ def parsed(job: Job, options: Mapping[str, Sequence[str]], said: Said | None = N
     try:
         context = job.command.make_context(job.verb, [*typed, *arguments_of(job, options)])
     except click.ClickException as error:
-        where = sorted(set(said.origin.values())) if said else []
-        raise OptionError(
-            f"{', '.join(where)}: {error.format_message()}" if where else error.format_message()
-        ) from None
+        raise refusal(error, sorted(set(said.origin.values())) if said else []) from None
     return context.params
+
+
+def refusal(error: click.ClickException, where: Sequence[str]) -> CaffeinitError:
+    """Return what to raise for an option that the verb refuses: the settings files' fault, where there are any."""
+    message = error.format_message()
+    return FormatError(f"{', '.join(where)}: {message}") if where else OptionError(message)
 
 
 def build_task(

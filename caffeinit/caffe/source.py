@@ -16,7 +16,7 @@ from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.textedit import with_numbers
 from caffeinit.caffe.upgrade import field_in_text
 from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
-from caffeinit.errors import CaffeinitError, FormatError, ImagesError, LayerError, OutputError
+from caffeinit.errors import CaffeinitError, FormatError, ImagesError, LayerError, OptionError, OutputError
 from caffeinit.files import replacing_all
 from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing, preprocessing_of_net
@@ -194,7 +194,7 @@ def _check_inputs(found: Inference, given: Mapping[str, Shape]) -> None:
     tops = {top for entry in found.net.named_layers for top in entry.tops if not entry.bottoms}
     for name in given:
         if name not in tops:
-            raise CaffeinitError(
+            raise OptionError(
                 f'{found.net.path}: there is no input "{name}" to give a shape to; inputs: {", ".join(sorted(tops))}'
             )
 

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = group.main(arguments and list(arguments), standalone_mode=False)
     except CaffeinitError as error:
         say(f"error: {error}", err=True)
-        code = 1
+        code = error.exit_code
     except click.exceptions.Abort:
         say("stopped; nothing was written", err=True)
         code = 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import CaffeinitError
+from ..errors import OptionError
 from . import baselines, clusters, patches
 from .learned import FITTED_SAMPLES, Directions, draw_learned
 from .rng import unit_rng
@@ -73,13 +73,13 @@ def find_method(name: str) -> Method:
     """Return the method called `name`.
 
     Raises:
-        CaffeinitError: there is none; the message lists them and suggests the nearest.
+        OptionError: there is none; the message lists them and suggests the nearest.
     """
     method = METHODS.get(name)
     if method is None:
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f' Did you mean "{near[0]}"?' if near else ""
-        raise CaffeinitError(f'--method "{name}": not one of {", ".join(METHODS)}.{hint}')
+        raise OptionError(f'--method "{name}": not one of {", ".join(METHODS)}.{hint}')
     return method
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from caffeinit.errors import ImagesError
+from caffeinit.errors import ImagesError, OptionError
 from caffeinit.images.arrays import ArraySource, Source
 from caffeinit.images.batches import Batch, Calibration, Feed
 from caffeinit.images.given import GivenBatches, as_calibration
@@ -59,6 +59,7 @@ def read_images(
         whole_batches: leave the last pictures out where they do not fill a batch, for nets that spell its size out.
     Raises:
         ImagesError: what is named is not there, does not fit the inputs, or holds no usable picture.
+        OptionError: it is not said which input the pictures are for, or what was asked for does not fit it.
     """
     assigned = _assign(shapes, sources)
     feeds = [
@@ -74,19 +75,19 @@ def _assign(shapes: Mapping[str, Sequence[int]], sources: Several | Mapping[str 
     rest = named.pop(None, None)
     all_inputs = ", ".join(f"{printable(n)} {tuple(s)}" for n, s in shapes.items())
     if foreign := [str(n) for n in named if n not in shapes]:
-        raise ImagesError(f"the net has no input {', '.join(map(printable, foreign))}; its inputs: {all_inputs}.")
+        raise OptionError(f"the net has no input {', '.join(map(printable, foreign))}; its inputs: {all_inputs}.")
     left = [n for n in shapes if n not in named]
     if rest is not None and not left:
-        raise ImagesError("each input has its pictures already: to which do those without a name belong?")
+        raise OptionError("each input has its pictures already: to which do those without a name belong?")
     if rest is not None and len(left) > 1:
         single = _single(rest)
         if set(left) - set(source_names(single) if single is not None else ()):
-            raise ImagesError(
+            raise OptionError(
                 f"the net has several inputs ({all_inputs}): say which pictures are for which, "
                 + " ".join(f"--images {printable(n)}=..." for n in left)
             )
     elif rest is None and left:
-        raise ImagesError(f"no pictures for input {', '.join(map(printable, left))}; the net's inputs: {all_inputs}.")
+        raise OptionError(f"no pictures for input {', '.join(map(printable, left))}; the net's inputs: {all_inputs}.")
     return {str(n): s for n, s in named.items()} | {n: rest for n in left if rest is not None}  # type: ignore[misc]
 
 

@@ -18,13 +18,13 @@ Mirroring is for training and left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from caffeinit.errors import ImagesError
+from caffeinit.errors import CaffeinitError, ImagesError, OptionError
 from caffeinit.images.means import MEAN_HINT, read_mean
 from caffeinit.images.resize import centre, grey_of_bgr, resize_bilinear
 from caffeinit.printing import printable
@@ -80,6 +80,7 @@ class Preprocessing:
         draft: decode large JPEGs at a fraction of their size, see `decode`: faster, and no longer Caffe's own pixels.
         floats: whether float arrays are to have mean, scale and crop too; else they are taken as they are.
         channels_last: the input takes (N, H, W, C); nets of other origin than Caffe's do.
+        given: the fields that were asked for explicitly; what is wrong with these is wrong with the options.
     """
 
     mean: float | Sequence[float] | np.ndarray | None = None
@@ -94,6 +95,7 @@ class Preprocessing:
     draft: bool = False
     floats: bool = True
     channels_last: bool = False
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale) and self.scale != 0):
@@ -114,10 +116,14 @@ class Preprocessing:
         """Return a copy with the explicit options that are not None in place; crop 0 takes a crop away.
 
         What is asked for explicitly is done to float arrays too.
+
+        Raises:
+            OptionError: it makes no sense.
         """
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
             return self
+        asked = self.given | given.keys()
         if {"mean", "mean_file"} & given.keys():
             given = {"mean": None, "mean_file": None, "mean_problem": None} | given
         if "crop" in given:
@@ -128,7 +134,10 @@ class Preprocessing:
             given["resize_problem"] = None
         # How files are decoded says nothing about floats.
         changes: dict[str, Any] = ({"floats": True} if given.keys() - {"draft"} else {}) | given
-        return replace(self, **changes)
+        try:
+            return replace(self, **changes, given=asked)
+        except ImagesError as error:
+            raise OptionError(str(error)) from None
 
     def resolved(self) -> Preprocessing:
         """Return a copy with the mean file read.
@@ -147,7 +156,7 @@ class Preprocessing:
         """Refuse what does not fit an input of shape (N, C, H, W).
 
         Raises:
-            ImagesError: naming the input.
+            ImagesError, OptionError: naming the input; the latter where it was asked for explicitly.
         """
         where = f'input "{printable(name)}"'
         if len(shape) != 4:
@@ -157,18 +166,25 @@ class Preprocessing:
             raise ImagesError(f"{where}: its height and width are not known. Give --input-shape {name}=C,H,W.")
         if self.crop_sides not in (None, (height, width)):
             crop = "x".join(map(str, self.crop_sides or ()))
-            raise ImagesError(f"{where} takes {height}x{width} pixels, but the crop is {crop}.")
+            raise self._refusal("crop", f"{where} takes {height}x{width} pixels, but the crop is {crop}.")
         if self.resize_to and self.resize != "none" and (self.resize_to[0] < height or self.resize_to[1] < width):
             frame = "x".join(map(str, self.resize_to))
-            raise ImagesError(f"{where} takes {height}x{width} pixels: they cannot be cut out of {frame}.")
+            raise self._refusal("resize_to", f"{where} takes {height}x{width} pixels: they cannot be cut out of {frame}.")
         if self.channels in ("bgr", "rgb") and channels == 1:
-            raise ImagesError(f'{where} has one channel, but the channels asked for are "{self.channels}".')
+            message = f'{where} has one channel, but the channels asked for are "{self.channels}".'
+            raise self._refusal("channels", message)
         self._check_mean(where, channels, height, width)
+
+    def _refusal(self, name: str, message: str) -> CaffeinitError:
+        """Return what to raise where a field does not fit the input."""
+        return OptionError(message) if name in self.given else ImagesError(message)
 
     def _check_mean(self, where: str, channels: int, height: int, width: int) -> None:
         mean = np.asarray(0.0 if self.mean is None else self.mean)
         if mean.ndim <= 1 and mean.size not in (1, channels):
-            raise ImagesError(f"{where} has {channels} channels, but the mean has {mean.size} values. {MEAN_HINT}")
+            raise self._refusal(
+                "mean", f"{where} has {channels} channels, but the mean has {mean.size} values. {MEAN_HINT}"
+            )
         if mean.ndim > 1 and (mean.ndim != 3 or mean.shape[0] != channels):
             raise ImagesError(f"{where} has {channels} channels, but the mean array is {mean.shape}. {MEAN_HINT}")
         if mean.ndim == 3 and (mean.shape[1] < height or mean.shape[2] < width):

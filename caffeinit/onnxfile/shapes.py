@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from caffeinit.errors import CaffeinitError
+from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.graph import Shape
 
 _CHANNELS = (1, 3, 4)
@@ -18,12 +18,13 @@ def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shap
     Args:
         given: input -> shape, with or without the batch; taken instead of what the file says.
     Raises:
-        CaffeinitError: an axis other than the batch is open, or there is no such input.
+        CaffeinitError: an axis other than the batch is open.
+        OptionError: there is no such input, or it has other axes.
     """
     names = [v.name for v in inputs]
     for name in given:
         if name not in names:
-            raise CaffeinitError(f'{where}: there is no input "{name}" to give a shape to; inputs: {", ".join(names)}')
+            raise OptionError(f'{where}: there is no input "{name}" to give a shape to; inputs: {", ".join(names)}')
     known: dict[str, int] = {}  # named axes that several inputs share
     shapes: dict[str, list[int | str | None]] = {}
     for value in inputs:
@@ -35,9 +36,7 @@ def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shap
                 first = declared[0]
                 own = [first if isinstance(first, int) else 1, *own]
             if len(own) != len(declared):
-                raise CaffeinitError(
-                    f'{where}: input "{value.name}" has {len(declared)} axes, not those of {tuple(own)}'
-                )
+                raise OptionError(f'{where}: input "{value.name}" has {len(declared)} axes, not those of {tuple(own)}')
             known |= {d: n for d, n in zip(declared, own, strict=True) if isinstance(d, str)}
             shapes[value.name] = [*own]
         elif dims is None:

@@ -121,7 +121,7 @@ def test_an_index_of_500_models_is_small(tmp_path):
 def test_an_index_does_not_take_an_outputs_place(place):
     (place / "out" / NAMES[0]).parent.mkdir(parents=True)
     done = report(place, name=f"{NAMES[0]}.html")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "is the place of a model's own output; give the index another name" in done.stderr
 
 

@@ -242,7 +242,7 @@ def test_init_and_convert_and_upgrade(place):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["zoo", "--mode", "normalize"], 1, "job rescale needs --images"),
+        (["zoo", "--mode", "normalize"], 2, "job rescale needs --images"),
         (["zoo", "--job", "convert", "--images", "pictures"], 2, "No such option '--images'"),
         (["zoo", "--mode", "nonsense"], 2, "'nonsense' is not one of"),
         (["zoo", "--job", "inspect"], 2, "'inspect' is not one of"),
@@ -250,7 +250,7 @@ def test_init_and_convert_and_upgrade(place):
         (["zoo", "--job", "convert", "--jobs", "2", "--dask", "tcp://127.0.0.1:1"], 2, "--jobs is for this machine"),
         (["pictures", "--mode", "normalize", "--images", "pictures"], 1, "no model for job rescale"),
         (["nowhere", "--mode", "normalize", "--images", "pictures"], 1, "is no folder"),
-        (["zoo", "--model-memory", "much", "--job", "convert"], 1, "no size of memory"),
+        (["zoo", "--model-memory", "much", "--job", "convert"], 2, "no size of memory"),
     ],
 )
 def test_wrong_usage_is_told(place, monkeypatch, arguments, code, words):

@@ -6,7 +6,7 @@ import pytest
 
 from caffeinit.batch.settings import Settings
 from caffeinit.cli.common import parse_memory
-from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.errors import CaffeinitError, FormatError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -87,7 +87,7 @@ def test_what_only_another_job_knows_is_left_out(tmp_path):
     ],
 )
 def test_nonsense_is_refused_with_its_place(tmp_path, text, words):
-    with pytest.raises(OptionError, match=words) as refusal:
+    with pytest.raises(FormatError, match=words) as refusal:
         settings(tmp_path, a=text).of("a/net.prototxt", "rescale")
     assert "a/caffeinit.toml" in str(refusal.value)
 

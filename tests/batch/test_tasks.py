@@ -10,7 +10,7 @@ from caffeinit.batch.pairing import Model
 from caffeinit.batch.settings import Said
 from caffeinit.batch.table import JOBS
 from caffeinit.batch.tasks import Limits, build_task, output_paths, parsed
-from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.errors import CaffeinitError, FormatError, OptionError
 from tests.batch.conftest import DEPLOY
 from tests.batch.test_fingerprints import touch
 
@@ -78,7 +78,7 @@ def test_a_value_that_the_verb_refuses_is_told_with_its_place():
     with pytest.raises(OptionError, match="not a valid float"):
         parsed(RESCALE, {"beta": ["much"]})
     said = Said(options={"beta": ["much"]}, origin={"beta": "a/caffeinit.toml"})
-    with pytest.raises(OptionError, match=r"a/caffeinit.toml: .*not a valid float"):
+    with pytest.raises(FormatError, match=r"a/caffeinit.toml: .*not a valid float"):
         parsed(RESCALE, said.options, said)
 
 

@@ -22,7 +22,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_runs(cli, place, 
         cli("measure", place / "net.prototxt", weights, *more),
         cli("verify", place / "net.prototxt", weights, weights, *more),
     ):
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert words in outcome.err
         assert outcome.out == ""
     assert not target.exists()

@@ -124,7 +124,7 @@ def test_reinit_draws_again(cli, place, weights):
 
 def test_reinit_that_matches_nothing_is_refused(cli, place, weights):
     outcome = rescale(cli, place, weights, "--reinit", "conv9")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "matches no layer" in outcome.err
 
 
@@ -146,9 +146,9 @@ def test_a_dry_run_writes_nothing(cli, place, weights):
     assert sorted(os.listdir(place)) == before
 
 
-def refused(outcome, place, *words):
-    """A refusal: exit code 1, one message in plain words, nothing new beside the inputs."""
-    assert outcome.code == 1
+def refused(outcome, place, *words, code=1):
+    """A refusal: one message in plain words, nothing new beside the inputs."""
+    assert outcome.code == code
     assert outcome.err.startswith("error: ")
     for word in words:
         assert word in outcome.err
@@ -270,7 +270,7 @@ def test_a_full_disk_leaves_nothing_behind(cli, place, weights, monkeypatch):
 def test_an_unknown_method_is_refused_with_a_hint(cli, place):
     target = place / "x.caffemodel"
     outcome = cli("init", place / "net.prototxt", "--images", place / "pictures", "--method", "kmean", "-o", target)
-    refused(outcome, place, "kmeans")
+    refused(outcome, place, "kmeans", code=2)
     assert not target.exists()
 
 
@@ -388,12 +388,12 @@ def test_rounding_is_shown_as_zero(cli, place):
 
 @pytest.mark.parametrize("name", ["out.onnx", "out.h5"])
 def test_a_name_of_another_form_is_refused(cli, place, weights, name):
-    refused(rescale(cli, place, weights, "-o", place / name), place, f"--output {place / name}: ")
+    refused(rescale(cli, place, weights, "-o", place / name), place, f"--output {place / name}: ", code=2)
 
 
 @pytest.mark.parametrize("option", ["--output", "--report", "--filters"])
 def test_the_net_itself_is_not_written_over(cli, place, weights, option):
     text = (place / "net.prototxt").read_bytes()
     outcome = rescale(cli, place, weights, option, place / "net.prototxt", "--force")
-    refused(outcome, place, "net.prototxt: is the file of the net, too")
+    refused(outcome, place, "net.prototxt: is the file of the net, too", code=2)
     assert (place / "net.prototxt").read_bytes() == text

@@ -11,7 +11,7 @@ def test_limits_that_cannot_be_held_are_refused(cli, place, size, said):
     target = place / "new.caffemodel"
     words = ["init", place / "net.prototxt", "--images", place / "pictures", "-o", target, "--memory-limit", size]
     outcome = cli(*words)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert said in outcome.err
     assert not target.exists()
 

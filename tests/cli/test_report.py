@@ -46,7 +46,7 @@ def test_dry_run_writes_no_page(cli, place, weights):
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_page_does_not_take_the_outputs_place(cli, place, weights, force):
     outcome = rescale(cli, place, weights, "--report", place / "out.caffemodel", *force)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "--report" in outcome.err
     assert "is the file of --output, too" in outcome.err
     assert not (place / "out.caffemodel").exists()

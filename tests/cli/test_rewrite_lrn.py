@@ -85,8 +85,8 @@ def test_one_that_exists_keeps_both_from_being_written(place, rescale, name):
 
 def test_the_net_itself_is_not_overwritten_unasked(place, rescale):
     before = listing(place)
-    outcome = rescale("--output-net", place / "net.prototxt")
-    assert outcome.code == 1
+    outcome = rescale("--output-net", place / "net.prototxt", "--force")
+    assert outcome.code == 2
     assert listing(place) == before
 
 
@@ -104,7 +104,7 @@ def test_a_name_for_a_net_that_is_not_rewritten_is_wrong_usage(place, rescale):
 
 def test_mode_normalize_does_not_rewrite(place, rescale):
     outcome = rescale("--mode", "normalize")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "--rewrite-lrn" in outcome.err
 
 

@@ -5,7 +5,7 @@ import pytest
 from google.protobuf import text_format
 
 from caffeinit.caffe import schema
-from caffeinit.errors import ImagesError
+from caffeinit.errors import ImagesError, OptionError
 from caffeinit.images import Preprocessing, preprocessing_of, read_images
 from caffeinit.images.preprocess import Sample
 from tests.images.pictures import SHAPES, write
@@ -92,6 +92,15 @@ def test_what_does_not_fit_the_input_is_refused(tmp_path, asked, reason) -> None
         read_images(SHAPES, tmp_path, preprocessing=asked)
 
 
+@pytest.mark.parametrize("given", [{"crop": 5}, {"resize_to": (4, 9)}, {"mean": [1, 2]}], ids=str)
+def test_an_option_that_does_not_fit_the_input_is_told_from_a_net_that_does_not(tmp_path, given) -> None:
+    write(tmp_path / "a.png", 10)
+    with pytest.raises(OptionError):
+        read_images(SHAPES, tmp_path, preprocessing=Preprocessing().override(**given))
+    with pytest.raises(ImagesError):
+        read_images(SHAPES, tmp_path, preprocessing=Preprocessing(**given).override(scale=2.0))
+
+
 def test_what_contradicts_itself_is_refused(tmp_path) -> None:
     for bad in (
         {"scale": 0},
@@ -102,6 +111,8 @@ def test_what_contradicts_itself_is_refused(tmp_path) -> None:
     ):
         with pytest.raises(ImagesError):
             Preprocessing(**bad)
+        with pytest.raises(OptionError):
+            Preprocessing().override(**bad)
     with pytest.raises(ImagesError, match='one channel, but the channels asked for are "rgb"'):
         read_images({"x": (1, 1, 6, 8)}, write(tmp_path / "a.png", 1), preprocessing=Preprocessing(channels="rgb"))
 

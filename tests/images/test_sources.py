@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from caffeinit.caffe import schema
-from caffeinit.errors import ImagesError
+from caffeinit.errors import ImagesError, OptionError
 from caffeinit.images import Preprocessing, read_images
 from caffeinit.images.sources import open_sources
 from tests.conftest import shared
@@ -222,14 +222,14 @@ def test_several_inputs(tmp_path) -> None:
         assert batch["data"][:, 0, 3, 3].tolist() == [10, 20]
         np.testing.assert_array_equal(batch["info"], info)
     refused = [
-        (tmp_path / "a", "say which pictures are for which.*--images info="),
-        ({"data": tmp_path / "a"}, "no pictures for input info"),
-        ({"dat": tmp_path / "a"}, "has no input dat; its inputs: data"),
-        ({"data": tmp_path / "a", "info": info[:1]}, "different numbers of rows.*data 2, info 1"),
-        ({"data": tmp_path / "a", "info": info, None: info}, "to which"),
+        (tmp_path / "a", OptionError, "say which pictures are for which.*--images info="),
+        ({"data": tmp_path / "a"}, OptionError, "no pictures for input info"),
+        ({"dat": tmp_path / "a"}, OptionError, "has no input dat; its inputs: data"),
+        ({"data": tmp_path / "a", "info": info[:1]}, ImagesError, "different numbers of rows.*data 2, info 1"),
+        ({"data": tmp_path / "a", "info": info, None: info}, OptionError, "to which"),
     ]
-    for sources, reason in refused:
-        with pytest.raises(ImagesError, match=reason):
+    for sources, kind, reason in refused:
+        with pytest.raises(kind, match=reason):
             read_images(shapes, sources)
 
 

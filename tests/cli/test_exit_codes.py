@@ -1,0 +1,44 @@
+"""Exit codes: 2 where the command has to be typed otherwise, 1 where a file is refused."""
+
+import pytest
+
+from tests.cli.conftest import NET
+
+NORMALIZE = ("--mode", "normalize")
+MEAN_VALUE = "transform_param { mean_value: 1 mean_value: 2 } input_param"
+# Words behind `rescale NET WEIGHTS --images pictures`, what the net's text is changed by, exit code, and what is said.
+CASES = [
+    (("--method", "kmean"), None, 2, 'Did you mean "kmeans"?'),
+    (("--device", "gpu"), None, 2, "has to be auto, cpu, cuda"),
+    (("--memory-limit", "much"), None, 2, "no size of memory"),
+    (("--memory-limit", "20M"), None, 2, "is too little"),
+    (("--scale", "0"), None, 2, "a finite number other than 0"),
+    (("--mean", "1,2"), None, 2, "has 3 channels"),
+    ((), ("input_param", MEAN_VALUE), 1, "has 3 channels"),
+    (("--mean", "1", "--mean-file", "m.npy"), None, 2, "give one of them"),
+    (("--mean-file", "none.npy"), None, 1, "no such file"),
+    (("--crop", "5"), None, 2, "the crop is 5x5"),
+    (("--resize", "warp:4"), None, 2, "cannot be cut out of 4x4"),
+    (("--channels", "rgb"), ("dim: 3", "dim: 1"), 1, "do not fit"),
+    (("--input-shape", "dota=3,12,10"), None, 2, 'no input "dota"'),
+    (("--rewrite-lrn",), None, 2, "has no use for --rewrite-lrn"),
+    (("--reinit", "conv9"), None, 2, "matches no layer"),
+    (("--mode", "preserve", "--reinit", "ip"), None, 2, "cannot draw"),
+    (("--mode", "preserve"), ('"ip"', '"new"'), 1, "no numbers for new"),
+    (("-o", "out.onnx"), None, 2, "what is written is a file of weights"),
+    (("--images", "nowhere"), None, 1, "not found"),
+    (("--images", "label=pictures"), None, 2, 'no input "label"'),
+]
+
+
+@pytest.mark.parametrize(("words", "change", "code", "said"), CASES, ids=[" ".join(c[0]) or c[3] for c in CASES])
+def test_options_give_2_and_files_1(cli, place, weights, monkeypatch, words, change, code, said):
+    monkeypatch.chdir(place)
+    if change:
+        (place / "net.prototxt").write_text(NET.replace(*change))
+    images = () if "--images" in words else ("--images", "pictures")
+    mode = () if "--mode" in words else NORMALIZE
+    outcome = cli("rescale", "net.prototxt", weights, *images, *mode, *words)
+    assert said in outcome.err.replace("\n", " ")
+    assert outcome.code == code
+    assert not (place / "net.rescaled.caffemodel").exists()
