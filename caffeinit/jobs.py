@@ -115,7 +115,7 @@ def init(
     """
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
-    drawn = chosen | {layer for layer, _ in network.missing}
+    drawn = drawn_by_init(network, layers)
     reason = _reasons(network, chosen)
     work = _training_work(network, drawn, method, calibration.num_images, balanced and normalized)
     with bounded(network, calibration, work, memory_limit, temp_dir):
@@ -179,7 +179,7 @@ def rescale(
         _check_nothing_drawn(network, mode, reinit)
     elif reinit and not select(network.params, reinit):
         raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
-    drawn = {layer for layer, _ in network.missing} | (select(network.params, reinit) if reinit else set())
+    drawn = drawn_by_rescale(network, mode, reinit)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     if mode in PRESERVING:
         reason = _reasons(network, chosen, holding_reason)
@@ -197,6 +197,18 @@ def rescale(
         found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
+
+
+def drawn_by_init(network: Network, layers: Sequence[str] | None) -> set[str]:
+    """Return the layers that `init` draws, given those that are chosen by shell patterns."""
+    return select(network.params, layers) | {layer for layer, _ in network.missing}
+
+
+def drawn_by_rescale(network: Network, mode: str, reinit: Sequence[str]) -> set[str]:
+    """Return the layers that `rescale` draws: none where the function is kept."""
+    if mode in PRESERVING:
+        return set()
+    return {layer for layer, _ in network.missing} | select(network.params, reinit)
 
 
 def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> None:

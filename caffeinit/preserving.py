@@ -179,7 +179,8 @@ def _describe_plan(run: _Run, plan: Plan) -> None:
     """Note what the plan can do, with the arrays as they still are."""
     if run.mode == "fp16":
         run.notes += describe_halves(run.network, run.moments, plan)
-    if not any(plan.is_free(run.network.graph, unit).any() for unit in run.network.units):
+    units = [unit for unit in run.network.units if not run.chosen(unit)]
+    if units and not any(plan.is_free(run.network.graph, unit).any() for unit in units):
         run.notes.append("no scale in the net is free: nothing can be changed without changing the function")
 
 

@@ -7,7 +7,7 @@ import glob
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -163,21 +163,25 @@ def parse_methods(given: Sequence[str]) -> str | dict[str, str]:
     return methods or "gaussian"
 
 
-def unmatched(names: Collection[str], layers: Sequence[str] | None, methods: str | Mapping[str, str]) -> list[str]:
-    """Return a note for each pattern of --layers and --method that matches none of the net's layers."""
-    given = [("--layers", p) for p in layers or ()]
-    given += [("--method", p) for p in methods] if not isinstance(methods, str) else []
+def unmatched(option: str, patterns: Iterable[str], names: Collection[str], what: str) -> list[str]:
+    """Return a sentence for each pattern of an option that matches none of the names, with those that are nearest.
+
+    Args:
+        what: what bears the names, in the singular.
+    """
     return [
-        f'{option}: no layer with weights matches "{pattern}"{near_match(pattern, names)}'
-        for option, pattern in given
+        f'{option}: no {what} matches "{pattern}"; {_nearest(pattern, names)}'
+        for pattern in patterns
         if not any(fnmatchcase(name, pattern) for name in names)
     ]
 
 
-def near_match(pattern: str, names: Collection[str]) -> str:
-    """Return "; did you mean ...?" where a name is much like a pattern; empty where none is."""
-    near = difflib.get_close_matches(pattern, names, n=1)
-    return f'; did you mean "{near[0]}"?' if near else ""
+def _nearest(pattern: str, names: Collection[str]) -> str:
+    """Return up to three names that are much like a pattern, or the first that there are."""
+    near = difflib.get_close_matches(pattern.strip("*?"), names, cutoff=0.5)
+    shown = ", ".join(f'"{name}"' for name in near or list(names)[:3])
+    rest = len(names) - 3
+    return f"nearest: {shown}" if near else f"there are: {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.files import check_target, is_hdf5, is_onnx
 from caffeinit.filters import save_filters
+from caffeinit.network import Network
+from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.result import Result
 from caffeinit.showing import number
 
@@ -53,18 +56,21 @@ def run_job(
         _check_targets(targets, force, net, weights)
     network = load_network(net, weights, options)
     _check_form(output, net, weights)
-    pictures = read_pictures(network, options)
+    methods = options.pop("methods")
     given = {
         "beta": options.pop("beta"),
         "seed": options.pop("seed"),
         "layers": patterns(options.pop("layers")),
-        "method": parse_methods(options.pop("methods")),
+        "method": parse_methods(methods),
         **memory_options(options),
     }
+    warnings = _warnings(network, job, given["layers"], methods, more)
+    for line in warnings:
+        say(f"warning: {line}", err=True)
+    pictures = read_pictures(network, options)
     assert not options, options
     with progress(f"{job} on {pictures.num_images} pictures", quiet) as advance:
         result: Result = getattr(jobs, job)(network, pictures, progress=advance, **given, **more)
-    result.notes += unmatched(network.params, given["layers"], given["method"])
     if not any(u.done for u in result.units):
         reasons = "\n".join(f"  {u.name}: {u.reason}" for u in result.units)
         say(f"nothing was changed:\n{reasons}", err=True)
@@ -74,6 +80,7 @@ def run_job(
         show(result, pictures.describe())
         written = " and ".join(shlex.quote(p) for p in (output, output_net) if p is not None)
         say(f"{'would write' if dry_run else 'wrote'} {written}")
+    result.notes += warnings
     if filters is not None and not dry_run:
         say(save_filters(network.units, filters, force))
     if report is not None and not dry_run:
@@ -87,6 +94,25 @@ def run_job(
     told = dict.fromkeys(outputs) if dry_run else outputs
     write_json(json_file, {"job": job, **told, **result.to_json()}, force)
     return result
+
+
+def _warnings(
+    network: Network, job: str, layers: Sequence[str] | None, methods: Sequence[str], more: Mapping[str, Any]
+) -> list[str]:
+    """Return what of the options has no effect: patterns that match no layer, and methods where nothing is drawn."""
+    found = unmatched("--layers", layers or (), network.params, "layer with weights")
+    found += unmatched("--reinit", more.get("reinit", ()), network.params, "layer with weights")
+    if job == "init":
+        drawn, why = jobs.drawn_by_init(network, layers), "--layers matches none"
+    else:
+        drawn = jobs.drawn_by_rescale(network, more["mode"], more["reinit"])
+        keeps = more["mode"] in PRESERVING
+        why = f"mode {more['mode']} keeps the function" if keeps else "no layer lacks weights, and --reinit names none"
+    if methods and not drawn:
+        return [*found, f"--method {' '.join(methods)}: nothing is drawn, for {why}"]
+    by_pattern = parse_methods(methods)
+    asked = () if isinstance(by_pattern, str) else [p for p in by_pattern if p != "*"]
+    return found + unmatched("--method", asked, [n for n in network.params if n in drawn], "layer that is drawn")
 
 
 def _check_targets(targets: dict[str, str | None], force: bool, net: str, weights: str | None) -> None:
