@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from caffeinit.cli.tables import console
+from caffeinit.cli.tables import console, full_width, print_wide
 from caffeinit.measuring import Measurement, UnitMeasurement
 from caffeinit.showing import measured_columns, remarks
 
@@ -23,19 +22,13 @@ def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictu
         for letter, file in zip(letters, files, strict=True):
             out.print(f"{letter}: {file}", markup=False, soft_wrap=True)
     table = _side_by_side(found, letters)
-    if len(found) > 1 and _full_width(out, table) > out.width:
+    if len(found) > 1 and full_width(out, table) > out.width:
         table = _one_above_the_other(found, letters)
-    # Rather a broken line than a number without its digits.
-    out.width = max(out.width, _full_width(out, table))
-    out.print(table)
+    print_wide(out, table, full_width(out, table))
     for letter, measurement in zip(letters, found, strict=True):
         prefix = f"{letter}: " if letter else ""
         for line in remarks(measurement):
             out.print(prefix + line, markup=False, soft_wrap=True)
-
-
-def _full_width(out: Console, table: Table) -> int:
-    return out.measure(table, options=out.options.update(width=10_000)).maximum
 
 
 def _style(units: Sequence[UnitMeasurement]) -> str | None:

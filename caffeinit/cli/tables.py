@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -75,24 +76,72 @@ def lines_and_bar(label: str, quiet: bool) -> Iterator[Callable[[str, int, int],
         yield ended
 
 
+def print_units(out: Console, result: Result) -> None:
+    """Print the table of all units, before and after: in one line, or one above the other where that is too wide."""
+    table = unit_table(result)
+    least = _least_width(out, table, _SIDE_BY_SIDE)
+    if least > out.width:
+        table = _one_above_the_other(result)
+        least = _least_width(out, table, _ONE_ABOVE_THE_OTHER)
+    print_wide(out, table, least)
+
+
+def print_wide(out: Console, table: Table, least: int) -> None:
+    """Print a table that takes at least so many columns: rather a broken line than a number without its digits."""
+    out.width = max(out.width, least)
+    out.print(table)
+
+
+def full_width(out: Console, table: Table) -> int:
+    """Return how wide a table is where nothing in it is wrapped."""
+    return out.measure(table, options=out.options.update(width=10_000)).maximum
+
+
+# Columns that the words on a unit get at least, if they need them: beside two lines of numbers they may have more lines.
+_SIDE_BY_SIDE, _ONE_ABOVE_THE_OTHER = 40, 20
+
+
+def _least_width(out: Console, table: Table, words: int) -> int:
+    """Return how wide a table is whose last column has so many columns, or less if its cells are shorter."""
+    return full_width(out, table) - max(0, _longest(table) - words)
+
+
+def _longest(table: Table) -> int:
+    last = table.columns[-1]
+    return max(cell_len(str(text)) for text in (last.header, *last.cells))
+
+
+def _columns(table: Table, headings: Sequence[str], words: str) -> None:
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(words, overflow="fold")
+
+
 def unit_table(result: Result) -> Table:
-    """Return the table of all units, before and after."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("unit")
+    """Return the table of all units, before and after side by side."""
     columns = result_columns(result)
-    for heading in ("channels", *columns, f"→ {columns[0]}", *columns[1:], "dead"):
-        table.add_column(heading, justify="right")
-    table.add_column("what was done, or why not", overflow="fold")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit", no_wrap=True)
+    _columns(table, ("channels", *columns, f"→ {columns[0]}", *columns[1:], "dead"), "what was done, or why not")
     for unit in result.units:
-        cells = [
-            escape(unit.name),
-            str(unit.num_channels),
-            *stats_cells(unit.before)[: len(columns)],
-            *stats_cells(unit.after)[: len(columns)],
-            dead_cell(unit),
-            escape(outcome(unit)),
-        ]
+        before, after = (stats_cells(stats)[: len(columns)] for stats in (unit.before, unit.after))
+        cells = [escape(unit.name), str(unit.num_channels), *before, *after, dead_cell(unit), escape(outcome(unit))]
         table.add_row(*cells, style=None if unit.done else "dim")
+    return table
+
+
+def _one_above_the_other(result: Result) -> Table:
+    """Return the table for terminals that are too narrow for all numbers of a unit in one line."""
+    columns = result_columns(result)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    _columns(table, ("channels", *columns, "dead"), "done, or why not")
+    for unit in result.units:
+        pairs = zip(*(stats_cells(stats)[: len(columns)] for stats in (unit.before, unit.after)), strict=True)
+        numbers = ["\n".join(pair) for pair in pairs]
+        cells = [escape(unit.name), "before\nafter", str(unit.num_channels), *numbers, dead_cell(unit)]
+        table.add_row(*cells, escape(outcome(unit)), style=None if unit.done else "dim")
     return table
 
 

@@ -20,7 +20,7 @@ from caffeinit.cli.common import (
     write_json,
 )
 from caffeinit.cli.reporting import about_run
-from caffeinit.cli.tables import console, progress, unit_table
+from caffeinit.cli.tables import console, print_units, progress
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.files import check_target, is_hdf5, is_onnx
@@ -142,12 +142,12 @@ def _check_form(output: str, net: str, weights: str | None) -> None:
 def show(result: Result, pictures: str) -> None:
     """Print the table of units, what was left out, and notes."""
     out = console()
-    out.print(pictures, markup=False)
-    out.print(unit_table(result))
+    out.print(pictures, markup=False, soft_wrap=True)
+    print_units(out, result)
     if not math.isnan(result.rate_spread):
         was, now = number(result.rate_spread_before), number(result.rate_spread)
-        out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}", markup=False)
+        out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}", markup=False, soft_wrap=True)
     for skipped in result.skipped:
-        out.print(f"left out: {skipped.name}: {skipped.reason}", markup=False)
+        out.print(f"left out: {skipped.name}: {skipped.reason}", markup=False, soft_wrap=True)
     for note in result.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
