@@ -283,6 +283,8 @@ def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing
         if method and report.kind == "affine":
             report.done = f"drawn ({method})" + (f", {report.done}" if report.done else "")
             report.notes = drawing.notes.get(report.name, [])
+        elif report.name in drawing.begun and not report.done:
+            report.done = "set to what it starts from"
     notes = [*network.notes, *calibration.notes, *found.notes]
     notes += [f"{r.name}: {note}" for r in reports for note in r.notes]
     if drawing.unreached:
@@ -290,7 +292,9 @@ def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing
         notes.append(f"drawn as their fillers say, for they cannot run: {names}")
     dead = [r.name for r in reports if r.dead]
     if dead:
-        notes.append(f"dead channels (they do not vary on these pictures) were left as they are in: {', '.join(dead)}")
+        notes.append(
+            f"dead channels, which do not vary on these pictures and have no deviation to set: {', '.join(dead)}"
+        )
     spreads = found.spreads or (math.nan, math.nan)
     return Result(
         reports,

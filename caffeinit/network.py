@@ -266,9 +266,9 @@ class Network:
         """Return a compiled session whose built-in weights are those of now."""
         key = (id(graph), tuple(outputs))
         known = self._sessions.get(key)
-        if known is None or known[0] != _digest(known[1].embedded):
+        if known is None or known[0] != digest(known[1].embedded):
             session = compile_graph(graph, outputs, self.settings)
-            self._sessions = {key: (_digest(session.embedded), session)}
+            self._sessions = {key: (digest(session.embedded), session)}
         return self._sessions[key][1]
 
 
@@ -279,11 +279,12 @@ def _shaped(gradient: np.ndarray | None, array: np.ndarray) -> np.ndarray:
     return gradient if gradient.shape == array.shape else gradient.reshape(array.shape)
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> int:
-    digest = 0
+def digest(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return a number that tells whether arrays have changed."""
+    found = 0
     for array in arrays.values():
-        digest = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, digest)
-    return digest
+        found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
+    return found
 
 
 def _check_blobs(graph: Graph, names: Iterable[str], reachable: set[str]) -> None:

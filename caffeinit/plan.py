@@ -35,6 +35,15 @@ class Plan:
         """Return the log scale of each output channel of a unit, (O,)."""
         return np.asarray(self.scales[channel_labels(graph, self.system, unit.uses[0])])
 
+    def changes(self, graph: Graph, unit: Unit) -> bool:
+        """Tell whether a unit's arrays change; they are as before the plan or after it."""
+        uses = [
+            self.system.uses[name]
+            for name in unit.initializers
+            if name in self.system.uses and graph.initializers[name].any()
+        ]
+        return any(moves(log) for use in uses for log in _summed(self.scales[use.plus], -self.scales[use.minus]))
+
     def is_free(self, graph: Graph, unit: Unit) -> np.ndarray:
         """Tell which output channels of a unit are free, (O,)."""
         return self.system.is_free(channel_labels(graph, self.system, unit.uses[0]))
@@ -56,6 +65,11 @@ def channel_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
     axis = use.axis % len(shape)
     first = labels[tuple(slice(None) if i == axis else 0 for i in range(len(shape)))]
     return np.broadcast_to(first, (shape[axis],))
+
+
+def moves(logs: np.ndarray) -> bool:
+    """Tell whether log factors change a number in single precision."""
+    return bool((np.exp(logs).astype(np.float32) != 1).any())
 
 
 def apply(network: Network, plan: Plan) -> None:

@@ -28,6 +28,7 @@ from caffeinit.scales import ScaleSystem
 from caffeinit.training import Outcome, first_pictures, learns, rate_notes
 from caffeinit.units import Unit
 from caffeinit.verify import TOLERANCE, Difference, KeptValues
+from caffeinit.within import ALL_DEAD
 
 Batch = Mapping[str, np.ndarray]
 Progress = Callable[[int, int], None]
@@ -171,8 +172,16 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
         )
     for name, move in moves.items():
         run.outputs_moved[name] = move.relative
-        judged = "" if move.changed is None else f"; the largest entry is another one for {move.changed} pictures"
-        run.notes.append(f'output "{name}" moved by {move.relative:.2g} of its largest value{judged}')
+        run.notes.append(f'output "{name}" {_moved(move)}')
+
+
+def _moved(move: Difference) -> str:
+    """Return by how much an output moved."""
+    if not move.relative:
+        return "did not move"
+    pictures = f"{move.changed} picture{'s' if move.changed != 1 else ''}"
+    judged = f"; the largest entry is another one for {pictures}" if move.changed else ""
+    return f"moved by {move.relative:.2g} of its largest value{judged}"
 
 
 def _describe_plan(run: _Run, plan: Plan) -> None:
@@ -225,14 +234,18 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     assert report.after is not None
     alive = report.after.channel_stds[~run.moments[unit.initializers[0]].dead]
     level = alive[:1] if run.mode == "preserve" else np.ones(1)
-    equal = word != "equalized" or len(alive) == 0 or bool(np.allclose(alive, level, rtol=_EQUAL))
+    equalizes = word == "equalized"
+    equal = not equalizes or bool(np.allclose(alive, level, rtol=_EQUAL))
     if run.powers_of_two and run.mode != "fp16":
         word, equal = f"{word} by powers of two", True
-    if free.all():
+    changes = plan.changes(unit)
+    if equalizes and not len(alive):
+        report.done, report.reason = "scaled" if changes else "", ALL_DEAD
+    elif free.all():
         report.done = word if equal else f"{word} as far as tied channels allow"
     elif free.any():
         report.done = f"{free.sum()} channels {word}, the others held: {why}"
-    elif unit.initializers[0] in plan.system.uses:
+    elif changes:
         report.done = f"takes up its input's scales; its output is held: {why}"
     else:
         report.reason = f"its output is held: {why}"

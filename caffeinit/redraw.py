@@ -48,6 +48,7 @@ class Drawing:
         methods: unit name -> method.
         samplers: unit name -> what draws it from its inputs, during the pass.
         notes: unit name -> what a reader of the report should know.
+        begun: names of the units without weights to draw, whose arrays were set to what they start from.
         kept: unit name -> why it follows its filler and is not normalised.
         unreached: layers that cannot run, drawn as their fillers say.
     """
@@ -55,6 +56,7 @@ class Drawing:
     methods: dict[str, str] = field(default_factory=dict)
     samplers: dict[str, UnitSampler] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
     kept: dict[str, str] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
 
@@ -170,6 +172,7 @@ def _draw_unit(
     if unit.kind != "affine":
         if unit.weight is not None:
             unit.weight[...] = 1
+        drawing.begun.add(unit.name)
         return
     learned = network.learned[unit.initializers[0]]
     drawing.kept.update(keeping_reason(unit, network.learned))

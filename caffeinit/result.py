@@ -66,7 +66,7 @@ class UnitReport:
     Attributes:
         done: what was done, in a few words; empty if nothing was.
         reason: why it was not normalised; empty if it was.
-        dead: indices of channels that do not vary and were left as they are.
+        dead: indices of channels that do not vary, and so have no deviation that could be set.
         notes: what else is worth knowing.
     """
 

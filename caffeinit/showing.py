@@ -55,10 +55,8 @@ def outcome(unit: UnitReport) -> str:
     """Return what was done to a unit, or why nothing was."""
     if unit.reason:
         return f"{unit.done}; not normalised: {unit.reason}" if unit.done else f"left alone: {unit.reason}"
-    dead = (
-        f"; {len(unit.dead)} dead channels left as they are" if len(unit.dead) > 1 else "; 1 dead channel left as it is"
-    )
-    return unit.done + (dead if unit.dead else "")
+    dead = "1 channel is dead" if len(unit.dead) == 1 else f"{len(unit.dead)} channels are dead"
+    return f"{unit.done}; {dead}" if unit.dead else unit.done
 
 
 def measured_columns(found: Sequence[Measurement]) -> dict[str, Callable[[UnitMeasurement], str]]:

@@ -9,7 +9,7 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from caffeinit.columns import plan_column_rates
 from caffeinit.correction import Target
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
-from caffeinit.network import Network
+from caffeinit.network import Network, digest
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
@@ -96,9 +96,11 @@ def prepare_training(
         return Outcome(*done, [f"the rates of the units were left as they are: {error}"])
     targets: dict[str, Target] = {}
     as_found: list[UnitReport] = []
+    left: dict[str, int] = {}
     if scale_system(network, chosen, probe.heads, relaxed=True).bonds:
         seen = batches if samplers else first
         as_found = normalize(network, seen, beta=beta, chosen=chosen, samplers=samplers)[0]
+        left = _left_alone(network, as_found, chosen)
         # What was normalised on the first batch alone is so again after each round.
         restore = _restorer(network, first, chosen) if samplers else _Normalizer(network, first, chosen, beta)
         targets = _targets(
@@ -110,11 +112,27 @@ def prepare_training(
     )
     for report, earlier in zip(reports, as_found, strict=False):
         report.before = earlier.before
+    left = _left_alone(network, reports, chosen) | left
     restored = _restorer(network, first, chosen) if targets else lambda scales: None
     found = iterate(network, probe, chosen, learns, restore=restored, progress=progress)
     if per_channel_rates:
         found = _balance_columns(network, probe, first, chosen, found)
+    for unit, report in zip(network.units, reports, strict=True):
+        known = left.get(unit.initializers[0])
+        if not report.done and known not in (None, _numbers(network, unit)):
+            report.done = "scaled"
     return _outcome(network, probe, reports, peak, found)
+
+
+def _left_alone(network: Network, reports: Sequence[UnitReport], chosen: Callable[[Unit], str]) -> dict[str, int]:
+    """Return first initializer -> `_numbers` of the units that could not be normalised, but may still be scaled."""
+    pairs = zip(network.units, reports, strict=True)
+    return {u.initializers[0]: _numbers(network, u) for u, r in pairs if r.reason and not chosen(u)}
+
+
+def _numbers(network: Network, unit: Unit) -> int:
+    """Return what tells whether a unit's arrays have changed."""
+    return digest({name: network.graph.initializers[name] for name in unit.initializers})
 
 
 def _balance_columns(

@@ -31,6 +31,7 @@ from caffeinit.result import UnitReport, UnitStats
 from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
+ALL_DEAD = "all its channels are dead on these pictures"
 
 
 class InputSampler(Protocol):
@@ -276,7 +277,7 @@ def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Seque
             continue
         correction = plan_correction(unit, pooled, state.targets.get(key, state.target))
         unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
-        after = _report(state.reports[key], pooled, correction)
+        after = _report(state.reports[key], unit, pooled, correction)
         for use in unit.uses:
             _follow(state, use.output, after)
             whole = _with_folded(correction, state.folded.get(use.output, []))
@@ -302,15 +303,20 @@ def _follow(state: _Pass, value: str, moments: Moments) -> None:
             )
             correction = plan_correction(unit, found, target)
             unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
-            after = _report(report, found, correction)
+            after = _report(report, unit, found, correction)
         _follow(state, unit.uses[0].output, after)
 
 
-def _report(report: UnitReport, moments: Moments, correction: Correction) -> Moments:
+def _report(report: UnitReport, unit: Unit, moments: Moments, correction: Correction) -> Moments:
     after = moments.scaled(correction.scale, correction.shift)
     report.before, report.after = UnitStats.of(moments), UnitStats.of(after)
     report.dead = [int(i) for i in np.flatnonzero(correction.dead)]
-    report.done = "normalised"
+    if correction.dead.all():
+        report.reason = ALL_DEAD
+    elif unit.bias is None:
+        report.done = "deviations normalised, without a bias to shift means"
+    else:
+        report.done = "normalised" if unit.weight is not None else "means normalised, without a factor for deviations"
     return after
 
 

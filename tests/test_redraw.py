@@ -89,7 +89,9 @@ def test_every_form_of_layer_is_drawn(tmp_path, method):
     # Two groups, h unlike w, 1x1 with more outputs than inputs, depthwise, dilated, without bias, transposed.
     net, batches = load(tmp_path, FORMS), natural(shape=(4, 14, 12))
     result = caffeinit.init(net, batches, method=method, balanced=False)
-    assert [r.done for r in result.units] == [f"drawn ({method}), normalised"] * 6
+    done = [f"drawn ({method}), normalised"] * 6
+    done[3] = f"drawn ({method}), deviations normalised, without a bias to shift means"
+    assert [r.done for r in result.units] == done
     for unit in net.units:
         rows = unit.weight.reshape(unit.num_channels, -1)
         assert np.isfinite(rows).all()
@@ -193,3 +195,18 @@ def test_balancing_too_depends_on_neither_threads_nor_batches(net):
                 np.testing.assert_array_equal(a, b)
             else:
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("job", ["init", "drawn only", "preserve", "normalize", "columns"])
+def test_progress_goes_one_way_to_the_end(job):
+    seen = []
+    options = {"progress": lambda done, total: seen.append(done / total)}
+    net = NETS["residual"]()
+    if job in ("init", "drawn only", "columns"):
+        more = {"normalized": job != "drawn only", "per_channel_rates": job == "columns"}
+        caffeinit.init(net, pictures(), **options, **more)
+    else:
+        caffeinit.rescale(net, pictures(), mode=job, **options)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+    assert len(seen) > 3

@@ -58,7 +58,9 @@ def test_operators_without_a_rule_run_and_are_barriers(make, named, mode, tmp_pa
         net, batch(net.inputs["x"][0] * 4)[: None if net.graph.batch_axis_free else 1], mode=mode
     )
     assert any(named in note for note in result.notes) or not named
-    assert {u.name for u in result.units if u.done} >= {"conv1.weight", "conv3.weight"}
+    # What the barrier makes is held, and so conv3 has nothing to take up where the function is kept.
+    changed = {"conv1.weight", "conv2.weight" if mode == "preserve" else "conv3.weight"}
+    assert {u.name for u in result.units if u.done} >= changed
     net.save(out)
     before, after = onnx.load(path), onnx.load(out)
     for model in (before, after):
