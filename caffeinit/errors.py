@@ -31,11 +31,13 @@ class GradientError(CaffeinitError):
 
     Attributes:
         node: the ONNX node, where it is known.
+        why: the message without the name of the operator.
     """
 
-    def __init__(self, message: str, node: object = None) -> None:
+    def __init__(self, message: str, node: object = None, why: str = "") -> None:
         super().__init__(message)
         self.node = node
+        self.why = why
 
 
 class ImagesError(CaffeinitError):

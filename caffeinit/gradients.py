@@ -61,7 +61,7 @@ def _add_contributions(
         diffs = rule.gradient(node, graph, dys)
     except GradientError as error:
         where = f'{node.op_type} ("{node.name or node.output[0]}")'
-        raise GradientError(f"there is no gradient through {where}: {error}", node) from None
+        raise GradientError(f"there is no gradient through {where}: {error}", node, str(error)) from None
     finally:
         graph.scope = scope
     for value, diff in zip(node.input, diffs, strict=True):

@@ -17,7 +17,7 @@ from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, Lowered, infer_net, lower_net
 from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net, read_net
-from caffeinit.caffe.source import net_outputs
+from caffeinit.caffe.source import net_outputs, places
 from caffeinit.caffe.weights import BinaryWeights, WeightsFile, open_weights
 from caffeinit.errors import FormatError, OptionError
 from caffeinit.files import is_onnx
@@ -174,18 +174,6 @@ def inspect_files(
 
 
 def _find_scales(found: Inference, lowered: Lowered, matched: Matched, units: list[Unit]) -> ScaleReport:
-    net = found.net
-    places = {top: entry.layer for entry in net.named_layers for top in entry.tops}
-    layers = {layer.name: layer for layer in net.layers}
-    unknown = {b: e.layer for e in net.named_layers if e.layer.name in found.blocked for b in e.bottoms}
-
-    def place(value: str, leaves: bool) -> str:
-        if leaves:
-            reader = unknown.get(value)
-            return f'layer "{reader.name}" ({reader.type}), which cannot run' if reader else ""
-        layer = places.get(value) or layers.get(value.rpartition("/")[0])
-        return f'layer "{layer.name}" ({layer.type})' if layer else ""
-
     def kept(unit: Unit) -> str:
         return holding_reason(unit, lowered.learned)
 
@@ -193,7 +181,7 @@ def _find_scales(found: Inference, lowered: Lowered, matched: Matched, units: li
     for array in missing:
         array[...] = 1  # zeros would pass on no scale
     outputs = net_outputs(found, lowered.graph)
-    report = report_scales(lowered.graph, units, lowered.learned, kept, outputs, place)
+    report = report_scales(lowered.graph, units, lowered.learned, kept, outputs, places(found))
     for array in missing:
         array[...] = 0
     return report

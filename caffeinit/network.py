@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -20,6 +20,12 @@ from caffeinit.units import Learned, Unit, find_units
 
 BEHIND = "depends on layer "  # how the reason of a layer begins that is left alone because another one is
 Params = Mapping[str, tuple[np.ndarray, ...]]
+Place = Callable[[str, bool], str]
+
+
+def nowhere(value: str, leaves: bool) -> str:
+    """Return no name: the source has none that is better than the operator's or the value's."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,8 @@ class Network:
         missing: arrays (layer, index) that the weights file did not hold; they are zero until they are drawn.
         unreached: arrays of layers that cannot run, so that nothing in `graph` reads them.
         makers: value -> (name, type) of the layer that makes it, where the source has layers.
+        place: returns what a reader knows the maker of a value by, or, for one that leaves the net, what it goes to; empty
+            where there is no better name than the operator's or the value's.
         settings: threads and device.
     """
 
@@ -121,6 +129,7 @@ class Network:
     missing: list[tuple[str, int]] = field(default_factory=list)
     unreached: list[Learned] = field(default_factory=list)
     makers: dict[str, tuple[str, str]] = field(default_factory=dict)
+    place: Place = nowhere
     notes: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
     _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict)

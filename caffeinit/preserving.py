@@ -24,6 +24,7 @@ from caffeinit.network import Network
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
+from caffeinit.scale_report import explain
 from caffeinit.scales import ScaleSystem
 from caffeinit.training import Outcome, first_pictures, learns, rate_notes
 from caffeinit.units import Unit
@@ -230,7 +231,9 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     """State what was done to a unit, or why nothing was."""
     graph, word = run.network.graph, "its columns balanced" if run.per_channel_rates else MODES[run.mode]
     free = plan.is_free(graph, unit)
-    why = "; ".join(plan.reasons(graph, unit))
+    why = "; ".join(
+        dict.fromkeys(explain(r, run.network.learned, run.network.place) for r in plan.reasons(graph, unit))
+    )
     assert report.after is not None
     alive = report.after.channel_stds[~run.moments[unit.initializers[0]].dead]
     level = alive[:1] if run.mode == "preserve" else np.ones(1)
@@ -238,7 +241,7 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     equal = not equalizes or bool(np.allclose(alive, level, rtol=_EQUAL))
     if run.powers_of_two and run.mode != "fp16":
         word, equal = f"{word} by powers of two", True
-    changes = plan.changes(unit)
+    changes = plan.changes(graph, unit)
     if equalizes and not len(alive):
         report.done, report.reason = "scaled" if changes else "", ALL_DEAD
     elif free.all():

@@ -25,7 +25,7 @@ from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.mapped import ScratchArrays
-from caffeinit.network import Network
+from caffeinit.network import Network, Place
 from caffeinit.scale_walk import Link
 from caffeinit.squares import ArraySquares, FiledSquares, Squares
 from caffeinit.units import Unit
@@ -157,7 +157,7 @@ class RateProbe:
         most = SEGMENTED_PASS_BYTES if self._is_segmented else PASS_BYTES
         self.batches = list(cut(self.graph, self.batches, values, most, _piece_pictures(self.graph, values)))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
-        self.unreached = _without_gradient(self.graph, self._units, self.heads)
+        self.unreached = _without_gradient(self.graph, self._units, self.heads, network.place)
         self.run, self._diffs = self._differentiate()
         self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self.batches)]
 
@@ -178,7 +178,7 @@ class RateProbe:
             except GradientError as error:
                 if error.node is None:
                     raise
-                self.unreached |= _without_gradient(self.graph, units, self.heads, error)
+                self.unreached |= _without_gradient(self.graph, units, self.heads, self.network.place, error)
                 continue
             for of in sources.values():
                 for source in of:
@@ -254,11 +254,12 @@ def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:
 
 
 def _without_gradient(
-    graph: Graph, units: Sequence[Unit], heads: Sequence[str], error: GradientError | None = None
+    graph: Graph, units: Sequence[Unit], heads: Sequence[str], place: Place, error: GradientError | None = None
 ) -> dict[str, str]:
     """Return which units have no rate, and why.
 
     Args:
+        place: as in `Network`.
         error: raised by an operator that was thought to have a gradient.
     """
     from caffeinit.ops import find_rule
@@ -270,10 +271,11 @@ def _without_gradient(
             continue
         rule = find_rule(node)
         why = next((cut[o] for o in node.output if o in cut), "")
+        where = place(node.output[0], False) or f"{node.op_type} ({node.output[0]})"
         if error is not None and error.node is node:
-            why = str(error)
+            why = f"there is no gradient through {where}: {error.why}"
         elif rule is None or rule.refusal is not None:
-            why = f"there is no gradient through {node.op_type} ({node.output[0]})"
+            why = f"there is no gradient through {where}"
         if why:
             cut.update((i, why) for i in node.input if i)
     reached = {v for h in heads for n in graph.ancestors([h]) for v in n.output} | set(heads)

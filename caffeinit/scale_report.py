@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from caffeinit.graph import Graph
+from caffeinit.network import Place, nowhere
 from caffeinit.plan import channel_labels
 from caffeinit.scales import ScaleSystem, find_scales
 from caffeinit.units import Learned, Unit
@@ -66,15 +67,14 @@ def report_scales(
     learned: Mapping[str, Learned],
     kept: Callable[[Unit], str],
     outputs: Sequence[str] | None = None,
-    place: Callable[[str, bool], str] = lambda value, leaves: "",
+    place: Place = nowhere,
 ) -> ScaleReport:
     """Find the scales of all units.
 
     Args:
         kept: returns why a unit's arrays are not to be changed; empty if they may be.
         outputs: values whose scale is held; by default the graph's.
-        place: returns what a reader knows the maker of a value by, or, for one that leaves the net, what it goes to; empty
-            where there is no better name than the operator's or the value's.
+        place: as in `Network`.
     """
     system = find_scales(graph, [i for u in units if not kept(u) for i in u.initializers], outputs)
     entries = [_entry(graph, system, number, unit) for number, unit in enumerate(units)]
@@ -88,7 +88,7 @@ def report_scales(
         is_free = system.is_free(labels)
         mine = pairs[shared & (pairs[:, 0] == number)]
         tied, unknowns = np.unique(mine[:, 1]), np.unique(mine[:, 2])
-        reasons = Counter(_explain(system.solution.reason(int(n)), learned, place) for n in labels[~is_free])
+        reasons = Counter(explain(system.solution.reason(int(n)), learned, place) for n in labels[~is_free])
         found.append(
             UnitScales(
                 name=unit.name,
@@ -127,8 +127,8 @@ def _partners(mine: np.ndarray, number: int, users: Mapping[int, set[int]]) -> l
     return sorted(others | ({number} if (counts > 1).any() else set()))
 
 
-def _explain(reason: str, learned: Mapping[str, Learned], place: Callable[[str, bool], str]) -> str:
-    """Return a reason in the words of the net: layers instead of operators and arrays."""
+def explain(reason: str, learned: Mapping[str, Learned], place: Place) -> str:
+    """Return a reason for which a scale is held in the words of the net: layers instead of operators and arrays."""
     name, separator, rest = reason.partition(" is ")
     if separator and name in learned:
         of = learned[name]

@@ -22,7 +22,7 @@ from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing, preprocessing_of_net
 from caffeinit.images.means import read_mean
 from caffeinit.netnumbers import shortest
-from caffeinit.network import Network, Params, Skipped
+from caffeinit.network import Network, Params, Place, Skipped
 
 Path = str | PathLike[str]
 
@@ -150,6 +150,7 @@ def load_caffe(
         skipped=[Skipped(layer, reason) for layer, reason in found.blocked.items()],
         missing=matched.missing,
         unreached=lowered.unreached,
+        place=places(found),
         makers={top: (entry.layer.name, entry.layer.type) for entry in net.named_layers for top in entry.tops},
         notes=[*net.notes, *(file.notes if file else []), *matched.notes],
     )
@@ -161,6 +162,26 @@ def _computed_blobs(net: Net, graph: Graph) -> list[str]:
     last = {blob: v for entry in net.named_layers for blob, v in zip(entry.layer.top, entry.tops, strict=True)}
     shown = {*graph.inputs, *last.values()} & computed
     return list(dict.fromkeys(v for entry in net.named_layers for v in entry.tops if v in shown))
+
+
+def places(found: Inference) -> Place:
+    """Return what tells the layer that a value is made by or inside of, or, of one that leaves the net, goes to.
+
+    Only layers that cannot run take values out of the net in a way of their own.
+    """
+    entries = found.net.named_layers
+    makers = {top: entry.layer for entry in entries for top in entry.tops}
+    layers = {entry.layer.name: entry.layer for entry in entries}
+    unknown = {b: entry.layer for entry in entries if entry.layer.name in found.blocked for b in entry.bottoms}
+
+    def place(value: str, leaves: bool) -> str:
+        if leaves:
+            reader = unknown.get(value)
+            return f'layer "{reader.name}" ({reader.type}), which cannot run' if reader else ""
+        layer = makers.get(value) or layers.get(value.rpartition("/")[0])
+        return f'layer "{layer.name}" ({layer.type})' if layer else ""
+
+    return place
 
 
 def net_outputs(found: Inference, graph: Graph) -> list[str]:

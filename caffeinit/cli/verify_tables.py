@@ -9,14 +9,18 @@ from rich.table import Table
 
 from caffeinit.cli.tables import console, dims
 from caffeinit.comparison import Comparison
+from caffeinit.network import Place, nowhere
 from caffeinit.showing import number
 from caffeinit.verify import Difference
 
 
-def comparison_table(found: Comparison, files: tuple[str, str], pictures: str, searched: bool) -> None:
+def comparison_table(
+    found: Comparison, files: tuple[str, str], pictures: str, searched: bool, place: Place = nowhere
+) -> None:
     """Print what `verify` found.
 
     Args:
+        place: as in `Network`.
         searched: the first value that differs was asked for.
     """
     out = console()
@@ -35,7 +39,8 @@ def comparison_table(found: Comparison, files: tuple[str, str], pictures: str, s
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     if found.parting:
         name, _, layer = found.parting.name.partition("@")
-        where = f'blob "{name}" after layer "{layer}"' if layer else f'value "{name}"'
+        inside = f" of {found_in}" if (found_in := place(name, False)) else ""
+        where = f'blob "{name}" after layer "{layer}"' if layer else f'value "{name}"{inside}'
         out.print(
             f"first difference: {where}, by {number(found.parting.relative, 2)} of its largest",
             markup=False,

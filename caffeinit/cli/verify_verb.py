@@ -73,7 +73,7 @@ def command(
         )
     found.notes += lacking
     if not quiet and json_file != "-":
-        comparison_table(found, (files[0], files[1]), pictures.describe(), first)
+        comparison_table(found, (files[0], files[1]), pictures.describe(), first, network.place)
     write_json(json_file, {"net": net, "a": files[0], "b": files[1], **found.to_json()}, force)
     if not found.same:
         raise SystemExit(1)

@@ -30,14 +30,6 @@ _MEANINGS = {
 
 def network_scales(network: Network) -> ScaleReport:
     """Return what of a net can be rescaled with its function kept, in the words of its layers."""
-    layers = dict(network.makers.values())
-
-    def place(value: str, leaves: bool) -> str:
-        if leaves:
-            return ""
-        name = network.makers[value][0] if value in network.makers else value.rpartition("/")[0]
-        return f'layer "{name}" ({layers[name]})' if name in layers else ""
-
     missing = [network.params[layer][index] for layer, index in network.missing]
     for array in missing:
         array[...] = 1  # zeros would pass on no scale
@@ -48,7 +40,7 @@ def network_scales(network: Network) -> ScaleReport:
             network.learned,
             lambda unit: holding_reason(unit, network.learned),
             network.graph.outputs or None,
-            place,
+            network.place,
         )
     finally:
         for array in missing:

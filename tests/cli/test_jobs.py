@@ -294,6 +294,32 @@ def test_unknown_layers_are_left_out_or_refused_together(cli, place, weights):
     assert "Python" in strict.err
 
 
+HELD = {
+    "LRN": "lrn_param { local_size: 3 }",
+    "Clip": "clip_param { min: -1 max: 1 }",
+    "Sigmoid": "",
+    "TanH": "",
+    "ELU": "",
+    "BNLL": "",
+    "Exp": "exp_param { scale: 0.001 }",
+    "Power": "power_param { shift: 1 }",
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_layers_are_named_and_not_the_operators_that_they_are_made_of(cli, place, kind):
+    text = NET.replace(
+        'type: "ReLU" bottom: "conv1" top: "conv1"', f'type: "{kind}" bottom: "conv1" top: "dw" {HELD[kind]}'
+    )
+    (place / "net.prototxt").write_text(text.replace('bottom: "conv1" top: "ip"', 'bottom: "dw" top: "ip"'))
+    arguments = (place / "net.prototxt", "--images", place / "pictures", "--no-normalize", "-o", place / "x.caffemodel")
+    assert cli("init", *arguments).code == 0
+    outcome = cli("rescale", place / "net.prototxt", place / "x.caffemodel", "--images", place / "pictures")
+    assert f'left alone: its output is held: layer "relu1" ({kind})' in outcome.out
+    assert 'left alone: its output is held: layer "prob" (Softmax)' in outcome.out
+    assert f'conv1: its output is held: layer "relu1" ({kind})' in outcome.err
+
+
 def test_init_without_normalising_only_measures(cli, place):
     target = place / "raw.caffemodel"
     images = place / "pictures"

@@ -88,7 +88,7 @@ def test_only_changed_initializers_differ(tmp_path):
     done, _ = rescaled(path, out)
     assert done == {
         "conv1.weight": "equalized",
-        "conv2.weight": "takes up its input's scales; its output is held: net output y",
+        "conv2.weight": 'takes up its input\'s scales; its output is held: net output "y"',
     }
     before, after = onnx.load(path), onnx.load(out)
     changed = {
