@@ -139,7 +139,8 @@ def inspect_files(
     wanted = {layer: [p.shape for p in params] for layer, params in found.params.items()}
     matched = match_weights(file, wanted, found.owners, net.file_names)
     lowered = lower_net(found, matched.arrays)
-    units = find_units(lowered.graph, lowered.learned)
+    makers = {top: entry.layer.name for entry in net.named_layers for top in entry.tops}
+    units = find_units(lowered.graph, lowered.learned, makers)
     by_name = {unit.name: unit for unit in reversed(units)}
     layers = []
     for entry in net.named_layers:

@@ -249,7 +249,7 @@ def _reasons(
     """Return what tells why a unit is to be left alone; empty if it is not."""
 
     def reason(unit: Unit) -> str:
-        return held(unit, network.learned) if unit.name in chosen else "not among the chosen layers"
+        return held(unit, network.learned) if unit.layer in chosen else "not among the chosen layers"
 
     return reason
 

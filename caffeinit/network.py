@@ -157,7 +157,7 @@ class Network:
     @cached_property
     def units(self) -> list[Unit]:
         """All units, in graph order, with writable views of their arrays."""
-        return find_units(self.graph, self.learned)
+        return find_units(self.graph, self.learned, {value: name for value, (name, _) in self.makers.items()})
 
     def forward(self, inputs: Mapping[str, np.ndarray], blobs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Run the net.

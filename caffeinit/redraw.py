@@ -119,9 +119,10 @@ def draw_network(
         if any(network.learned[i].held for i in unit.initializers):
             owned.update(unit.initializers)
             drawing.kept.update(keeping_reason(unit, network.learned))
-        elif layers(unit.name):
+        elif layers(unit.layer):
             owned.update(unit.initializers)
-            _draw_unit(drawing, network, unit, method_for(unit.name, methods), seed, num_images, options)
+            method = method_for(unit.layer, methods)
+            _draw_unit(drawing, network, unit, method, seed, num_images, options)
     for name, learned in network.learned.items():
         if name not in owned and layers(learned.layer):
             _follow_filler(network.graph.initializers[name], learned, seed)
@@ -139,10 +140,10 @@ def drawing_memory(
     patches: dict[str, int] = {}
     most = 0
     for unit in network.units:
-        if unit.kind != "affine" or unit.weight is None or not layers(unit.name):
+        if unit.kind != "affine" or unit.weight is None or not layers(unit.layer):
             continue
         most = max(most, unit.weight.nbytes)
-        method = find_method(method_for(unit.name, methods))
+        method = find_method(method_for(unit.layer, methods))
         if not method.needs_samples or unit.uses[0].node.op_type == "ConvTranspose":
             continue
         spec = _spec(unit, network.learned[unit.initializers[0]], unit.uses[0].node)

@@ -10,7 +10,7 @@ factor and/or shift per channel: Caffe's Scale and Bias) and *norm* (BatchNormal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,7 +58,8 @@ class Unit:
     """One unit with views of its arrays; writing into them changes the network.
 
     Attributes:
-        name: layer name (Caffe) or node name (ONNX).
+        name: of the layer (Caffe) or of its first array (ONNX), and no other unit's.
+        layer: the layer, or the array, that users choose it by.
         kind: "affine", "channel" or "norm".
         uses: all places that share the arrays, in graph order.
         weight: affine: (group, O/group, I/group, *kernel); channel and norm: (C,) factors, or None.
@@ -80,6 +81,7 @@ class Unit:
     epsilon: float = 0.0
     initializers: list[str] = field(default_factory=list)
     frozen: bool = False
+    layer: str = ""
 
     @property
     def num_channels(self) -> int:
@@ -143,12 +145,32 @@ def grouped_view(node: onnx.NodeProto, array: np.ndarray) -> np.ndarray | None:
     return _WEIGHT_VIEWS[node.op_type](node, array) if node.op_type in _WEIGHT_VIEWS else None
 
 
-def find_units(graph: Graph, learned: Mapping[str, Learned]) -> list[Unit]:
-    """Return all units in graph order; nodes that share an array make one unit with several uses."""
+def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str, str] | None = None) -> list[Unit]:
+    """Return all units in graph order; nodes that share all their arrays make one unit with several uses.
+
+    Args:
+        makers: value -> layer that makes it, where there are layers; units that share some arrays bear their names.
+    """
     finder = _Finder(graph, learned)
     for node in graph.nodes:
         finder.visit(node)
-    return list(finder.units.values())
+    units = list(finder.units.values())
+    _tell_apart(units, makers or {})
+    return units
+
+
+def _tell_apart(units: Sequence[Unit], makers: Mapping[str, str]) -> None:
+    """Give a unit whose first array is an earlier unit's, too, a name of its own: its layer's, or its node's beside it."""
+    taken: set[str] = set()
+    for unit in units:
+        if unit.name in taken:
+            output = unit.uses[0].output
+            layer = makers.get(output, output.rpartition("/")[0])
+            if layer in makers.values() and layer not in taken:
+                unit.name = unit.layer = layer
+            else:
+                unit.name = f"{unit.name} ({unit.uses[0].node.name or unit.uses[0].node.output[0]})"
+        taken.add(unit.name)
 
 
 class _Finder:
@@ -191,8 +213,10 @@ class _Finder:
         bias: np.ndarray | None = None,
     ) -> Unit:
         sources = [self.learned[i] for i in initializers]
+        layer = next((s for s in sources if s.role == "scale"), sources[0]).layer
         return Unit(
-            name=sources[0].layer,
+            name=layer,
+            layer=layer,
             kind=kind,
             uses=uses,
             initializers=initializers,

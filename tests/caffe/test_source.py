@@ -276,3 +276,20 @@ def test_an_array_shared_in_two_shapes_has_each_layers_own(tmp_path):
     diffs = net.backward(x, {"a": np.ones((2, 6)), "b": np.full((2, 2, 3), 10)}).params
     assert diffs["a"][0].tolist() == [22] * 6
     assert diffs["b"][0].tolist() == [[22] * 3] * 2
+
+
+@pytest.mark.parametrize("own", ["", "bias_term: false"])
+def test_units_that_share_a_weight_have_names_of_their_own(tmp_path, own):
+    def conv(name, bottom, more=""):
+        return (
+            f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" param {{ name: "w" }} '
+            f"convolution_param {{ num_output: 3 kernel_size: 3 pad: 1 {more} }} }}\n"
+        )
+
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + conv("c1", "data") + conv("c2", "c1", own) + conv("c3", "c2", own))
+    names = [u.name for u in net.units]
+    assert names == (["c1", "c2", "c3"] if not own else ["c1", "c2"])  # c2 and c3 are one unit where both have no bias
+    x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")
+    assert [u.name for u in caffeinit.init(net, [x], method="kmeans", normalized=False).units] == names
+    reasons = {u.name: u.reason for u in caffeinit.rescale(net, [x], mode="normalize", layers=["c2"]).units}
+    assert [n for n, reason in reasons.items() if "not among the chosen" not in reason] == ["c2"]

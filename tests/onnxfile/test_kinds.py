@@ -233,3 +233,17 @@ def test_older_files_list_their_weights_as_inputs(tmp_path):
     onnx.save(b.model(ir=3), tmp_path / "net.onnx")
     done, _ = rescaled(tmp_path / "net.onnx", tmp_path / "out.onnx")
     assert done["conv1.weight"] == "equalized"
+
+
+def test_units_are_named_after_their_weights_and_those_that_share_one_are_told_apart(tmp_path):
+    b = Maker()
+    b.array("w", 3, 3, 3, 3)
+    x = b.op("Conv", "x", "w", b.array("b1", 3), out="c1", pads=[1] * 4)
+    arrays = [b.array(f"bn.{part}", 3) for part in ("weight", "bias", "running_mean")]
+    b.initializers.append(tensor("bn.running_var", np.ones(3, np.float32)))
+    x = b.op("BatchNormalization", x, *arrays, "bn.running_var", out="n")
+    b.op("Conv", x, "w", b.array("b2", 3), out="y", pads=[1] * 4)
+    net = load(b.save(tmp_path / "net.onnx"))
+    assert [u.name for u in net.units] == ["w", "bn.weight", "w (y_2)"]
+    result = caffeinit.rescale(net, {"x": batch(8)}, layers=["bn.weight"])
+    assert [u.name for u in result.units if "not among the chosen" not in u.reason] == ["bn.weight"]
