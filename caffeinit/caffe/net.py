@@ -90,10 +90,21 @@ class Net:
         for entry in self.message.layer:
             if id(entry) not in kept and any(f'"{top}": no layer makes it' in error for top in entry.top):
                 rules = " ".join(str(r).replace("\n", " ") for r in (*entry.include, *entry.exclude))
-                return (
-                    f'.\nLayer "{entry.name}" would, but its rules keep it out: {rules.strip()}. Try --phase or --stage'
-                )
+                return f'.\nLayer "{entry.name}" would, but its rules keep it out: {rules.strip()}. {_way_in(entry)}'
         return ""
+
+
+def _way_in(layer: Any) -> str:
+    """Return the options with which a layer that its rules keep out would take part."""
+    phases = schema.message("NetState").DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_number
+    for rule in layer.include:
+        options = [f"--phase {phases[rule.phase].name}"] if rule.HasField("phase") else []
+        options += [f"--stage {stage}" for stage in rule.stage]
+        if options:
+            return f"Give {' '.join(options)}"
+    kept_out = {rule.phase for rule in layer.exclude if rule.HasField("phase")}
+    left = [value.name for number, value in phases.items() if number not in kept_out]
+    return f"Give --phase {left[0]}" if kept_out and len(left) == 1 else "Try --phase or --stage"
 
 
 def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, stages: Sequence[str] = ()) -> Net:
@@ -123,7 +134,10 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
     kept = [i for i, entry in enumerate(upgraded.layer) if _takes_part(entry, phase, level, stages, path)]
     layers = [upgraded.layer[i] for i in kept]
     if not layers:
-        raise FormatError(f"{path}: no layer takes part in phase {phase} with level {level} and stages {list(stages)}")
+        ways = ", or ".join(dict.fromkeys(map(_way_in, upgraded.layer)))
+        raise FormatError(
+            f"{path}: no layer takes part in phase {phase} with level {level} and stages {list(stages)}. {ways}"
+        )
     net = Net(upgraded.name, path, found, form, layers, upgraded, list(reading.notes), reading.unknown_fields)
     _make_names_unique(net)
     net.raw = reading.raw

@@ -16,6 +16,7 @@ import click
 from caffeinit.batch.table import JOBS, OWNED, Job, options_of
 from caffeinit.cli import VERBS
 from caffeinit.cli.terminal import say
+from caffeinit.cli.verb import Verb
 
 if TYPE_CHECKING:
     from caffeinit.batch.manifest import Entry
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _JOBS = [name for name in JOBS if name in VERBS]
 
 
-class BatchCommand(click.Command):
+class BatchCommand(Verb):
     """A command that also takes the options of the job it runs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -9,16 +9,17 @@ import click
 
 from caffeinit.cli.common import net_options
 from caffeinit.cli.terminal import say
+from caffeinit.cli.verb import Verb
 
 
-@click.command("convert")
+@click.command("convert", cls=Verb)
 @click.argument("net", type=click.Path())
-@click.argument("weights", type=click.Path())
+@click.argument("weights", metavar="WEIGHTS", type=click.Path(), required=False)
 @click.option("-o", "--output", required=True, type=click.Path(), help="ONNX file to write.")
 @click.option("--force", is_flag=True, help="replace an output that exists.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="threads; 0 for one a core.")
 @net_options
-def command(net: str, weights: str, output: str, force: bool, **options: Any) -> None:
+def command(net: str, weights: str | None, output: str, force: bool, **options: Any) -> None:
     """Write a net with its weights as an ONNX file, checked and run once.
 
     \b
@@ -26,12 +27,14 @@ def command(net: str, weights: str, output: str, force: bool, **options: Any) ->
 
     Values keep Caffe's blob names. Weights of more than 1.9 GB go to OUTPUT.data beside it.
     """
-    from caffeinit.cli.common import load_network
+    from caffeinit.cli.common import check_weights, load_network
     from caffeinit.export import export_onnx, missing_outputs
     from caffeinit.files import is_onnx
 
     if is_onnx(net):
-        raise click.UsageError(f"{net} is an ONNX model already.")
+        raise click.UsageError(f"{net} is an ONNX model already: there is nothing to convert.")
+    check_weights(net, weights)
+    assert weights is not None
     strict = options["strict"]
     network = load_network(net, weights, options)
     if network.missing and strict:

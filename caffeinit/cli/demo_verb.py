@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from caffeinit.cli.terminal import say
+from caffeinit.cli.verb import Verb
 
 
-@click.command("demo")
+@click.command("demo", cls=Verb)
 @click.argument("folder", type=click.Path(file_okay=False), default="caffeinit-demo")
 @click.option("--force", is_flag=True, help="replace files of an earlier demo.")
 def command(folder: str, force: bool) -> None:

@@ -7,9 +7,14 @@ from typing import Any
 import click
 
 from caffeinit.cli.common import bounded_options, image_options, net_options, run_options, write_options
+from caffeinit.cli.verb import Verb
 
 
-@click.command("init")
+@click.command(
+    "init",
+    cls=Verb,
+    surplus="init draws all weights and reads none; to change those of a file: caffeinit rescale NET WEIGHTS",
+)
 @click.argument("net", type=click.Path())
 @click.option(
     "-o",

@@ -8,9 +8,10 @@ import click
 
 from caffeinit.cli.common import net_options
 from caffeinit.cli.terminal import say
+from caffeinit.cli.verb import Verb
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Verb)
 @click.argument("net", type=click.Path())
 @click.argument("weights", type=click.Path(), required=False)
 @click.option("--scales", is_flag=True, help="show which channels have scales of their own, instead of the layers.")

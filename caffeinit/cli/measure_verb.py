@@ -10,9 +10,10 @@ import click
 
 from caffeinit.cli.common import bounded_options, image_options, net_options, run_options
 from caffeinit.cli.terminal import say
+from caffeinit.cli.verb import Verb
 
 
-@click.command("measure")
+@click.command("measure", cls=Verb)
 @click.argument("net", type=click.Path())
 @click.argument("weights", type=click.Path(), required=False)
 @click.option(

@@ -16,9 +16,10 @@ from caffeinit.cli.common import (
     run_options,
     write_options,
 )
+from caffeinit.cli.verb import Verb
 
 
-@click.command("rescale")
+@click.command("rescale", cls=Verb)
 @click.argument("net", type=click.Path())
 @click.argument("weights", type=click.Path(), required=False)
 @click.option(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from caffeinit.cli.terminal import say
+from caffeinit.cli.verb import Verb
 
 
-@click.command("upgrade")
+@click.command("upgrade", cls=Verb)
 @click.argument("source", metavar="IN", type=click.Path())
 @click.argument("target", metavar="OUT", type=click.Path())
 @click.option("--drop-unknown", is_flag=True, help="leave out, and list, what has no place in today's form.")

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from caffeinit.cli.common import image_options, net_options, run_options
+from caffeinit.cli.verb import Verb
 from caffeinit.files import is_onnx
 
 if TYPE_CHECKING:
     from caffeinit.functions import Function
 
 
-@click.command("verify")
+@click.command("verify", cls=Verb)
 @click.argument("net", type=click.Path())
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path(), required=False)

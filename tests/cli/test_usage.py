@@ -1,0 +1,76 @@
+"""Commands with words too many or too few: what was likely meant is said."""
+
+import glob
+
+import pytest
+from google.protobuf import text_format
+
+from caffeinit.caffe import schema
+from tests.cli.conftest import NET
+
+QUOTED = "put it in quotes, as in --images 'pictures/*.png', or give the folder: --images pictures"
+NAMED = "as in --images data='pictures/*.png', or give the folder: --images data=pictures"
+# {glob} stands for what a shell makes of pictures/*.png, {two} for the first two of these.
+CASES = [
+    ("init net.prototxt -o x.caffemodel --images {glob}", QUOTED),
+    ("init net.prototxt -o x.caffemodel --images data={glob}", NAMED),
+    ("rescale net.prototxt net.caffemodel --images {glob}", QUOTED),
+    ("rescale net.prototxt net.caffemodel --images {two}", QUOTED),
+    ("rescale net.prototxt --images {two}", QUOTED),
+    ("rescale net.onnx --images {two}", QUOTED),
+    ("verify net.prototxt net.caffemodel net.caffemodel --images {glob}", QUOTED),
+    ("batch . -o out --images {glob}", QUOTED),
+    ("init net.prototxt net.caffemodel -o x.caffemodel --images pictures", "caffeinit rescale NET WEIGHTS"),
+    ("rescale net.prototxt net.caffemodel x --images pictures", "1 argument too many: x. rescale takes NET [WEIGHTS]"),
+    ("inspect net.prototxt net.caffemodel x y", "2 arguments too many: x y. inspect takes NET [WEIGHTS]"),
+    ("upgrade a b c", "upgrade takes IN OUT"),
+    ("convert net.onnx -o y.onnx", "net.onnx is an ONNX model already"),
+    ("convert net.prototxt -o y.onnx", "Missing argument 'WEIGHTS'"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), CASES)
+def test_what_was_likely_meant_is_said(cli, place, weights, monkeypatch, line, said):
+    monkeypatch.chdir(place)
+    (place / "net.onnx").touch()
+    pictures = sorted(glob.glob("pictures/*.png"))
+    words = line.replace("{glob}", " ".join(pictures)).replace("{two}", " ".join(pictures[:2])).split()
+    outcome = cli(*words)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert not list(place.glob("x.caffemodel"))
+
+
+def test_one_picture_is_no_pattern(cli, place, weights, monkeypatch):
+    monkeypatch.chdir(place)
+    assert cli("rescale", "net.prototxt", "net.caffemodel", "--images", "pictures/1.png").code == 0
+
+
+RULES = {
+    "include { phase: TRAIN }": "Give --phase TRAIN",
+    "exclude { phase: TEST }": "Give --phase TRAIN",
+    "include { stage: 'a' }": "Give --stage a",
+    "include { phase: TRAIN stage: 'a' stage: 'b' }": "Give --phase TRAIN --stage a --stage b",
+    "include { min_level: 2 }": "Try --phase or --stage",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_options_that_let_a_layer_in_are_named(cli, place, rule):
+    (place / "net.prototxt").write_text(NET.replace('top: "data"', f'top: "data" {rule}', 1))
+    outcome = cli("inspect", place / "net.prototxt")
+    assert outcome.code == 1
+    assert 'Layer "data" would, but its rules keep it out: ' in outcome.err
+    assert RULES[rule] in outcome.err
+    (place / "net.prototxt").write_text(f'layer {{ name: "data" type: "Input" top: "data" {rule} }}')
+    assert RULES[rule] in cli("inspect", place / "net.prototxt").err
+
+
+def test_weights_of_a_training_net_tell_the_phase_to_look_at_them_with(cli, place):
+    text = NET.replace('top: "data"', 'top: "data" include { phase: TRAIN }', 1)
+    snapshot = text_format.Parse(text, schema.message("NetParameter")())
+    (place / "snapshot.caffemodel").write_bytes(snapshot.SerializeToString())
+    outcome = cli("inspect", place / "snapshot.caffemodel")
+    assert outcome.code == 1
+    assert "Give --phase TRAIN" in outcome.err
+    assert cli("inspect", place / "snapshot.caffemodel", "--phase", "TRAIN").code == 0
