@@ -162,7 +162,8 @@ class Calibration:
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{printable(name)} {count}" for name, count in lengths.items())
             raise ImagesError(
-                f"the inputs have different numbers of rows, which belong together by position: {listed}."
+                f"the inputs have different numbers of rows, which belong together by position: {listed}. Give each "
+                f"of them {min(lengths.values())}, in one order: the first row of one goes with the first of the others."
             )
         return next(iter(lengths.values()))
 

@@ -105,7 +105,9 @@ def _checked(batch: object, inputs: Shapes, where: str, unused: Collection[str])
     # Rows differ by right where the net spells them out: steps of a sequence beside its first state.
     if len({len(a) for a in checked.values()}) > 1 and any(len(a) != inputs[n][0] for n, a in checked.items()):
         counts = ", ".join(f"{printable(n)} {len(a)}" for n, a in checked.items())
-        raise ImagesError(f"{where}: different numbers of rows: {counts}.")
+        raise ImagesError(
+            f"{where}: different numbers of rows: {counts}. Rows belong together by position: give as many for each input."
+        )
     return checked
 
 

@@ -30,7 +30,7 @@ def read_mean(path: str | PathLike[str]) -> np.ndarray:
     try:
         path = check_regular_file(path)
     except CaffeinitError as error:
-        raise ImagesError(f"{error}. {MEAN_HINT}") from None
+        raise ImagesError(str(error)) from None
     if path.stat().st_size > MAX_BYTES:
         raise ImagesError(f"{path}: is larger than any mean picture")
     array = _read_npy(path) if path.suffix == ".npy" else _read_blob(path)

@@ -150,7 +150,12 @@ class Preprocessing:
                 raise ImagesError(problem)
         if self.mean_file is None:
             return self
-        return replace(self, mean=read_mean(self.mean_file), mean_file=None)
+        try:
+            return replace(self, mean=read_mean(self.mean_file), mean_file=None)
+        except ImagesError as error:
+            if "mean_file" in self.given:
+                raise
+            raise ImagesError(f"{error}. {MEAN_HINT}") from None
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Refuse what does not fit an input of shape (N, C, H, W).
@@ -169,7 +174,9 @@ class Preprocessing:
             raise self._refusal("crop", f"{where} takes {height}x{width} pixels, but the crop is {crop}.")
         if self.resize_to and self.resize != "none" and (self.resize_to[0] < height or self.resize_to[1] < width):
             frame = "x".join(map(str, self.resize_to))
-            raise self._refusal("resize_to", f"{where} takes {height}x{width} pixels: they cannot be cut out of {frame}.")
+            raise self._refusal(
+                "resize_to", f"{where} takes {height}x{width} pixels: they cannot be cut out of {frame}."
+            )
         if self.channels in ("bgr", "rgb") and channels == 1:
             message = f'{where} has one channel, but the channels asked for are "{self.channels}".'
             raise self._refusal("channels", message)
@@ -181,16 +188,19 @@ class Preprocessing:
 
     def _check_mean(self, where: str, channels: int, height: int, width: int) -> None:
         mean = np.asarray(0.0 if self.mean is None else self.mean)
+        some = f"{channels} channels" if channels != 1 else "one channel"
         if mean.ndim <= 1 and mean.size not in (1, channels):
-            raise self._refusal(
-                "mean", f"{where} has {channels} channels, but the mean has {mean.size} values. {MEAN_HINT}"
-            )
+            found = f"{where} has {some}, but the mean has {mean.size} values."
+            each = f", or {channels}, one for each channel in the net's order" if channels > 1 else ""
+            advice = f"Give --mean one value{each}." if "mean" in self.given else MEAN_HINT
+            raise self._refusal("mean", f"{found} {advice}")
+        advice = "Give that of this net, or values with --mean." if "mean_file" in self.given else MEAN_HINT
         if mean.ndim > 1 and (mean.ndim != 3 or mean.shape[0] != channels):
-            raise ImagesError(f"{where} has {channels} channels, but the mean array is {mean.shape}. {MEAN_HINT}")
+            raise ImagesError(f"{where} has {some}, but the mean array is {mean.shape}. {advice}")
         if mean.ndim == 3 and (mean.shape[1] < height or mean.shape[2] < width):
             raise ImagesError(
                 f"{where} takes {height}x{width} pixels, but the mean array has only {mean.shape[1]}x{mean.shape[2]}. "
-                f"It belongs to another net. {MEAN_HINT}"
+                f"It belongs to another net. {advice}"
             )
 
     def wants_grey(self, channels: int) -> bool:

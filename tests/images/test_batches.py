@@ -196,7 +196,7 @@ REFUSED = [
     (ROWS, TWO, "the net has the inputs data, info: give a dict"),
     ({"data": ROWS}, TWO, "nothing for input info"),
     ({"data": ROWS, "x": ROWS}, SHAPES, "the net has no input x; its inputs: data"),
-    ({"data": ROWS, "info": np.ones((4, 2))}, TWO, "different numbers of rows: data 5, info 4"),
+    ({"data": ROWS, "info": np.ones((4, 2))}, TWO, "different numbers of rows: data 5, info 4.*as many for each"),
 ]
 
 

@@ -71,9 +71,12 @@ def test_a_numpy_file_of_something_else_is_refused(tmp_path, array):
         read_mean(tmp_path / "mean.npy")
 
 
-def test_a_missing_mean_says_how_to_give_one(tmp_path):
-    with pytest.raises(ImagesError, match="--mean-file FILE"):
-        read_mean(tmp_path / "mean.binaryproto")
+def test_a_missing_mean_of_the_net_says_how_to_give_one_and_a_given_one_does_not(tmp_path):
+    path = tmp_path / "mean.binaryproto"
+    with pytest.raises(ImagesError, match=r"no such file.*--mean-file FILE"):
+        Preprocessing(mean_file=path).resolved()
+    with pytest.raises(ImagesError, match=r"no such file( or directory)?$"):
+        Preprocessing().override(mean_file=path).resolved()
 
 
 def test_real_means(tmp_path):

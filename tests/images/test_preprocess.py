@@ -101,6 +101,17 @@ def test_an_option_that_does_not_fit_the_input_is_told_from_a_net_that_does_not(
         read_images(SHAPES, tmp_path, preprocessing=Preprocessing(**given).override(scale=2.0))
 
 
+def test_advice_on_a_mean_is_not_what_was_done(tmp_path) -> None:
+    write(tmp_path / "a.png", 10)
+    with pytest.raises(OptionError, match="Give --mean one value, or 3, one for each channel"):
+        read_images(SHAPES, tmp_path, preprocessing=Preprocessing().override(mean=[1, 2]))
+    with pytest.raises(OptionError, match=r"one channel, but the mean has 2 values. Give --mean one value\."):
+        read_images({"x": (1, 1, 6, 8)}, tmp_path, preprocessing=Preprocessing().override(mean=[1, 2]))
+    np.save(tmp_path / "mean.npy", np.zeros((1, 6, 8)))
+    with pytest.raises(ImagesError, match="Give that of this net, or values with --mean"):
+        read_images(SHAPES, tmp_path / "a.png", preprocessing=Preprocessing().override(mean_file=tmp_path / "mean.npy"))
+
+
 def test_what_contradicts_itself_is_refused(tmp_path) -> None:
     for bad in (
         {"scale": 0},

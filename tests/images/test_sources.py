@@ -225,7 +225,11 @@ def test_several_inputs(tmp_path) -> None:
         (tmp_path / "a", OptionError, "say which pictures are for which.*--images info="),
         ({"data": tmp_path / "a"}, OptionError, "no pictures for input info"),
         ({"dat": tmp_path / "a"}, OptionError, "has no input dat; its inputs: data"),
-        ({"data": tmp_path / "a", "info": info[:1]}, ImagesError, "different numbers of rows.*data 2, info 1"),
+        (
+            {"data": tmp_path / "a", "info": info[:1]},
+            ImagesError,
+            "different numbers of rows.*data 2, info 1. Give each of them 1",
+        ),
         ({"data": tmp_path / "a", "info": info, None: info}, OptionError, "to which"),
     ]
     for sources, kind, reason in refused:
