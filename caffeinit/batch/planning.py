@@ -52,6 +52,7 @@ class Plan:
     Attributes:
         todo: the tasks, in order. why: their names -> why they are not done already.
         have: models that are done. settled: failures that are known before any work. left_out: what is no model.
+        lacking: models that an option is not given for -> which, and where it can be given.
     """
 
     todo: list[Task] = field(default_factory=list)
@@ -59,6 +60,38 @@ class Plan:
     have: list[str] = field(default_factory=list)
     settled: list[Entry] = field(default_factory=list)
     left_out: list[Entry] = field(default_factory=list)
+    lacking: dict[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse to begin where an option is not given.
+
+        Raises:
+            OptionError: naming the first model, and how many there are.
+        """
+        if self.lacking:
+            model, reason = next(iter(self.lacking.items()))
+            more = f"\nThat is the first of {len(self.lacking)} models" if len(self.lacking) > 1 else ""
+            raise OptionError(f"{model}: {reason}{more}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        todo = [
+            {
+                "model": t.name,
+                "net": t.net,
+                "weights": t.weights,
+                "outputs": [*t.outputs.values()],
+                "why": self.why[t.name],
+            }
+            for t in self.todo
+        ]
+        rest = {"failed": self.settled, "left out": self.left_out}
+        return {
+            "todo": todo,
+            "have": self.have,
+            "lacking": self.lacking,
+            **{word: {e.model: e.reason for e in entries} for word, entries in rest.items()},
+        }
 
     @property
     def names(self) -> list[str]:
@@ -89,10 +122,13 @@ def plan(order: Order, manifest: Manifest) -> Plan:
         raise CaffeinitError(f"{order.zoo}: no model for job {order.job} is in or below this folder")
     outputs = output_paths(job, found.models)
 
-    def build(model: Model) -> Task | Entry:
+    def build(model: Model) -> Task | Entry | None:
         own = settings.of(model.net, order.job, [model.weights] if model.weights else [])
         options = completed(maker, model.net, job, merged(order.options, own))
-        _check_options(job, model, options, own)
+        parsed(job, options, own)  # refuses what the verb would refuse
+        if lacks := _lacking(job, options):
+            made.lacking[model.name] = lacks
+            return None
         try:
             limits, pages = limits_of(own, *_limits(order)), order.report is not None
             return build_task(order.zoo, model, job, outputs[model.name], options, limits, pages)
@@ -101,7 +137,8 @@ def plan(order: Order, manifest: Manifest) -> Plan:
 
     with ThreadPoolExecutor() as pool:  # digests are computed without holding the interpreter
         built = list(pool.map(build, sorted(found.models, key=lambda m: natural_key(m.name))))
-    _compare(order, manifest, built, made)
+    made.lacking = dict(sorted(made.lacking.items(), key=lambda item: natural_key(item[0])))
+    _compare(order, manifest, [b for b in built if b is not None], made)
     return made
 
 
@@ -130,16 +167,16 @@ def _state(job: Job, options: Mapping[str, list[str]], said: Said) -> dict[str, 
     return state
 
 
-def _check_options(job: Job, model: Model, options: Mapping[str, list[str]], said: Said) -> None:
-    parsed(job, options, said)  # refuses what the verb would refuse
+def _lacking(job: Job, options: Mapping[str, list[str]]) -> str:
+    """Return which option that the job needs is not given; empty where all are."""
     known = {p.name: p for p in job.command.params if isinstance(p, click.Option)}
-    for name in job.required:
-        if name in known and not options.get(name):
-            option = setting_name(known[name])
-            raise OptionError(
-                f"{model.name}: job {job.verb} needs --{option.replace('_', '-')}: on the command line for all, or as "
-                f"{option} in a caffeinit.toml"
-            )
+    missing = [setting_name(known[name]) for name in job.required if name in known and not options.get(name)]
+    if not missing:
+        return ""
+    return (
+        f"job {job.verb} needs --{missing[0].replace('_', '-')}: on the command line for all, or as {missing[0]} in a "
+        "caffeinit.toml"
+    )
 
 
 def _compare(order: Order, manifest: Manifest, built: list[Task | Entry], made: Plan) -> None:

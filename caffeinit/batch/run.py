@@ -58,6 +58,7 @@ def run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, 
 def _run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, int], None]) -> list[Entry]:
     manifest = Manifest(order.out / MANIFEST)
     made = plan(order, manifest)
+    made.check()
     if order.report is not None:
         from caffeinit.batch.index import check_not_an_output
 

@@ -105,7 +105,7 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     report = None if options["report"] is None else Path(options["report"]).absolute()
     order = Order(Path(zoo).resolve(), Path(output).resolve(), job, given, limits, options["force"], report)
     if options["dry_run"]:
-        _show_plan(order)
+        _show_plan(order, options["json_file"])
         return
     raise SystemExit(_run(order, options))
 
@@ -128,12 +128,16 @@ def _given(context: click.Context, job: Job) -> dict[str, list[str]]:
     return typed
 
 
-def _show_plan(order: Order) -> None:
+def _show_plan(order: Order, json_file: str | None) -> None:
     from caffeinit.batch.manifest import Manifest
     from caffeinit.batch.planning import plan
     from caffeinit.batch.run import MANIFEST
+    from caffeinit.cli.common import write_json
 
     made = plan(order, Manifest(order.out / MANIFEST))
+    write_json(json_file, {"job": order.job, **made.to_json()}, force=True)
+    if json_file == "-":
+        return
     for task in made.todo:
         output = next(iter(task.outputs.values()))
         files = f"{task.net} + {task.weights}" if task.weights else task.net
@@ -143,9 +147,11 @@ def _show_plan(order: Order) -> None:
     for word, entries in (("left out", made.left_out), ("failed", made.settled)):
         for entry in entries:
             say(f"{word:<9} {entry.model}: {entry.reason}")
+    for model, reason in made.lacking.items():
+        say(f"lacks     {model}: {reason}")
     say(
         f"{len(made.todo)} to do, {len(made.have)} done already, {len(made.left_out)} left out, "
-        f"{len(made.settled)} cannot be done"
+        f"{len(made.settled)} cannot be done" + (f", {len(made.lacking)} lack an option" if made.lacking else "")
     )
 
 

@@ -206,6 +206,32 @@ def test_a_dry_run_lists_and_writes_nothing(place):
     assert done.stdout.endswith("3 to do, 0 done already, 0 left out, 1 cannot be done\n")
 
 
+def test_a_dry_run_does_not_stop_at_a_model_without_pictures(place):
+    (place / "zoo" / "first" / "caffeinit.toml").write_text(f'images = "{place}/pictures"')
+    done = run_here(["batch", place / "zoo", "-o", place / "out", "--dry-run"])
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["do", "lacks", "lacks"]
+    assert "job rescale needs --images: on the command line for all, or as images in a caffeinit.toml" in lines[1]
+    assert lines[-1] == "1 to do, 0 done already, 0 left out, 0 cannot be done, 2 lack an option"
+    real = run_here(["batch", place / "zoo", "-o", place / "out"])
+    assert real.returncode == 2
+    assert "That is the first of 2 models" in real.stderr
+
+
+def test_a_dry_run_is_told_as_data(place):
+    (place / "zoo" / "odd.caffemodel").write_text("<html>")
+    told = json.loads(batch(place, "--dry-run", "--json", "-").stdout)
+    assert [t["model"] for t in told["todo"]] == NAMES
+    assert told["todo"][0]["outputs"] == [NAMES[0], f"{NAMES[0]}.json"]
+    assert told["todo"][0]["why"] == "new"
+    assert list(told["failed"]) == ["odd.caffemodel"]
+    assert (told["have"], told["left out"], told["lacking"]) == ([], {}, {})
+    assert "do " in batch(place, "--dry-run", "--json", place / "plan.json").stdout
+    assert json.loads((place / "plan.json").read_text()) == told
+    assert not (place / "out").exists()
+
+
 def test_json_tells_all(place):
     found = json.loads(batch(place, "--json", "-").stdout)
     assert found["counts"] == {"ok": 3, "failed": 0, "left out": 0}

@@ -5,6 +5,7 @@ import pytest
 
 from caffeinit import wire
 from caffeinit.errors import ImagesError
+from caffeinit.images import Preprocessing
 from caffeinit.images.means import read_mean
 from tests.conftest import shared
 
