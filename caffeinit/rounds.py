@@ -36,6 +36,8 @@ from caffeinit.units import Unit
 _LONG = 0.5
 # Rounds after which less will do, and rounds without a better one after which no more are tried.
 _PATIENCE = 6
+# Measurements at most.
+ROUNDS = 24
 
 
 @dataclass
@@ -117,7 +119,7 @@ def iterate(
     counted: Callable[[Unit], bool],
     *,
     limit: float = 0.01,
-    rounds: int = 24,
+    rounds: int = ROUNDS,
     restore: Callable[[Mapping[str, np.ndarray]], None] = lambda scales: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Balanced:
@@ -180,9 +182,17 @@ def approach(
     units = [u for u in network.units if counted(u)]
     relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
     given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
+    before = _Arrays(network)
     for number in range(rounds):
         change, expected = relaxed.step(probe.measure(rough=True), probe.batches[0])
-        apply(network, change)
+        before.keep()
+        try:
+            apply(network, change)
+        except WeightsError:  # no number can take this step
+            before.put_back()
+            break
+        finally:
+            before.forget()
         given = _with(network, given, change)
         if expected <= limit or number == rounds - 1:
             break
@@ -193,6 +203,42 @@ def approach(
 def _with(network: Network, given: Mapping[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
     """Return scales given so far together with those of a plan."""
     return {u.initializers[0]: given[u.initializers[0]] + plan.factors(network.graph, u) for u in network.units}
+
+
+class _Arrays:
+    """The units' arrays as they were, in memory or, where memory is bounded, in a file."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        room = network.settings.room
+        self._scratch = ScratchFile(room.folder) if room else None
+        self._kept: dict[str, np.ndarray | Stored] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def keep(self) -> None:
+        """Keep the arrays as they are, in place of what was kept before."""
+        self.forget()
+        names = {i for unit in self.network.units for i in unit.initializers}
+        keep = self._scratch.write if self._scratch else np.copy
+        self._kept = {name: keep(self.network.graph.initializers[name]) for name in names}
+
+    def put_back(self) -> None:
+        """Give the network the arrays that were kept, if any were."""
+        for name, array in self._kept.items():
+            if isinstance(array, Stored):
+                assert self._scratch is not None
+                array = self._scratch.load(array)
+            self.network.graph.initializers[name][...] = array
+
+    def forget(self) -> None:
+        """Let go of what was kept."""
+        for array in self._kept.values():
+            if isinstance(array, Stored):
+                assert self._scratch is not None
+                self._scratch.free(array)
+        self._kept = {}
 
 
 class _Best:
@@ -210,9 +256,7 @@ class _Best:
         self._measured = 0  # units with a rate, at the point that had most of them
         self._given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
-        room = network.settings.room
-        self._scratch = ScratchFile(room.folder) if room else None
-        self._arrays: dict[str, np.ndarray | Stored] | None = None
+        self._arrays = _Arrays(network)
 
     def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
         """Look at the point where the network is, with the plan that ends there; return the spread then.
@@ -225,16 +269,14 @@ class _Best:
         if spread < self.spread or self._best is None:
             self.spread, self.rates = spread, rates
             self._best = (plan, self._given)
-            self._forget()
+            self._arrays.forget()
         return spread
 
     def leave(self, change: Plan) -> dict[str, np.ndarray]:
         """Apply a change, and keep what it changes if the point that is left is the best one; return all scales given."""
         assert self._best is not None
-        if self._arrays is None:
-            names = {i for unit in self.network.units for i in unit.initializers}
-            keep = self._scratch.write if self._scratch else np.copy
-            self._arrays = {name: keep(self.network.graph.initializers[name]) for name in names}
+        if not self._arrays:
+            self._arrays.keep()
         apply(self.network, change)
         self._given = _with(self.network, self._given, change)
         return self._given
@@ -242,21 +284,10 @@ class _Best:
     def finish(self) -> dict[str, np.ndarray]:
         """Go back to the best point, apply its plan, and return the scales that the units have been given."""
         assert self._best is not None
-        for name, array in (self._arrays or {}).items():
-            if isinstance(array, Stored):
-                assert self._scratch is not None
-                array = self._scratch.load(array)
-            self.network.graph.initializers[name][...] = array
+        self._arrays.put_back()
         plan, given = self._best
         apply(self.network, plan)
         return _with(self.network, given, plan)
-
-    def _forget(self) -> None:
-        for array in (self._arrays or {}).values():
-            if isinstance(array, Stored):
-                assert self._scratch is not None
-                self._scratch.free(array)
-        self._arrays = None
 
 
 def _bends(system: ScaleSystem, transfers: Sequence[Transfer]) -> list[Bend]:

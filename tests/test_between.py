@@ -7,7 +7,7 @@ import caffeinit
 from caffeinit.between import balance, find_terms, free_groups, plan_balance, predict, scale_system, spread_of
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe
-from caffeinit.rounds import Accelerated, iterate
+from caffeinit.rounds import Accelerated, approach, iterate
 from caffeinit.transfer import measure_transfers
 from tests.conftest import GOLDEN
 from tests.nets import NETS, NetBuilder, pictures
@@ -168,6 +168,19 @@ def test_rounds_that_no_number_can_take_end_with_the_best_one():
     assert all(rates.is_measured for rates in found.after.values())
     assert spread_of(found.after, units) <= spread_of(found.before, units)
     assert spread_of(probe.measure(), units) == pytest.approx(spread_of(found.after, units), abs=1e-3)
+
+
+def test_an_approach_that_no_number_can_take_ends_where_it_was():
+    net, batches = _ladder(), pictures()
+    caffeinit.init(net, batches, balanced=False)
+    units = [u for u in net.units if u.kind == "affine"]
+    before = {u.initializers[0]: np.log(np.abs(u.weight).max()) for u in units}
+    probe = RateProbe(net, batches[:1])
+    chosen, counted = (lambda unit: ""), (lambda unit: unit.kind == "affine")
+    given = approach(net, probe, chosen, counted, limit=0.01, rounds=12, restore=lambda scales: None)
+    assert all(np.isfinite(u.weight).all() for u in units)
+    first = units[0].initializers[0]
+    assert given[first].max() == pytest.approx(np.log(np.abs(units[0].weight).max()) - before[first], abs=1e-4)
 
 
 def test_acceleration_solves_a_linear_fixed_point_in_as_many_steps_as_it_has_dimensions():
