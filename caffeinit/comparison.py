@@ -75,7 +75,7 @@ def compare(
     Args:
         tolerance: of each output's largest magnitude.
         first: also look for the first value at which they part, in another pass, picture by picture.
-        progress: called with the number of pictures done.
+        progress: called with the number of pictures done; with `first` each counts twice.
     Raises:
         CaffeinitError: there is no output that both have and that the pictures determine.
     """
@@ -90,7 +90,7 @@ def compare(
         pairs = _common_values(*sides)
         inner = [Difference(name) for name, _ in pairs]
         rows = min(a.rows, b.rows) and max(a.rows, b.rows)
-        _run(sides, pairs, inner, _pieces(batches, rows), progress)
+        _run(sides, pairs, inner, _pieces(batches, rows), lambda done: progress(found.num_images + done))
         found.parting = next((d for d in inner if not found.agree(d)), None)
     return found
 

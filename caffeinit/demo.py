@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from caffeinit.errors import OutputError
 from caffeinit.files import replacing
 
 NET = """\
@@ -36,9 +38,18 @@ def write_demo(folder: Path, force: bool = False) -> list[Path]:
 
     Below `folder`: digits.prototxt and digits/ (320 grey ones), photos.prototxt and photos/ (pieces of the two
     photographs).
+
+    Raises:
+        OutputError: an earlier demo lies there and `force` is not set, or a file cannot be written.
     """
     from sklearn.datasets import load_digits, load_sample_images
 
+    nets = [folder / f"{name}.prototxt" for name in ("digits", "photos")]
+    if not force and any(net.exists() for net in nets):
+        raise OutputError(
+            f"{folder}: an earlier demo lies there already.\n"
+            f"To do it again: caffeinit demo {shlex.quote(str(folder))} --force\nTo do it elsewhere: caffeinit demo FOLDER"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     digits = [np.kron(16 - d, np.ones((4, 4))) * 15.9 for d in load_digits().images[:320]]
     _write_pictures(folder / "digits", [d.astype(np.uint8) for d in digits])
@@ -49,11 +60,9 @@ def write_demo(folder: Path, force: bool = False) -> list[Path]:
         for x in range(0, photo.shape[1] - 64, 64)
     ]
     _write_pictures(folder / "photos", pieces)
-    nets = []
-    for name, channels in (("digits", 1), ("photos", 3)):
-        nets.append(folder / f"{name}.prototxt")
-        with replacing(nets[-1], force) as temporary:
-            temporary.write_text(NET.format(channels=channels).replace('"digits"', f'"{name}"'))
+    for net, channels in zip(nets, (1, 3), strict=True):
+        with replacing(net, force) as temporary:
+            temporary.write_text(NET.format(channels=channels).replace('"digits"', f'"{net.stem}"'))
     return nets
 
 

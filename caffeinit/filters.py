@@ -111,9 +111,13 @@ def _lay_out(tiles: np.ndarray, rows: int, columns: int, gap: int) -> np.ndarray
     return canvas
 
 
-def save_filters(units: Iterable[Unit], path: str | PathLike[str], force: bool = False) -> str:
-    """Draw the first convolution's filters as a mosaic; return a sentence that says which.
+def save_filters(
+    units: Iterable[Unit], path: str | PathLike[str], force: bool = False, channels: str | None = None
+) -> str:
+    """Draw the first convolution's filters as a mosaic; return a sentence that says which, and how colours were taken.
 
+    Args:
+        channels: the order of three input channels, "bgr" or "rgb"; None for that in which pictures are fed by default.
     Raises:
         CaffeinitError: there is no convolution with windows. OutputError: the picture cannot be written.
     """
@@ -122,8 +126,21 @@ def save_filters(units: Iterable[Unit], path: str | PathLike[str], force: bool =
         raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")
     name, weight = found
     with replacing(path, force) as temporary:
-        save_mosaic(weight, temporary)
-    return f"drew the {len(weight)} filters of {name} to {path}"
+        save_mosaic(weight, temporary, bgr=is_bgr(channels))
+    order = f", {colour_order(channels)}" if weight.shape[1] == 3 else ""
+    return f"drew the {len(weight)} filters of {name} to {path}{order}"
+
+
+def is_bgr(channels: str | None) -> bool:
+    """Tell whether three channels are blue, green, red, as they are unless another order is asked for."""
+    return channels != "rgb"
+
+
+def colour_order(channels: str | None) -> str:
+    """Return in words how three input channels are taken."""
+    if channels is None:
+        return "its input channels taken as blue, green, red (--channels rgb for red first)"
+    return f"its input channels taken as {'blue, green, red' if is_bgr(channels) else 'red, green, blue'}"
 
 
 def first_filters(units: Iterable[Unit]) -> tuple[str, np.ndarray] | None:

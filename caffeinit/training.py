@@ -23,7 +23,7 @@ from caffeinit.network import Network, digest
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
-from caffeinit.rounds import Balanced, approach, iterate
+from caffeinit.rounds import ROUNDS, Balanced, approach, iterate
 from caffeinit.units import Unit
 from caffeinit.within import InputSampler, normalize
 
@@ -107,21 +107,44 @@ def prepare_training(
             beta, approach(network, probe, chosen, learns, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restore=restore)
         )
         samplers = {}
+    both = _Phases(progress)
     reports, peak = normalize(
-        network, batches, beta=beta, chosen=chosen, samplers=samplers, targets=targets, progress=progress
+        network, batches, beta=beta, chosen=chosen, samplers=samplers, targets=targets, progress=both.first
     )
     for report, earlier in zip(reports, as_found, strict=False):
         report.before = earlier.before
     left = _left_alone(network, reports, chosen) | left
     restored = _restorer(network, first, chosen) if targets else lambda scales: None
-    found = iterate(network, probe, chosen, learns, restore=restored, progress=progress)
+    found = iterate(network, probe, chosen, learns, restore=restored, progress=both.second)
     if per_channel_rates:
         found = _balance_columns(network, probe, first, chosen, found)
     for unit, report in zip(network.units, reports, strict=True):
         known = left.get(unit.initializers[0])
         if not report.done and known not in (None, _numbers(network, unit)):
             report.done = "scaled"
+    both.end()
     return _outcome(network, probe, reports, peak, found)
+
+
+class _Phases:
+    """The progress of normalising and then of balancing, as that of one work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stages = 0
+
+    def first(self, done: int, stages: int) -> None:
+        """Show the progress of the first phase, beside all that the second may take."""
+        self._stages = stages
+        self._progress(done, stages + ROUNDS)
+
+    def second(self, done: int, rounds: int) -> None:
+        """Show that of the second phase."""
+        self._progress(self._stages + done, self._stages + rounds)
+
+    def end(self) -> None:
+        """Show that it is done, in however few rounds."""
+        self._progress(self._stages + ROUNDS, self._stages + ROUNDS)
 
 
 def _left_alone(network: Network, reports: Sequence[UnitReport], chosen: Callable[[Unit], str]) -> dict[str, int]:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caffeinit.filters import GAP, GROUND, draw_mosaic, save_mosaic
+from caffeinit.filters import GAP, GROUND, draw_mosaic, save_filters, save_mosaic
+from tests.nets import NetBuilder
 
 
 def test_the_first_filter_is_top_left_and_lines_run_between_tiles():
@@ -81,3 +82,25 @@ def test_the_saved_file_is_the_picture(tmp_path):
     with Image.open(tmp_path / "filters.png") as image:
         assert image.format == "PNG"
         assert np.array_equal(np.asarray(image), draw_mosaic(weight))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "channels", "words", "corner"),
+    [
+        (3, None, "taken as blue, green, red (--channels rgb for red first)", [255, GROUND, GROUND]),
+        (3, "bgr", "taken as blue, green, red", [255, GROUND, GROUND]),
+        (3, "rgb", "taken as red, green, blue", [GROUND, GROUND, 255]),
+        (1, "rgb", "", None),
+    ],
+)
+def test_what_saves_filters_says_how_colours_were_taken(tmp_path, inputs, channels, words, corner):
+    builder = NetBuilder(shape=(4, inputs, 12, 10))
+    net = builder.finish(builder.conv("data", "conv1", 2))
+    net.params["conv1"][0][...] = 0
+    net.params["conv1"][0][:, -1] = 1
+    said = save_filters(net.units, tmp_path / "f.png", channels=channels)
+    assert said.startswith(f"drew the 2 filters of conv1 to {tmp_path}/f.png")
+    assert said.endswith(words) if words else "taken as" not in said
+    if corner:
+        with Image.open(tmp_path / "f.png") as picture:
+            assert list(picture.getpixel((20, 20))) == corner

@@ -53,7 +53,8 @@ def _print_scale_remarks(out: Console, report: Inspection) -> None:
         out.print(
             "No scale is free: nothing can be rescaled without changing the function.", markup=False, soft_wrap=True
         )
-    out.print(_LEGEND, markup=False, soft_wrap=True)
+    for line in _LEGEND:
+        out.print(line, markup=False)
     behind = [layer for layer in report.obstacles if layer.reason.startswith(BEHIND)]
     for layer in report.obstacles:
         if layer not in behind:
@@ -62,9 +63,11 @@ def _print_scale_remarks(out: Console, report: Inspection) -> None:
         out.print(f"left out: {len(behind)} layers behind these", markup=False)
 
 
-_LEGEND = """\
-free: the channel can be given any scale, and what reads it makes up for that. tied: its scale depends on those of the units
-named, as in a sum. held: it stays as it is, because what is named would not stay the same."""
+_LEGEND = (
+    "free: the channel can be given any scale, and what reads it makes up for that.",
+    "tied: its scale depends on those of the units named, as in a sum.",
+    "held: it stays as it is, because what is named would not stay the same.",
+)
 
 
 def _scale_table(report: ScaleReport) -> Table:

@@ -16,11 +16,19 @@ from caffeinit.cli.verb import Verb
 @click.argument("weights", type=click.Path(), required=False)
 @click.option("--scales", is_flag=True, help="show which channels have scales of their own, instead of the layers.")
 @click.option("--filters", type=click.Path(), help="draw the first layer's filters to this PNG file.")
+@click.option("--channels", type=click.Choice(["bgr", "rgb"]), help="with --filters: order of colours; default bgr.")
 @click.option("--force", is_flag=True, help="replace an output that exists.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON; - is stdout.")
 @net_options
 def command(
-    net: str, weights: str | None, json_file: str | None, scales: bool, filters: str | None, force: bool, **options: Any
+    net: str,
+    weights: str | None,
+    json_file: str | None,
+    scales: bool,
+    filters: str | None,
+    channels: str | None,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Show layers, shapes, parameters, and what can be rescaled.
 
@@ -51,6 +59,6 @@ def command(
     if filters is not None:
         from caffeinit.filters import save_filters
 
-        say(save_filters(report.units, filters, force))
+        say(save_filters(report.units, filters, force, channels))
     if report.mismatches or (options["strict"] and report.obstacles):
         raise SystemExit(1)

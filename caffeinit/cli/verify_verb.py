@@ -70,7 +70,7 @@ def command(
             pictures,
             tolerance=TOLERANCE if tolerance is None else tolerance,
             first=first,
-            progress=lambda done: advance(done, pictures.num_images),
+            progress=lambda done: advance(done, pictures.num_images * (2 if first else 1)),
         )
     found.notes += lacking
     if not quiet and json_file != "-":

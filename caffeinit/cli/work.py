@@ -67,6 +67,7 @@ def run_job(
     warnings = _warnings(network, job, given["layers"], methods, more)
     for line in warnings:
         say(f"warning: {line}", err=True)
+    channels = options["channels"]
     pictures = read_pictures(network, options)
     assert not options, options
     with progress(f"{job} on {pictures.num_images} pictures", quiet) as advance:
@@ -82,7 +83,7 @@ def run_job(
         say(f"{'would write' if dry_run else 'wrote'} {written}")
     result.notes += warnings
     if filters is not None and not dry_run:
-        say(save_filters(network.units, filters, force))
+        say(save_filters(network.units, filters, force, channels))
     if report is not None and not dry_run:
         from caffeinit.report import write_report
 

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 
-from caffeinit.filters import draw_mosaic, first_filters
+from caffeinit.filters import draw_mosaic, first_filters, is_bgr
 from caffeinit.measuring import Measurement
 from caffeinit.network import Network
 from caffeinit.report.content import About, Content, content_of
@@ -42,7 +42,7 @@ def run_page(network: Network, found: Found, about: About) -> str:
         _plots(content),
         _section("Units", _unit_table(found)),
         _histograms(content),
-        _section(f"First layer's filters{of_a}", _filters(network)),
+        _section(f"First layer's filters{of_a}", _filters(network, about.options.get("--channels"))),
         _section(f"What can be rescaled with the function kept{of_a}", graph_section(network)),
         _section("Notes", _notes(found)),
     ]
@@ -243,7 +243,7 @@ def _measured_table(found: Sequence[Measurement]) -> Markup:
     return table([over, below] if several else [over], rows, "Table of units")
 
 
-def _filters(network: Network) -> Markup:
+def _filters(network: Network, channels: str | None) -> Markup:
     found = first_filters(network.units)
     if found is None:
         return tag("p", "The net has no convolution with windows, and so no filters to draw.", class_="soft")
@@ -251,10 +251,13 @@ def _filters(network: Network) -> Markup:
     from PIL import Image  # only who wants pictures pays for the import
 
     raw = io.BytesIO()
-    Image.fromarray(draw_mosaic(weight, clear=True)).save(raw, format="PNG")
+    Image.fromarray(draw_mosaic(weight, bgr=is_bgr(channels), clear=True)).save(raw, format="PNG")
     outputs, inputs, height, width = weight.shape
     size = f"{outputs} filters of {height}×{width} on {inputs} {'channels' if inputs > 1 else 'channel'}"
     words = f"{name}: {size}. Zero is mid grey; each filter's largest magnitude is full contrast."
+    if inputs == 3:
+        order = "blue, green, red" if is_bgr(channels) else "red, green, blue"
+        words += f" Its channels are taken as {order}."
     colour = "in colour" if inputs == 3 else "in grey"
     source = f"data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}"
     picture = tag("img", src=source, alt=f"The {size} of {name}, {colour}, in the order of the channels")

@@ -62,7 +62,7 @@ def test_the_demo_runs_and_shows_its_commands(cli, tmp_path):
     assert (tmp_path / "demo" / "normalized.caffemodel").exists()
     again = cli("demo", tmp_path / "demo")
     assert again.code == 1
-    assert "--force" in again.err
+    assert f"an earlier demo lies there already.\nTo do it again: caffeinit demo {tmp_path}/demo --force\n" in again.err
     assert cli("demo", tmp_path / "demo", "--force").code == 0
 
 
