@@ -57,7 +57,7 @@ class Term:
     log C = (logsumexp(diffs - 2 rows x) - logsumexp(weights + 2 rows x)) / 2.
 
     Attributes:
-        unit: the unit's first initializer.
+        unit: the unit's key.
         diffs, weights: (blocks,) logarithms of the sums of squares.
         rows: (blocks, unknowns) log factor of the block's weights for a unit of each unknown.
     """
@@ -182,9 +182,9 @@ def find_terms(
     terms = []
     for unit in units:
         link = links.get(id(unit.uses[0].node))
-        found = rates.get(unit.initializers[0])
+        found = rates.get(unit.key)
         if link is not None and found is not None and found.is_measured:
-            terms.append(_term(unit.initializers[0], link, system, found, keys, scales))
+            terms.append(_term(unit.key, link, system, found, keys, scales))
     return terms
 
 
@@ -217,12 +217,12 @@ def predict(units: Sequence[Unit], rates: Mapping[str, UnitRates], plan: Plan) -
     found = {}
     for unit in units:
         link = links.get(id(unit.uses[0].node)) if unit.uses else None
-        known = rates.get(unit.initializers[0])
+        known = rates.get(unit.key)
         if known is not None:
-            found[unit.initializers[0]] = known.scaled(link, plan.scales) if link and known.diffs else known
+            found[unit.key] = known.scaled(link, plan.scales) if link and known.diffs else known
     return found
 
 
 def spread_of(rates: Mapping[str, UnitRates], units: Sequence[Unit]) -> float:
     """Return the spread max |log C - mean log C| of the units' rates."""
-    return rate_spread(rates[u.initializers[0]].rate for u in units if u.initializers[0] in rates)
+    return rate_spread(rates[u.key].rate for u in units if u.key in rates)

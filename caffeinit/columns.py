@@ -45,7 +45,7 @@ def _settle(
 ) -> Plan:
     links = {id(link.node): link for link in system.links if link.kind == "affine"}
     units = [u for u in network.units if counted(u) and u.uses and id(u.uses[0].node) in links]
-    known = [(links[id(u.uses[0].node)], rates[u.initializers[0]]) for u in units if u.initializers[0] in rates]
+    known = [(links[id(u.uses[0].node)], rates[u.key]) for u in units if u.key in rates]
     known = [(link, found) for link, found in known if found.is_measured]
     scales = np.zeros(system.solution.matrix.shape[0])
     for _ in range(_ROUNDS if known else 0):

@@ -23,13 +23,13 @@ def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], syste
     """Return the plan that brings free channels to deviation 1.
 
     Args:
-        moments: unit's first initializer -> moments of its output.
+        moments: unit's key -> moments of its output.
         system: the scales that may change.
     """
     graph = network.graph
     labels, wanted = [], []
     for unit in network.units:
-        found = moments[unit.initializers[0]]
+        found = moments[unit.key]
         log_std = np.full(unit.num_channels, np.nan)
         log_std[~found.dead] = -np.log(found.std[~found.dead])
         labels.append(channel_labels(graph, system, unit.uses[0]))

@@ -91,10 +91,10 @@ def measure_moments(
         see: gets the values named `outputs`, piece by piece.
         progress: called with the pictures done.
     Returns:
-        unit's first initializer -> moments.
+        unit's key -> moments.
     """
-    uses = {use.output: (unit.initializers[0], use.axis) for unit in network.units for use in unit.uses}
-    found = {unit.initializers[0]: Moments(unit.num_channels) for unit in network.units}
+    uses = {use.output: (unit.key, use.axis) for unit in network.units for use in unit.uses}
+    found = {unit.key: Moments(unit.num_channels) for unit in network.units}
     done = 0
     with worker_pool(network.settings.threads or os.cpu_count() or 1) as pool:
         for count, values in run_pieces(network, batches, unit_outputs(network, outputs)):
@@ -114,7 +114,7 @@ def check_finite(network: Network, moments: Mapping[str, Moments]) -> None:
         WeightsError: some unit's is not.
     """
     for unit in network.units:
-        if not np.isfinite(moments[unit.initializers[0]].std).all():
+        if not np.isfinite(moments[unit.key].std).all():
             raise WeightsError(
                 f'layer "{unit.name}": its output is not finite on the calibration pictures. Look for NaN or overflow in '
                 "its weights: caffeinit inspect"

@@ -42,7 +42,7 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
     """Return the plan that brings the largest value of each free channel near WANTED by powers of two."""
     labels, wanted = [], []
     for unit in network.units:
-        largest = moments[unit.initializers[0]].largest
+        largest = moments[unit.key].largest
         top = largest.max(initial=0)
         # What a channel without values would need cannot be known: it goes with the largest of its unit.
         sizes = np.where(largest > _NEGLIGIBLE * top, np.maximum(largest, top / _APART), top)
@@ -79,7 +79,7 @@ def _denominators(system: ScaleSystem) -> np.ndarray:
 
 def describe_halves(network: Network, moments: Mapping[str, Moments], plan: Plan) -> list[str]:
     """Return sentences on the head-room of values and weights before and after; the arrays are as they were."""
-    keys = [unit.initializers[0] for unit in network.units]
+    keys = [unit.key for unit in network.units]
     factors = [np.exp(plan.factors(network.graph, unit)) for unit in network.units]
     before = {u.name: float(moments[k].largest.max()) for u, k in zip(network.units, keys, strict=True)}
     after = {

@@ -148,7 +148,7 @@ def _measure(
     network: Network, calibration: Any, rate_batches: int, seed: int, progress: Callable[[int, int], None]
 ) -> Measurement:
     moments = measure_moments(network, calibration, progress=lambda done: progress(done, calibration.num_images))
-    units = [_unit(unit, moments[unit.initializers[0]]) for unit in network.units]
+    units = [_unit(unit, moments[unit.key]) for unit in network.units]
     found = Measurement(units, calibration.num_images, skipped=list(network.skipped))
     found.notes = [*network.notes, *calibration.notes, *_missing_notes(network)]
     if rate_batches:
@@ -189,7 +189,7 @@ def _measure_rates(found: Measurement, network: Network, batches: list[Batch], s
         rates = probe.measure()
     found.num_rate_images = sum(len(next(iter(batch.values()))) for batch in batches)
     for unit, entry in units:
-        key = unit.initializers[0]
+        key = unit.key
         entry.reason = probe.unreached.get(key) or _reason(unit, rates[key])
         if not entry.reason:
             entry.rate, entry.rate_cvar = rates[key].rate, rates[key].rate_cvar

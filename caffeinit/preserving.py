@@ -49,8 +49,8 @@ class _Run:
         rewritten: let numbers of the net's text (alpha of LRN) change, too.
         powers_of_two: round all scales to powers of two.
         probe: measures rates; None where the mode does not need them, or there are none.
-        moments: unit's first initializer -> moments of its output as it was.
-        rates: unit's first initializer -> rates as they were.
+        moments: unit's key -> moments of its output as it was.
+        rates: unit's key -> rates as they were.
         outputs_moved: as in `Outcome`.
     """
 
@@ -207,7 +207,7 @@ def _outcome(run: _Run, plan: Plan) -> Outcome:
     reports = [_report(run, unit, plan) for unit in run.network.units]
     for unit, report in zip(run.network.units, reports, strict=True):
         for stats, found in (("before", run.rates), ("after", rates)):
-            known = found.get(unit.initializers[0])
+            known = found.get(unit.key)
             old = getattr(report, stats)
             if known is not None and old is not None:
                 setattr(report, stats, old.with_rate(known.rate, known.rate_cvar))
@@ -217,7 +217,7 @@ def _outcome(run: _Run, plan: Plan) -> Outcome:
 
 
 def _report(run: _Run, unit: Unit, plan: Plan) -> UnitReport:
-    graph, moments = run.network.graph, run.moments[unit.initializers[0]]
+    graph, moments = run.network.graph, run.moments[unit.key]
     scale = np.exp(plan.factors(graph, unit))
     report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=run.chosen(unit))
     report.before, report.after = UnitStats.of(moments), UnitStats.of(moments.scaled(scale, np.zeros(len(scale))))
@@ -235,7 +235,7 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
         dict.fromkeys(explain(r, run.network.learned, run.network.place) for r in plan.reasons(graph, unit))
     )
     assert report.after is not None
-    alive = report.after.channel_stds[~run.moments[unit.initializers[0]].dead]
+    alive = report.after.channel_stds[~run.moments[unit.key].dead]
     level = alive[:1] if run.mode == "preserve" else np.ones(1)
     equalizes = word == "equalized"
     equal = not equalizes or bool(np.allclose(alive, level, rtol=_EQUAL))

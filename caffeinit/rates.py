@@ -128,7 +128,7 @@ class RateProbe:
     Attributes:
         batches: input -> array, each; large ones are cut.
         heads: values that the noise is put on.
-        unreached: unit's first initializer -> why it has no rate.
+        unreached: unit's key -> why it has no rate.
         run: the graph that runs, gradients included.
     """
 
@@ -170,8 +170,8 @@ class RateProbe:
         while True:
             graph = absorbed(self.graph, self.heads)
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
-            units = [u for u in self._units if u.initializers[0] not in self.unreached]
-            sources = {u.initializers[0]: [GradientSource.of(graph, use.node) for use in u.uses] for u in units}
+            units = [u for u in self._units if u.key not in self.unreached]
+            sources = {u.key: [GradientSource.of(graph, use.node) for use in u.uses] for u in units}
             wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
             try:
                 found = append_backward(graph, diffs, wanted)
@@ -200,7 +200,7 @@ class RateProbe:
 
     @np.errstate(over="ignore", invalid="ignore")
     def measure(self, rough: bool = False) -> dict[str, UnitRates]:
-        """Return unit's first initializer -> its rates with the weights of now, for all affine units.
+        """Return unit's key -> its rates with the weights of now, for all affine units.
 
         Values that are not finite leave units without rate.
 
@@ -213,7 +213,7 @@ class RateProbe:
         num_pictures = sum(_num_pictures(feed) for feed in feeds)
         found = {}
         for unit in self._units:
-            key = unit.initializers[0]
+            key = unit.key
             assert unit.weight is not None
             weights = (
                 FiledSquares.of(unit.weight, place, self.network.settings.threads)
@@ -283,7 +283,7 @@ def _without_gradient(
     for unit in units:
         outputs = [use.node.output[0] for use in unit.uses]
         if not any(o in reached for o in outputs):
-            found[unit.initializers[0]] = "nothing that the net puts out depends on it"
+            found[unit.key] = "nothing that the net puts out depends on it"
         elif reason := next((cut[o] for o in outputs if o in cut), ""):
-            found[unit.initializers[0]] = reason
+            found[unit.key] = reason
     return found

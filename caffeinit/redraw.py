@@ -120,9 +120,14 @@ def draw_network(
             owned.update(unit.initializers)
             drawing.kept.update(keeping_reason(unit, network.learned))
         elif layers(unit.layer):
+            is_drawn = unit.initializers[0] in owned  # for an earlier unit that it belongs to, too
             owned.update(unit.initializers)
-            method = method_for(unit.layer, methods)
-            _draw_unit(drawing, network, unit, method, seed, num_images, options)
+            _begin_unit(unit)
+            if unit.kind != "affine" or is_drawn:
+                drawing.begun.add(unit.name)
+            else:
+                method = method_for(unit.layer, methods)
+                _draw_unit(drawing, network, unit, method, seed, num_images, options)
     for name, learned in network.learned.items():
         if name not in owned and layers(learned.layer):
             _follow_filler(network.graph.initializers[name], learned, seed)
@@ -159,9 +164,8 @@ def drawing_memory(
     return patches, most
 
 
-def _draw_unit(
-    drawing: Drawing, network: Network, unit: Unit, method: str, seed: int, num_images: int, options: DrawOptions
-) -> None:
+def _begin_unit(unit: Unit) -> None:
+    """Set what is not drawn of a unit to what it starts from."""
     if unit.bias is not None:
         unit.bias[...] = 0
     if unit.kind == "norm":
@@ -170,11 +174,13 @@ def _draw_unit(
         unit.mean[...], unit.variance[...] = 0, 1
         if unit.factor is not None:
             unit.factor[...] = 1
-    if unit.kind != "affine":
-        if unit.weight is not None:
-            unit.weight[...] = 1
-        drawing.begun.add(unit.name)
-        return
+    if unit.kind != "affine" and unit.weight is not None:
+        unit.weight[...] = 1
+
+
+def _draw_unit(
+    drawing: Drawing, network: Network, unit: Unit, method: str, seed: int, num_images: int, options: DrawOptions
+) -> None:
     learned = network.learned[unit.initializers[0]]
     drawing.kept.update(keeping_reason(unit, network.learned))
     node = unit.uses[0].node

@@ -45,7 +45,7 @@ class Balanced:
     """What `iterate` reached.
 
     Attributes:
-        scales: unit's first initializer -> log factors that its output channels have been given, (C,).
+        scales: unit's key -> log factors that its output channels have been given, (C,).
         before: rates as first measured.
         after: rates as they now are, by the prediction of the last step, which kept the function.
         rounds: how often they were measured.
@@ -181,7 +181,7 @@ def approach(
     """
     units = [u for u in network.units if counted(u)]
     relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
-    given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
+    given = {u.key: np.zeros(u.num_channels) for u in network.units}
     before = _Arrays(network)
     for number in range(rounds):
         change, expected = relaxed.step(probe.measure(rough=True), probe.batches[0])
@@ -202,7 +202,7 @@ def approach(
 
 def _with(network: Network, given: Mapping[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
     """Return scales given so far together with those of a plan."""
-    return {u.initializers[0]: given[u.initializers[0]] + plan.factors(network.graph, u) for u in network.units}
+    return {u.key: given[u.key] + plan.factors(network.graph, u) for u in network.units}
 
 
 class _Arrays:
@@ -254,7 +254,7 @@ class _Best:
         self.rates: dict[str, UnitRates] = {}
         self.spread = np.inf
         self._measured = 0  # units with a rate, at the point that had most of them
-        self._given = {u.initializers[0]: np.zeros(u.num_channels) for u in network.units}
+        self._given = {u.key: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
         self._arrays = _Arrays(network)
 
@@ -263,7 +263,7 @@ class _Best:
 
         It is infinite where units have lost their rates, because values are not finite or no gradient is left.
         """
-        measured = sum(rates[u.initializers[0]].is_measured for u in self.units if u.initializers[0] in rates)
+        measured = sum(rates[u.key].is_measured for u in self.units if u.key in rates)
         self._measured = max(self._measured, measured)
         spread = spread_of(rates, self.units) if measured == self._measured else np.inf
         if spread < self.spread or self._best is None:

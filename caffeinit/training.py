@@ -119,7 +119,7 @@ def prepare_training(
     if per_channel_rates:
         found = _balance_columns(network, probe, first, chosen, found)
     for unit, report in zip(network.units, reports, strict=True):
-        known = left.get(unit.initializers[0])
+        known = left.get(unit.key)
         if not report.done and known not in (None, _numbers(network, unit)):
             report.done = "scaled"
     both.end()
@@ -148,9 +148,9 @@ class _Phases:
 
 
 def _left_alone(network: Network, reports: Sequence[UnitReport], chosen: Callable[[Unit], str]) -> dict[str, int]:
-    """Return first initializer -> `_numbers` of the units that could not be normalised, but may still be scaled."""
+    """Return unit's key -> `_numbers` of the units that could not be normalised, but may still be scaled."""
     pairs = zip(network.units, reports, strict=True)
-    return {u.initializers[0]: _numbers(network, u) for u, r in pairs if r.reason and not chosen(u)}
+    return {u.key: _numbers(network, u) for u, r in pairs if r.reason and not chosen(u)}
 
 
 def _numbers(network: Network, unit: Unit) -> int:
@@ -168,9 +168,8 @@ def _balance_columns(
     restore = _restorer(network, first, chosen) if network.graph.nearly_homogeneous else lambda scales: None
     again = iterate(network, probe, chosen, learns, restore=restore)
     scales = {
-        key: found.scales[key] + plan.factors(network.graph, unit) + again.scales[key]
+        unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]
         for unit in network.units
-        for key in unit.initializers[:1]
     }
     return Balanced(scales, found.before, again.after, found.rounds + again.rounds)
 
@@ -239,7 +238,7 @@ def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak
     units = [unit for unit in network.units if learns(unit)]
     spreads = spread_of(found.before, units), spread_of(found.after, units)
     for unit, report in zip(network.units, reports, strict=True):
-        key = unit.initializers[0]
+        key = unit.key
         if report.before is not None:
             dead = np.isin(np.arange(unit.num_channels), report.dead)
             report.after = (report.after or report.before).scaled(np.exp(found.scales[key]), dead)
@@ -263,7 +262,7 @@ def rate_notes(probe: RateProbe, rates: Mapping[str, UnitRates], units: Iterable
     """Return a sentence on each unit that has no rate."""
     notes = []
     for unit in units:
-        key = unit.initializers[0]
+        key = unit.key
         if key in probe.unreached:
             notes.append(f"{unit.name} has no rate: {probe.unreached[key]}")
         elif not rates[key].is_measured:

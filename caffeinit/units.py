@@ -60,6 +60,7 @@ class Unit:
     Attributes:
         name: of the layer (Caffe) or of its first array (ONNX), and no other unit's.
         layer: the layer, or the array, that users choose it by.
+        key: what is known of a unit is kept by this: its first initializer or, where an earlier unit has that, its name.
         kind: "affine", "channel" or "norm".
         uses: all places that share the arrays, in graph order.
         weight: affine: (group, O/group, I/group, *kernel); channel and norm: (C,) factors, or None.
@@ -82,6 +83,7 @@ class Unit:
     initializers: list[str] = field(default_factory=list)
     frozen: bool = False
     layer: str = ""
+    key: str = ""
 
     @property
     def num_channels(self) -> int:
@@ -155,22 +157,27 @@ def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str
     for node in graph.nodes:
         finder.visit(node)
     units = list(finder.units.values())
-    _tell_apart(units, makers or {})
+    _tell_apart(units, learned, makers or {})
     return units
 
 
-def _tell_apart(units: Sequence[Unit], makers: Mapping[str, str]) -> None:
-    """Give a unit whose first array is an earlier unit's, too, a name of its own: its layer's, or its node's beside it."""
-    taken: set[str] = set()
+def _tell_apart(units: Sequence[Unit], learned: Mapping[str, Learned], makers: Mapping[str, str]) -> None:
+    """Give each unit a name and a key of its own."""
+    names: set[str] = set()
+    keys: set[str] = set()
     for unit in units:
-        if unit.name in taken:
-            output = unit.uses[0].output
-            layer = makers.get(output, output.rpartition("/")[0])
-            if layer in makers.values() and layer not in taken:
-                unit.name = unit.layer = layer
-            else:
-                unit.name = f"{unit.name} ({unit.uses[0].node.name or unit.uses[0].node.output[0]})"
-        taken.add(unit.name)
+        first, use = unit.initializers[0], unit.uses[0]
+        if unit.name in names:
+            layer = makers.get(use.output, use.output.rpartition("/")[0])
+            own = [layer] if layer in makers.values() else []
+            if unit.name in makers.values():  # a layer with several units
+                own.append(f"{unit.name} ({learned[first].role})")
+            own.append(f"{unit.name} ({use.node.name or use.node.output[0]})")
+            unit.name = next(name for name in own if name not in names)
+            unit.layer = layer if unit.name == layer else unit.layer
+        unit.key = unit.name if first in keys else first
+        names.add(unit.name)
+        keys.add(unit.key)
 
 
 class _Finder:

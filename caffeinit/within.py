@@ -79,7 +79,7 @@ def normalize(
         samplers: unit name -> what draws its weights from its inputs first.
         correct: False only measures, and draws what is to be drawn.
         beta: the mean to reach; the deviation is 1.
-        targets: unit's first initializer -> what to reach there instead.
+        targets: unit's key -> what to reach there instead.
         progress: called with the number of finished stages and of all.
     Returns:
         One report per unit, and the peak size in bytes of the kept activations.
@@ -177,11 +177,18 @@ def _prepare(
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
     state = _Pass(network, target, correct, targets, {}, {}, {}, {}, set(), {})
     known: set[str] = set()
+    owners: dict[str, str] = {}  # initializer -> the unit that it is normalised with
     for unit in network.units:
-        report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=chosen(unit) or _obstacle(network, unit))
-        state.reports[unit.initializers[0]] = report
+        shared = next(
+            (f"its {network.learned[i].role} is normalised with {owners[i]}" for i in unit.initializers if i in owners),
+            "",
+        )
+        reason = chosen(unit) or shared or _obstacle(network, unit)
+        report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=reason)
+        state.reports[unit.key] = report
         if report.reason:
             continue
+        owners |= dict.fromkeys(unit.initializers, unit.name)
         before = unit.uses[0].input
         if correct and len(unit.uses) == 1 and unit.kind != "affine" and before in known:
             state.following.setdefault(before, []).append(unit)
@@ -263,7 +270,7 @@ def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Seque
     finished: dict[str, Unit] = {}
     for value in checkpoints:
         if value in state.measured:
-            finished[state.measured[value].initializers[0]] = state.measured[value]
+            finished[state.measured[value].key] = state.measured[value]
     for key, unit in finished.items():
         pooled = Moments(unit.num_channels)
         for use in unit.uses:
@@ -288,8 +295,8 @@ def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Seque
 def _follow(state: _Pass, value: str, moments: Moments) -> None:
     """Normalise the units directly on `value`, whose moments are given."""
     for unit in state.following.get(value, []):
-        report = state.reports[unit.initializers[0]]
-        target = state.targets.get(unit.initializers[0], state.target)
+        report = state.reports[unit.key]
+        target = state.targets.get(unit.key, state.target)
         if unit.kind == "norm":
             after = set_statistics(unit, moments, target)
             report.before, report.after = UnitStats.of(moments), UnitStats.of(after)

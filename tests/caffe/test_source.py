@@ -290,6 +290,15 @@ def test_units_that_share_a_weight_have_names_of_their_own(tmp_path, own):
     names = [u.name for u in net.units]
     assert names == (["c1", "c2", "c3"] if not own else ["c1", "c2"])  # c2 and c3 are one unit where both have no bias
     x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")
-    assert [u.name for u in caffeinit.init(net, [x], method="kmeans", normalized=False).units] == names
+    for more in ({"normalized": False}, {"balanced": False}, {}):
+        result = caffeinit.init(net, [x], method="kmeans", **more)
+        assert [u.name for u in result.units] == names
+    # The weight is normalised with the first; the statistics are each unit's own.
+    assert result.units[1].reason == "its weight is normalised with c1"
+    found = caffeinit.measure(net, [x]).units
+    out = net.forward({"data": x})
+    for unit in found[: 2 if not own else 1]:
+        np.testing.assert_allclose(unit.stats.channel_stds, out[unit.name].std((0, 2, 3)), rtol=1e-3)
+    np.testing.assert_allclose(out["c1"].std((0, 2, 3)), out["c1"].std((0, 2, 3)).mean(), rtol=1e-3)
     reasons = {u.name: u.reason for u in caffeinit.rescale(net, [x], mode="normalize", layers=["c2"]).units}
     assert [n for n, reason in reasons.items() if "not among the chosen" not in reason] == ["c2"]
