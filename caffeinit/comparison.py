@@ -6,12 +6,13 @@ what counts is what is visible beside the value itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from caffeinit.errors import CaffeinitError
 from caffeinit.functions import Function, NetFunction, Run, Values
+from caffeinit.graph import Shape
 from caffeinit.images import as_calibration
 from caffeinit.jobs import needed_inputs
 from caffeinit.network import Network
@@ -77,9 +78,10 @@ def compare(
         first: also look for the first value at which they part, in another pass, picture by picture.
         progress: called with the number of pictures done; with `first` each counts twice.
     Raises:
-        CaffeinitError: there is no output that both have and that the pictures determine.
+        CaffeinitError: there is no output that both have and that the pictures determine, or a side takes pictures of
+            another shape.
     """
-    given = list(next(iter(batches)))
+    given = {name: array.shape for name, array in next(iter(batches)).items()}
     sides = [_Side(function, given) for function in (a, b)]
     pairs, notes = _paired_outputs(*sides)
     found = Comparison([], tolerance, 0, notes=notes)
@@ -109,13 +111,15 @@ def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Com
 class _Side:
     """A function with its inputs matched to those of the pictures."""
 
-    def __init__(self, function: Function, given: Sequence[str]) -> None:
+    def __init__(self, function: Function, given: Mapping[str, Shape]) -> None:
         self.function = function
         own = list(function.inputs)
         if len(own) == len(given) == 1:
-            self._names = {own[0]: given[0]}
+            self._names = {own[0]: next(iter(given))}
         else:
             self._names = {name: name for name in own if name in given}
+        for name, source in self._names.items():
+            _check_shape(function, name, given[source])
         self.values = function.values(list(self._names))
         known = set(self.values)
         outputs = [name for name in function.outputs if name in known]
@@ -130,6 +134,19 @@ class _Side:
     def compile(self, values: Sequence[str]) -> Run:
         run = self.function.compile(values)
         return lambda batch: run({own: batch[name] for own, name in self._names.items()})
+
+
+def _check_shape(function: Function, name: str, found: Shape) -> None:
+    """Refuse pictures of another shape than a side takes."""
+    axes = [axis or 0 for axis in function.inputs[name]]  # the first is the batch, and 0 or less is open
+    if len(axes) != len(found) or any(a not in (f, 0, -1) for a, f in zip(axes[1:], found[1:], strict=True)):
+        takes = ", ".join(["N", *("?" if a < 1 else str(a) for a in axes[1:])])
+        gets = ", ".join(["N", *map(str, found[1:])])
+        raise CaffeinitError(
+            f'{function.label}: input "{name}" takes ({takes}), but the pictures are ({gets}), as the net takes them.\n'
+            "Two functions can only be compared on the same pictures. Where the net allows another size, give it: "
+            f"--input-shape {name}={','.join(str(a) for a in axes[1:] if a > 0) or 'C,H,W'}"
+        )
 
 
 def _replaced(label: str, output: str, instead: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ the solver's.
 from __future__ import annotations
 
 import codecs
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from caffeinit.caffe import schema
+from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.caffe.textformat import Reading, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
@@ -129,7 +131,7 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
     if len(upgraded.layer) > MAX_LAYERS:
         raise FormatError(f"{path}: {len(upgraded.layer)} layers are more than any real net has")
     if not upgraded.layer:
-        raise FormatError(f"{path}: there are no layers in it")
+        raise FormatError(f"{path}: there are no layers in it, and so it is no Caffe net")
     places = entry_places(message, upgraded)
     kept = [i for i, entry in enumerate(upgraded.layer) if _takes_part(entry, phase, level, stages, path)]
     layers = [upgraded.layer[i] for i in kept]
@@ -164,7 +166,13 @@ def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
         try:
             message.ParseFromString(raw)
         except DecodeError:
-            raise FormatError(f"{path}: neither a text nor a binary net: the bytes do not parse") from None
+            kind = foreign_kind(raw[:4096])
+            what = (
+                f"is {kind}, not a net"
+                if kind
+                else "neither a text nor a binary net, or one that is damaged or cut off"
+            )
+            raise FormatError(f"{path}: {what}") from None
         return message, Reading(), "binary"
     text = raw.decode("utf-8-sig", "replace")
     message = schema.message("NetParameter")()
@@ -172,9 +180,13 @@ def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
         reading = read_text(text, message, str(path))
     except FormatError as failure:
         solver = _read_solver(text, path, phase)
-        if solver is None:
-            raise failure from None
-        return solver
+        if solver is not None:
+            return solver
+        if foreign_kind(raw[:4096]).startswith("a web page"):
+            raise FormatError(f"{path}: is {foreign_kind(raw[:4096])}") from None
+        if not re.search(r"\blayers?\b", text):
+            raise FormatError(f'{path}: is no Caffe net: the word "layer" is not in it. ({failure})') from None
+        raise
     if not message.layer and not message.layers and reading.unknown_fields:
         solver = _read_solver(text, path, phase)
         if solver is not None:

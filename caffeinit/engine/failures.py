@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import onnxruntime as ort
@@ -40,13 +41,37 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
+_NOISE = (
+    r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ",
+    r"(?<= )/\S+:\d+ .*?\) ",  # where in its source it failed: /path/file.cc:45 signature(...)
+    r"\S+ [=!<>]+ \S+ was false\. ",
+    r" Please fix either the inputs/outputs or the model\.",
+)
+
+
+def plain(error: BaseException) -> str:
+    """Return what onnxruntime says, in one line, without its own files, functions and numbers."""
+    text = " ".join(str(error).split())
+    text = re.sub(
+        r"Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: ",
+        lambda m: f'node "{m[2]}" ({m[1]}): ' if m[2] else f"a node ({m[1]}): ",
+        text,
+    )
+    text = re.sub(
+        r"Got invalid dimensions for input: (.+?) for the following indices", r'input "\1" has other extents;', text
+    )
+    for noise in _NOISE:
+        text = re.sub(noise, "", text)
+    return text[:400].strip()
+
+
 @contextlib.contextmanager
 def explained(what: str, which: str = "the net") -> Iterator[None]:
     """Turn onnxruntime's own errors into ours: memory, or shapes or indices of this net that do not go together."""
     try:
         yield
     except ORT_ERRORS as error:
-        reason = " ".join(str(error).split())[:400]
+        reason = plain(error)
         if is_out_of_memory(error):
             raise CaffeinitError(
                 f"{which} cannot be {what}, for memory ran out: {reason}. Take fewer pictures at a time (--batch-size), "

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import explained
 from caffeinit.errors import FormatError
+from caffeinit.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
 
@@ -50,12 +51,14 @@ class OnnxFunction:
         self._threads = threads
         self._device = device or Device()
         try:
-            self._model = onnx.load(fspath(path), load_external_data=False)
-        except (OSError, DecodeError) as error:
-            raise FormatError(f"{self.label}: cannot be read as ONNX: {error}") from None
+            self._model = onnx.load(fspath(check_regular_file(path)), load_external_data=False)
+        except OSError as error:
+            raise FormatError(f"{self.label}: cannot be read: {error}") from None
+        except DecodeError:
+            raise FormatError(f"{self.label}: is no ONNX model, or one that is damaged or cut off") from None
         graph = self._model.graph
         if not graph.node:
-            raise FormatError(f"{self.label}: cannot be read as ONNX: it holds no graph")
+            raise FormatError(f"{self.label}: is no ONNX model: it holds no graph of any nodes")
         stored = {a.name for a in graph.initializer}
         self.inputs = {v.name: _axes(v) for v in graph.input if v.name not in stored}
         self.outputs = [v.name for v in graph.output]

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from onnx.shape_inference import InferenceError
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.folding import known_value
 from caffeinit.graph import OPSET, Graph, Shape, attribute
 from caffeinit.inference import IR_VERSION
 from caffeinit.network import Skipped
@@ -227,9 +229,9 @@ def settle_types(graph: Graph, where: str) -> None:
         try:
             unknown += [o for o in node.output if o and not graph.is_typed(o)]
         except (InferenceError, ValidationError) as error:
-            raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {_line(error)}") from None
+            raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, _line(error))}") from None
         if misfit := _misfit(node, graph):
-            raise CaffeinitError(f"{where}: {node_label(node)} does not fit what it reads: {misfit}")
+            raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, misfit)}")
     if not unknown:
         return
     rng = np.random.default_rng(0)
@@ -238,6 +240,27 @@ def settle_types(graph: Graph, where: str) -> None:
     for name, array in session.run(feeds).items():
         if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
             graph.set_shape(name, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _unfit(node: onnx.NodeProto, graph: Graph, why: str) -> str:
+    """Return in words that a node does not fit what it reads, with that, and what may be done."""
+    reads = ", ".join(f'"{name}" {_described(graph, name)}' for name in node.input if name)
+    inputs = ", ".join(f"{name} {shape}" for name, shape in graph.inputs.items())
+    return (
+        f"does not fit what it reads: {why}. It reads {reads}; the inputs are {inputs}.\nIf that is another "
+        "--input-shape than the model was made for: what spells sizes out inside goes with inputs of one size only."
+    )
+
+
+def _described(graph: Graph, name: str) -> str:
+    """Return a value's numbers where they are known and few, as those that tell a shape, else its own shape."""
+    known = known_value(graph, name)
+    if known is not None and known.size <= 8 and known.dtype.kind == "i":
+        return f"= {known.tolist()}"
+    try:
+        return str(graph.shape(name))
+    except KeyError:
+        return "of unknown shape"
 
 
 def _misfit(node: onnx.NodeProto, graph: Graph) -> str:
@@ -263,7 +286,8 @@ def _misfit(node: onnx.NodeProto, graph: Graph) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """Return what onnx says, in one line, without the name of its error."""
+    return re.sub(r"^\[\w+\] ", "", " ".join(str(error).split()))[:300].rstrip(".")
 
 
 def node_label(node: onnx.NodeProto) -> str:

@@ -98,6 +98,25 @@ def test_a_layer_with_an_unknown_enum_value_is_not_run_with_the_default(tmp_path
     assert "MEDIAN" in net_of(tmp_path, text).refusals["p"]
 
 
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "is a picture, not a net"),
+        (b"PK\x03\x04" + bytes(40), "is a zip archive .*, not a net"),
+        (bytes(range(256)), "neither a text nor a binary net"),
+        (b"<html><body>404</body></html>", "is a web page; the download went wrong$"),
+        (b'{"a": 1}', r'is no Caffe net: the word "layer" is not in it. \(.*:1: expected a field name'),
+        (b"hello world", "there are no layers in it, and so it is no Caffe net"),
+        (b"layer { name: 3 }", r":1: field .name. needs a quoted string"),
+    ],
+)
+def test_what_is_no_net_is_named(tmp_path, raw, words):
+    (tmp_path / "net.prototxt").write_bytes(raw)
+    with pytest.raises(FormatError, match=words) as refused:
+        read_net(tmp_path / "net.prototxt")
+    assert str(refused.value).startswith(str(tmp_path / "net.prototxt"))
+
+
 def test_deep_nesting_is_refused(tmp_path):
     with pytest.raises(FormatError):
         net_of(tmp_path, "layer { a { " * 3000)

@@ -100,7 +100,21 @@ def test_a_damaged_onnx_file_is_an_error(cli, place, weights):
     (place / "bad.onnx").write_bytes(weights.read_bytes())
     outcome = verify(cli, place, weights, place / "bad.onnx")
     assert outcome.code == 1
-    assert "cannot be read as ONNX" in outcome.err
+    assert "bad.onnx: is no ONNX model" in outcome.err
+
+
+@pytest.mark.parametrize("change", [("dim: 10", "dim: 12"), ("dim: 3", "dim: 1")])
+def test_nets_of_different_inputs_are_told_with_both(cli, place, weights, change):
+    (place / "other.prototxt").write_text(NET.replace(*change))
+    images = ("--images", place / "pictures")
+    assert cli("init", place / "other.prototxt", *images, "-o", place / "other.caffemodel").code == 0
+    assert cli("convert", place / "other.prototxt", place / "other.caffemodel", "-o", place / "other.onnx").code == 0
+    outcome = verify(cli, place, weights, place / "other.onnx")
+    assert outcome.code == 1
+    takes = "(N, 1, 12, 10)" if change[1] == "dim: 1" else "(N, 3, 12, 12)"
+    assert f'other.onnx: input "data" takes {takes}, but the pictures are (N, 3, 12, 10)' in outcome.err
+    assert f"--input-shape data={takes[4:-1].replace(' ', '')}" in outcome.err
+    assert "ONNXRuntimeError" not in outcome.err
 
 
 def test_quiet_prints_nothing(cli, place, weights, other):

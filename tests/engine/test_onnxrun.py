@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from caffeinit.engine.failures import plain
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError, FormatError
 
@@ -82,9 +83,10 @@ def test_weights_elsewhere_are_not_read(tmp_path, where):
 def test_files_that_are_no_onnx_files_are_refused(tmp_path):
     for content in (b"", b"\xff" * 100):
         (tmp_path / "x.onnx").write_bytes(content)
-        with pytest.raises(FormatError, match="cannot be read as ONNX"):
+        with pytest.raises(FormatError, match=r"x\.onnx: is no ONNX model") as refused:
             OnnxFunction(tmp_path / "x.onnx")
-    with pytest.raises(FormatError, match="cannot be read as ONNX"):
+        assert "message" not in str(refused.value)
+    with pytest.raises(FormatError, match="no such file"):
         OnnxFunction(tmp_path / "nothing.onnx")
 
 
@@ -99,3 +101,28 @@ def test_what_onnxruntime_refuses_is_told_with_the_files_name(tmp_path):
         path.unlink()
     with pytest.raises(CaffeinitError, match=r"lost\.onnx cannot be set up"):
         OnnxFunction(tmp_path / "lost.onnx").compile(["y"])
+
+
+_RESHAPE = "The input tensor cannot be reshaped to the requested shape. Input shape:{2,3,4}, requested shape:{2,13}"
+_AT = "/onnxruntime_src/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:91"
+SAID = {
+    "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Reshape node. Name:'flat' Status Message: "
+    f"{_AT} onnxruntime::ReshapeHelper::ReshapeHelper(const onnxruntime::TensorShape&, onnxruntime::TensorShapeVector&, "
+    f"bool) input_shape_size == requested_shape_size was false. {_RESHAPE}\n": f'node "flat" (Reshape): {_RESHAPE}',
+    "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input: x for the following indices\n"
+    " index: 2 Got: 5 Expected: 4\n Please fix either the inputs/outputs or the model.": (
+        'input "x" has other extents; index: 2 Got: 5 Expected: 4'
+    ),
+    "nothing of that kind": "nothing of that kind",
+}
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_what_onnxruntime_says_is_told_without_its_own_places(text):
+    assert plain(RuntimeError(text)) == SAID[text]
+
+
+def test_its_words_are_still_what_is_expected(tmp_path):
+    file = write_product(tmp_path / "net.onnx", WEIGHT)
+    with pytest.raises(CaffeinitError, match=r'input "x" has other extents; index: 1 Got: 4 Expected: 3$'):
+        file.compile(["y"])({"x": np.ones((2, 4), np.float32)})

@@ -195,3 +195,22 @@ def test_pictures_for_channels_last(tmp_path):
         pytest.fail("the pixels do not come as they are")
     result = caffeinit.rescale(net, pictures)
     assert result.units[0].done == "equalized"
+
+
+def test_a_reshape_that_goes_with_one_size_is_told_with_what_it_reads(tmp_path):
+    b = Maker(shape=("N", 3, "H", "W"))
+    b.initializers.append(tensor("dims", np.asarray([-1, 240])))
+    b.op("Reshape", b.conv("x", "conv1", 3, 5), "dims", out="flat")
+    b.op("Gemm", "flat", b.array("w", 240, 2), out="y")
+    b.outputs = []
+    model = b.model()
+    model.graph.output.append(info("y", ("N", 2)))
+    onnx.save(model, tmp_path / "net.onnx")
+    assert load(tmp_path / "net.onnx", input_shapes={"x": (3, 8, 6)}).units
+    with pytest.raises(CaffeinitError) as refused:
+        load(tmp_path / "net.onnx", input_shapes={"x": (3, 8, 7)})
+    told = str(refused.value)
+    assert 'net.onnx: node "flat_1" (Reshape) does not fit what it reads' in told
+    assert '"conv1" (1, 5, 8, 7), "dims" = [-1, 240]; the inputs are x (1, 3, 8, 7)' in told
+    assert "--input-shape" in told
+    assert "InferenceError" not in told
