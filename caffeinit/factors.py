@@ -6,6 +6,8 @@ blocks that stay in the cache, shared among threads; no copy of the whole is mad
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from caffeinit.workers import each
@@ -43,6 +45,44 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
         return bool(np.isfinite(block).all())
 
     return all(each(change, _blocks(array), threads))
+
+
+def fits(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
+    """Tell whether `multiply` would leave finite numbers only; nothing is changed."""
+    if not array.size:
+        return True
+    array, factors = (array, factors) if array.ndim else (array.reshape(1), tuple(f.reshape(1) for f in factors))
+    largest = max(each(lambda at: _magnitude(array[at]), _blocks(array), threads))
+    most = math.prod(float(f.max()) for f in factors)
+    if largest * most <= float(np.finfo(np.float32).max):
+        return True
+
+    def stays(at: tuple[slice, ...]) -> bool:
+        product = array[at].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for factor in factors:
+                product *= _cut(factor, at)
+            return bool(np.isfinite(product.astype(np.float32)).all())
+
+    return all(each(stays, _blocks(array), threads))
+
+
+def _magnitude(block: np.ndarray) -> float:
+    """Return the largest magnitude; NaN where there is one."""
+    return float(np.maximum(block.max(), -block.min()))
+
+
+def copied(array: np.ndarray, threads: int = 0) -> np.ndarray:
+    """Return a copy; most of the time goes into memory that is touched for the first time, which threads share."""
+    if array.ndim == 0:
+        return array.copy()
+    copy = np.empty_like(array)
+
+    def fill(at: tuple[slice, ...]) -> None:
+        copy[at] = array[at]
+
+    each(fill, _blocks(array), threads)
+    return copy
 
 
 def _single(factors: tuple[np.ndarray, ...]) -> float | None:

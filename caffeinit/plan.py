@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffeinit.errors import WeightsError
-from caffeinit.factors import multiply
+from caffeinit.factors import fits, multiply
 from caffeinit.graph import Graph
 from caffeinit.mapped import release
 from caffeinit.network import Network
+from caffeinit.scale_walk import Use as ArrayUse
 from caffeinit.scales import ScaleSystem
 from caffeinit.units import Unit, Use
 
@@ -42,7 +43,7 @@ class Plan:
             for name in unit.initializers
             if name in self.system.uses and graph.initializers[name].any()
         ]
-        return any(moves(log) for use in uses for log in _summed(self.scales[use.plus], -self.scales[use.minus]))
+        return any(moves(log) for use in uses for log in _logs(self, use))
 
     def is_free(self, graph: Graph, unit: Unit) -> np.ndarray:
         """Tell which output channels of a unit are free, (O,)."""
@@ -83,8 +84,7 @@ def apply(network: Network, plan: Plan) -> None:
     for name, use in plan.system.uses.items():
         if name not in stored:
             array = network.graph.initializers[name]
-            logs = _summed(plan.scales[use.plus], -plan.scales[use.minus])
-            if not multiply(array, *(np.exp(log) for log in logs), threads=network.settings.threads):
+            if not multiply(array, *map(np.exp, _logs(plan, use)), threads=network.settings.threads):
                 raise _overflow(network, name)
             release(array)
     for name, values in variances.items():
@@ -95,9 +95,23 @@ def apply(network: Network, plan: Plan) -> None:
             raise _overflow(network, name)
 
 
-def _summed(*logs: np.ndarray) -> list[np.ndarray]:
-    """Return these logarithms, or their sum where each is a single number."""
-    return [np.asarray(sum(logs))] if all(log.size == 1 for log in logs) else list(logs)
+def can_apply(network: Network, plan: Plan) -> bool:
+    """Tell whether all numbers stay in single precision when a plan is applied; nothing is changed."""
+    variances = plan.system.variances(network.graph, plan.scales)
+    stored = plan.system.stored_variances
+    threads = network.settings.threads
+    with np.errstate(over="ignore"):
+        return all(np.isfinite(v.astype(np.float32)).all() for v in variances.values()) and all(
+            fits(network.graph.initializers[name], *map(np.exp, _logs(plan, use)), threads=threads)
+            for name, use in plan.system.uses.items()
+            if name not in stored
+        )
+
+
+def _logs(plan: Plan, use: ArrayUse) -> list[np.ndarray]:
+    """Return the logarithms of an array's factors, or their sum where each is a single number."""
+    logs = [plan.scales[use.plus], -plan.scales[use.minus]]
+    return [np.asarray(sum(logs))] if all(log.size == 1 for log in logs) else logs
 
 
 def _overflow(network: Network, name: str) -> WeightsError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -25,8 +26,9 @@ from caffeinit.between import (
 )
 from caffeinit.engine.shelf import ScratchFile, Stored
 from caffeinit.errors import WeightsError
+from caffeinit.factors import copied
 from caffeinit.network import Network
-from caffeinit.plan import Plan, apply
+from caffeinit.plan import Plan, apply, can_apply
 from caffeinit.rates import RateProbe, UnitRates, rate_spread
 from caffeinit.scales import ScaleSystem
 from caffeinit.transfer import Transfer, measure_transfers
@@ -182,17 +184,11 @@ def approach(
     units = [u for u in network.units if counted(u)]
     relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
     given = {u.key: np.zeros(u.num_channels) for u in network.units}
-    before = _Arrays(network)
     for number in range(rounds):
         change, expected = relaxed.step(probe.measure(rough=True), probe.batches[0])
-        before.keep()
-        try:
-            apply(network, change)
-        except WeightsError:  # no number can take this step
-            before.put_back()
+        if not can_apply(network, change):
             break
-        finally:
-            before.forget()
+        apply(network, change)
         given = _with(network, given, change)
         if expected <= limit or number == rounds - 1:
             break
@@ -221,7 +217,7 @@ class _Arrays:
         """Keep the arrays as they are, in place of what was kept before."""
         self.forget()
         names = {i for unit in self.network.units for i in unit.initializers}
-        keep = self._scratch.write if self._scratch else np.copy
+        keep = self._scratch.write if self._scratch else partial(copied, threads=self.network.settings.threads)
         self._kept = {name: keep(self.network.graph.initializers[name]) for name in names}
 
     def put_back(self) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.factors import multiply
+from caffeinit.factors import copied, fits, multiply
 
 # Shape, axes that the factors vary along, and the order of the axes in memory.
 CASES = [
@@ -25,6 +25,8 @@ def test_products_are_rounded_once(
     array = stored.transpose(np.argsort(order))
     factors = [np.exp(rng.standard_normal([s if a in axes else 1 for a, s in enumerate(shape)])) for _ in range(2)]
     expected = (array.astype(np.float64) * factors[0] * factors[1]).astype(np.float32)
+    np.testing.assert_array_equal(copied(array, threads), array)
+    assert fits(array, *factors, threads=threads)
     assert multiply(array, *factors, threads=threads)
     np.testing.assert_array_equal(array, expected)
 
@@ -32,4 +34,14 @@ def test_products_are_rounded_once(
 @pytest.mark.parametrize("factors", [[np.full((1, 1), 1e30)], [np.array([[1.0], [1e30]])], [np.ones((1, 1))]], ids=str)
 def test_numbers_that_are_not_finite_are_told(factors: list[np.ndarray]) -> None:
     array = np.full((2, 3), 1e20 if factors[0].max() > 1 else np.nan, np.float32)
+    before = array.copy()
+    assert not fits(array, *factors)
+    np.testing.assert_array_equal(array, before)
     assert not multiply(array, *factors)
+
+
+def test_large_factors_that_meet_small_numbers_fit() -> None:
+    array = np.array([[1e-10, 1e10]], np.float32)
+    factors = [np.array([[1e38, 1.0]]), np.array([[1.0, 1e20]])]
+    assert fits(array, *factors)
+    assert multiply(array, *factors)
