@@ -48,9 +48,9 @@ def _infer(
             opset_imports=[helper.make_opsetid(node.domain, graph.opset)],
             ir_version=IR_VERSION,
         )
-    except onnx.shape_inference.InferenceError:
+    except (onnx.shape_inference.InferenceError, ValueError) as error:  # ValueError: an attribute names no type
         if all(t.tensor_type.HasField("shape") for t in types.values()):
-            raise
+            raise onnx.shape_inference.InferenceError(str(error)) from None
         return {}  # behind an operator that onnx does not know
 
 

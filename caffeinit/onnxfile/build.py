@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -265,10 +265,12 @@ def _described(graph: Graph, name: str) -> str:
 
 def _misfit(node: onnx.NodeProto, graph: Graph) -> str:
     """Return how many channels a node's arrays are for, and how many it gets, which onnx does not look at; else nothing."""
-    if node.domain or node.op_type not in ("Conv", "ConvTranspose", "BatchNormalization"):
+    if node.domain or node.op_type not in ("Conv", "ConvTranspose", "BatchNormalization", "Gemm"):
         return ""
     if not all(graph.is_typed(v) for v in node.input if v):
         return ""
+    if node.op_type == "Gemm":
+        return _odd_bias(graph.shape(node.output[0]), [graph.shape(v) for v in node.input[2:] if v])
     x, weight, *rest = (graph.shape(v) for v in node.input if v)
     group = attribute(node, "group", 1)
     if len(x) < 2 or not weight or group < 1 or (node.op_type != "BatchNormalization" and len(weight) != len(x)):
@@ -283,6 +285,15 @@ def _misfit(node: onnx.NodeProto, graph: Graph) -> str:
         return f"its weight {weight} is for {wanted} channels, but its input is {x}"
     odd = next((s for s in rest if s != (made,)), None)
     return f"an array of it is {odd}, but should be ({made},)" if odd is not None else ""
+
+
+def _odd_bias(product: Shape, shapes: Sequence[Shape]) -> str:
+    """Return why what is added to a product of matrices does not fit it; else nothing."""
+    for shape in shapes:
+        ends = zip(reversed(shape), reversed(product), strict=False)
+        if len(shape) > len(product) or any(n not in (1, -1, m) and m != -1 for n, m in ends):
+            return f"an array of {shape} cannot be added to a product of {product}"
+    return ""
 
 
 def _line(error: Exception) -> str:

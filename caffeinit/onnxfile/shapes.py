@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -10,6 +11,7 @@ from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.graph import Shape
 
 _CHANNELS = (1, 3, 4)
+_MOST = 1 << 30  # numbers of an input
 
 
 def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], where: str) -> dict[str, Shape]:
@@ -65,7 +67,10 @@ def _settled(name: str, dims: list[int | str | None], known: Mapping[str, int], 
         shown = ", ".join(str(d) for d in [*first, *("?" if d is None else d for d in rest)])
         axes = ",".join("CHW"[i] if len(dims) == 4 else f"D{i + 1}" for i in range(len(dims) - 1))
         raise CaffeinitError(f'{where}: input "{name}" leaves axes open: ({shown}). Give --input-shape {name}={axes}')
-    return tuple(d for d in (*first, *rest) if d is not None)
+    shape = tuple(d for d in (*first, *rest) if d is not None)
+    if math.prod(shape) > _MOST:
+        raise CaffeinitError(f'{where}: input "{name}" is {shape}, which no memory holds; the file may be damaged')
+    return shape
 
 
 def is_channels_last(value: onnx.ValueInfoProto) -> bool:

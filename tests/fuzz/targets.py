@@ -17,16 +17,20 @@ import numpy as np
 import onnx
 from PIL import Image
 
+import caffeinit
 from caffeinit import wire
 from caffeinit.batch.settings import Settings
+from caffeinit.between import scale_system
 from caffeinit.caffe.lower import infer_net
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.weights import open_weights
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError
+from caffeinit.heads import find_heads
 from caffeinit.images.decode import check_header, decode
 from caffeinit.images.means import read_mean
 from caffeinit.images.sources import open_sources
+from tests.fuzz.models import DATA, DATA_BYTES, MODELS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "layers"
 NETS = ("lstm", "pool_max_pad", "conv_group2", "net_inception", "net_siamese", "slice_points")
@@ -94,13 +98,28 @@ def onnx_file(raw: bytes) -> None:
         function.values(list(function.inputs))
 
 
+def onnx_model(raw: bytes) -> None:
+    """All that is done to a model before pictures go through it, and writing it."""
+    with file_of(raw, "net.onnx") as path:
+        (path.parent / DATA).write_bytes(DATA_BYTES)
+        net = caffeinit.load(path)
+        scale_system(net, lambda unit: "", find_heads(net.graph, net.learned), relaxed=False)
+        for array in (a for arrays in net.params.values() for a in arrays):
+            array *= 0.5
+        (path.parent / "out").mkdir()
+        net.save(path.parent / "out" / "net.onnx")
+        allowed = {path.name, DATA, "out", f"out/{path.name}", f"out/{DATA}"}
+        assert {str(p.relative_to(path.parent)) for p in path.parent.rglob("*")} <= allowed
+
+
 def settings(raw: bytes) -> None:
     with file_of(raw, "caffeinit.toml") as path:
         Settings(path.parent, [path.name]).of("net.prototxt", "rescale")
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    f.__name__: f for f in (prototxt, caffemodel, hdf5, mean_file, mean_npy, picture, arrays, onnx_file, settings)
+    f.__name__: f
+    for f in (prototxt, caffemodel, hdf5, mean_file, mean_npy, picture, arrays, onnx_file, onnx_model, settings)
 }
 
 
@@ -185,6 +204,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "picture": _pictures,
     "arrays": _arrays,
     "onnx_file": _onnx,
+    "onnx_model": lambda: [model().SerializeToString() for model in MODELS],
     "settings": _settings,
 }
 

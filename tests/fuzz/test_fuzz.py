@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.fuzz.models import hurt
 from tests.fuzz.targets import TARGETS, refused, seeds
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -44,3 +45,13 @@ def test_a_numpy_header_that_python_cannot_cut_into_tokens_is_refused(name):
 def test_an_empty_idx_file_with_endless_axes_is_refused():
     header = b"\0\0\x08\x03" + b"".join(d.to_bytes(4, "big") for d in (0, 0xE2E2E2E2, 0xE2E2E2E2))
     assert refused("arrays", header)
+
+
+def test_models_with_something_wrong_are_read_or_refused():
+    for seed in range(200):
+        refused("onnx_model", hurt(seed))
+
+
+@pytest.mark.parametrize("seed", [369, 1398, 1678, 2194, 2940, 3003, 3084, 3782, 3807, 4853, 10125])
+def test_models_that_once_ended_in_a_traceback_do_not(seed):
+    refused("onnx_model", hurt(seed))

@@ -69,6 +69,26 @@ def no_group(model):
     model.graph.node[0].attribute.append(helper.make_attribute("group", 0))
 
 
+def endless_input(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = (1 << 63) - 1
+
+
+def cast_to_no_type(model):
+    model.graph.node[1].CopyFrom(helper.make_node("Cast", ["conv1"], ["relu"], "relu", to=0))
+
+
+def constant_of_a_number(model):
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], "k", value=3))
+
+
+def odd_bias_of_a_product(model):
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((3, 5), np.float32), "g"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, 4), np.float32), "h"))
+    model.graph.node.append(helper.make_node("GlobalAveragePool", ["x"], ["pooled"]))
+    model.graph.node.append(helper.make_node("Flatten", ["pooled"], ["flat"]))
+    model.graph.node.append(helper.make_node("Gemm", ["flat", "g", "h"], ["product"]))
+
+
 BAD = [
     (b"", "is empty"),
     (b"layer { }", "is a text file, not an ONNX model"),
@@ -90,6 +110,10 @@ BAD = [
     (edited(wrong_channels), "is for 5 channels, but its input is"),
     (edited(wrong_bias), r"is \(7,\), but should be \(5,\)"),
     (edited(no_group), "its group 0"),
+    (edited(endless_input), "which no memory holds"),
+    (edited(cast_to_no_type), '"relu" .Cast. does not fit what it reads'),
+    (edited(constant_of_a_number), "damaged"),
+    (edited(odd_bias_of_a_product), r"an array of \(1, 4\) cannot be added to a product of \(1, 5\)"),
 ]
 
 
