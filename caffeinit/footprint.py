@@ -10,6 +10,7 @@ written.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ from caffeinit.verify import SPOOL_BYTES
 _ARENA = 1.25
 # Small things, and what the allocators of C and Python do not give back.
 _SLACK, _SLACK_PART = 48 << 20, 0.08
+_M_MMAP_THRESHOLD = -3  # from malloc.h
+_LARGE_BLOCK = 1 << 20
 _PRODUCTS = ("Gemm", "MatMul")
 
 
@@ -75,12 +78,24 @@ def bounded(
     if limit is None:
         yield
         return
+    _return_freed_memory()
     before = network.settings
     network.settings = replace(before, room=find_room(network, calibration, work, limit, folder))
     try:
         yield
     finally:
         network.settings = before
+
+
+def _return_freed_memory() -> None:
+    """Have C's allocator give large blocks back to the system as soon as they are free, as long as the process lives.
+
+    By itself it raises the size that counts as large to that of the blocks that were freed, and then keeps them, holes
+    between them.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def find_room(
