@@ -29,6 +29,7 @@ from caffeinit.engine.stages import Stage, plan_stages
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.forward import PIECE_BYTES, unit_outputs
 from caffeinit.graph import Graph
+from caffeinit.heads import find_heads
 from caffeinit.images.batches import Calibration
 from caffeinit.network import Network
 from caffeinit.rates import RateProbe
@@ -152,10 +153,17 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, int]:
     if work.passes:
         phases["the pass over the pictures"] = base + retained + _pass(network, calibration, work)
     if work.forward or (work.rate_pictures and graph.nearly_homogeneous):
-        spool = SPOOL_BYTES if work.kept_outputs else 0
+        spool = _spool(network, calibration) if work.kept_outputs else 0
         phases["a forward run"] = base + retained + spool + _forward(network, calibration)
     phases["writing the file"] = base + largest // 2
     return phases
+
+
+def _spool(network: Network, calibration: Any) -> int:
+    """Return what the net's outputs take in memory while they wait to be compared."""
+    graph = network.graph
+    ends = {*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)}
+    return min(SPOOL_BYTES, int(_ARENA * sum(value_bytes(graph, n, int(calibration.num_images)) for n in ends)))
 
 
 def _pass(network: Network, calibration: Any, work: Work) -> int:
