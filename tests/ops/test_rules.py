@@ -28,8 +28,9 @@ CASES = [
     case("Conv", (2, 4, 7, 6), param(4, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
     case("Conv", (2, 4, 7, 6), param(8, 1, 3, 3), group=4, strides=[2, 2]),
     case("Conv", (2, 3, 9, 8), param(6, 1, 3, 2), group=3, strides=[2, 3], dilations=[1, 2], pads=[1, 0, 2, 1]),
-    # From 4096 places on a product per image.
-    case("Conv", (2, 10, 66, 72), param(4, 5, 3, 2), param(4), group=2, dilations=[2, 1], pads=[1, 0, 2, 1]),
+    # From 1024 places on a product per image; of kernels of one place from 128 on.
+    case("Conv", (2, 6, 12, 11), param(4, 3, 1, 1), group=2),
+    case("Conv", (2, 10, 34, 32), param(4, 5, 3, 2), param(4), group=2, dilations=[2, 1], pads=[1, 0, 2, 1]),
     case("Conv", (2, 3, 6, 8), param(3, 1, 1, 3), group=3, auto_pad="SAME_UPPER"),
     case("Conv", (2, 5, 4, 3), param(6, 5, 1, 1), param(6)),
     case("Conv", (2, 6, 4, 3), param(6, 3, 1, 1), group=2),
