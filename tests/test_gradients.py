@@ -89,3 +89,26 @@ def test_a_gradient_through_what_has_none_is_refused(op, operands, words):
         append_backward(graph, {"z": "dy"}, ["x"])
     # Asked of values beside that path, all is well.
     append_backward(graph, {"y": "dy"}, ["x"])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_first_of_equal_maxima_takes_the_gradient(stride):
+    rng = np.random.default_rng(7)
+    x = rng.integers(0, 2, (2, 3, 7, 6)).astype(np.float32)
+    graph = Graph()
+    graph.batch_axis_free = True
+    graph.add_input("x", x.shape)
+    y = graph.op("MaxPool", "x", kernel_shape=[3, 2], strides=[stride, stride], pads=[1, 0, 1, 1])
+    dy = rng.standard_normal(graph.shape(y)).astype(np.float32)
+    graph.add_input("dy", dy.shape)
+    found = append_backward(graph, {y: "dy"}, ["x"])["x"]
+    expected = np.zeros((2, 3, 9, 7), np.float32)
+    wide = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 1)), constant_values=-1)
+    for index in np.ndindex(*dy.shape):
+        image, channel, row, column = index[0], index[1], stride * index[2], stride * index[3]
+        window = wide[image, channel, row : row + 3, column : column + 2]
+        down, right = np.unravel_index(window.argmax(), window.shape)
+        expected[image, channel, row + down, column + right] += dy[index]
+    result = compile_graph(graph, [found], Settings(threads=1)).run({"x": x, "dy": dy})[found]
+    # Sums of at most six numbers in another order.
+    np.testing.assert_allclose(result, expected[:, :, 1:8, :6], rtol=0, atol=1e-5)

@@ -1,6 +1,14 @@
-"""Max and average pooling."""
+"""Max and average pooling.
+
+onnxruntime finds where maxima are one number at a time: 3x3 windows take it 13 times as long as without. Windows that
+start at every place are gone through axis by axis instead, by comparisons. Milliseconds of processor time for the
+gradient, 4 pictures, one thread, 3x3 with stride 1: 192 channels of 28x28 39 by positions and 26 by axes, 512 of 14x14 28
+and 18, 832 of 7x7 12 and 12; 5x5, 512 of 13x13: 43 and 35. With stride 2 there is no gain (64 of 112x112: 61 and 59).
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import onnx
@@ -8,9 +16,9 @@ import onnx
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
-from caffeinit.ops.building import along_axis, count, expand_like, like, scatter_add, to_shape
+from caffeinit.ops.building import along_axis, count, expand_like, like, masked, scatter_add, to_shape
 from caffeinit.ops.scaling import pools
-from caffeinit.ops.windows import windows_of
+from caffeinit.ops.windows import Windows, windows_of
 
 
 @op_rule("MaxPool")
@@ -28,6 +36,9 @@ class MaxPool(OpRule):
         x = node.input[0]
         if dys[0] is None:
             return [None]
+        w = windows_of(node, graph.shape(x)[2:], graph.shape(node.output[0])[2:], attribute(node, "kernel_shape"))
+        if all(s == 1 for s in w.stride):
+            return [_through_axes(graph, node, dys[0], w)]
         if attribute(node, "storage_order", 0):
             raise GradientError("MaxPool with storage_order 1")
         found = onnx.NodeProto()
@@ -39,6 +50,51 @@ class MaxPool(OpRule):
         flat = to_shape(graph, x, [-1])
         indices, values = to_shape(graph, found.output[1], [-1]), to_shape(graph, dys[0], [-1])
         return [like(graph, scatter_add(graph, flat, indices, values, axis=0), x)]
+
+
+def _through_axes(graph: Graph, node: onnx.NodeProto, dy: str, w: Windows) -> str:
+    """Return the gradient of a MaxPool's input where windows start at every place.
+
+    The largest of a window is the largest of its rows' largest, and the first of equal ones is the first in the first row.
+    """
+    rank = len(w.kernel)
+    values = [node.input[0]]  # pooled along no axis, the last, the last two, and so on
+    for axis in range(rank - 1, 0, -1):
+        ones, none = [1] * rank, [0] * rank
+        kernel, dilations, begin, end = ones.copy(), ones.copy(), none.copy(), none.copy()
+        kernel[axis], dilations[axis], begin[axis], end[axis] = (
+            v[axis] for v in (w.kernel, w.dilation, w.begin, w.end)
+        )
+        pads = [*begin, *end]
+        values.append(graph.op("MaxPool", values[-1], kernel_shape=kernel, dilations=dilations, pads=pads))
+    values.append(node.output[0])
+    for axis in range(rank):
+        dy = _through_axis(graph, values[-2 - axis], values[-1 - axis], dy, axis, w)
+    graph.set_shape(dy, graph.shape(node.input[0]))  # so that none of the many nodes' has to be inferred
+    return dy
+
+
+def _through_axis(graph: Graph, x: str, y: str, dy: str, axis: int, w: Windows) -> str:
+    """Return the gradient of x, of which y is the largest of windows along one axis."""
+    size, count, kernel, dilation, begin = (v[axis] for v in (w.sizes, w.counts, w.kernel, w.dilation, w.begin))
+    end = count + (kernel - 1) * dilation - size - begin
+    along = np.arange(2 + len(w.kernel)) == 2 + axis
+    padded = _padded(graph, x, along, begin, end, -math.inf)
+    parts, rest = [], dy
+    for place in range(0, kernel * dilation, dilation):
+        part = rest
+        if place < (kernel - 1) * dilation:
+            seen = graph.op("Slice", padded, [place], [place + count], [2 + axis])
+            part = masked(graph, rest, graph.op("Equal", seen, y))
+            rest = graph.op("Sub", rest, part)
+        parts.append(_padded(graph, part, along, place - begin, size - count - place + begin))
+    return graph.op("Sum", *parts) if len(parts) > 1 else parts[0]
+
+
+def _padded(graph: Graph, value: str, along: np.ndarray, begin: int, end: int, filler: float = 0.0) -> str:
+    """Return the value with so many more places, or fewer, along the axis that `along` is true of."""
+    pads = np.concatenate([begin * along, end * along])
+    return graph.op("Pad", value, pads, filler) if begin or end else value
 
 
 @op_rule("GlobalMaxPool")
