@@ -236,7 +236,9 @@ def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
 
 
 def _no_unit(network: Network) -> CaffeinitError:
-    return CaffeinitError(f"the net has no layer whose weights could be changed{listed(network.skipped)}")
+    if not network.skipped:
+        return CaffeinitError("the net has no layer whose weights could be changed")
+    return CaffeinitError(f"no layer with weights can run:{listed(network.skipped)}")
 
 
 def _training_reason(unit: Unit, learned: Mapping[str, Learned]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from caffeinit.batch.manifest import Entry
+from caffeinit.batch.settings import HINT, asks_for_options
 from caffeinit.errors import OptionError
 from caffeinit.files import check_target, replacing
 from caffeinit.report.markup import Markup, join, tag
@@ -84,9 +85,11 @@ def index_page(path: Path, out: Path, job: str, entries: Sequence[Entry]) -> str
         "The small pictures show the rate of change of each unit on a log axis, from the first unit to the last, "
         "each model for itself; where there are no rates, the deviations. Dashed is before, solid after."
     )
+    asked = asks_for_options(e.reason for e in entries if e.result == "failed")
+    hint = tag("p", f"{HINT}.", class_="soft") if asked else None
     headings = [tag("th", t, scope="col", class_="n" if i > 2 else None) for i, t in enumerate(_TITLES)]
     listed = table([headings], rows, "Table of models", kind="models")
-    models = tag("section", tag("h2", "Models"), tag("p", words, class_="soft"), listed)
+    models = tag("section", tag("h2", "Models"), tag("p", words, class_="soft"), hint, listed)
     return page(f"batch {job} · caffeinit", heading, models, script=resource("index.js"), kind=_KIND)
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +29,10 @@ from caffeinit.cli import VERBS
 from caffeinit.cli.common import parse_memory
 from caffeinit.errors import CaffeinitError, FormatError
 
+HINT = (
+    "An option that a reason asks for can be given to one net alone, in a file caffeinit.toml beside it: "
+    "input_shape = { data = [3, 224, 224] }"
+)
 # Settings that are the batch's own.
 OWN = {"skip": (bool, str), "weights": (str,), "time_limit": (int, float), "model_memory": (str,)}
 
@@ -169,6 +174,11 @@ def _text(value: Any, key: str, where: str) -> str:
     if not values or not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
         raise FormatError(f"{where}: {key} is {value!r}; a number, a text or a list of them is needed")
     return ",".join(str(v) for v in values)
+
+
+def asks_for_options(reasons: Iterable[str]) -> bool:
+    """Return whether one of these reasons names an option, so that `HINT` is of use."""
+    return any(re.search(r"(?:^|\s)--[a-z]", reason) for reason in reasons)
 
 
 def absolute(option: click.Option, text: str, base: Path) -> str:

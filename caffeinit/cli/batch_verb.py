@@ -158,6 +158,7 @@ def _show_plan(order: Order, json_file: str | None) -> None:
 def _run(order: Order, options: dict[str, Any]) -> int:
     """Run the batch and show it; returns the exit code."""
     from caffeinit.batch.run import run, summary
+    from caffeinit.batch.settings import HINT, asks_for_options
     from caffeinit.cli.common import write_json
     from caffeinit.cli.tables import lines_and_bar
 
@@ -182,6 +183,8 @@ def _run(order: Order, options: dict[str, Any]) -> int:
         counts = summary(entries)["counts"]
         say(f"{counts['ok']} ok, {counts['failed']} failed, {counts['left out']} left out; all in {order.out}")
     if options["json_file"] != "-":
+        if asks_for_options(e.reason for e in failed):
+            say(HINT)
         for entry in failed:
             say(f"failed: {entry.model}: {_short(entry.reason)}")
     return 1 if failed else 0

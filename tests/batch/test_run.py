@@ -136,9 +136,10 @@ def test_a_long_reason_is_cut_where_it_repeats_itself(place):
     text = DEPLOY.replace("input_param { shape { dim: 1 dim: 3 dim: 12 dim: 10 } }", "")
     write_net(place / "zoo" / "first", text)
     done = batch(place)
-    line = done.stdout.splitlines()[-1]
+    hint, line = done.stdout.splitlines()[-2:]
+    assert "caffeinit.toml beside it: input_shape = { data = [3, 224, 224] }" in hint
     assert line == (
-        "failed: first/net.caffemodel: the net has no layer whose weights could be changed; conv1: the shape of input "
+        "failed: first/net.caffemodel: no layer with weights can run: conv1: the shape of input "
         '"data" is not known: give --input-shape data=C,H,W; and 2 layers behind it'
     )
 

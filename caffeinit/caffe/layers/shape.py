@@ -78,7 +78,9 @@ class Slice(LayerType):
             edges = [0, *p.slice_point, bottom[axis]]
             sizes = [b - a for a, b in itertools.pairwise(edges)]
             if min(sizes) < 1:
-                raise LayerError(f"slice points {list(p.slice_point)} do not rise within {bottom[axis]}")
+                raise LayerError(
+                    f"slice points {list(p.slice_point)} do not rise within {bottom[axis]}, the extent of axis {axis}"
+                )
             return axis, sizes
         if bottom[axis] % pieces:
             raise LayerError(f"{bottom[axis]} along axis {axis} does not divide into {pieces} tops")
