@@ -27,6 +27,7 @@ from caffeinit.batch.table import JOBS
 from caffeinit.cli import VERBS
 
 _FOR_PAGES = ("caffeinit.report", "matplotlib.figure", "matplotlib.backends.backend_svg", "PIL.Image")
+_FOR_CLUSTERS = ("sklearn.cluster",)
 _TICK = 0.05  # seconds between two looks at the limits
 _PAGE = resource.getpagesize()
 _KEPT_LOG = 64 << 10  # bytes of a failed model's log that are kept
@@ -109,9 +110,8 @@ class Server:
             reason = f"{folder}: cannot be made: {(error.strerror or str(error)).lower()}"
             self._answer(request["number"], {"result": "failed", "reason": reason})
             return
-        if "--report" in task["arguments"]:
-            for name in _FOR_PAGES:
-                importlib.import_module(name)
+        for name in _needed(task["arguments"]):
+            importlib.import_module(name)
         pid = os.fork()
         if pid == 0:
             self._become_child(task, folder, done, request["threads"])
@@ -182,6 +182,12 @@ class Server:
     def _answer(self, number: int, record: dict[str, Any]) -> None:
         self.answers.write(json.dumps({"number": number, "record": record}).encode() + b"\n")
         self.answers.flush()
+
+
+def _needed(arguments: list[str]) -> list[str]:
+    """Return the modules that a task will import, and that take long: here once, instead of in each child."""
+    draws = any(a.startswith("--method=") and a.endswith("kmeans") for a in arguments)
+    return [*(_FOR_PAGES if "--report" in arguments else ()), *(_FOR_CLUSTERS if draws else ())]
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A task's key is a digest of the job, its options, the files that it reads and th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import click
 from caffeinit.batch.fingerprints import inputs_of, versions
 from caffeinit.batch.pairing import Model
 from caffeinit.batch.settings import Said
-from caffeinit.batch.table import SPEED, Job, options_of, setting_name
+from caffeinit.batch.table import JOBS, SPEED, Job, options_of, setting_name
 from caffeinit.cli.common import parse_memory
 from caffeinit.errors import CaffeinitError, FormatError, OptionError
 
@@ -87,15 +88,21 @@ def parsed(job: Job, options: Mapping[str, Sequence[str]], said: Said | None = N
     Raises:
         OptionError: it does not. FormatError: a settings file says so.
     """
+    try:
+        return _parsed(job.verb, tuple((name, tuple(values)) for name, values in sorted(options.items())))
+    except click.ClickException as error:
+        raise refusal(error, sorted(set(said.origin.values())) if said else []) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(verb: str, given: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[str, Any]:
+    """Return what `parsed` returns; hundreds of models have the same options, and each parse takes milliseconds."""
+    job, options = JOBS[verb], dict(given)
     # Files do not matter here, but the verb wants to be given as many as it asks for.
     typed = ["x" for p in job.command.params if isinstance(p, click.Argument)]
     typed += [job.output_option, "x"] if job.output and job.output_option else []
     typed += ["--images=x"] if "sources" in options_of(job) and not options.get("sources") else []
-    try:
-        context = job.command.make_context(job.verb, [*typed, *arguments_of(job, options)])
-    except click.ClickException as error:
-        raise refusal(error, sorted(set(said.origin.values())) if said else []) from None
-    return context.params
+    return job.command.make_context(verb, [*typed, *arguments_of(job, options)]).params
 
 
 def refusal(error: click.ClickException, where: Sequence[str]) -> CaffeinitError:
