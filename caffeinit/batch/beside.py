@@ -27,6 +27,8 @@ def completed(maker: Matchmaker, path: str, job: Job, options: Mapping[str, list
     Args:
         path: of the net, from the zoo's root.
         options: parameter of the single command -> values.
+    Raises:
+        CaffeinitError: the mean that was found cannot be read.
     """
     done, known = dict(options), options_of(job)
     net = maker.net_at.get(path)
@@ -66,16 +68,9 @@ def _shape_of(maker: Matchmaker, path: str, shapes: NetShapes, blob: str, mean: 
     name = shapes.means.get(blob)
     if name and find_mean(name, maker.zoo.root / folder_of(path)):
         return None  # the job takes it from there
-    found = _size_of(maker, mean) if name else None
-    return found or _shape_of_deploy_net(maker, path, blob)
-
-
-def _size_of(maker: Matchmaker, mean: str | None) -> Shape | None:
-    """Return the shape of a mean picture."""
-    try:
-        return tuple(read_mean(maker.zoo.root / mean).shape) if mean else None
-    except CaffeinitError:
-        return None  # the job will say what is wrong with it
+    if name and mean:
+        return tuple(read_mean(maker.zoo.root / mean).shape)
+    return _shape_of_deploy_net(maker, path, blob)
 
 
 def _shape_of_deploy_net(maker: Matchmaker, path: str, blob: str) -> Shape | None:

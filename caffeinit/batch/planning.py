@@ -124,7 +124,11 @@ def plan(order: Order, manifest: Manifest) -> Plan:
 
     def build(model: Model) -> Task | Entry | None:
         own = settings.of(model.net, order.job, [model.weights] if model.weights else [])
-        options = completed(maker, model.net, job, merged(order.options, own))
+        options = merged(order.options, own)
+        try:
+            options = completed(maker, model.net, job, options)
+        except CaffeinitError as error:
+            return Entry(model.name, order.job, "failed", str(error), model.net, model.weights)
         parsed(job, options, own)  # refuses what the verb would refuse
         if lacks := _lacking(job, options):
             made.lacking[model.name] = lacks

@@ -91,6 +91,16 @@ def test_a_net_that_only_has_data_for_training_is_taken_in_that_phase(tmp_path):
     assert 'bottom "data": no layer makes it' in maker.net_at["train.prototxt"].error
 
 
+def test_a_mean_that_cannot_be_read_ends_its_model_alone(place):
+    write_net(place / "zoo" / "a", WITH_MEAN.replace("mean.npy", "m.binaryproto"), "train.prototxt")
+    for folder in ("first", "third"):
+        (place / "zoo" / folder / "m.binaryproto").write_bytes(b"no mean")
+    done = run_here(["batch", place / "zoo", "-o", place / "out", "--job", "init", "--images", place / "pictures"])
+    assert done.returncode == 1
+    assert {e["model"]: e["result"] for e in entries(place / "out")}["first/deploy.prototxt"] == "ok"
+    assert "first/m.binaryproto: is no mean file, or one that is damaged or cut off" in done.stdout
+
+
 def test_what_is_found_is_used_and_told(place):
     zoo = place / "zoo"
     shutil.rmtree(zoo)
