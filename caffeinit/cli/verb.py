@@ -46,7 +46,7 @@ class Verb(click.Command):
 
 
 def _counted(left: Sequence[str]) -> str:
-    shown = " ".join(left[:3]) + (" ..." if len(left) > 3 else "")
+    shown = " ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
     return f"Got {len(left)} argument{'s' if len(left) > 1 else ''} too many: {shown}"
 
 
