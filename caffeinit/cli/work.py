@@ -100,9 +100,16 @@ def run_job(
 def _warnings(
     network: Network, job: str, layers: Sequence[str] | None, methods: Sequence[str], more: Mapping[str, Any]
 ) -> list[str]:
-    """Return what of the options has no effect: patterns that match no layer, and methods where nothing is drawn."""
+    """Return what of the options has no effect: patterns that match no layer, and methods where nothing is drawn.
+
+    Raises:
+        OptionError: no pattern of --reinit matches, so that the job cannot be what was meant.
+    """
     found = unmatched("--layers", layers or (), network.params, "layer with weights")
-    found += unmatched("--reinit", more.get("reinit", ()), network.params, "layer with weights")
+    reinit = more.get("reinit", ())
+    found += (lost := unmatched("--reinit", reinit, network.params, "layer with weights"))
+    if reinit and len(lost) == len(reinit) and more["mode"] not in PRESERVING:
+        raise OptionError("\n".join(lost))
     if job == "init":
         drawn, why = jobs.drawn_by_init(network, layers), "--layers matches none"
     else:

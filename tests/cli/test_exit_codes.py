@@ -22,7 +22,7 @@ CASES = [
     (("--channels", "rgb"), ("dim: 3", "dim: 1"), 1, "do not fit"),
     (("--input-shape", "dota=3,12,10"), None, 2, 'no input "dota"'),
     (("--rewrite-lrn",), None, 2, "has no use for --rewrite-lrn"),
-    (("--reinit", "conv9"), None, 2, "matches no layer"),
+    (("--reinit", "conv9"), None, 2, 'no layer with weights matches "conv9"'),
     (("--mode", "preserve", "--reinit", "ip"), None, 2, "cannot draw"),
     (("--mode", "preserve"), ('"ip"', '"new"'), 1, "no numbers for new"),
     (("-o", "out.onnx"), None, 2, "what is written is a file of weights"),

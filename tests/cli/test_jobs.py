@@ -125,7 +125,7 @@ def test_reinit_draws_again(cli, place, weights):
 def test_reinit_that_matches_nothing_is_refused(cli, place, weights):
     outcome = rescale(cli, place, weights, "--reinit", "conv9")
     assert outcome.code == 2
-    assert "matches no layer" in outcome.err
+    assert outcome.err == 'error: --reinit: no layer with weights matches "conv9"; nearest: "conv1"\n'
 
 
 def test_json_has_every_unit(cli, place, weights):
