@@ -42,6 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 _NOISE = (
+    r"^Error in execution: ",
     r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ",
     r"(?<= )/\S+:\d+ .*?\) ",  # where in its source it failed: /path/file.cc:45 signature(...)
     r"\S+ [=!<>]+ \S+ was false\. ",

@@ -177,7 +177,7 @@ def test_a_graph_for_some_steps_refuses_others(tmp_path):
     graph = lower(found, case.arrays(found))
     graph.outputs = ["out0"]
     x, cont = case.values([(6, 2, 3, 2), (6, 2)])
-    with pytest.raises(Exception, match=r"(?i)invalid|reshape|dimension"):
+    with pytest.raises(Exception, match=r'input "in0" has other extents; index: 0 Got: 6 Expected: 5'):
         run(graph, {"in0": x, "in1": cont})
 
 
