@@ -209,18 +209,20 @@ def _magnitudes(block: np.ndarray) -> np.ndarray:
 def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Return sums of squared deviations from these means, (n, C) float64.
 
-    Where no mean is large against its deviation, they follow from the sums of squares, which spares a pass.
+    In pictures where no mean is large against its deviation they follow from the sums of squares, which spares a pass.
+    Each picture decides for itself, so that the cut into blocks does not show.
     """
     positions = block.shape[2]
     sums = np.einsum("ncp,ncp->nc", block, block) if positions < SHORT else np.vecdot(block, block)
     raw = sums.astype(np.float64)
     offsets = positions * np.square(means, dtype=np.float64)
     squares = raw - offsets
-    if np.all(offsets <= CANCELLED * squares):
-        return np.asarray(squares)
-    deviations = np.subtract(block, means[:, :, None], out=_scratch(block.shape))
-    # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
-    return np.asarray(np.vecdot(deviations, deviations), np.float64)
+    for number in np.flatnonzero(~(offsets <= CANCELLED * squares).all(axis=1)):
+        picture = block[number]
+        deviations = np.subtract(picture, means[number, :, None], out=_scratch(picture.shape))
+        # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
+        squares[number] = np.vecdot(deviations, deviations)
+    return np.asarray(squares)
 
 
 _local = threading.local()
