@@ -38,12 +38,15 @@ class Plan:
 
     def changes(self, graph: Graph, unit: Unit) -> bool:
         """Tell whether a unit's arrays change; they are as before the plan or after it."""
-        uses = [
-            self.system.uses[name]
-            for name in unit.initializers
-            if name in self.system.uses and graph.initializers[name].any()
-        ]
-        return any(moves(log) for use in uses for log in _logs(self, use))
+        for name in unit.initializers:
+            use = self.system.uses.get(name)
+            if use is not None and any(moves(log) for log in _logs(self, use)):
+                array = graph.initializers[name]
+                is_zero = not array.any()
+                release(array)
+                if not is_zero:
+                    return True
+        return False
 
     def is_free(self, graph: Graph, unit: Unit) -> np.ndarray:
         """Tell which output channels of a unit are free, (O,)."""
@@ -101,11 +104,17 @@ def can_apply(network: Network, plan: Plan) -> bool:
     stored = plan.system.stored_variances
     threads = network.settings.threads
     with np.errstate(over="ignore"):
-        return all(np.isfinite(v.astype(np.float32)).all() for v in variances.values()) and all(
-            fits(network.graph.initializers[name], *map(np.exp, _logs(plan, use)), threads=threads)
-            for name, use in plan.system.uses.items()
-            if name not in stored
-        )
+        if not all(np.isfinite(v.astype(np.float32)).all() for v in variances.values()):
+            return False
+    for name, use in plan.system.uses.items():
+        if name not in stored:
+            array = network.graph.initializers[name]
+            with np.errstate(over="ignore"):
+                is_fit = fits(array, *map(np.exp, _logs(plan, use)), threads=threads)
+            release(array)
+            if not is_fit:
+                return False
+    return True
 
 
 def _logs(plan: Plan, use: ArrayUse) -> list[np.ndarray]:
