@@ -259,7 +259,8 @@ def test_init_and_convert_and_upgrade(place):
     run = ["batch", place / "zoo", "-o"]
     run_here([*run, place / "i", "--job", "init", "--images", place / "pictures", "--method", "ip=xavier"])
     assert content(place / "i").keys() >= {n.replace("net", "deploy") for n in NAMES}
-    run_here([*run, place / "c", "--job", "convert"])
+    done = run_here([*run, place / "c", "--job", "convert"])
+    assert (done.returncode, done.stderr.count("FAILED")) == (0, 0), done.stderr
     assert content(place / "c").keys() == {"manifest.jsonl", *(n.replace("caffemodel", "onnx") for n in NAMES)}
     run_here([*run, place / "u", "--job=upgrade"])
     assert (place / "u" / NAMES[0]).read_bytes() == (place / "zoo" / NAMES[0]).read_bytes()
