@@ -17,9 +17,10 @@ from caffeinit.bonds import Bond
 from caffeinit.engine.session import compile_graph
 from caffeinit.network import Network
 
-# Log scales at which a layer is tried; beyond them the curve goes on straight.
-_TRIED = np.arange(-14.0, 14.5, 1.0)
-_PICTURES = 2
+# Log scales at which a layer is tried, closer where it bends; beyond them the curve goes on straight.
+_TRIED = np.array([-14.0, -11.0, -8.0, *np.arange(-6.0, 6.5), 8.0, 11.0, 14.0])
+# With two pictures, CaffeNet needed 4 to 8 rounds where it needs 3 or 4 with these.
+_PICTURES = 8
 
 
 @dataclass(frozen=True)
