@@ -18,6 +18,7 @@ from caffeinit.errors import WeightsError
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
+from caffeinit.sizes import made_for
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
@@ -67,9 +68,8 @@ def cut(
     Args:
         pictures: the most in one piece.
     """
-    made_for = next((s[0] for s in graph.inputs.values() if s), 1)
     shapes = [graph.shape(v) for v in values]
-    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // max(made_for, 1)
+    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
     most = max(1, min(limit // max(picture, 1), pictures or limit)) if graph.batch_axis_free else None
     for batch in batches:
         count = len(next(iter(batch.values())))

@@ -27,6 +27,7 @@ from caffeinit.heads import find_heads
 from caffeinit.mapped import ScratchArrays
 from caffeinit.network import Network, Place
 from caffeinit.scale_walk import Link
+from caffeinit.sizes import made_for
 from caffeinit.squares import ArraySquares, FiledSquares, Squares
 from caffeinit.units import Unit
 
@@ -189,12 +190,11 @@ class RateProbe:
 
     def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
         noise = {}
-        made_for = next(iter(self.graph.inputs.values()), (1,))
         given = next(iter(batch.values()), np.zeros(1))
         for head in self.heads:
             shape = self.graph.shape(head)
             if self.graph.batch_axis_free and shape:
-                shape = (shape[0] * given.shape[0] // made_for[0], *shape[1:])
+                shape = (shape[0] * given.shape[0] // made_for(self.graph), *shape[1:])
             noise[self._diffs[head]] = rng.standard_normal(shape, np.float32)
         return noise
 
@@ -245,8 +245,7 @@ def _rows(feed: Batch, share: int, whole: int) -> Batch:
 
 def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:
     """Return how many pictures a piece is to have: more where matrices have more numbers than some pictures' values."""
-    made_for = max(1, next((s[0] for s in graph.inputs.values() if s), 1))
-    picture = sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) / made_for
+    picture = sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) / made_for(graph)
     matrices = {i for n in graph.nodes if n.op_type in ("Gemm", "MatMul") for i in n.input if i in graph.initializers}
     num_weights = sum(graph.initializers[i].size for i in matrices)
     is_small = 4 * LARGE_PIECE_PICTURES * picture <= LARGE_PIECE_BYTES

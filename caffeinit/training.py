@@ -24,6 +24,7 @@ from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import ROUNDS, Balanced, approach, iterate
+from caffeinit.sizes import made_for
 from caffeinit.units import Unit
 from caffeinit.within import InputSampler, normalize
 
@@ -181,8 +182,7 @@ def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
     """
     if not network.graph.batch_axis_free:
         return list(itertools.islice(batches, 1))
-    made_for = next((s[0] for s in network.graph.inputs.values() if s), 1)
-    each = {name: shape[0] / made_for for name, shape in network.graph.inputs.items() if shape}
+    each = {name: shape[0] / made_for(network.graph) for name, shape in network.graph.inputs.items() if shape}
     parts: list[Batch] = []
     num_pictures = 0
     for batch in batches:

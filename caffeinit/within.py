@@ -28,6 +28,7 @@ from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 from caffeinit.result import UnitReport, UnitStats
+from caffeinit.sizes import made_for
 from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
@@ -149,8 +150,7 @@ class _Watch:
                 self._finish(value)
 
     def _show(self, value: str, piece: np.ndarray | Piece) -> None:
-        made_for = next((s[0] for s in self.graph.inputs.values() if s), 1)
-        pictures = len(piece) * made_for // self.graph.shape(value)[0]
+        pictures = len(piece) * made_for(self.graph) // self.graph.shape(value)[0]
         for name, use in self.values[value]:
             self.samplers[name].observe(piece, use, pictures)
 
