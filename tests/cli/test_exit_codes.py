@@ -42,3 +42,18 @@ def test_options_give_2_and_files_1(cli, place, weights, monkeypatch, words, cha
     assert said in outcome.err.replace("\n", " ")
     assert outcome.code == code
     assert not (place / "net.rescaled.caffemodel").exists()
+
+
+@pytest.mark.parametrize("option", ["--beta", "--scale", "--mean"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_options_that_are_no_finite_number_are_wrong_usage(cli, place, option, value):
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
+    outcome = cli(*arguments, option, value)
+    assert outcome.code == 2
+    assert option in outcome.err
+
+
+def test_a_misspelt_verb_gets_a_hint(cli):
+    outcome = cli("rescal")
+    assert outcome.code == 2
+    assert '"rescale"' in outcome.err

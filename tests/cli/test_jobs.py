@@ -375,67 +375,6 @@ def test_threads_do_not_change_a_byte(cli, place, method):
     assert len(written) == 1
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "words"),
-    [
-        ("--method", "cnov1=kmeans", 'no layer that is drawn matches "cnov1"; nearest: "conv1"'),
-        ("--layers", "conv1,fc*", 'no layer with weights matches "fc*"; there are: "conv1", "ip"'),
-    ],
-)
-def test_a_pattern_that_matches_no_layer_is_told(cli, place, option, value, words):
-    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
-    outcome = cli(*arguments, option, value, "--json", "-")
-    assert outcome.code == 0
-    assert outcome.err == f"warning: {option}: {words}\n"
-    assert f"{option}: {words}" in json.loads(outcome.out)["notes"]
-
-
-@pytest.mark.parametrize(
-    ("words", "warned"),
-    [
-        (("--layers", "cnov*"), '--layers: no layer with weights matches "cnov*"; nearest: "conv1"'),
-        (("--method", "pca"), "--method pca: nothing is drawn, for mode preserve keeps the function"),
-        (
-            ("--mode", "normalize", "--method", "pca"),
-            "--method pca: nothing is drawn, for no layer lacks weights, and --reinit names none",
-        ),
-        (
-            ("--mode", "normalize", "--reinit", "i*,o*", "--method", "c*=pca"),
-            '--reinit: no layer with weights matches "o*"; there are: "conv1", "ip"\n'
-            'warning: --method: no layer that is drawn matches "c*"; there are: "ip"',
-        ),
-        (("--mode", "normalize", "--reinit", "ip", "--method", "pca"), ""),
-    ],
-)
-def test_options_without_effect_are_told(cli, place, weights, words, warned):
-    outcome = cli("rescale", place / "net.prototxt", weights, "--images", place / "pictures", *words)
-    assert outcome.code == 0
-    told = outcome.err.partition("nothing was changed:")[0]
-    assert told == (f"warning: {warned}\n" if warned else "")
-    assert "no scale in the net is free" not in outcome.out
-    assert "--layers" not in words or (place / "net.rescaled.caffemodel").read_bytes() == weights.read_bytes()
-
-
-def test_patterns_that_match_are_not_told(cli, place):
-    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
-    assert cli(*arguments, "--method", "kmeans", "--method", "ip=pca", "--layers", "c*,ip").err == ""
-
-
-@pytest.mark.parametrize("option", ["--beta", "--scale", "--mean"])
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_options_that_are_no_finite_number_are_wrong_usage(cli, place, option, value):
-    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
-    outcome = cli(*arguments, option, value)
-    assert outcome.code == 2
-    assert option in outcome.err
-
-
-def test_a_misspelt_verb_gets_a_hint(cli):
-    outcome = cli("rescal")
-    assert outcome.code == 2
-    assert '"rescale"' in outcome.err
-
-
 def test_rounding_is_shown_as_zero(cli, place):
     arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
     assert "e-1" not in cli(*arguments).out
