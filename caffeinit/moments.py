@@ -28,7 +28,7 @@ SMALLEST_STD = 1e-30
 # A difference of sums of squares is taken where the mean's part is at most so many times it: two bits are lost then.
 CANCELLED = 4.0
 BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block stays in the cache for the few passes over it
-SHORT = 256  # rows of fewer numbers are summed faster by einsum than by one dot product each
+SHORT = 128  # rows of fewer numbers are summed faster by einsum than by one dot product each
 
 
 @dataclass(frozen=True)
@@ -207,22 +207,25 @@ def _magnitudes(block: np.ndarray) -> np.ndarray:
 
 
 def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Return sums of squared deviations from these means, (n, C) float64.
+    """Return sums of squared deviations from these means, (n, C) float32.
 
-    In pictures where no mean is large against its deviation they follow from the sums of squares, which spares a pass.
-    Each picture decides for itself, so that the cut into blocks does not show.
+    In channels whose mean is not large against their deviation they follow from the sums of squares, which spares a
+    pass. Each channel of each picture decides for itself, so that the cut into blocks does not show.
     """
     positions = block.shape[2]
     sums = np.einsum("ncp,ncp->nc", block, block) if positions < SHORT else np.vecdot(block, block)
-    raw = sums.astype(np.float64)
-    offsets = positions * np.square(means, dtype=np.float64)
-    squares = raw - offsets
-    for number in np.flatnonzero(~(offsets <= CANCELLED * squares).all(axis=1)):
-        picture = block[number]
-        deviations = np.subtract(picture, means[number, :, None], out=_scratch(picture.shape))
+    offsets = means * means
+    offsets *= np.float32(positions)
+    squares = np.asarray(sums - offsets)
+    doubtful = ~(offsets <= np.float32(CANCELLED) * squares)
+    for number in np.flatnonzero(doubtful.any(axis=1)):
+        channels = np.flatnonzero(doubtful[number])
+        deviations = _scratch((len(channels), positions))
+        np.take(block[number], channels, axis=0, out=deviations, mode="clip")  # "raise" would copy once more
+        deviations -= means[number, channels, None]
         # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
-        squares[number] = np.vecdot(deviations, deviations)
-    return np.asarray(squares)
+        squares[number, channels] = np.vecdot(deviations, deviations)
+    return squares
 
 
 _local = threading.local()
