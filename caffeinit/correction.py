@@ -5,18 +5,12 @@ Corrections are affine in each channel, so that a kept activation is corrected i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from caffeinit.moments import Moments
 from caffeinit.units import Unit
-
-_BLOCK_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -26,13 +20,6 @@ class Correction:
     scale: np.ndarray
     shift: np.ndarray
     dead: np.ndarray
-
-
-class Correctable(Protocol):
-    """A kept activation that lies out of reach, on a device."""
-
-    def correct(self, scale: np.ndarray, shift: np.ndarray, axis: int, rectify: bool) -> None:
-        """Have x * scale + shift, and max(x, 0) after it where `rectify` says so, take its place."""
 
 
 @dataclass(frozen=True)
@@ -91,49 +78,3 @@ def set_statistics(unit: Unit, moments: Moments, target: Target) -> Moments:
     if unit.bias is not None:
         unit.bias[...] = 0
     return moments.scaled(scale, -moments.mean * scale)
-
-
-def correct_values(
-    pieces: Iterable[np.ndarray | Correctable],
-    correction: Correction,
-    axis: int,
-    rectify: bool = False,
-    *,
-    pool: Executor | None = None,
-) -> None:
-    """Apply a correction to kept activations in place, in blocks that stay in the cache.
-
-    Args:
-        rectify: take max(x, 0) afterwards.
-        pool: threads to share the work among.
-    """
-    scale, shift = correction.scale.astype(np.float32), correction.shift.astype(np.float32)
-
-    def correct(at: tuple[np.ndarray, slice]) -> None:
-        part, channels = at
-        trailing = (1,) * (rank - axis % rank - 1)
-        np.multiply(part, scale[channels].reshape(-1, *trailing), out=part)
-        np.add(part, shift[channels].reshape(-1, *trailing), out=part)
-        if rectify:
-            np.maximum(part, np.float32(0), out=part)
-
-    for piece in pieces:
-        if not isinstance(piece, np.ndarray):
-            piece.correct(scale, shift, axis, rectify)
-            continue
-        rank = piece.ndim
-        blocks = _blocks(piece, axis % rank)
-        list(pool.map(correct, blocks) if pool else map(correct, blocks))
-
-
-def _blocks(values: np.ndarray, axis: int) -> Iterator[tuple[np.ndarray, slice]]:
-    """Yield views of an activation and the channels that they hold."""
-    everything = slice(None)
-    if values.ndim <= 2 or axis != 1:
-        yield from [(values, everything)] if values.ndim <= 2 or axis == 0 else ((row, everything) for row in values)
-        return
-    step = max(1, _BLOCK_ELEMENTS // max(math.prod(values.shape[2:]), 1))
-    for picture in values:
-        for start in range(0, values.shape[1], step):
-            channels = slice(start, start + step)
-            yield picture[channels], channels

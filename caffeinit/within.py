@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 import onnx
 
-from caffeinit.correction import Correction, Target, correct_values, plan_correction, set_statistics
+from caffeinit.correction import Correction, Target, plan_correction, set_statistics
+from caffeinit.engine.affine import Affine
 from caffeinit.engine.resident import Piece
 from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.staged import StagedRun
@@ -288,8 +288,8 @@ def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Seque
         for use in unit.uses:
             _follow(state, use.output, after)
             whole = _with_folded(correction, state.folded.get(use.output, []))
-            rectify = use.output in state.rectified
-            run.change(use.output, partial(correct_values, correction=whole, axis=use.axis, rectify=rectify))
+            scale, shift = whole.scale.astype(np.float32), whole.shift.astype(np.float32)
+            run.change(use.output, Affine(scale, shift, use.axis, use.output in state.rectified))
 
 
 def _follow(state: _Pass, value: str, moments: Moments) -> None:

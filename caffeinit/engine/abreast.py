@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
@@ -18,8 +18,9 @@ from typing import TypeVar
 import numpy as np
 import onnx
 
+from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.session import Session, Settings
-from caffeinit.graph import Graph
+from caffeinit.graph import Graph, Shape
 from caffeinit.ops import find_rule
 
 Seen = TypeVar("Seen")
@@ -30,8 +31,15 @@ Values = Mapping[str, np.ndarray]
 class Abreast:
     """A compiled stage."""
 
-    def __init__(self, graph: Graph, settings: Settings, pool: Executor) -> None:
-        """Compile a stage for which `is_rowwise` holds."""
+    def __init__(
+        self, graph: Graph, settings: Settings, pool: Executor, corrections: Mapping[str, Affine] | None = None
+    ) -> None:
+        """Compile a stage for which `is_rowwise` holds.
+
+        Args:
+            corrections: inputs that are to be corrected first; `is_convolution` holds for all.
+        """
+        graph, self._renamed = with_corrections(graph, corrections or {}, convolutions=True)
         self.outputs = list(graph.outputs)
         self._graph = graph
         self._session = Session(graph, replace(settings, threads=1))
@@ -44,18 +52,18 @@ class Abreast:
 
     def run(self, feeds: Values, into: Values) -> dict[str, np.ndarray]:
         """Compute all outputs at once; see `Session.run`."""
-        return self._session.run(feeds, into)
+        return self._session.run(self._called(feeds), into)
 
     def run_parts(
         self, feeds: Values, into: Values, prepare: Callable[[Values], None], look: Callable[[Values], Seen]
-    ) -> list[Seen]:
-        """Compute all outputs, part by part, into arrays that are given.
+    ) -> Iterator[Seen]:
+        """Begin to compute all outputs, part by part, into arrays that are given.
 
         Args:
             prepare: gets the inputs of each part before it runs, to change them in place.
             look: gets the outputs of each part, while they are in the cache.
         Returns:
-            What `look` returned, in the order of the pictures.
+            What `look` returned, in the order of the pictures; all is done when the last is there.
         """
         name, array = next(iter(feeds.items()))
         pictures = self._pictures(name, array)
@@ -65,19 +73,25 @@ class Abreast:
         def run(at: tuple[int, int]) -> Seen:
             given, made = self._rows(feeds, *at), self._rows(into, *at)
             prepare(given)
-            self._session.run(given, made)
+            self._session.run(self._called(given), made)
             return look(made)
 
-        return list(self._pool.map(run, itertools.pairwise(bounds)))
+        return self._pool.map(run, itertools.pairwise(bounds))
+
+    def _called(self, feeds: Values) -> dict[str, np.ndarray]:
+        return {self._renamed.get(name, name): array for name, array in feeds.items()}
+
+    def _shape(self, name: str) -> Shape:
+        return self._graph.shape(self._renamed.get(name, name))
 
     def _pictures(self, name: str, array: np.ndarray) -> int:
-        return len(array) * _made_for(self._graph) // self._graph.shape(name)[0]
+        return len(array) * _made_for(self._graph) // self._shape(name)[0]
 
     def _rows(self, arrays: Values, start: int, stop: int) -> dict[str, np.ndarray]:
         made_for = _made_for(self._graph)
         found = {}
         for name, array in arrays.items():
-            each = self._graph.shape(name)[0] // made_for
+            each = self._shape(name)[0] // made_for
             found[name] = array[start * each : stop * each]
         return found
 

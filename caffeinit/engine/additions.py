@@ -1,32 +1,20 @@
 """What is added to a part of a graph that runs on a device, so that few numbers have to leave it.
 
 Moments of a value: for each picture and channel the mean, the sum of squared deviations from it, the least and the largest
-number, in single precision and two passes as in `moments.py`, which merges them. Corrections of inputs: an affine map of
-each channel, and a ReLU, before anything reads them. Vectors: those of a few places, out of a whole value.
+number, in single precision and two passes as in `moments.py`, which merges them. Vectors: those of a few places, out of a
+whole value. (Corrections of inputs are added by `affine.py`.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 from onnx import TensorProto
 
 from caffeinit.graph import Graph, Shape
 
 _AXES_ARE_INPUTS = {"ReduceSum": 13}  # the opset since when a reduction takes them so; 18 for the others
-
-
-@dataclass(frozen=True)
-class Affine:
-    """x * scale + shift for channels on `axis`, (C,) float32 each, and max(x, 0) after it where `rectify` says so."""
-
-    scale: np.ndarray
-    shift: np.ndarray
-    axis: int
-    rectify: bool = False
 
 
 def add_moments(graph: Graph, value: str, axis: int) -> list[str]:
@@ -66,26 +54,6 @@ def _reduce(graph: Graph, op_type: str, value: str, axes: Sequence[int], then: s
             value = graph.op(op_type, value, [axis], keepdims=1)
         op_type = then or op_type
     return value
-
-
-def with_corrections(part: Graph, corrections: Mapping[str, Affine]) -> tuple[Graph, dict[str, str]]:
-    """Return a graph that corrects some of its inputs first, and {input: what it is called now}."""
-    corrections = {name: affine for name, affine in corrections.items() if name in part.inputs}
-    if not corrections:
-        return part, {}
-    other, renamed = part.emptied(part.opset), {}
-    for name, affine in corrections.items():
-        shape = other.inputs.pop(name)
-        renamed[name] = other.add_input(other.fresh(f"{name}/kept"), shape, other.input_types.pop(name))
-        trailing = (1,) * (len(shape) - affine.axis % len(shape) - 1)
-        last = None if affine.rectify else name
-        x = other.op("Mul", renamed[name], affine.scale.reshape(-1, *trailing))
-        x = other.op("Add", x, affine.shift.reshape(-1, *trailing), name=last)
-        if affine.rectify:
-            other.op("Relu", x, name=name)
-    for node in part.nodes:
-        other.append(node)
-    return other, renamed
 
 
 def vector_graph(shape: Shape, axis: int, index: Sequence[int]) -> Graph:

@@ -20,7 +20,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import helper
 
-from caffeinit.engine.additions import Affine, add_moments, vector_graph, whole_graph, with_corrections
+from caffeinit.engine.additions import add_moments, vector_graph, whole_graph
+from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
@@ -105,10 +106,10 @@ class Piece:
         assert axis % len(self.shape) == self._axis % len(self.shape)
         return self._found
 
-    def correct(self, scale: np.ndarray, shift: np.ndarray, axis: int, rectify: bool) -> None:
-        """Have x * scale + shift, and max(x, 0) after it, read in place of x."""
+    def correct(self, correction: Affine) -> None:
+        """Have a correction read in place of the value."""
         assert self.correction is None
-        self.correction = Affine(scale, shift, axis, rectify)
+        self.correction = correction
 
     def vectors(self, index: np.ndarray, axis: int) -> np.ndarray:
         """Return the vectors along an axis at some places, (*index.shape, C).

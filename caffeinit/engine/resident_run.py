@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from caffeinit.engine.affine import Affine
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.resident import Piece, Portion, ResidentSession
 from caffeinit.engine.session import Settings
@@ -94,9 +95,10 @@ class ResidentRun:
         """Return the pieces of a kept value; they may be corrected before the next stage runs."""
         return self._kept[name]
 
-    def change(self, name: str, change: Callable[[list[Piece]], None]) -> None:
-        """Have the pieces of a kept value changed in place before the next stage runs."""
-        change(self.values(name))
+    def change(self, name: str, change: Affine) -> None:
+        """Have a kept value changed where it is read next."""
+        for piece in self.values(name):
+            piece.correct(change)
 
     def release(self, number: int) -> None:
         """Give up what stage `number` made and no later stage reads."""

@@ -9,16 +9,19 @@ for is kept in a file (`shelf.py`).
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from caffeinit.engine.abreast import Abreast, is_rowwise
+from caffeinit.engine.affine import Affine
 from caffeinit.engine.buffers import BufferPool
 from caffeinit.engine.session import Session, Settings, output_shape
-from caffeinit.engine.shelf import Change, Piece, Shelf
+from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
 from caffeinit.moments import PictureMoments, picture_moments
@@ -27,7 +30,22 @@ from caffeinit.workers import single_threaded
 Observer = Callable[[str, Sequence[PictureMoments]], None]
 Arrays = Mapping[str, np.ndarray]
 BOUNDED_WASTE = 1  # where memory is bounded, a buffer is no larger than what is in it
+AHEAD = 1  # runs that are begun before the last one has ended, or threads would wait for the slowest at its end
 MERGED_BYTES = 1 << 26  # the inputs of a stage of matrix products are merged into one batch up to this size
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that may still go on.
+
+    Attributes:
+        given: what it reads, and `feeds`: the arrays of it.
+        finish: waits for it; returns what it makes, and moments of what could be looked at in parts.
+    """
+
+    given: Mapping[str, Piece]
+    feeds: Arrays
+    finish: Callable[[], tuple[Arrays, dict[str, list[PictureMoments]]]]
 
 
 class StagedRun:
@@ -57,7 +75,8 @@ class StagedRun:
         self._threads = ThreadPoolExecutor(settings.cores)
         self._axes = axes or {}
         self._kept: dict[str, list[Piece]] = {}
-        self._changes: dict[str, Change] = {}  # of what is kept in memory, still to be made
+        self._changes: dict[str, Affine] = {}  # of what is kept, still to be made
+        self._announced: set[str] = set()  # those of them that the shelf makes to what is in its file
 
     @property
     def peak_bytes(self) -> int:
@@ -69,33 +88,45 @@ class StagedRun:
         """Run stage `number` over all pieces; `observe(checkpoint, its moments)` is called for each."""
         stage = self.stages[number]
         compiled = self._compile(stage)
+        for name in stage.inputs:
+            if name in self._changes:
+                self._announce(name)
         made: dict[str, list[Piece]] = {name: [] for name in stage.outputs}
         spent = [n for n in stage.last_use if n in stage.inputs]
-        for pieces in self._feeds(number):
-            feeds = {n: self._shelf.get(p) for n, p in pieces.items()}
-            into = {n: a for n in stage.outputs if (a := self._allocate(n, feeds)) is not None}
-            found, moments = self._run_piece(compiled, pieces, feeds, into)
+        begun: deque[_Begun] = deque()
+        ahead = 0 if self.settings.room else AHEAD
+
+        def finish() -> None:
+            piece = begun.popleft()
+            found, moments = piece.finish()
             for name in stage.checkpoints:
                 if name in self._axes:
                     observe(name, moments.get(name) or self._look(found[name], self._axes[name]))
-            for name, piece in pieces.items():
-                self._shelf.leave(piece, feeds[name], name in spent)
+            for name, given in piece.given.items():
+                self._shelf.leave(given, piece.feeds[name], name in spent)
             for name, values in found.items():
                 made[name].append(self._shelf.put(values))
+
+        for pieces in self._feeds(number):
+            begun.append(self._begin(compiled, stage, pieces))
+            if len(begun) > ahead:
+                finish()
+        while begun:
+            finish()
         for name in stage.inputs:
-            self._changes.pop(name, None)
+            if name in self._changes:
+                self._taken(name)
         self._kept.update(made)
         for name in spent:
             del self._kept[name]
 
-    def _run_piece(
-        self, compiled: Session | Abreast, pieces: Mapping[str, Piece], feeds: Arrays, into: Arrays
-    ) -> tuple[Arrays, dict[str, list[PictureMoments]]]:
-        """Return what a run makes, and moments of what can be looked at in parts."""
+    def _begin(self, compiled: Session | Abreast, stage: Stage, pieces: Mapping[str, Piece]) -> _Begun:
+        """Start a run; what is made in parts goes on while the next one is started."""
+        feeds = {n: self._shelf.get(p) for n, p in pieces.items()}
+        into = {n: a for n in stage.outputs if (a := self._allocate(n, feeds)) is not None}
         changed = [n for n, p in pieces.items() if n in self._changes and isinstance(p, np.ndarray)]
         # A part of a value whose channels come last would be cut into other rows than the whole.
         seen = [n for n, axis in self._axes.items() if n in into and axis == 1 and into[n].ndim > 2]
-        moments: dict[str, list[PictureMoments]] = {name: [] for name in seen}
 
         def prepare(given: Arrays) -> None:
             for name in changed:
@@ -104,13 +135,20 @@ class StagedRun:
         if not isinstance(compiled, Abreast) or not compiled.fits(feeds, into):
             for name in changed:
                 self._changes[name]([feeds[name]], pool=self._threads)
-            return compiled.run(feeds, into), {}
-        for part in compiled.run_parts(
+            found = compiled.run(feeds, into)
+            return _Begun(pieces, feeds, lambda: (found, {}))
+        parts = compiled.run_parts(
             feeds, into, prepare, lambda made: {n: picture_moments(made[n], magnitudes=False) for n in seen}
-        ):
-            for name, found in part.items():
-                moments[name] += found
-        return into, moments
+        )
+
+        def finish() -> tuple[Arrays, dict[str, list[PictureMoments]]]:
+            moments: dict[str, list[PictureMoments]] = {name: [] for name in seen}
+            for part in parts:
+                for name, found in part.items():
+                    moments[name] += found
+            return into, moments
+
+        return _Begun(pieces, feeds, finish)
 
     def _look(self, values: np.ndarray, axis: int) -> Sequence[PictureMoments]:
         return picture_moments(values, axis, self._threads, magnitudes=False)
@@ -119,34 +157,49 @@ class StagedRun:
         """Return what runs a stage; products of matrices read their weights once, and so take each batch as it is."""
         part = self.graph.part(stage.outputs, stage.inputs)
         if is_rowwise(part) and not self._has_product(stage):
-            return Abreast(part, self.settings, self._threads)
+            return Abreast(part, self.settings, self._threads, self._corrected_within(stage))
         return Session(part, self.settings)
+
+    def _corrected_within(self, stage: Stage) -> dict[str, Affine]:
+        """Return the changes of inputs that a stage is to make: nobody else reads them, and there they cost little."""
+        if len({len(self._kept.get(n, ())) for n in stage.inputs}) > 1:
+            return {}
+        names = [n for n in stage.inputs if n in self._changes and n in stage.last_use]
+        return {n: self._taken(n) for n in names if self._changes[n].is_convolution(self.graph.shape(n))}
 
     def values(self, name: str) -> Iterable[np.ndarray]:
         """Return the pieces of a kept value, each to be looked at before the next."""
         self._settle(name)
         return self._shelf.look(self._kept[name])
 
-    def change(self, name: str, change: Change) -> None:
-        """Have the pieces of a kept value changed in place, where they are read next.
-
-        Args:
-            change: gets some of the pieces at a time, or some pictures of one; each once, or each time that it is read
-                from a file.
-        """
+    def change(self, name: str, change: Affine) -> None:
+        """Have a kept value changed where it is read next."""
         self._settle(name)
-        self._shelf.change_when_read(self._kept[name], change)
         self._changes[name] = change
 
+    def _taken(self, name: str) -> Affine:
+        """Return a change that is not to be made any more."""
+        self._announced.discard(name)
+        return self._changes.pop(name)
+
+    def _announce(self, name: str) -> None:
+        """Have a change made to what lies in the file, each time that it is read."""
+        if name not in self._announced:
+            self._announced.add(name)
+            self._shelf.change_when_read(self._kept[name], self._changes[name])
+
     def _settle(self, name: str) -> None:
-        """Make the change that is still to be made to what lies in memory."""
-        if change := self._changes.pop(name, None):
+        """Make the change that is still to be made."""
+        if name in self._changes:
+            self._announce(name)
+            change = self._taken(name)
             change([p for p in self._kept[name] if isinstance(p, np.ndarray)], pool=self._threads)
 
     def release(self, number: int) -> None:
         """Give up what stage `number` made and no later stage reads."""
         for name in self.stages[number].last_use:
-            self._changes.pop(name, None)
+            if name in self._changes:
+                self._taken(name)
             for piece in self._kept.pop(name, []):
                 self._shelf.drop(piece)
 

@@ -13,6 +13,7 @@ import pytest
 
 import caffeinit
 from caffeinit.draw import Rows, Window
+from caffeinit.engine.affine import Affine
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import MEMORY_ERRORS
@@ -170,7 +171,7 @@ def test_kept_values_are_read_as_corrected_and_given_up():
         run.run(number, lambda value, piece: None)
         if first in stage.checkpoints:
             for piece in run.values(first):
-                piece.correct(scale, shift, 1, False)
+                piece.correct(Affine(scale, shift, 1))
             corrected = np.concatenate([np.asarray(piece) for piece in run.values(first)])
         run.release(number)
     original = NETS["chain"]()
@@ -195,7 +196,7 @@ def test_vectors_are_those_of_the_places_and_zeros_outside():
     rows = values.transpose(0, 2, 3, 1).reshape(-1, 5)
     expected = np.where((index < 0)[:, :, None], 0, rows[index])
     np.testing.assert_array_equal(piece.vectors(index, 1), expected)
-    piece.correct(np.full(5, 2, np.float32), np.ones(5, np.float32), 1, True)
+    piece.correct(Affine(np.full(5, 2, np.float32), np.ones(5, np.float32), 1, rectify=True))
     expected = np.where((index < 0)[:, :, None], 0, np.maximum(rows * 2 + 1, 0)[index])
     np.testing.assert_array_equal(piece.vectors(index, 1), expected)
     last = np.maximum(values * 2 + 1, 0).reshape(-1, 2)
