@@ -36,6 +36,8 @@ from caffeinit.units import Unit
 
 # Log scales over which no curve is taken to be straight.
 _LONG = 0.5
+# How many times its length an accelerated step may go.
+_FURTHER = 5.0
 # Rounds after which less will do, and rounds without a better one after which no more are tried.
 _PATIENCE = 6
 # Measurements at most.
@@ -71,8 +73,9 @@ class Accelerated:
         self._steps: list[np.ndarray] = []
 
     def next(self, point: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Return the next point; after long steps nothing is taken to be linear."""
-        if np.abs(step).max(initial=0) > _LONG:
+        """Return the next point; after long steps nothing is taken to be linear, nor where that would lead far away."""
+        length = np.abs(step).max(initial=0)
+        if length > _LONG:
             self._points, self._steps = [], []
             return np.asarray(point + step)
         self._points = [*self._points, point][-self._depth - 1 :]
@@ -81,7 +84,12 @@ class Accelerated:
             return np.asarray(point + step)
         steps, points = np.diff(self._steps, axis=0).T, np.diff(self._points, axis=0).T
         weights = np.linalg.lstsq(steps, step, rcond=1e-6)[0]
-        return np.asarray(point + step - (points + steps) @ weights)
+        further = step - (points + steps) @ weights
+        if np.abs(further).max() > _FURTHER * length:
+            # Near the end steps are as small as their noise, and a line through them may lead anywhere.
+            self._points, self._steps = [point], [step]
+            further = step
+        return np.asarray(point + further)
 
 
 class _Relaxed:

@@ -191,3 +191,17 @@ def test_acceleration_solves_a_linear_fixed_point_in_as_many_steps_as_it_has_dim
     for _ in range(6):
         point = accelerated.next(point, matrix @ (goal - point))
     np.testing.assert_allclose(point, goal, atol=1e-9)
+
+
+def test_acceleration_does_not_follow_noise_far_away():
+    accelerated, start, step = Accelerated(), np.array([0.1, 0.2]), np.array([0.03, 0.0])
+    second = accelerated.next(start, step)
+    noisy = step * (1 - 1e-4)  # the step has hardly changed: on a line through both, the end is 300 away
+    third = accelerated.next(second, noisy)
+    np.testing.assert_array_equal(third, second + noisy)
+    # What misled is forgotten: the next two points on a true line lead to its end.
+    goal = third + np.array([0.02, 0.01])
+    point = accelerated.next(third, 0.5 * (goal - third))
+    for _ in range(3):
+        point = accelerated.next(point, 0.5 * (goal - point))
+    np.testing.assert_allclose(point, goal, atol=1e-9)

@@ -60,8 +60,7 @@ def _draw_rows(
 ) -> list[str]:
     """Draw one group's filters into `rows` (group_outputs, fan_in); return notes."""
     given = len(samples)
-    everything, notes = _finite(samples)
-    everything = _in_range(everything)
+    everything, notes = _usable(samples)
     samples = _different(_spread(everything, FITTED_SAMPLES))
     whitening = fit_whitening(samples, options.regulariser, len(rows) if in_order else None, options.threads)
     if in_order and len(samples) < len(everything):
@@ -81,12 +80,23 @@ def _draw_rows(
     return notes
 
 
-def _finite(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return the samples that are finite, and notes on what was left out."""
-    finite = np.isfinite(samples.sum(axis=1, dtype=np.float64))
-    if finite.all():
-        return samples, []
-    return samples[finite], [f"{_patches(int((~finite).sum()))} with NaN or infinity left out"]
+def _usable(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return the samples that are finite, and notes on what was left out.
+
+    Their squares and sums of these are far from float32's limits; normalisation sets the scale later.
+    """
+    notes = []
+    largest = _largest(samples)
+    if not np.isfinite(largest):
+        finite = np.isfinite(samples).all(axis=1)
+        samples, notes = samples[finite], [f"{_patches(int((~finite).sum()))} with NaN or infinity left out"]
+        largest = _largest(samples)
+    return (samples if largest == 0 or 1e-6 < largest < 1e6 else samples / np.float32(largest)), notes
+
+
+def _largest(samples: np.ndarray) -> float:
+    """Return the largest magnitude; NaN if there is any."""
+    return float(np.maximum(samples.max(initial=0.0), -samples.min(initial=0.0)))
 
 
 def _spread(samples: np.ndarray, most: int) -> np.ndarray:
@@ -102,12 +112,6 @@ def _different(samples: np.ndarray) -> np.ndarray:
     for index, row in enumerate(samples):
         firsts.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), index)
     return samples[list(firsts.values())] if len(firsts) < len(samples) else samples
-
-
-def _in_range(samples: np.ndarray) -> np.ndarray:
-    """Return samples whose squares and their sums are far from float32's limits; normalisation sets the scale later."""
-    largest = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
-    return samples if largest == 0 or 1e-6 < largest < 1e6 else samples / np.float32(largest)
 
 
 def _distinct(coordinates: np.ndarray) -> np.ndarray:
