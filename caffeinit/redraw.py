@@ -194,7 +194,7 @@ def _draw_unit(
     notes = drawing.notes.setdefault(unit.name, [])
     if find_method(method).needs_samples:
         geometries = [_geometry(network.graph, use) for use in unit.uses]
-        sampler = PatchSampler(unit.name, geometries, wanted_samples(method, spec), num_images, seed)
+        sampler = PatchSampler(unit.name, geometries, wanted_samples(method, spec), num_images, seed, options.threads)
         drawing.samplers[unit.name] = UnitSampler(unit, method, spec, sampler, seed, options, notes)
     else:
         _write(unit, draw(method, spec, seed, None, options), notes)

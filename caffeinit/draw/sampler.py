@@ -14,7 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from caffeinit.workers import each, row_slices
+
 from .rng import unit_rng
+
+_PART = 4  # pictures that a thread gathers from at a time
 
 
 class Remote(Protocol):
@@ -153,12 +157,21 @@ class PatchSampler:
     The order of calls among uses does not matter; within a use pictures come in order.
     """
 
-    def __init__(self, name: str, uses: list[Geometry], num_samples: int, num_pictures: int, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        uses: list[Geometry],
+        num_samples: int,
+        num_pictures: int,
+        seed: int,
+        threads: int | None = None,
+    ) -> None:
         """Plan for `num_samples` patches per group from `num_pictures` pictures and all `uses` together."""
         self.name = name
         self.uses = uses
         self.seed = seed
         self.num_pictures = num_pictures
+        self._threads = threads
         self._quotas = _shares(num_samples, len(uses) * num_pictures).reshape(len(uses), num_pictures)
         self._buffers: dict[int, np.ndarray] = {}
         self._filled = [0] * len(uses)
@@ -175,16 +188,23 @@ class PatchSampler:
         frames = len(value) // pictures if pictures and len(value) % pictures == 0 else 1
         stop = start + len(value) // frames
         assert stop <= self.num_pictures, f"{self.name}: more than the announced {self.num_pictures} pictures"
-        each = geometry.positions(value.shape)
-        available = frames * each
+        positions = geometry.positions(value.shape)
+        available = frames * positions
         counts = np.minimum(self._quotas[use, start:stop], available)
         picked = np.concatenate([self._pick(use, start + i, int(count), available) for i, count in enumerate(counts)])
-        entries = np.repeat(np.arange(stop - start) * frames, counts) + picked // each
+        entries = np.repeat(np.arange(stop - start) * frames, counts) + picked // positions
         buffer = self._buffer(use, geometry, value.shape, available)
         filled = self._filled[use]
-        patches = geometry.gather(value, entries, picked % each)
-        buffer[:, filled : filled + len(patches)] = patches.transpose(1, 0, 2)
-        self._filled[use] = filled + len(patches)
+        ends = np.cumsum([0, *counts])
+
+        def take(part: slice) -> None:
+            rows = slice(ends[part.start], ends[part.stop])
+            of_part = value[part.start * frames : part.stop * frames] if isinstance(value, np.ndarray) else value
+            patches = geometry.gather(of_part, entries[rows] - part.start * frames, picked[rows] % positions)
+            buffer[:, filled + rows.start : filled + rows.stop] = patches.transpose(1, 0, 2)
+
+        each(take, row_slices(stop - start, _PART if isinstance(value, np.ndarray) else stop - start), self._threads)
+        self._filled[use] = filled + len(entries)
         self._seen[use] = stop
 
     def samples(self) -> np.ndarray:

@@ -22,9 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from caffeinit.workers import each, row_slices
+
+from .eigen import leading_eigenvectors
 
 # Variances below this fraction of the largest are float32 rounding: centring alone leaves 1e-7 of the mean's square.
 RANK_TOLERANCE = 1e-6
@@ -202,14 +203,13 @@ def _leading_eigenvectors(matrix: np.ndarray, leading: int | None) -> tuple[np.n
     order = len(matrix)
     # A quarter of the spectrum is where computing part of it starts to pay.
     if leading is not None and leading < order // 4:
-        values, vectors = scipy.linalg.eigh(
-            matrix, driver="evr", subset_by_index=(order - leading, order - 1), check_finite=False
-        )
+        values, rows = leading_eigenvectors(matrix, leading)
     else:
-        values, vectors = scipy.linalg.eigh(matrix, driver="evd", check_finite=False)
-    values, vectors = values[::-1][:leading], vectors.T[::-1][:leading]
+        values, vectors = np.linalg.eigh(matrix)
+        rows = vectors.T
+    values, rows = values[::-1][:leading], rows[::-1][:leading]
     kept = values > RANK_TOLERANCE * values[0]
-    return values[kept].astype(np.float64), np.ascontiguousarray(vectors[kept], dtype=np.float32)
+    return values[kept].astype(np.float64), np.ascontiguousarray(rows[kept], dtype=np.float32)
 
 
 def _fix_signs(rows: np.ndarray) -> np.ndarray:
