@@ -37,9 +37,9 @@ class Abreast:
         """Compile a stage for which `is_rowwise` holds.
 
         Args:
-            corrections: inputs that are to be corrected first; `is_convolution` holds for all.
+            corrections: inputs that are to be corrected first; `is_cheap` holds for all.
         """
-        graph, self._renamed = with_corrections(graph, corrections or {}, convolutions=True)
+        graph, self._renamed = with_corrections(graph, corrections or {}, cheaply=True)
         self.outputs = list(graph.outputs)
         self._graph = graph
         self._session = Session(graph, replace(settings, threads=1))

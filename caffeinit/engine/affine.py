@@ -55,25 +55,33 @@ class Affine:
         if self.rectify:
             graph.op("Relu", x, name=name)
 
-    def is_convolution(self, shape: Shape) -> bool:
-        """Tell whether onnxruntime makes it for next to nothing on a CPU, as a convolution in its blocked layout."""
-        return len(shape) == 4 and self.axis == 1 and shape[1] % BLOCKED == 0
+    def is_cheap(self, shape: Shape) -> bool:
+        """Tell whether a stage on a CPU makes it for less than going through the memory for it alone."""
+        return len(shape) > 2 and self.axis == 1
 
-    def add_convolution(self, graph: Graph, value: str, name: str) -> None:
-        """Append a convolution of each channel by itself that makes it of `value`; the result is called `name`."""
-        last = None if self.rectify else name
-        x = graph.op("Conv", value, self.scale.reshape(-1, 1, 1, 1), self.shift, group=len(self.scale), name=last)
+    def add_cheaply(self, graph: Graph, value: str, name: str) -> None:
+        """Append the nodes that make it of `value` on a CPU, where `is_cheap` holds; the result is called `name`.
+
+        With a ReLU that is a convolution of each channel by itself, which onnxruntime makes in its blocked layout together
+        with the ReLU; without, or where the channels don't fit that layout, a BatchNormalization.
+        """
+        shape, last = graph.shape(value), None if self.rectify else name
+        if self.rectify and len(shape) == 4 and shape[1] % BLOCKED == 0:
+            x = graph.op("Conv", value, self.scale.reshape(-1, 1, 1, 1), self.shift, group=len(self.scale))
+        else:
+            zeros, ones = np.zeros_like(self.shift), np.ones_like(self.scale)
+            x = graph.op("BatchNormalization", value, self.scale, self.shift, zeros, ones, epsilon=0.0, name=last)
         if self.rectify:
             graph.op("Relu", x, name=name)
 
 
 def with_corrections(
-    part: Graph, corrections: Mapping[str, Affine], *, convolutions: bool = False
+    part: Graph, corrections: Mapping[str, Affine], *, cheaply: bool = False
 ) -> tuple[Graph, dict[str, str]]:
     """Return a graph that corrects some of its inputs first, and {input: what it is called now}.
 
     Args:
-        convolutions: make them by convolutions; `is_convolution` has to hold for all.
+        cheaply: as is cheap on a CPU; `is_cheap` has to hold for all.
     """
     corrections = {name: affine for name, affine in corrections.items() if name in part.inputs}
     if not corrections:
@@ -82,7 +90,7 @@ def with_corrections(
     for name, affine in corrections.items():
         shape = other.inputs.pop(name)
         renamed[name] = other.add_input(other.fresh(f"{name}/kept"), shape, other.input_types.pop(name))
-        add = affine.add_convolution if convolutions else affine.add_to
+        add = affine.add_cheaply if cheaply else affine.add_to
         add(other, renamed[name], name)
     for node in part.nodes:
         other.append(node)

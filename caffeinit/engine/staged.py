@@ -165,7 +165,7 @@ class StagedRun:
         if len({len(self._kept.get(n, ())) for n in stage.inputs}) > 1:
             return {}
         names = [n for n in stage.inputs if n in self._changes and n in stage.last_use]
-        return {n: self._taken(n) for n in names if self._changes[n].is_convolution(self.graph.shape(n))}
+        return {n: self._taken(n) for n in names if self._changes[n].is_cheap(self.graph.shape(n))}
 
     def values(self, name: str) -> Iterable[np.ndarray]:
         """Return the pieces of a kept value, each to be looked at before the next."""

@@ -1,4 +1,4 @@
-"""Corrections of kept values: in place, as nodes, and as a convolution they are one and the same map."""
+"""Corrections of kept values: in place, as plain nodes, and as those that are cheap on a CPU, they are the same map."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,15 +45,16 @@ def test_as_nodes_before_the_first_reader(shape, axis, rectify):
     graph = Graph()
     graph.add_input("x", shape)
     graph.outputs = [graph.op("Identity", "x", name="y")]
-    for convolutions in {False, affine.is_convolution(shape)}:
-        other, renamed = with_corrections(graph, {"x": affine}, convolutions=convolutions)
+    for cheaply in {False, affine.is_cheap(shape)}:
+        other, renamed = with_corrections(graph, {"x": affine}, cheaply=cheaply)
         found = Session(other, Settings()).run({renamed["x"]: values})["y"]
         np.testing.assert_allclose(found, wanted(values, affine), rtol=1e-5, atol=1e-6)
 
 
-def test_a_stage_corrects_what_it_is_given_part_by_part():
+@pytest.mark.parametrize("rectify", [False, True])
+def test_a_stage_corrects_what_it_is_given_part_by_part(rectify):
     rng = np.random.default_rng(0)
-    values, affine = drawn((5, BLOCKED, 6, 7), 1, rectify=True)
+    values, affine = drawn((5, BLOCKED, 6, 7), 1, rectify)
     graph = Graph()
     graph.batch_axis_free = True
     graph.add_input("x", values.shape)
