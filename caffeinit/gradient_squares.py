@@ -17,8 +17,9 @@ import onnx
 from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
 from caffeinit.mapped import ScratchArrays
+from caffeinit.products import PRODUCTS, Product
 from caffeinit.squares import ArraySquares, ProductSquares, Squares
-from caffeinit.units import grouped_view
+from caffeinit.units import Use, grouped_view
 
 PREPARED_BYTES = 1 << 28  # of a large net's weights no second copy is held; the rest is computed for each piece
 
@@ -80,19 +81,22 @@ class GradientSource:
     A matrix product's is made from its rows, where they are few; others are asked for.
     """
 
-    node: onnx.NodeProto
+    use: Use
     differentiated: str
     rows: str = ""
     gradient: str = ""
 
     @classmethod
-    def of(cls, graph: Graph, node: onnx.NodeProto) -> GradientSource:
+    def of(cls, graph: Graph, use: Use) -> GradientSource:
         """Return the cheaper source of the two."""
-        if node.op_type in ("Gemm", "MatMul"):
-            num_rows = math.prod(graph.shape(node.input[0])[:-1])
-            if 2 * num_rows <= min(graph.shape(node.input[1])):
-                return cls(node, node.output[0], rows=node.input[0])
-        return cls(node, node.input[1])
+        node, shape = use.node, graph.shape(use.input)
+        if node.op_type in PRODUCTS:
+            product = Product.of(node, use.side, len(shape))
+            num_rows = math.prod(shape[:-1])
+            is_plain = product.side == 1 and product.input_axis == -1 and product.alpha == 1
+            if is_plain and 2 * num_rows <= min(graph.shape(node.input[1])):
+                return cls(use, node.output[0], rows=use.input)
+        return cls(use, node.input[use.side])
 
     @property
     def values(self) -> list[str]:
@@ -137,6 +141,6 @@ def _grouped(source: GradientSource, values: Mapping[str, np.ndarray]) -> np.nda
     if source.rows:
         diffs, rows = (values[v].reshape(-1, values[v].shape[-1]) for v in source.values)
         return np.asarray((diffs.T @ rows)[None])
-    view = grouped_view(source.node, array)
+    view = grouped_view(source.use.node, array, source.use.side)
     assert view is not None
     return view

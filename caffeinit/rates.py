@@ -172,7 +172,7 @@ class RateProbe:
             graph = absorbed(self.graph, self.heads)
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
             units = [u for u in self._units if u.key not in self.unreached]
-            sources = {u.key: [GradientSource.of(graph, use.node) for use in u.uses] for u in units}
+            sources = {u.key: [GradientSource.of(graph, use) for use in u.uses] for u in units}
             wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
             try:
                 found = append_backward(graph, diffs, wanted)

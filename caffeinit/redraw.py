@@ -34,6 +34,7 @@ from caffeinit.draw import (
 from caffeinit.errors import OptionError
 from caffeinit.graph import Graph, attribute
 from caffeinit.network import Network
+from caffeinit.products import PRODUCTS, Product
 from caffeinit.units import Learned, Unit, Use
 
 DEFAULT_SLOPE = 0.25  # Caffe's for PReLU
@@ -149,9 +150,9 @@ def drawing_memory(
             continue
         most = max(most, unit.weight.nbytes)
         method = find_method(method_for(unit.layer, methods))
-        if not method.needs_samples or unit.uses[0].node.op_type == "ConvTranspose":
+        if not method.needs_samples or _without_patches(network.graph, unit):
             continue
-        spec = _spec(unit, network.learned[unit.initializers[0]], unit.uses[0].node)
+        spec = _spec(unit, network.learned[unit.initializers[0]])
         geometry = _geometry(network.graph, unit.uses[0])
         shape = network.graph.shape(unit.uses[0].input)
         found = min(wanted_samples(method.name, spec), len(unit.uses) * num_images * geometry.positions(shape))
@@ -183,12 +184,11 @@ def _draw_unit(
 ) -> None:
     learned = network.learned[unit.initializers[0]]
     drawing.kept.update(keeping_reason(unit, network.learned))
-    node = unit.uses[0].node
-    spec = _spec(unit, learned, node)
+    spec = _spec(unit, learned)
     if unit.name in drawing.kept and learned.filler is not None:
         method = "filler"
-    elif find_method(method).needs_samples and node.op_type == "ConvTranspose":
-        drawing.notes.setdefault(unit.name, []).append(f"gaussian: {method} is not defined for a deconvolution")
+    elif find_method(method).needs_samples and (why := _without_patches(network.graph, unit)):
+        drawing.notes.setdefault(unit.name, []).append(f"gaussian: {method} is not defined for {why}")
         method = METHOD
     drawing.methods[unit.name] = method
     notes = drawing.notes.setdefault(unit.name, [])
@@ -219,10 +219,13 @@ def holding_reason(unit: Unit, learned: Mapping[str, Learned]) -> str:
     return keeping_reason(unit, learned).get(unit.name, "")
 
 
-def _spec(unit: Unit, learned: Learned, node: Any) -> WeightSpec:
+def _spec(unit: Unit, learned: Learned) -> WeightSpec:
     assert unit.weight is not None
+    node = unit.uses[0].node
     group, outputs = unit.weight.shape[:2]
-    transposed = node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
+    transposed = node.op_type == "ConvTranspose" or (
+        node.op_type == "Gemm" and Product.of(node, unit.uses[0].side).is_turned
+    )
     shape = (group * outputs, *unit.weight.shape[2:])
     return WeightSpec(unit.name, shape, group, plain_filler(learned.filler), transposed)
 
@@ -238,9 +241,11 @@ def plain_filler(message: Any) -> Filler | None:
 
 def _geometry(graph: Graph, use: Use) -> Geometry:
     node = use.node
+    shape = graph.shape(use.input)
     if node.op_type != "Conv":
-        return Rows(graph.shape(use.input)[-1])
-    axes = len(graph.shape(use.input)) - 2
+        axis = Product.of(node, use.side, len(shape)).input_axis
+        return Rows(shape[axis], axis=axis)
+    axes = len(shape) - 2
     kernel = attribute(node, "kernel_shape", list(graph.shape(node.input[1])[2:]))
     pads = attribute(node, "pads", [0] * (2 * axes))
     ones = [1] * axes
@@ -254,9 +259,21 @@ def _geometry(graph: Graph, use: Use) -> Geometry:
     )
 
 
+def _without_patches(graph: Graph, unit: Unit) -> str:
+    """Return what about a unit keeps patches from being cut from its input; empty if nothing does."""
+    for use in unit.uses:
+        rank = len(graph.shape(use.input))
+        if use.node.op_type == "ConvTranspose":
+            return "a deconvolution"
+        if use.node.op_type in PRODUCTS and Product.of(use.node, use.side, rank).input_axis == -rank:
+            return "channels on the first axis, where pictures are looked for"
+    return ""
+
+
 def _write(unit: Unit, drawn: Drawn, notes: list[str]) -> None:
+    """Set a unit's weight so that it does what was drawn: the factor that a Gemm has besides is divided out."""
     assert unit.weight is not None
-    unit.weight[...] = drawn.weight.reshape(unit.weight.shape)
+    unit.weight[...] = drawn.weight.reshape(unit.weight.shape) / np.float32(unit.alpha)
     notes += drawn.notes
 
 

@@ -30,6 +30,7 @@ from caffeinit.labels import (
 from caffeinit.norms import Statistic, find_statistic, stored_factor
 from caffeinit.ops import find_rule
 from caffeinit.ops.building import constant_of
+from caffeinit.products import Product
 
 _VIEWS = ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -227,31 +228,33 @@ class Scales:
         second = c.combine((1, one.minus), (-1, other.minus))
         c.tie(first, second)
 
-    def affine(self, node: onnx.NodeProto, weight_axes: tuple[int, int], group: int = 1) -> Labels:
+    def affine(
+        self, node: onnx.NodeProto, weight_axes: tuple[int, int], group: int = 1, product: Product | None = None
+    ) -> Labels:
         """Return the labels (O,) of the output of a convolution or matrix product.
 
         Args:
-            weight_axes: of the weight `node.input[1]` as the node reads it: output channels, input channels. With a
-                group the first axis of the two runs over all channels, the other over those of one group.
+            weight_axes: of the weight as the node reads it: output channels, input channels. With a group the first axis of
+                the two runs over all channels, the other over those of one group.
+            product: of a matrix product: where weight and channels are.
         """
-        weight = node.input[1]
-        axis = -1 if node.op_type == "MatMul" else 1
-        inputs = self._channels(node.input[0], axis)
+        side = product.side if product else 1
+        weight, bias = node.input[side], product.bias if product else (*node.input, "")[2]
+        inputs = self._channels(node.input[1 - side], product.input_axis if product else 1)
         shape = self.graph.shape(weight)
         by_group = inputs.reshape(group, -1)
-        o, i = weight_axes
+        o, i = (a % len(shape) for a in weight_axes)
         num_outputs = shape[o] if o < i or group == 1 else shape[o] * group
         name = self.source(weight)
         outputs = self.constraints.fresh((num_outputs,))
         if name is None:
-            self._fixed(node, outputs, by_group, weight_axes)
+            self._fixed(weight, outputs, by_group, (o, i))
         else:
             plus, minus = weight_labels(outputs, by_group, len(shape), o, i)
             self.use(node, weight, plus, minus)
-        bias = node.input[2] if len(node.input) > 2 else ""
         roles = {"weight": name} if name else {}
         if bias:
-            self.shift(node, bias, outputs)
+            self.shift(node, bias, outputs if side == 1 else outputs[:, None])
             roles |= {"bias": source} if (source := self.source(bias)) else {}
         if name:
             self.links.append(Link(node, "affine", {k: v for k, v in roles.items() if v}, inputs, outputs, group))
@@ -264,9 +267,9 @@ class Scales:
         labels = self.constraints.collapse(labels, [a for a in range(len(shape)) if a != axis])
         return np.broadcast_to(labels.reshape(-1), (shape[axis],))
 
-    def _fixed(self, node: onnx.NodeProto, outputs: Labels, by_group: Labels, axes: tuple[int, int]) -> None:
+    def _fixed(self, weight: str, outputs: Labels, by_group: Labels, axes: tuple[int, int]) -> None:
         """Tie outputs to the inputs that a weight which stays as it is connects them with."""
-        array = constant_of(self.graph, node.input[1])
+        array = constant_of(self.graph, weight)
         group = len(by_group)
         rows = outputs.reshape(group, -1)
         if array is None:

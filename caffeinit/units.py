@@ -18,6 +18,9 @@ import onnx
 
 from caffeinit.factors import multiply
 from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.products import PRODUCTS, PictureAxes, Product, why_no_weight
+
+_AFFINE = ("Conv", "ConvTranspose", *PRODUCTS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Use:
     output: str
     axis: int
 
+    @property
+    def side(self) -> int:
+        """Which of its operands an affine unit's node has the weight in."""
+        return 0 if self.node.input[0] != self.input else 1
+
 
 @dataclass
 class Unit:
@@ -69,6 +77,8 @@ class Unit:
         epsilon: norm only.
         initializers: the initializers behind the arrays.
         frozen: some array's training is switched off.
+        alpha, beta: affine only, of Gemm: what a node multiplies by weight and bias beside the values themselves. Uses
+            have one beta; alpha is that of the first.
     """
 
     name: str
@@ -84,6 +94,8 @@ class Unit:
     frozen: bool = False
     layer: str = ""
     key: str = ""
+    alpha: float = 1.0
+    beta: float = 1.0
 
     @property
     def num_channels(self) -> int:
@@ -109,7 +121,7 @@ class Unit:
         else:
             assert np.all(scale == 1)
         if self.bias is not None:
-            self.bias[...] = self.bias * scale + shift
+            self.bias[...] = self.bias * scale + shift / self.beta
         else:
             assert not np.any(shift)
 
@@ -138,17 +150,24 @@ def _apply_view(graph: Graph, node: onnx.NodeProto, array: np.ndarray) -> np.nda
     return array.reshape(graph.shape(node.output[0]))
 
 
-def grouped_view(node: onnx.NodeProto, array: np.ndarray) -> np.ndarray | None:
+def grouped_view(node: onnx.NodeProto, array: np.ndarray, side: int = 1) -> np.ndarray | None:
     """Return what an affine node reads as its weight in the form (group, O/group, I/group, *kernel); None if it has none.
 
     Args:
         array: as the node reads it: its weight, or the gradient of it.
+        side: which operand of the node it is.
     """
-    return _WEIGHT_VIEWS[node.op_type](node, array) if node.op_type in _WEIGHT_VIEWS else None
+    if node.op_type in PRODUCTS:
+        return Product.of(node, side).grouped(array)
+    group = attribute(node, "group", 1)
+    grouped = array.reshape(group, array.shape[0] // group, *array.shape[1:])
+    return grouped if node.op_type == "Conv" else grouped.swapaxes(1, 2)
 
 
 def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str, str] | None = None) -> list[Unit]:
     """Return all units in graph order; nodes that share all their arrays make one unit with several uses.
+
+    Of these, a matrix that is also read turned, and a bias with another factor, make a unit of their own.
 
     Args:
         makers: value -> layer that makes it, where there are layers; units that share some arrays bear their names.
@@ -186,7 +205,8 @@ class _Finder:
         self.learned = learned
         self.readers = graph.consumers()
         self.moving = graph.moving_values()
-        self.units: dict[tuple[str, ...], Unit] = {}
+        self.units: dict[tuple[float | str, ...], Unit] = {}
+        self.pictures = PictureAxes(graph)
         self.taken: set[int] = set()  # ids of nodes that belong to a unit already
 
     def visit(self, node: onnx.NodeProto) -> None:
@@ -194,7 +214,7 @@ class _Finder:
             return
         unit = (
             self._affine(node)
-            if node.op_type in _WEIGHT_VIEWS
+            if node.op_type in _AFFINE
             else self._norm(node)
             if node.op_type == "BatchNormalization"
             else self._channel(node)
@@ -203,7 +223,7 @@ class _Finder:
         )
         if unit is None:
             return
-        known = self.units.setdefault(tuple(unit.initializers), unit)
+        known = self.units.setdefault((*unit.initializers, unit.beta, *_rows(unit)), unit)
         if known is not unit:
             known.uses += unit.uses
 
@@ -233,17 +253,19 @@ class _Finder:
         )
 
     def _affine(self, node: onnx.NodeProto) -> Unit | None:
-        side = 0 if node.op_type == "MatMul" and self._view(node.input[1]) is None else 1
+        product = self._product(node) if node.op_type in PRODUCTS else None
+        side = product.side if product else 1
         weight = self._view(node.input[side])
-        if weight is None or side == 0:
+        grouped = grouped_view(node, weight[1], side) if weight else None
+        if weight is None or grouped is None or (node.op_type in PRODUCTS and product is None):
             return None
-        grouped = grouped_view(node, weight[1])
-        if grouped is None:
-            return None
-        output, axis = node.output[0], _channel_axis(node, self.graph)
-        bias_value = node.input[2] if len(node.input) > 2 else ""
+        output = node.output[0]
+        axis = len(self.graph.shape(output)) + product.output_axis if product else 1
+        bias_value = product.bias if product else (*node.input, "")[2]
         bias = self._view(bias_value)
-        if bias_value and (bias is None or attribute(node, "beta", 1.0) != 1.0):
+        if bias_value and bias is None:
+            return None
+        if product and bias and _single_axis(bias[1].shape, self.graph.shape(output), axis) != axis:
             return None
         initializers = [weight[0]]
         if bias is None and (add := self._bias_after(output, axis)):
@@ -254,24 +276,43 @@ class _Finder:
         flat = bias[1].reshape(-1) if bias else None
         if flat is not None and len(flat) != grouped.shape[0] * grouped.shape[1]:
             return None
-        return self._unit("affine", [Use(node, node.input[0], output, axis)], initializers, weight=grouped, bias=flat)
+        unit = self._unit("affine", [Use(node, node.input[1 - side], output, axis)], initializers, grouped, flat)
+        if product:
+            unit.alpha, unit.beta = product.alpha, product.beta
+        return unit
+
+    def _product(self, node: onnx.NodeProto) -> Product | None:
+        """Return how a node multiplies by a learned array; None if it does not, or in a form that makes no unit."""
+        for side in (1, 0):
+            x = node.input[1 - side]
+            if self._view(node.input[side]) and (side == 1 or x in self.moving):
+                if why_no_weight(self.graph, node, side, self.pictures):
+                    return None
+                return Product.of(node, side, len(self.graph.shape(x)))
+        return None
 
     def _bias_after(self, value: str, axis: int) -> tuple[onnx.NodeProto, tuple[str, np.ndarray]] | None:
         """Return the Add of a learned shift per channel that alone reads `value`."""
         readers = self.readers.get(value, [])
         if len(readers) != 1 or readers[0].op_type != "Add" or value in self.graph.outputs:
             return None
-        found = self._per_channel(readers[0], value)
+        found = self._per_channel(readers[0], value, axis)
         return (readers[0], found[0]) if found and found[1] == axis else None
 
-    def _per_channel(self, node: onnx.NodeProto, moving: str) -> tuple[tuple[str, np.ndarray], int] | None:
-        """Return the learned operand of an elementwise node as ((initializer, (C,) view), channel axis)."""
+    def _per_channel(
+        self, node: onnx.NodeProto, moving: str, single: int = 1
+    ) -> tuple[tuple[str, np.ndarray], int] | None:
+        """Return the learned operand of an elementwise node as ((initializer, (C,) view), channel axis).
+
+        Args:
+            single: the axis of a channel that is the only one.
+        """
         others = [i for i in node.input if i != moving]
         found = self._view(others[0]) if len(others) == 1 else None
         if found is None:
             return None
         shape = self.graph.shape(node.output[0])
-        axis = _single_axis(found[1].shape, shape)
+        axis = _single_axis(found[1].shape, shape, single)
         return ((found[0], found[1].reshape(-1)), axis) if axis is not None else None
 
     def _channel(self, node: onnx.NodeProto) -> Unit | None:
@@ -312,39 +353,24 @@ class _Finder:
         return [i for i in names if i in self.learned]
 
 
-def _single_axis(operand: Shape, result: Shape) -> int | None:
-    """Return the one axis of `result` along which a broadcast operand varies; None if there are several."""
+def _rows(unit: Unit) -> tuple[int, ...]:
+    """Return how the channels of an affine unit lie in its array: a matrix that is also read turned is two units."""
+    if unit.kind != "affine" or unit.weight is None:
+        return ()
+    group, rows = unit.weight.shape[:2]
+    return (group, rows, unit.weight.strides[1] if rows > 1 else 0)
+
+
+def _single_axis(operand: Shape, result: Shape, single: int = 1) -> int | None:
+    """Return the one axis of `result` along which a broadcast operand varies; None if there are several.
+
+    Args:
+        single: the axis to be returned where it varies along none and this one has size 1.
+    """
     padded = (1,) * (len(result) - len(operand)) + tuple(operand)
     axes = [i for i, d in enumerate(padded) if d != 1]
     if len(axes) == 1 and padded[axes[0]] == result[axes[0]]:
         return axes[0]
-    if not axes and len(result) > 1 and result[1] == 1:
-        return 1
+    if not axes and len(result) > single and result[single] == 1:
+        return single
     return None
-
-
-def _channel_axis(node: onnx.NodeProto, graph: Graph) -> int:
-    return len(graph.shape(node.output[0])) - 1 if node.op_type == "MatMul" else 1
-
-
-def _conv_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
-    group = attribute(node, "group", 1)
-    return weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-
-
-def _deconv_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
-    group = attribute(node, "group", 1)
-    return weight.reshape(group, weight.shape[0] // group, *weight.shape[1:]).swapaxes(1, 2)
-
-
-def _gemm_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
-    if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0:
-        return None
-    return (weight if attribute(node, "transB", 0) else weight.T)[None]
-
-
-def _matmul_view(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray | None:
-    return weight.T[None] if weight.ndim == 2 else None
-
-
-_WEIGHT_VIEWS = {"Conv": _conv_view, "ConvTranspose": _deconv_view, "Gemm": _gemm_view, "MatMul": _matmul_view}

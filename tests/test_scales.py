@@ -108,6 +108,14 @@ def deconv(b, x):
     return b.relu(y)
 
 
+def interpolated(b, x):
+    return b.graph.op("MatMul", fixed(8, 8), b.graph.op("MatMul", x, fixed(8, 8)))
+
+
+def rows_mixed(b, x):
+    return b.graph.op("MatMul", b.array("rows", 0, (8, 8)), x)
+
+
 def split_and_join(b, x):
     return b.graph.op("Concat", *reversed(b.graph.ops("Split", x, [2, 4], outputs=2, axis=1)), axis=1)
 
@@ -139,6 +147,8 @@ GRAPHS = {
     "cube and its root": (lambda b, x: b.graph.op("Add", x, b.graph.op("Pow", b.graph.op("Pow", x, 2.0), 0.5)), 6),
     "x plus its square": (lambda b, x: b.graph.op("Add", x, b.graph.op("Mul", x, x)), 0),
     "slice and concat": (split_and_join, 6),
+    "interpolated": (interpolated, 6),
+    "rows mixed": (rows_mixed, 2),  # a unit whose channels are rows: those of the convolution have one factor
     "shuffle": (shuffle, 6),
     "prelu": (prelu, 12),
     "constant added": (lambda b, x: b.graph.op("Add", x, 1.0), 0),

@@ -130,10 +130,12 @@ class Rows:
     Attributes:
         features: K, what one output sees. A value (N, ...) is read as (N, positions, K): one patch per picture for an
             InnerProduct over a whole blob, several where leading axes are kept.
+        axis: where the K numbers lie, counted from the end; not that of the pictures.
     """
 
     features: int
     group: int = 1
+    axis: int = -1
 
     def positions(self, shape: tuple[int, ...]) -> int:
         """Return how many rows of `features` one picture has."""
@@ -146,9 +148,13 @@ class Rows:
     def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the rows (m, 1, K)."""
         if not isinstance(value, np.ndarray):
-            return value.vectors((pictures * self.positions(value.shape) + positions)[:, None], -1)
-        rows: np.ndarray = value.reshape(len(value), -1, 1, self.features)[pictures, positions]
-        return rows
+            return value.vectors((pictures * self.positions(value.shape) + positions)[:, None], self.axis)
+        if self.axis == -1:
+            rows: np.ndarray = value.reshape(len(value), -1, 1, self.features)[pictures, positions]
+            return rows
+        moved = np.moveaxis(value, self.axis, -1)
+        places = np.unravel_index(positions, moved.shape[1:-1])
+        return np.asarray(moved[(pictures, *places)][:, None])
 
 
 class PatchSampler:

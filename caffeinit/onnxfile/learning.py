@@ -22,14 +22,16 @@ from caffeinit.network import Skipped
 from caffeinit.norms import find_statistic
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
+from caffeinit.products import PRODUCTS, PictureAxes, why_no_weight
 from caffeinit.units import Learned, Unit, array_view, find_units
 
 _CONSTANT = re.compile(r"const(_[0-9]+)?")
-_AFFINE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_AFFINE = ("Conv", "ConvTranspose", *PRODUCTS)
 _ROLES = {
     "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
-    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), ("", "weight", "bias")),
-    "MatMul": ("", "weight"),
+    **dict.fromkeys(("Conv", "ConvTranspose"), ("", "weight", "bias")),
+    "Gemm": ("weight", "weight", "bias"),  # of the two operands, the one that is an array
+    "MatMul": ("weight", "weight"),
     "Add": ("bias", "bias"),
     "Mul": ("scale", "scale"),
 }
@@ -40,6 +42,8 @@ def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
     wanted: dict[str, str] = {}
     moving = graph.moving_values()
     for node in graph.nodes:
+        if not any(o in moving for o in node.output):
+            continue  # arithmetic of arrays
         for name, role in _arrays_of(node):
             if role in ("mean", "variance") and _factor(graph, name):
                 continue  # sums, as Caffe stores them
@@ -117,7 +121,7 @@ def find_learned(
             if (
                 array.size == 1
                 and node.op_type in ("Add", "Mul")
-                and "MatMul" not in [makers.get(i) for i in node.input]
+                and not any(makers.get(i) in PRODUCTS for i in node.input)
             ):
                 continue  # a number of some formula
             known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
@@ -149,28 +153,29 @@ def _behind(graph: Graph, value: str) -> str:
 def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
     """Return the products with arrays that are no units, and why."""
     known = {id(use.node) for unit in units for use in unit.uses}
-    moving = graph.moving_values()
+    moving, pictures = graph.moving_values(), PictureAxes(graph)
     found = []
     for node in graph.nodes:
         if node.op_type not in _AFFINE or node.domain or id(node) in known or node.output[0] not in moving:
             continue
-        fixed = [i for i in node.input[:2] if i not in moving]
+        fixed = [side for side in (0, 1) if node.input[side] not in moving]
         if fixed:
             name = node.name or node.output[0]
-            found.append(Skipped(f'node "{name}" ({node.op_type})', _why_no_unit(graph, node, fixed[0])))
+            why = _why_no_unit(graph, node, fixed[0], pictures)
+            found.append(Skipped(f'node "{name}" ({node.op_type})', why))
     return found
 
 
-def _why_no_unit(graph: Graph, node: onnx.NodeProto, weight: str) -> str:
-    if node.input[1] != weight:
-        return "its weight is the left operand"
-    if graph.elem_type(weight) != TensorProto.FLOAT:
+def _why_no_unit(graph: Graph, node: onnx.NodeProto, side: int, pictures: PictureAxes) -> str:
+    is_product = node.op_type in PRODUCTS
+    if side == 0 and not is_product:
+        return "its kernel depends on the net's input"
+    if graph.elem_type(node.input[side]) != TensorProto.FLOAT:
         return "its weight is not of single or half precision"
-    if node.op_type == "MatMul":
-        return "its weight is not a matrix"
-    if node.op_type == "Gemm":
-        return "alpha, beta or transA is set, or its third input is no bias per channel"
-    return "its bias is no stored array of one number per channel"
+    if is_product and (why := why_no_weight(graph, node, side, pictures)):
+        return why
+    what = "third input" if node.op_type == "Gemm" else "bias"
+    return f"its {what} is no stored array of one number per channel"
 
 
 def read_within(model: onnx.ModelProto) -> dict[str, str]:

@@ -14,6 +14,7 @@ import onnx
 from caffeinit.graph import attribute
 from caffeinit.labels import PINNED, ZEROS, compact, reshaped
 from caffeinit.ops.building import constant_of
+from caffeinit.products import Product, is_matrix
 
 if TYPE_CHECKING:
     from caffeinit.ops.base import OpRule
@@ -295,26 +296,41 @@ def convolves(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
 
 
 def multiplies_matrices(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
-    """Every output column sums over the input's columns; of two moving matrices the inner axes have one scale."""
+    """Every output channel sums over the input's channels; of two moving matrices the inner axes have one scale."""
     a, b = node.input[:2]
     rank, rank_b = len(scales.graph.shape(a)), len(scales.graph.shape(b))
-    if scales.is_moving(a) and not scales.is_moving(b) and not attribute(node, "transA", 0) and rank_b == 2:
-        outputs = scales.affine(node, (0, 1) if attribute(node, "transB", 0) else (1, 0))
-        scales.put(node.output[0], outputs.reshape(*[1] * (rank - 1), -1))
+    side = _weight_side(node, scales)
+    if side is not None:
+        product = Product.of(node, side, rank if side else rank_b)
+        outputs = scales.affine(node, product.weight_axes, product=product)
+        sizes = [1] * len(scales.graph.shape(node.output[0]))
+        sizes[product.output_axis] = -1
+        scales.put(node.output[0], outputs.reshape(sizes))
         return
     if node.op_type == "Gemm" or min(rank, rank_b) < 2:
         scales.barrier(node)
-        return
-    if scales.source(a) and scales.is_moving(b) and rank == 2:
-        inputs, outputs = scales.collapse(b, [-1]), scales.constraints.fresh((scales.graph.shape(a)[0],))
-        inputs = scales.constraints.collapse(inputs, range(rank_b - 2))
-        scales.use(node, a, outputs[:, None], inputs.reshape(1, -1))
-        scales.put(node.output[0], outputs.reshape(*[1] * (rank_b - 2), -1, 1))
         return
     left, right = scales.collapse(a, [-1]), scales.collapse(b, [-2])
     width = max(rank, rank_b)
     left, right = (x.reshape((1,) * (width - x.ndim) + x.shape) for x in (left, right))
     scales.put(node.output[0], scales.constraints.combine((1.0, left), (1.0, right)))
+
+
+def _weight_side(node: onnx.NodeProto, scales: Scales) -> int | None:
+    """Return which operand of a product is a matrix that maps channels to channels; None if neither does.
+
+    What is not learned and mixes along another axis than that of the scales (interpolation) lets these pass.
+    """
+    for side in (1, 0):
+        weight, x = node.input[side], node.input[1 - side]
+        shape = scales.graph.shape(weight)
+        if scales.is_moving(weight) or not scales.is_moving(x) or not is_matrix(shape):
+            continue
+        labels = scales.of(x)
+        is_plain = side == 1 and len(shape) == 2 and not labels.shape[-1] == 1 < labels.size
+        if scales.source(weight) or node.op_type == "Gemm" or is_plain:
+            return side
+    return None
 
 
 def fills(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:

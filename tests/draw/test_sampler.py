@@ -127,6 +127,13 @@ def test_an_inner_product_with_leading_axes_sees_rows():
     assert {tuple(row) for row in rows} <= {tuple(row) for row in value.reshape(10, 6)}
 
 
+def test_a_matrix_from_the_left_sees_columns():
+    value = np.arange(120, dtype=np.float32).reshape(2, 2, 6, 5)
+    sampler = PatchSampler("left", [Rows(6, axis=-2)], 1000, 2, seed=0)
+    sampler.add(value)
+    assert np.array_equal(sampler.samples()[0], value.swapaxes(-1, -2).reshape(20, 6))
+
+
 def test_shared_weights_pool_all_uses_in_any_order():
     uses = [WINDOWS[0], WINDOWS[0]]
     small, large = value_for(WINDOWS[0]), np.pad(value_for(WINDOWS[0]), ((0, 0), (0, 0), (0, 4), (0, 0))) + 0.5
