@@ -23,6 +23,7 @@ from caffeinit.within import normalize
 
 Progress = Callable[[int, int], None]
 MODES = (*PRESERVING, "normalize")
+BETA = 0.1  # mean of channels, as a share of their deviation
 
 
 def needed_inputs(network: Network) -> dict[str, Shape]:
@@ -84,7 +85,7 @@ def init(
     images: Any,
     *,
     method: str | Mapping[str, str] = "gaussian",
-    beta: float = 0.1,
+    beta: float | None = None,
     seed: int = 0,
     layers: Sequence[str] | None = None,
     normalized: bool = True,
@@ -104,6 +105,7 @@ def init(
     Args:
         images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
         method: how weights are drawn; for all layers, or shell pattern -> method.
+        beta: 0.1 by default; only where it is normalised.
         layers: shell patterns of the layers to draw and normalise; all by default.
         normalized: False leaves the weights as drawn.
         balanced: False leaves the rates of the units as they come.
@@ -113,6 +115,8 @@ def init(
     Raises:
         CaffeinitError: nothing can be done, or a result is not finite; the network must not be saved then.
     """
+    if beta is not None and not normalized:
+        raise OptionError("without normalising, means stay as they come, and there is no use for --beta")
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = drawn_by_init(network, layers)
@@ -137,7 +141,7 @@ def rescale(
     images: Any,
     *,
     mode: str = "preserve",
-    beta: float = 0.1,
+    beta: float | None = None,
     seed: int = 0,
     layers: Sequence[str] | None = None,
     reinit: Sequence[str] = (),
@@ -158,6 +162,7 @@ def rescale(
             rate, "fp16" channels head-room in half precision by powers of two, and all three keep the function, too.
             "normalize" does what `init` does after drawing; the function changes. Layers that the weights file lacked are
             drawn first then, and so are those that `reinit` names; the other modes draw nothing.
+        beta: mean that mode normalize gives, as a share of the deviation, 0.1 by default; the other modes set no means.
         layers: shell patterns of the layers to rescale; all by default.
         reinit: shell patterns of layers to draw again.
         images, method, balanced, per_channel_rates, memory_limit, temp_dir: as for `init`.
@@ -174,6 +179,8 @@ def rescale(
     for given, option in ((rewrite_lrn, "--rewrite-lrn"), (powers_of_two, "--powers-of-two")):
         if given and mode not in PRESERVING:
             raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
+    if beta is not None and mode in PRESERVING:
+        raise OptionError(f"mode {mode} keeps the function, and so sets no means and has no use for --beta")
     chosen = _choose(network, layers)
     if mode in PRESERVING:
         _check_nothing_drawn(network, mode, reinit)
@@ -260,7 +267,7 @@ def _train(
     network: Network,
     calibration: Iterable[Mapping[str, Any]],
     reason: Callable[[Unit], str],
-    beta: float,
+    beta: float | None,
     drawing: Drawing,
     balanced: bool,
     per_channel_rates: bool,
@@ -269,7 +276,7 @@ def _train(
     return prepare_training(
         network,
         calibration,
-        beta=beta,
+        beta=BETA if beta is None else beta,
         chosen=reason,
         samplers=drawing.samplers,
         balanced=balanced,

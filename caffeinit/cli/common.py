@@ -120,7 +120,7 @@ _WRITE = [
         help="write a page with pictures to this HTML file.",
     ),
     click.option("--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns."),
-    click.option("--beta", type=Finite(), default=0.1, show_default=True, help="mean that channels are given."),
+    click.option("--beta", type=Finite(), help="mean that normalised channels are given; default: 0.1."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all that is random."),
     click.option(
         "--method",

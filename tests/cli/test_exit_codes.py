@@ -22,6 +22,10 @@ CASES = [
     (("--channels", "rgb"), ("dim: 3", "dim: 1"), 1, "do not fit"),
     (("--input-shape", "dota=3,12,10"), None, 2, 'no input "dota"'),
     (("--rewrite-lrn",), None, 2, "has no use for --rewrite-lrn"),
+    *(
+        (("--mode", mode, "--beta", "0.1"), None, 2, f"mode {mode} keeps the function, and so sets no means")
+        for mode in ("preserve", "equalize", "balance", "fp16")
+    ),
     (("--reinit", "conv9"), None, 2, 'no layer with weights matches "conv9"'),
     (("--mode", "preserve", "--reinit", "ip"), None, 2, "cannot draw"),
     (("--mode", "preserve"), ('"ip"', '"new"'), 1, "no numbers for new"),
@@ -51,6 +55,14 @@ def test_options_that_are_no_finite_number_are_wrong_usage(cli, place, option, v
     outcome = cli(*arguments, option, value)
     assert outcome.code == 2
     assert option in outcome.err
+
+
+def test_a_mean_without_normalising_is_wrong_usage(cli, place):
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
+    outcome = cli(*arguments, "--no-normalize", "--beta", "0.5")
+    assert outcome.code == 2
+    assert "no use for --beta" in outcome.err
+    assert not (place / "x.caffemodel").exists()
 
 
 def test_a_misspelt_verb_gets_a_hint(cli):
