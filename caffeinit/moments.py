@@ -47,10 +47,14 @@ class PictureMoments:
     positions: int
 
     @classmethod
-    def of(cls, size: int, means: np.ndarray, squares: np.ndarray, least: np.ndarray, most: np.ndarray) -> Self:
-        """Return the moments of `size` values; the arrays may have axes of size 1 besides."""
+    def of(cls, size: int, means: np.ndarray, squares: np.ndarray, *extremes: np.ndarray) -> Self:
+        """Return the moments of `size` values; the arrays may have axes of size 1 besides.
+
+        Args:
+            extremes: least and largest values, or nothing where these were not looked at.
+        """
         rows = (means.shape[0], means.shape[1])
-        largest = np.abs(np.maximum(most, -least))
+        largest = np.abs(np.maximum(extremes[1], -extremes[0])) if extremes else np.full(rows, np.nan)
         return cls(means.reshape(rows), squares.reshape(rows), largest.reshape(rows), size // max(means.size, 1))
 
     @classmethod

@@ -114,6 +114,14 @@ def test_rescaling_gives_the_same_weights(mode):
 
 
 @pytest.mark.parametrize("name", MORE)
+def test_a_pass_that_normalises_looks_for_no_largest_value(name):
+    _, found = both(name, normalize)
+    for reports, _ in found:
+        assert any(r.before for r in reports)
+        assert all(np.isnan(r.before.max_abs) for r in reports if r.before)
+
+
+@pytest.mark.parametrize("name", MORE)
 def test_moments_of_one_pass_are_the_same_and_outputs_can_be_seen(name):
     seen = []
 
