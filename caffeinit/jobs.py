@@ -168,7 +168,7 @@ def rescale(
         images, method, balanced, per_channel_rates, memory_limit, temp_dir: as for `init`.
         powers_of_two: in the modes that keep the function, round all scales to powers of two: no bit of the outputs moves.
         rewrite_lrn: in the modes that keep the function, let alpha of LRN layers make up for the scale of what they read;
-            the net has to be saved, too, then: `network.save(weights, net_path=net)`.
+            a Caffe net has to be saved, too, then: `network.save(weights, net_path=net)`. ONNX models have it within.
     Raises:
         CaffeinitError: as for `init`.
     """
@@ -187,6 +187,8 @@ def rescale(
     elif reinit and not select(network.params, reinit):
         raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
     drawn = drawn_by_rescale(network, mode, reinit)
+    if rewrite_lrn:
+        network.open_numbers()
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     if mode in PRESERVING:
         reason = _reasons(network, chosen, holding_reason)

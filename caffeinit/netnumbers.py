@@ -1,4 +1,4 @@
-"""Numbers of a net's own text that may change with its weights: alpha of LRN.
+"""Numbers of a net's own text, or of an ONNX model's nodes, that may change with its weights: alpha of LRN.
 
 A layer that is nearly homogeneous becomes homogeneous if such a number makes up for the scale of its input. The number
 stands in the graph as an initializer beside the learned arrays; plans multiply it in place, all graphs that are lowered
@@ -25,6 +25,7 @@ class NetNumber:
         given: as the net has it.
         degree: with the layer's input scaled by a and the number by a ** -degree, the layer's output is scaled by a.
         array: float32, what the graph reads; a constant array times the number.
+        kind: what `layer` is called in messages.
     """
 
     layer: str
@@ -32,6 +33,7 @@ class NetNumber:
     given: float
     degree: float
     array: np.ndarray
+    kind: str = "layer"
     _first: float = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:

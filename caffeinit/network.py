@@ -70,8 +70,8 @@ class Source(Protocol):
                 source whose net is part of the weights file has no use for it, and writes them there.
         """
 
-    def check_net(self) -> None:
-        """Refuse a net that could not be written.
+    def open_numbers(self, graph: Graph) -> Graph:
+        """Return a graph whose `net_numbers` may change and will be written, by this source's `lower` or this graph.
 
         Raises:
             FormatError: there is no text that could be rewritten.
@@ -246,6 +246,12 @@ class Network:
             WeightsError: a number is not finite.
         """
         self.source.write(path, self.params, force, net_path)
+
+    def open_numbers(self) -> None:
+        """Let numbers of the net itself (alpha of LRN) change; see `Source.open_numbers`."""
+        self.graph = self.source.open_numbers(self.graph)
+        self._sessions.clear()
+        self._relowered = self._backward = None
 
     def _check_inputs(self, feeds: Mapping[str, np.ndarray]) -> None:
         for name, array in feeds.items():

@@ -125,4 +125,4 @@ def _logs(plan: Plan, use: ArrayUse) -> list[np.ndarray]:
 
 def _overflow(network: Network, name: str) -> WeightsError:
     of = network.learned.get(name) or network.graph.net_numbers[name]
-    return WeightsError(f'layer "{of.layer}": its rescaled numbers leave single precision')
+    return WeightsError(f'{getattr(of, "kind", "layer")} "{of.layer}": its rescaled numbers leave single precision')

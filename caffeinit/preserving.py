@@ -87,14 +87,12 @@ def rescale_preserving(
         balanced: False leaves out the rates in mode preserve.
         per_channel_rates: in mode preserve, make the rates of each unit's columns equal instead of its channels'
             deviations.
-        rewritten: let numbers of the net's text (alpha of LRN) change, too, which the network's source writes.
+        rewritten: let numbers of the net itself (alpha of LRN) change, too, which the network's source writes;
+            `network.open_numbers` was called.
         powers_of_two: round all scales to powers of two, with which no digit is lost.
     Raises:
-        FormatError: the net has no text that could be rewritten.
         CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
     """
-    if rewritten:
-        network.source.check_net()
     run = _Run(network, chosen, mode, per_channel_rates, rewritten, powers_of_two)
     first = first_pictures(network, batches)
     outputs = _computable(network, first[0])
@@ -195,11 +193,11 @@ def _describe_plan(run: _Run, plan: Plan) -> None:
 
 
 def _describe_net(run: _Run) -> None:
-    """Note which numbers of the net's text have changed."""
+    """Note which numbers of the net itself have changed."""
     numbers = [n for n in run.network.graph.net_numbers.values() if n.is_changed] if run.rewritten else []
-    run.notes += [f"layer {n.layer}: {n.field} is {shortest(n.now)} now, was {shortest(n.given)}" for n in numbers]
+    run.notes += [f"{n.kind} {n.layer}: {n.field} is {shortest(n.now)} now, was {shortest(n.given)}" for n in numbers]
     if run.rewritten and not numbers:
-        run.notes.append("nothing in the net's text had to be rewritten")
+        run.notes.append("no alpha of an LRN had to be rewritten")
 
 
 def _outcome(run: _Run, plan: Plan) -> Outcome:

@@ -75,9 +75,10 @@ class CaffeSource:
         }
         return with_numbers(net.raw, str(net.path), found)
 
-    def check_net(self) -> None:
-        """Refuse a net whose text could not be written."""
+    def open_numbers(self, graph: Graph) -> Graph:
+        """Return the graph as it is; refuse a net whose text could not be written."""
         self.net_text()
+        return graph
 
     def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
         """Write the weights in the form they came in; without a source file, a new one. With `net_path`, the net, too."""

@@ -79,13 +79,17 @@ def command(
     training, no longer the same function. Layers that the weights file lacks are drawn first.
 
     LRN holds the scales of what it reads. With --rewrite-lrn the modes that keep the function change alpha with them, and
-    write the net's text with nothing else changed: the new weights belong to the new net.
+    write the net's text with nothing else changed: the new weights belong to the new net. Of an ONNX model the attribute
+    is rewritten where it stands.
     """
     from caffeinit.cli.work import run_job
+    from caffeinit.files import is_onnx
 
     check_weights(net, weights)
     if output_net is not None and not rewrite_lrn:
         raise click.UsageError("--output-net is for --rewrite-lrn; without it the net stays as it is")
+    if output_net is not None and is_onnx(net):
+        raise click.UsageError("--output-net is for Caffe nets; an ONNX model has its net within itself")
     target = output or str(default_output(Path(weights or net)))
     run_job(
         "rescale",
@@ -96,7 +100,7 @@ def command(
         mode=mode,
         balanced=not no_balance,
         per_channel_rates=per_channel_rates,
-        output_net=(output_net or str(_stem(Path(target), ".prototxt"))) if rewrite_lrn else None,
+        output_net=(output_net or str(_stem(Path(target), ".prototxt"))) if rewrite_lrn and not is_onnx(net) else None,
         rewrite_lrn=rewrite_lrn,
         powers_of_two=powers_of_two,
         reinit=patterns(reinit) or [],

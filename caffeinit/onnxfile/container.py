@@ -25,6 +25,7 @@ from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import FormatError, OutputError, WeightsError
 from caffeinit.files import check_regular_file, check_target, replacing
 from caffeinit.mapped import release, scratch_copy
+from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
 
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
@@ -40,6 +41,7 @@ class Container:
         model: its structure; the graph's initializers are left out.
         initializers: name -> tensor, in the order of the file.
         constants: output of a Constant node of the graph -> its tensor.
+        alphas: output of an LRN node of the graph -> where its alpha is.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Container:
     model: onnx.ModelProto
     initializers: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
+    alphas: dict[str, Alpha] = field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -58,11 +61,18 @@ class Container:
         """Location -> file beside the model."""
         return {t.place[0]: t.file for t in self.tensors.values() if t.place and t.file}
 
-    def write(self, path: str | PathLike[str], arrays: Mapping[str, np.ndarray], force: bool = False) -> None:
+    def write(
+        self,
+        path: str | PathLike[str],
+        arrays: Mapping[str, np.ndarray],
+        force: bool = False,
+        alphas: Mapping[str, float] | None = None,
+    ) -> None:
         """Write the model, and its data files if it has any, with these numbers.
 
         Args:
             arrays: tensor -> numbers; those that did not change keep their bits.
+            alphas: output of an LRN node -> its new alpha.
         Raises:
             WeightsError: a number cannot be written. OutputError: a target. Nothing is written then.
         """
@@ -78,6 +88,9 @@ class Container:
             else:
                 own += tensor.patches(array)
                 around |= {f.begin: f for f in tensor.frames if tensor.halves}
+        for output, value in (alphas or {}).items():
+            own.append(self.alphas[output].edit(value))
+            around |= {f.begin: f for f in self.alphas[output].frames}
         renamed = self._renamed(target)
         for tensor in self.tensors.values():
             if tensor.place and renamed[tensor.place[0]] != tensor.place[0]:
@@ -196,6 +209,8 @@ def _index(found: Container, open_data: OpenData) -> None:
             found.initializers[tensor.name] = tensor
         elif item.number == _NODE:
             _index_constant(found, graphs[0], item, open_data, budget)
+            if alpha := find_alpha(data, graphs[0], item, budget):
+                found.alphas[alpha[0]] = alpha[1]
 
 
 def _index_constant(

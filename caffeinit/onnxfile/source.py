@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 
 import numpy as np
@@ -16,12 +16,14 @@ from caffeinit.errors import CaffeinitError, FormatError, WeightsError
 from caffeinit.folding import constant_node
 from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing
+from caffeinit.netnumbers import NetNumber
 from caffeinit.network import Network, Params, Skipped
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Plain, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, read_within, work_out
+from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
 from caffeinit.ops import find_rule
@@ -37,11 +39,13 @@ class OnnxSource:
 
     Attributes:
         computed: weights that are worked out in the graph -> checksum.
+        numbers: output of an LRN node -> its alpha, once it may change.
     """
 
     file: Container
     plain: Plain
     computed: dict[str, int]
+    numbers: dict[str, NetNumber] = field(default_factory=dict)
 
     def lower(self, shapes: Mapping[str, Shape]) -> Graph:
         """Return the graph for other input shapes.
@@ -49,16 +53,24 @@ class OnnxSource:
         Raises:
             CaffeinitError: its nodes do not go together then.
         """
-        return _graph(self.plain, shapes)[0]
+        graph = _graph(self.plain, shapes)[0]
+        return taken_apart(graph, self.numbers, self.numbers) if self.numbers else graph
 
     def preprocessing(self) -> dict[str, Preprocessing]:
         """Return input -> the layout of its pictures; an ONNX file tells nothing else of them."""
         last = [v.name for v in self.plain.inputs if is_channels_last(v)]
         return {name: Preprocessing(channels_last=True) for name in last}
 
-    def check_net(self) -> None:
-        """Refuse to change anything but arrays: what Caffe has in the net's text are attributes of nodes here."""
-        raise FormatError(f"{self.file.path}: of an ONNX model arrays are rewritten, not the alpha of its LRN nodes")
+    def open_numbers(self, graph: Graph) -> Graph:
+        """Return the graph with the alpha of LRN nodes as arrays; those of functions, and in subgraphs, stay."""
+        return taken_apart(graph, self.file.alphas, self.numbers)
+
+    def place(self, value: str, leaves: bool) -> str:
+        """Return the node that a value was made by in the file where our graph has another; see `Network`."""
+        for top, number in self.numbers.items():
+            if not leaves and (value == top or value.startswith(f"{number.layer}{PARTS}")):
+                return f"LRN {number.layer}"
+        return ""
 
     def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
         """Write the model with these numbers, and its data files beside it.
@@ -68,11 +80,14 @@ class OnnxSource:
             WeightsError: a number cannot be written, or is not stored in the file. OutputError: the target cannot.
         """
         if net_path is not None:
-            self.check_net()
+            raise FormatError(
+                f"{net_path}: an ONNX model has its net within itself; there is none to be written beside it"
+            )
         for name, known in self.computed.items():
             if _checksum(params[name][0]) != known:
                 raise WeightsError(f"{self.file.path}: {name} is computed in the graph; its numbers cannot be changed")
-        self.file.write(path, {name: arrays[0] for name, arrays in params.items() if name in self.file.tensors}, force)
+        arrays = {name: arrays[0] for name, arrays in params.items() if name in self.file.tensors}
+        self.file.write(path, arrays, force, changed_alphas(self.numbers))
 
 
 def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: bool = False) -> Network:
@@ -87,11 +102,13 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     is_ours = file.model.producer_name == "caffeinit"
     changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
     learned = find_learned(graph, changeable, _held(file, plain.arrays), computed)
+    source = OnnxSource(file, plain, {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items()})
     network = Network(
         graph=graph,
         params={of.layer: (graph.initializers[name],) for name, of in learned.items()},
         learned=learned,
-        source=OnnxSource(file, plain, {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items()}),
+        source=source,
+        place=source.place,
         blobs=[*graph.inputs, *_blobs(graph)],
         skipped=skipped,
     )

@@ -154,6 +154,13 @@ class LpNormalization(OpRule):
         return [graph.op("Div", graph.op("Sub", dy, shared), norm)]
 
 
+def band_of(node: onnx.NodeProto, channels: int) -> np.ndarray:
+    """Return what an LRN node averages squares by, but for alpha: (C, C), output channels first."""
+    size = attribute(node, "size")
+    ahead = np.arange(channels) - np.arange(channels)[:, None]
+    return np.asarray(((ahead >= -((size - 1) // 2)) & (ahead <= size // 2)) / size)
+
+
 @op_rule("LRN")
 class LRN(OpRule):
     """y = x / (bias + alpha / size * sum of squares over neighbouring channels) ** beta."""
@@ -165,11 +172,9 @@ class LRN(OpRule):
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return dy / s ** beta - 2 * beta * alpha / size * x * (sum over neighbours of dy * y / s)."""
         x, y, dy = node.input[0], node.output[0], single(dys)
-        size, alpha = attribute(node, "size"), attribute(node, "alpha", 1e-4)
+        alpha = attribute(node, "alpha", 1e-4)
         beta, bias = float(attribute(node, "beta", 0.75)), float(attribute(node, "bias", 1.0))
-        channels = np.arange(graph.shape(x)[1])
-        ahead = channels[:, None] - channels[None, :]
-        band = ((ahead >= -((size - 1) // 2)) & (ahead <= size // 2)) * (alpha / size)
+        band = band_of(node, graph.shape(x)[1]).T * alpha
         sums = graph.op("Add", along_axis(graph, graph.op("Mul", x, x), 1, band), bias)
         back = along_axis(graph, graph.op("Div", graph.op("Mul", dy, y), sums), 1, band.T)
         direct = graph.op("Mul", dy, graph.op("Pow", sums, -beta))

@@ -8,6 +8,7 @@ import pytest
 
 import caffeinit
 from tests.cli.conftest import NET
+from tests.onnxfile.test_lrn import build_lrn
 
 NORM = 'layer { name: "norm" type: "LRN" bottom: "conv1" top: "norm" lrn_param { alpha: 2 } }  # to be rewritten\n'
 TEXT = NET.replace('layer { name: "ip"', NORM + 'layer { name: "ip"').replace(
@@ -102,6 +103,17 @@ def test_a_name_for_a_net_that_is_not_rewritten_is_wrong_usage(place, rescale):
     assert "--rewrite-lrn" in outcome.err
 
 
+def test_an_onnx_model_has_its_net_within_itself(place, cli):
+    model = build_lrn(shape=("N", 3, 12, 10)).save(place / "net.onnx")
+    outcome = cli("rescale", model, "--images", place / "pictures", "--rewrite-lrn", "--output-net", place / "n.txt")
+    assert outcome.code == 2
+    assert "an ONNX model has its net within itself" in outcome.err
+    outcome = cli("rescale", model, "--images", place / "pictures", "--rewrite-lrn")
+    assert outcome.code == 0
+    assert "node norm1_2: alpha is" in outcome.out
+    assert {n for n in os.listdir(place) if "rescaled" in n} == {"net.rescaled.onnx"}
+
+
 def test_mode_normalize_does_not_rewrite(place, rescale):
     outcome = rescale("--mode", "normalize")
     assert outcome.code == 2
@@ -112,7 +124,7 @@ def test_a_net_without_lrn_is_told_so_and_its_text_copied(place, rescale):
     (place / "net.prototxt").write_text(NET)
     outcome = rescale()
     assert outcome.code == 0
-    assert "nothing in the net's text had to be rewritten" in outcome.out
+    assert "no alpha of an LRN had to be rewritten" in outcome.out
     assert (place / "net.rescaled.prototxt").read_text() == NET
 
 
