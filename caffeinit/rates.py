@@ -185,6 +185,8 @@ class RateProbe:
                 for source in of:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
+            if not outputs:
+                raise CaffeinitError(_no_rates(self._units, self.unreached))
             part, settings = graph.part(list(dict.fromkeys(outputs))), self.network.settings
             return (SegmentedRun if self._is_segmented else WholeRun)(part, sources, settings, self._changing), diffs
 
@@ -226,6 +228,13 @@ class RateProbe:
             else:
                 found[key] = UnitRates(weights=weights)
         return found
+
+
+def _no_rates(units: Sequence[Unit], unreached: Mapping[str, str]) -> str:
+    """Return why a net has no rate at all."""
+    if not units:
+        return "the net has no convolution and no product of matrices with weights"
+    return "no gradient reaches weights: " + "; ".join(dict.fromkeys(unreached[unit.key] for unit in units))
 
 
 def _half(feeds: list[Batch]) -> list[Batch]:

@@ -69,6 +69,23 @@ def test_a_net_without_an_output_that_weights_decide_is_refused():
         RateProbe(net, pictures()[:1]).measure()
 
 
+def test_a_net_of_factors_alone_has_no_rates_and_nothing_is_run_for_them():
+    builder = NetBuilder()
+    net = builder.finish(builder.graph.op("Mul", "data", builder.array("scale", 0, (3, 1, 1), "scale")))
+    assert [unit.kind for unit in net.units] == ["channel"]
+    with pytest.raises(CaffeinitError, match="no convolution and no product of matrices with weights"):
+        RateProbe(net, pictures()[:1])
+
+
+def test_where_no_gradient_comes_through_the_reason_is_told():
+    builder = NetBuilder()
+    x = builder.conv("data", "conv1", 3)
+    y = builder.graph.op("Compress", x, np.ones(4, bool), axis=0)
+    net = builder.finish(y)
+    with pytest.raises(CaffeinitError, match=r"no gradient reaches weights: there is no gradient through Compress"):
+        RateProbe(net, pictures()[:1])
+
+
 def test_the_spread_is_the_largest_distance_from_the_mean_of_logarithms():
     assert rate_spread([1.0, np.e, np.e**5]) == pytest.approx(3)
     assert rate_spread([2.0, 0.0, np.nan]) == 0
