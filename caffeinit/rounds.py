@@ -37,7 +37,7 @@ from caffeinit.units import Unit
 # Log scales over which no curve is taken to be straight.
 _LONG = 0.5
 # How many times its length an accelerated step may go.
-_FURTHER = 5.0
+_FURTHER = 3.0
 # Rounds after which less will do, and rounds without a better one after which no more are tried.
 _PATIENCE = 6
 # Measurements at most.
@@ -185,6 +185,7 @@ def approach(
 
     Args:
         limit: of the spread that a step is expected to lead to, at which it is the last; nothing is measured after it.
+            What a long step leads to is not foretold well: another follows it in any case.
         rounds: steps at most.
         chosen, counted: as for `iterate`.
         restore: as for `iterate`, but not called after the last step, which a pass over all pictures is to follow.
@@ -198,7 +199,8 @@ def approach(
             break
         apply(network, change)
         given = _with(network, given, change)
-        if expected <= limit or number == rounds - 1:
+        is_short = np.abs(change.scales).max(initial=0) <= _LONG
+        if (expected <= limit and is_short) or number == rounds - 1:
             break
         restore(given)
     return given
