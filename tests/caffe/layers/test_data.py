@@ -29,7 +29,9 @@ CASES = [
     case("DummyData", "", None),
     case("MemoryData", "memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }", (2, 3, 4, 5), (2,)),
     case("Data", PICTURES, (8, 3, 7, 7), (8,)),
-    case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 mean_value: 100 }", (8, 1, 7, 7)),
+    # One value is taken off all channels, four are for four.
+    case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 mean_value: 100 }", (8, 3, 7, 7)),
+    case("Data", f"{PICTURES[:-1]} {'mean_value: 1 ' * 4}}}", (8, 4, 7, 7)),
     case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 force_gray: true }", (8, 1, 7, 7)),
     case("Data", "data_param { batch_size: 8 }", None, (8,)),
     case("ImageData", "image_data_param { batch_size: 4 new_height: 6 new_width: 9 }", (4, 3, 6, 9), (4,)),
