@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import numpy as np
@@ -21,6 +21,7 @@ from caffeinit.files import replacing_all
 from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing, preprocessing_of_net
 from caffeinit.images.means import read_mean
+from caffeinit.images.preprocess import is_channels_last
 from caffeinit.netnumbers import shortest
 from caffeinit.network import Network, Params, Place, Skipped
 
@@ -55,8 +56,20 @@ class CaffeSource:
         return lower_net(again, self.matched.arrays).graph
 
     def preprocessing(self) -> dict[str, Preprocessing]:
-        """Return input -> how the net's own data layers prepare pictures."""
-        return preprocessing_of_net(self.net.layers, self.net.path.parent)
+        """Return input -> how the net's own data layers prepare pictures.
+
+        An input whose last axis has the channels, and that the net first turns by a Permute, takes channels last: nets that
+        are converted from TensorFlow begin so.
+        """
+        told = preprocessing_of_net(self.net.layers, self.net.path.parent)
+        last = [name for name, shape in self.found.inputs.items() if is_channels_last(shape) and self._is_turned(name)]
+        return told | {name: replace(told[name], channels_last=True) for name in last}
+
+    def _is_turned(self, blob: str) -> bool:
+        """Return whether all that reads a blob brings its last axis to the second place."""
+        readers = [e.layer for e in self.net.named_layers if blob in e.bottoms and e.layer.name in self.found.params]
+        kinds = [(layer, find_type(layer.type)) for layer in readers]
+        return bool(kinds) and all(kind is not None and kind.puts_channels_first(layer) for layer, kind in kinds)
 
     def net_text(self) -> bytes:
         """Return the net's text with the numbers that have been rewritten.

@@ -93,6 +93,10 @@ class LayerType:
         """
         raise NotImplementedError
 
+    def puts_channels_first(self, layer: Layer) -> bool:
+        """Return whether the layer turns (N, H, W, C) into (N, C, H, W)."""
+        return False
+
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return the multiply-adds of one forward pass at these bottom shapes."""
         return 0
