@@ -114,3 +114,18 @@ def test_what_is_found_is_used_and_told(place):
     assert str(zoo / "data" / "mean.npy") in entry["inputs"]
     result = json.loads((place / "out" / "a" / "train.caffemodel.json").read_text())
     assert all(u["done"] for u in result["units"])
+
+
+def test_a_net_that_asks_for_a_phase_and_then_for_a_stage_is_told_both(tmp_path):
+    only = TRAIN.replace('type: "ImageData"', 'type: "ImageData" include { phase: TRAIN }')
+    staged = 'layer { name: "deep" type: "TanH" bottom: "conv1" top: "deep" include { stage: "deep" } }\n'
+    head, tail = only.split('layer { name: "ip"')
+    write_net(
+        tmp_path, head + staged + 'layer { name: "ip"' + tail.replace('bottom: "conv1"', 'bottom: "deep"'), "a.prototxt"
+    )
+    zoo = search_zoo(tmp_path, tmp_path / "out")
+    asked = [{}, {"phase": "TRAIN"}, {"phase": "TRAIN", "stages": ["deep"]}]
+    errors = [Matchmaker(zoo, {"a.prototxt": Said()}, {"a.prototxt": s}).net_at["a.prototxt"].error for s in asked]
+    assert errors[0].endswith(f"Give --phase TRAIN. And then: {errors[1]}")
+    assert errors[1].endswith("Give --stage deep")
+    assert not errors[2]
