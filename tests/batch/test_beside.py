@@ -116,6 +116,28 @@ def test_what_is_found_is_used_and_told(place):
     assert all(u["done"] for u in result["units"])
 
 
+def test_a_size_that_only_the_pictures_have_is_told_in_the_manifest(place):
+    for name in ("deploy.prototxt", "net.caffemodel"):
+        (place / "zoo" / "first" / name).unlink()
+    write_net(place / "zoo" / "first", OPEN, "train.prototxt")
+    done = run_here(["batch", place / "zoo", "-o", place / "out", "--job", "init", "--images", place / "pictures"])
+    assert done.returncode == 0, done.stdout
+    told = {e["model"]: e["summary"] for e in entries(place / "out")}
+    taken = "; input data 3 x 14 x 12 taken from the pictures, which all have that size"
+    assert {model for model, summary in told.items() if summary.endswith(taken)} == {"first/train.prototxt"}
+
+
+def test_weights_decide_whether_the_pictures_have_the_size_of_a_net(place):
+    for folder in ("deep/er/second", "third"):
+        shutil.rmtree(place / "zoo" / folder)
+    (place / "zoo" / "first" / "deploy.prototxt").rename(place / "deploy.prototxt")
+    write_net(place / "zoo" / "first", OPEN, "train.prototxt")
+    done = run_here(["batch", place / "zoo", "-o", place / "out", "--images", place / "pictures"])
+    assert done.returncode == 1
+    (entry,) = entries(place / "out")
+    assert '(the pictures\' own, 3 x 14 x 12, is not taken: layer "ip", blob 0' in entry["reason"]
+
+
 def test_a_net_that_asks_for_a_phase_and_then_for_a_stage_is_told_both(tmp_path):
     only = TRAIN.replace('type: "ImageData"', 'type: "ImageData" include { phase: TRAIN }')
     staged = 'layer { name: "deep" type: "TanH" bottom: "conv1" top: "deep" include { stage: "deep" } }\n'
