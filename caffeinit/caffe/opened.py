@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, infer_net, times
 from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net
@@ -54,13 +53,16 @@ def open_net(net: Net, file: WeightsFile | None, given: Mapping[str, Shape], tel
 
 def _as_pictures(found: Inference, file: WeightsFile | None, given: Mapping[str, Shape], tell: Teller) -> Opened:
     net = found.net
-    told = tell(found.as_pictures, _picture_inputs(net))
+    sources = [entry.tops for entry in net.named_layers if entry.tops and not entry.bottoms]
+    # Labels and the like are further tops.
+    told = tell(found.as_pictures, [tops[0] for tops in sources], [top for tops in sources for top in tops])
     shapes = {name: extent.shape for name, extent in told.items() if extent.shape is not None}
     why = {name: f" ({extent.words})" for name, extent in told.items() if extent.shape is None}
     if shapes:
         tried = infer_net(net, {**given, **shapes}, why=why)
         opened = Opened(tried, _match(tried, file))
-        objection = next(iter(opened.matched.mismatches), "") or _refusal(tried)
+        # What a mismatch may come from (behind the semicolon) is another size here.
+        objection = next(iter(opened.matched.mismatches), "").partition(";")[0] or _refusal(tried)
         if not objection:
             opened.taken = {name: f"{times(shape)} {told[name].words}" for name, shape in shapes.items()}
             return opened
@@ -78,12 +80,6 @@ def _refusal(found: Inference) -> str:
     """Return the first layer that cannot run with these shapes, and why."""
     layers = [entry.layer for entry in found.net.named_layers if entry.layer.name in found.refused]
     return f'layer "{layers[0].name}" ({layers[0].type}): {found.blocked[layers[0].name]}' if layers else ""
-
-
-def _picture_inputs(net: Net) -> list[str]:
-    """Return the first tops of all data layers; labels and the like are further tops."""
-    kinds = [(entry, find_type(entry.layer.type)) for entry in net.named_layers if entry.tops and not entry.bottoms]
-    return [entry.tops[0] for entry, kind in kinds if kind is None or kind.is_data]
 
 
 def _mean_shapes(net: Net, blobs: Sequence[str]) -> dict[str, Shape]:

@@ -294,14 +294,14 @@ def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Netw
 def _teller(sources: Sequence[str], mean_file: str | None, crop: int | None, resize: str | None) -> Teller:
     """Return what tells how large an input is from the pictures, and the options, that are given for it."""
 
-    def tell(wanted: Mapping[str, int], inputs: Sequence[str]) -> Mapping[str, Extent]:
+    def tell(wanted: Mapping[str, int], takers: Sequence[str], inputs: Sequence[str]) -> Mapping[str, Extent]:
         from caffeinit.images.extents import Extent, extents
         from caffeinit.images.means import read_mean
 
         if crop or parse_resize(resize).get("resize_to"):
             return {}  # what the net is fed has another size than the pictures have
         if mean_file is None:
-            return extents(wanted, inputs, parse_sources(sources, inputs))
+            return extents(wanted, takers, parse_sources(sources, inputs))
         shape = read_mean(mean_file).shape
         return {name: Extent(shape, f"taken from the mean {mean_file}") for name in wanted}
 

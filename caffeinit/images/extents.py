@@ -32,21 +32,21 @@ class Extent:
     words: str
 
 
-# Asked with inputs that are as large as pictures -> their channels, 0 if open; and with the names of all that take any.
-Teller = Callable[[Mapping[str, int], Sequence[str]], Mapping[str, Extent]]
+# Asked with inputs that are as large as pictures -> their channels, 0 if open; those that may take any; and all inputs.
+Teller = Callable[[Mapping[str, int], Sequence[str], Sequence[str]], Mapping[str, Extent]]
 
 
-def extents(wanted: Mapping[str, int], inputs: Sequence[str], sources: Mapping[str | None, Any]) -> dict[str, Extent]:
+def extents(wanted: Mapping[str, int], takers: Sequence[str], sources: Mapping[str | None, Any]) -> dict[str, Extent]:
     """Return what pictures tell of the inputs that they are for.
 
     Args:
         wanted: input -> channels that the net states, 0 for none.
-        inputs: the net's inputs for pictures. What stands under None is for the one of them that is left over.
+        takers: inputs that may take pictures. What stands under None is for the one of them that is left over.
         sources: input -> sources, as `read_images` takes them.
     Raises:
         ImagesError: what is named is not there.
     """
-    left = [name for name in inputs if name not in sources]
+    left = [name for name in takers if name not in sources]
     found = {}
     for name, channels in wanted.items():
         given = sources.get(name) or (sources.get(None) if left == [name] else None)

@@ -105,3 +105,18 @@ def test_what_states_a_size_goes_before_the_pictures(cli, place, net, prepared, 
     if shape:
         stored = caffeinit.load(net, place / "new.caffemodel", input_shapes={"data": shape})
         assert stored.params["ip"][0].shape == (4, 6 * (shape[1] - 2) * (shape[2] - 2))
+
+
+def test_other_inputs_may_be_given_by_name(cli, place, net):
+    rest = net.read_text().replace('bottom: "conv1" top: "ip"', 'bottom: "both" top: "ip"')
+    head, tail = rest.split('layer { name: "ip"')
+    rows = (
+        'layer { name: "rows" type: "HDF5Data" top: "first" top: "rows" hdf5_data_param { source: "x" batch_size: 2 } }'
+    )
+    flat = 'layer { name: "f" type: "Flatten" bottom: "conv1" top: "f" }'
+    join = 'layer { name: "both" type: "Concat" bottom: "f" bottom: "rows" top: "both" }'
+    net.write_text(rows + head + flat + join + 'layer { name: "ip"' + tail)
+    np.save(place / "rows.npy", np.random.default_rng(0).normal(size=(12, 5)))
+    named = ["--images", f"data={place / 'pictures'}", "--images", f"rows={place / 'rows.npy'}"]
+    made = cli("init", net, *named, "--input-shape", "rows=2,5", "-o", place / "new.caffemodel")
+    assert (made.code, SENTENCE in made.out) == (0, True), made.err
