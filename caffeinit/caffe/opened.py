@@ -66,7 +66,7 @@ def _as_pictures(found: Inference, file: WeightsFile | None, given: Mapping[str,
         if not objection:
             opened.taken = {name: f"{times(shape)} {told[name].words}" for name, shape in shapes.items()}
             return opened
-        why |= {n: f" (the pictures' own, {times(s)}, is not taken: {objection})" for n, s in shapes.items()}
+        why |= {n: f" ({times(s)} could be {told[n].words}, but {objection})" for n, s in shapes.items()}
     found = infer_net(net, given, why=why)
     return Opened(found, _match(found, file))
 

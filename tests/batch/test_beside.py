@@ -135,7 +135,7 @@ def test_weights_decide_whether_the_pictures_have_the_size_of_a_net(place):
     done = run_here(["batch", place / "zoo", "-o", place / "out", "--images", place / "pictures"])
     assert done.returncode == 1
     (entry,) = entries(place / "out")
-    assert '(the pictures\' own, 3 x 14 x 12, is not taken: layer "ip", blob 0' in entry["reason"]
+    assert '3 x 14 x 12 could be taken from the pictures, which all have that size, but layer "ip"' in entry["reason"]
 
 
 def test_a_net_that_asks_for_a_phase_and_then_for_a_stage_is_told_both(tmp_path):

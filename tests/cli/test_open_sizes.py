@@ -14,6 +14,7 @@ OPEN = (
     'layer { name: "data" type: "Data" top: "data" top: "label" data_param { source: "db" batch_size: 2 } PREPARED }'
     + BODY
 )
+COULD = "3 x 24 x 20 could be taken from the pictures, which all have that size"
 SENTENCE = "3 x 24 x 20 taken from the pictures, which all have that size"
 
 
@@ -53,7 +54,7 @@ def test_weights_that_do_not_fit_leave_it_open(cli, place, weights):
         outcome = cli(verb, place / "net.prototxt", weights, "--images", place / "pictures", *more)
         assert outcome.code == 1
         assert (
-            "give --input-shape data=C,H,W (the pictures' own, 3 x 24 x 20, is not taken: "
+            f"give --input-shape data=C,H,W ({COULD}, but "
             'layer "ip", blob 0: the file has (4, 480), the net asks for (4, 2376))'
         ) in " ".join(outcome.err.split())
 
@@ -62,7 +63,7 @@ def test_a_net_that_cannot_run_so_leaves_it_open(cli, place, net):
     net.write_text(OPEN.replace("PREPARED", "").replace("kernel_size: 3", "kernel_size: 21"))
     outcome = cli("init", net, "--images", place / "pictures", "-o", place / "new.caffemodel")
     assert outcome.code == 1
-    assert 'the pictures\' own, 3 x 24 x 20, is not taken: layer "conv1" (Convolution):' in outcome.err
+    assert f'{COULD}, but layer "conv1" (Convolution):' in outcome.err
 
 
 def test_pictures_of_several_sizes_leave_it_open(cli, place, net):
