@@ -25,6 +25,7 @@ from caffeinit.errors import (
 if TYPE_CHECKING:
     from caffeinit.comparison import Comparison
     from caffeinit.images import Calibration
+    from caffeinit.images.extents import Teller
     from caffeinit.measuring import Measurement
     from caffeinit.network import Network
     from caffeinit.result import Result
@@ -61,6 +62,7 @@ def load(
     strict: bool = False,
     device: str = "cpu",
     allow_tf32: bool = False,
+    tell: Teller | None = None,
 ) -> Network:
     """Load a net and, if given, its weights.
 
@@ -73,6 +75,8 @@ def load(
         strict: refuse a net with a layer that cannot run, instead of leaving out what depends on it.
         device: cpu, cuda, cuda:N, or auto for the first GPU that works, else the CPU; `Network.notes` says which.
         allow_tf32: let a GPU round factors to 10 bits where that is faster.
+        tell: asked about inputs of a Caffe net that are as large as its pictures, where nothing states how large these
+            are; see `caffeinit.images.extents`. `Network.taken` says what was taken.
     Raises:
         FormatError: a file is not what it should be. WeightsError: the weights do not fit the net.
         OptionError: onnxruntime cannot use the device.
@@ -89,6 +93,7 @@ def load(
         phase=phase,
         level=level,
         stages=stages,
+        tell=tell,
     )
     network.settings = Settings(device=found)
     network.notes += [note] if note else []
@@ -101,7 +106,7 @@ def _read(
     *,
     input_shapes: dict[str, tuple[int, ...]],
     strict: bool,
-    **state: Any,
+    **more: Any,
 ) -> Network:
     """Return the network that the files hold, whichever kind they are."""
     from caffeinit.files import is_onnx
@@ -114,7 +119,7 @@ def _read(
         return load_onnx(net, input_shapes, strict=strict)
     from caffeinit.caffe.source import load_caffe
 
-    return load_caffe(net, weights, input_shapes=input_shapes, strict=strict, **state)
+    return load_caffe(net, weights, input_shapes=input_shapes, strict=strict, **more)
 
 
 def read_images(net: Network, sources: Any, **options: Any) -> Calibration:

@@ -168,7 +168,7 @@ def inspect_files(
         mismatches=matched.mismatches,
         missing=sorted({layer for layer, _ in matched.missing}) if file else [],
         unused=matched.unused,
-        notes=[*net.notes, *(file.notes if file else []), *matched.notes],
+        notes=[*net.notes, *(file.notes if file else []), *matched.notes, *found.notes],
         units=units,
         scales=_find_scales(found, lowered, matched, units) if scales else None,
     )

@@ -117,6 +117,7 @@ class Network:
         makers: value -> (name, type) of the layer that makes it, where the source has layers.
         place: returns what a reader knows the maker of a value by, or, for one that leaves the net, what it goes to; empty
             where there is no better name than the operator's or the value's.
+        taken: input -> its shape and where that was taken from, in words, where the source does not state it.
         settings: threads and device.
     """
 
@@ -131,6 +132,7 @@ class Network:
     makers: dict[str, tuple[str, str]] = field(default_factory=dict)
     place: Place = nowhere
     notes: list[str] = field(default_factory=list)
+    taken: dict[str, str] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
     _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict)
     _relowered: tuple[dict[str, Shape], Graph] | None = field(default=None)

@@ -165,9 +165,10 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
             difference.see(before[name], np.asarray(after[name]))
     worst = max(moves.values(), key=lambda d: d.relative)
     if not worst.relative <= TOLERANCE:
+        advice = "" if run.powers_of_two or run.mode == "fp16" else ". --powers-of-two rounds nothing"
         raise CaffeinitError(
             f'output "{worst.name}" moved by {worst.relative:.2g} of its largest value on the pictures, more than '
-            f"{TOLERANCE:g}: rounding is blown up in this net. Nothing is written"
+            f"{TOLERANCE:g}: rounding is blown up in this net. Nothing is written{advice}"
         )
     for name, move in moves.items():
         run.outputs_moved[name] = move.relative

@@ -142,3 +142,21 @@ def test_channels_that_are_next_to_nothing_do_not_bring_weights_to_overflow():
     weight[0, 1:], bias[0] = 0, 0
     caffeinit.rescale(net, batches, mode="fp16")
     assert max(np.abs(a).max() for arrays in net.params.values() for a in arrays) < LARGEST
+
+
+def sharp_net():
+    """Return a net that judges by differences which are a millionth of what they are differences of."""
+    builder = NetBuilder()
+    x = builder.product(builder.relu(builder.conv("data", "conv1", 8)), "ip1", 2)
+    net = builder.finish(builder.graph.op("Softmax", x, axis=1))
+    weight = net.params["ip1"][0]
+    weight[0] *= 1e6
+    weight[1] = weight[0] * (1 + 1e-6 * np.random.default_rng(0).standard_normal(weight[0].shape))
+    return net
+
+
+def test_where_rounding_is_blown_up_powers_of_two_are_the_way_out():
+    with pytest.raises(CaffeinitError, match=r"rounding is blown up in this net.*--powers-of-two rounds nothing"):
+        caffeinit.rescale(sharp_net(), pictures())
+    result = caffeinit.rescale(sharp_net(), pictures(), powers_of_two=True)
+    assert any(note.endswith("did not move") for note in result.notes)

@@ -128,10 +128,11 @@ def _summary(task: Mapping[str, Any], files: Path, log: Path) -> str:
     """Return in one line what was done: counts from the result, or the first line that the command prints."""
     for path in sorted(files.glob("*.json")) if JOBS[task["job"]].writes_json else []:
         found = json.loads(path.read_bytes())
-        units = found.get("units", []) if isinstance(found, dict) else []
+        units = found.get("units", [])
         changed = sum(1 for u in units if u.get("done"))
         left = sum(1 for u in units if u.get("reason"))
         text = f"{changed} of {len(units)} units changed" if changed else f"{len(units)} units"
-        return text + (f", {left} left alone" if left else "")
+        taken = "".join(f"; input {name} {words}" for name, words in found.get("taken", {}).items())
+        return text + (f", {left} left alone" if left else "") + taken
     lines = log.read_text(errors="replace").replace(f"{files}/", "").strip().splitlines()
     return re.sub(r"\s+", " ", lines[0]) if lines else ""

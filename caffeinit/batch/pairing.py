@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from caffeinit.batch.settings import Said
@@ -105,10 +105,14 @@ class Matchmaker:
             try:
                 self._known[digest] = net_shapes(full, **arguments), ""
             except CaffeinitError as error:
-                shapes = None if "phase" in arguments else _training_shapes(full, arguments)
-                if shapes is None:
-                    return _Net(path, None, digest, one_line(error, full))
-                self._known[digest] = shapes, "TRAIN"
+                reason = one_line(error, full)
+                if "phase" in arguments:
+                    return _Net(path, None, digest, reason)
+                try:
+                    self._known[digest] = net_shapes(full, phase="TRAIN", **arguments), "TRAIN"
+                except CaffeinitError as other:
+                    more = f". And then: {one_line(other, full)}" if "Give --phase TRAIN" in reason else ""
+                    return _Net(path, None, digest, reason + more)
         shapes, phase = self._known[digest]
         return _Net(path, shapes, digest, phase=phase)
 
@@ -167,14 +171,6 @@ class Matchmaker:
             if folder != here:
                 groups.setdefault(distance_between(here, folder), []).extend(nets)
         yield from sorted(groups.items())
-
-
-def _training_shapes(path: Path, arguments: Mapping[str, Any]) -> NetShapes | None:
-    """Return what a net asks for in training; None where it is no net then either."""
-    try:
-        return net_shapes(path, phase="TRAIN", **arguments)
-    except CaffeinitError:
-        return None
 
 
 def _rank(net: _Net, weights: str, how: Fit, distance: int) -> _Rank:

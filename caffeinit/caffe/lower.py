@@ -45,7 +45,11 @@ class Inference:
         params: layer -> its arrays, for every layer whose bottoms are known.
         owners: (layer, index) -> (layer, index) that holds the array; differs for shared parameters.
         blocked: layer -> why it cannot run.
+        refused: those of them that do not allow what they are given.
         unshaped: tops of data layers whose shape nothing tells.
+        as_pictures: those of them that are as large as the pictures are -> number of channels, 0 where that is open, too.
+        why: those of them that were asked about elsewhere -> what is known of them, for the message.
+        notes: which shapes were taken from where.
         most: numbers that a blob may hold.
     """
 
@@ -55,7 +59,11 @@ class Inference:
     params: dict[str, list[Param]] = field(default_factory=dict)
     owners: dict[ParamKey, ParamKey] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
     unshaped: list[str] = field(default_factory=list)
+    as_pictures: dict[str, int] = field(default_factory=dict)
+    why: Mapping[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     most: int = MAX_COUNT
 
 
@@ -76,15 +84,21 @@ class Lowered:
     unreached: list[Learned]
 
 
-def infer_net(net: Net, given: Mapping[str, Shape] | None = None, most: int = MAX_COUNT) -> Inference:
+def infer_net(
+    net: Net,
+    given: Mapping[str, Shape] | None = None,
+    most: int = MAX_COUNT,
+    why: Mapping[str, str] | None = None,
+) -> Inference:
     """Work out every shape.
 
     Args:
         given: input blob -> shape, taken instead of what the prototxt says; with one axis fewer than the blob has,
             the batch axis is left as it is.
         most: numbers that a blob may hold.
+        why: see `Inference`.
     """
-    found = Inference(net, most=most)
+    found = Inference(net, most=most, why=why or {})
     named_params: dict[str, ParamKey] = {}
     for entry in net.named_layers:
         described = find_type(entry.layer.type)
@@ -107,17 +121,50 @@ def _infer_data(found: Inference, entry: NamedLayer, described: LayerType, given
         check_counts(entry.layer, described)
         shapes: list[Shape | None] = list(described.infer(entry.layer, []))
         for index, top in enumerate(entry.tops[: len(shapes)]):
+            shape = shapes[index]
             if top in given:
-                shapes[index] = _merge_shape(shapes[index], given[top])
+                shapes[index] = _merge_shape(shape, given[top])
+            elif index == 0 and described.takes_pictures_as_they_are and shape and 0 in shape:
+                shapes[index] = _as_elsewhere(found, top, shape)
             check_extents(f'top "{top}"', shapes[index] or (), found.most)
     except LayerError as error:
         found.blocked[entry.layer.name] = str(error)
         return
     for top, shape in zip(entry.tops, shapes, strict=True):
-        if shape is None or 0 in shape:
-            found.unshaped.append(top)
-        else:
+        if shape is not None and 0 not in shape:
             found.inputs[top] = found.shapes[top] = tuple(int(d) for d in shape)
+            continue
+        found.unshaped.append(top)
+        if described.takes_pictures_as_they_are and top == entry.tops[0] and shape:
+            found.as_pictures[top] = shape[1]
+
+
+def _as_elsewhere(found: Inference, top: str, shape: Shape) -> Shape:
+    """Return an input's shape with the size that data layers of other phases or stages state for it, if they agree.
+
+    The weights are the same in all phases, so pictures of that size go through the net in this one, too.
+    """
+    kept = {id(layer) for layer in found.net.layers}
+    stated = set()
+    for layer in found.net.message.layer:
+        described = find_type(layer.type)
+        if id(layer) in kept or not layer.top or layer.top[0] != top or described is None or not described.is_data:
+            continue
+        try:
+            other = described.infer(layer, [])[0]
+        except LayerError:
+            continue  # it takes no part in this phase, so its faults are none of this net's
+        if other and len(other) == len(shape) and 0 not in other:
+            stated.add(tuple(other[1:]))
+    if len(stated) != 1 or (size := stated.pop())[0] != (shape[1] or size[0]):
+        return shape
+    found.notes.append(f'input "{top}": {times(size)}, which the net\'s data layer of another phase or stage states')
+    return (shape[0], *size)
+
+
+def times(shape: Shape) -> str:
+    """Return a shape as it is shown to users: 3 x 32 x 32."""
+    return " x ".join(map(str, shape))
 
 
 def _merge_shape(declared: Shape | None, given: Shape) -> Shape:
@@ -145,6 +192,7 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
         _share(found, layer, params, named_params)
     except LayerError as error:
         found.blocked[layer.name] = str(error)
+        found.refused.add(layer.name)
         return
     found.params[layer.name] = params
     found.shapes.update(zip(entry.tops, tops, strict=False))
@@ -152,7 +200,7 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
 
 def _missing_reason(found: Inference, blob: str) -> str:
     if blob in found.unshaped:
-        return f'the shape of input "{blob}" is not known: give --input-shape {blob}=C,H,W'
+        return f'the shape of input "{blob}" is not known: give --input-shape {blob}=C,H,W{found.why.get(blob, "")}'
     for entry in found.net.named_layers:
         if blob in entry.tops:
             return f'{BEHIND}"{entry.layer.name}" ({entry.layer.type}), which cannot run'

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import numpy as np
 
 from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, infer_net, lower_net
-from caffeinit.caffe.match import Matched, match_weights, mismatch_error
+from caffeinit.caffe.match import Matched, mismatch_error
 from caffeinit.caffe.net import Net, read_net
+from caffeinit.caffe.opened import open_net
 from caffeinit.caffe.textedit import with_numbers
 from caffeinit.caffe.upgrade import field_in_text
 from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
-from caffeinit.errors import CaffeinitError, FormatError, ImagesError, LayerError, OptionError, OutputError
+from caffeinit.errors import CaffeinitError, FormatError, LayerError, OptionError, OutputError
 from caffeinit.files import replacing_all
 from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing, preprocessing_of_net
-from caffeinit.images.means import read_mean
+from caffeinit.images.extents import Teller
+from caffeinit.images.preprocess import is_channels_last
 from caffeinit.netnumbers import shortest
 from caffeinit.network import Network, Params, Place, Skipped
 
@@ -55,8 +56,20 @@ class CaffeSource:
         return lower_net(again, self.matched.arrays).graph
 
     def preprocessing(self) -> dict[str, Preprocessing]:
-        """Return input -> how the net's own data layers prepare pictures."""
-        return preprocessing_of_net(self.net.layers, self.net.path.parent)
+        """Return input -> how the net's own data layers prepare pictures.
+
+        An input whose last axis has the channels, and that the net first turns by a Permute, takes channels last: nets that
+        are converted from TensorFlow begin so.
+        """
+        told = preprocessing_of_net(self.net.layers, self.net.path.parent)
+        last = [name for name, shape in self.found.inputs.items() if is_channels_last(shape) and self._is_turned(name)]
+        return told | {name: replace(told[name], channels_last=True) for name in last}
+
+    def _is_turned(self, blob: str) -> bool:
+        """Return whether all that reads a blob brings its last axis to the second place."""
+        readers = [e.layer for e in self.net.named_layers if blob in e.bottoms and e.layer.name in self.found.params]
+        kinds = [(layer, find_type(layer.type)) for layer in readers]
+        return bool(kinds) and all(kind is not None and kind.puts_channels_first(layer) for layer, kind in kinds)
 
     def net_text(self) -> bytes:
         """Return the net's text with the numbers that have been rewritten.
@@ -124,16 +137,14 @@ def load_caffe(
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Shape] | None = None,
     strict: bool = False,
+    tell: Teller | None = None,
 ) -> Network:
     """Load a Caffe net as a Network; see `caffeinit.load`."""
     net = read_net(net_path, phase, level, stages)
-    found = infer_net(net, input_shapes)
-    if found.unshaped:
-        found = infer_net(net, {**_mean_shapes(net, found.unshaped), **(input_shapes or {})})
-    _check_inputs(found, input_shapes or {})
+    _check_inputs(net, input_shapes or {})
     file = open_weights(weights_path) if weights_path is not None else None
-    wanted = {layer: [p.shape for p in params] for layer, params in found.params.items()}
-    matched = match_weights(file, wanted, found.owners, net.file_names)
+    opened = open_net(net, file, input_shapes or {}, tell)
+    found, matched = opened.found, opened.matched
     if matched.mismatches:
         raise mismatch_error(matched, net_path, weights_path)
     lowered = lower_net(found, matched.arrays)
@@ -153,7 +164,8 @@ def load_caffe(
         unreached=lowered.unreached,
         place=places(found),
         makers={top: (entry.layer.name, entry.layer.type) for entry in net.named_layers for top in entry.tops},
-        notes=[*net.notes, *(file.notes if file else []), *matched.notes],
+        notes=[*net.notes, *(file.notes if file else []), *matched.notes, *found.notes, *_sentences(opened.taken)],
+        taken=opened.taken,
     )
 
 
@@ -202,22 +214,16 @@ def net_outputs(found: Inference, graph: Graph) -> list[str]:
     return [v for v in made if v in ends or v in handed_over]
 
 
-def _mean_shapes(net: Net, blobs: Sequence[str]) -> dict[str, Shape]:
-    """Return the shapes that mean files tell: a net without crop takes pictures of its mean's size."""
-    shapes = {}
-    for blob, asked in preprocessing_of_net(net.layers, net.path.parent).items():
-        if blob in blobs and asked.mean_file is not None:
-            with contextlib.suppress(ImagesError):  # a mean that cannot be read tells no shape; pictures will say so
-                shapes[blob] = tuple(read_mean(asked.mean_file).shape)
-    return shapes
+def _sentences(taken: Mapping[str, str]) -> list[str]:
+    return [f'input "{name}": {words}' for name, words in taken.items()]
 
 
-def _check_inputs(found: Inference, given: Mapping[str, Shape]) -> None:
-    tops = {top for entry in found.net.named_layers for top in entry.tops if not entry.bottoms}
+def _check_inputs(net: Net, given: Mapping[str, Shape]) -> None:
+    tops = {top for entry in net.named_layers for top in entry.tops if not entry.bottoms}
     for name in given:
         if name not in tops:
             raise OptionError(
-                f'{found.net.path}: there is no input "{name}" to give a shape to; inputs: {", ".join(sorted(tops))}'
+                f'{net.path}: there is no input "{name}" to give a shape to; inputs: {", ".join(sorted(tops))}'
             )
 
 

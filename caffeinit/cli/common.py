@@ -7,7 +7,7 @@ import glob
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +19,7 @@ from caffeinit.errors import OptionError
 
 if TYPE_CHECKING:
     from caffeinit.images import Calibration
+    from caffeinit.images.extents import Extent, Teller
     from caffeinit.network import Network
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -260,6 +261,16 @@ def memory_options(options: dict[str, Any]) -> dict[str, Any]:
     return {"memory_limit": None if limit is None else parse_memory(limit), "temp_dir": folder}
 
 
+def loading_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what `load_network` takes, for verbs that call it twice; what only it takes is taken out of `options`."""
+    own = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
+    return {key: options.pop(key) for key in own} | {"strict": options["strict"]} | _telling(options)
+
+
+def _telling(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in ("sources", "mean_file", "crop", "resize") if key in options}
+
+
 def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Network:
     """Load the net that a verb was given, with its shared options taken out of `options`."""
     import caffeinit
@@ -274,9 +285,27 @@ def load_network(net: str, weights: str | None, options: dict[str, Any]) -> Netw
         strict=options["strict"],
         device=options.pop("device", "cpu"),
         allow_tf32=options.pop("allow_tf32", False),
+        tell=_teller(**_telling(options)) if "sources" in options else None,
     )
     network.settings = replace(network.settings, threads=options.pop("threads"))
     return network
+
+
+def _teller(sources: Sequence[str], mean_file: str | None, crop: int | None, resize: str | None) -> Teller:
+    """Return what tells how large an input is from the pictures, and the options, that are given for it."""
+
+    def tell(wanted: Mapping[str, int], takers: Sequence[str], inputs: Sequence[str]) -> Mapping[str, Extent]:
+        from caffeinit.images.extents import Extent, extents
+        from caffeinit.images.means import read_mean
+
+        if crop or parse_resize(resize).get("resize_to"):
+            return {}  # what the net is fed has another size than the pictures have
+        if mean_file is None:
+            return extents(wanted, takers, parse_sources(sources, inputs))
+        shape = read_mean(mean_file).shape
+        return {name: Extent(shape, f"taken from the mean {mean_file}") for name in wanted}
+
+    return tell
 
 
 def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:

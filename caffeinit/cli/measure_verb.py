@@ -62,7 +62,14 @@ def command(
     among channels (cvar), the largest magnitude, and channels that do not vary (dead). Of its weights: the rate of change
     C, relative to their size, under gradients of one strength, and its variation among input channels.
     """
-    from caffeinit.cli.common import check_weights, load_network, memory_options, read_pictures, write_json
+    from caffeinit.cli.common import (
+        check_weights,
+        load_network,
+        loading_options,
+        memory_options,
+        read_pictures,
+        write_json,
+    )
     from caffeinit.cli.measure_tables import measurement_tables
     from caffeinit.cli.reporting import about_run
     from caffeinit.cli.tables import progress
@@ -71,9 +78,7 @@ def command(
 
     if report is not None:
         check_target(report, force)
-    shared = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
-    loading = {key: options.pop(key) for key in shared}
-    loading["strict"] = options["strict"]
+    loading = loading_options(options)
     check_weights(net, weights)
     files = [weights or net] if other is None else [weights or net, other]
     networks = [load_network(net if weights else f, f if weights else None, dict(loading)) for f in files]
@@ -92,7 +97,7 @@ def command(
         write_report(report, networks[0], found, about=about, force=force)
         if not quiet and json_file != "-":
             say(f"wrote {shlex.quote(report)}")
-    data = {"net": net, "weights": weights, **found[0].to_json()}
+    data = {"net": net, "weights": weights, "taken": networks[0].taken, **found[0].to_json()}
     if other is not None:
         data["compare"] = {"weights": other, **found[1].to_json()}
     write_json(json_file, data, force)

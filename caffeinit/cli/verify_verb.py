@@ -49,15 +49,13 @@ def command(
     A and B are weights for NET, or ONNX files made from it. Of two ONNX models the first is both NET and A. The exit code
     is 0 if all outputs are the same within the tolerance, else 1.
     """
-    from caffeinit.cli.common import read_pictures, write_json
+    from caffeinit.cli.common import loading_options, read_pictures, write_json
     from caffeinit.cli.tables import progress
     from caffeinit.cli.verify_tables import comparison_table
     from caffeinit.comparison import compare
     from caffeinit.verify import TOLERANCE
 
-    shared = ("phase", "level", "stages", "input_shapes", "threads", "device", "allow_tf32")
-    loading = {key: options.pop(key) for key in shared}
-    loading["strict"] = options["strict"]
+    loading = loading_options(options)
     files = [a, b] if b is not None else [net, a]
     if b is None and not all(map(is_onnx, files)):
         raise click.UsageError("Missing argument 'B': only of two ONNX models none is the net of the other.")
@@ -101,4 +99,5 @@ def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, lis
             sides.append(NetFunction(network, file))
             layers = dict.fromkeys(layer for layer, _ in network.missing)
             notes += [f"{file} holds no numbers for {', '.join(layers)}: zeros are used"] if layers else []
+    notes += [f'input "{name}": {words}' for name, words in network.taken.items()]
     return network, sides, notes

@@ -93,7 +93,7 @@ def run_job(
             say(f"wrote {shlex.quote(report)}")
     outputs = {"output": output} | ({"output_net": output_net} if output_net is not None else {})
     told = dict.fromkeys(outputs) if dry_run else outputs
-    write_json(json_file, {"job": job, **told, **result.to_json()}, force)
+    write_json(json_file, {"job": job, **told, "taken": network.taken, **result.to_json()}, force)
     return result
 
 

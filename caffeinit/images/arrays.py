@@ -61,6 +61,16 @@ class Source(ABC):
         """Look at a row without decoding it; ImagesError, with the reason alone, where it cannot be read."""
 
     @abstractmethod
+    def shape(self, index: int, channels: int = 0) -> tuple[int, int, int]:
+        """Return (C, H, W) of a row as it is, told without decoding it.
+
+        Args:
+            channels: of the input, where they are known; an array can be told better then.
+        Raises:
+            ImagesError: with the reason alone: it cannot be read, or is no picture.
+        """
+
+    @abstractmethod
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         """Return a row for an input of shape (C, H, W); ImagesError, with the reason alone, where it cannot be read."""
 
@@ -83,6 +93,12 @@ class ArraySource(Source):
     def name(self, index: int) -> str:
         return f"{self.origin}[{index}]"
 
+    def shape(self, index: int, channels: int = 0) -> tuple[int, int, int]:
+        channels_first = values_shape(self.array.shape[1:])
+        c, h, w = channels_first
+        turned = self.array.dtype == np.uint8 and c not in (1, channels or 3) and w in (1, 3)  # as `read` has it
+        return (w, c, h) if turned else channels_first
+
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         row = np.asarray(self.array[index])
         if row.dtype != np.uint8 or len(shape) != 3 or row.ndim not in (2, 3):
@@ -98,6 +114,14 @@ class ArraySource(Source):
         if row.shape[0] in (1, shape[0]) or row.shape[2] not in (1, 3):
             return Sample(row.transpose(1, 2, 0), "net", stored=True)
         return Sample(row, "rgb", stored=True)
+
+
+def values_shape(row: Sequence[int]) -> tuple[int, int, int]:
+    """Return (C, H, W) of rows of an array, which are (C, H, W) or (H, W); ImagesError for others."""
+    if len(row) not in (2, 3):
+        raise ImagesError(f"rows of shape {tuple(row)} are no pictures")
+    height, width = row[-2:]
+    return (int(row[0]) if len(row) == 3 else 1, int(height), int(width))
 
 
 def open_npy(path: str) -> ArraySource:

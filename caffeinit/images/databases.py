@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.arrays import Source, choose_named
-from caffeinit.images.decode import check_header, decode
+from caffeinit.images.arrays import Source, choose_named, values_shape
+from caffeinit.images.decode import check_header, decode, read_shape
 from caffeinit.images.files import open_regular
 from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
@@ -100,6 +100,12 @@ class LmdbSource(Source):
         if datum.encoded:
             check_header(io.BytesIO(datum.data))
 
+    def shape(self, index: int, channels: int = 0) -> tuple[int, int, int]:
+        datum = self._datum(index)
+        if datum.encoded:
+            return read_shape(io.BytesIO(datum.data))
+        return datum.channels, datum.height, datum.width
+
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         return datum_sample(self._datum(index), shape, preprocessing)
 
@@ -176,6 +182,9 @@ class Hdf5Source(Source):
 
     def name(self, index: int) -> str:
         return f"{self.origin}[{index}]"
+
+    def shape(self, index: int, channels: int = 0) -> tuple[int, int, int]:
+        return values_shape(self._rows.shape[1:])
 
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         try:

@@ -81,6 +81,21 @@ def check_header(stream: BinaryIO) -> int:
         raise ImagesError(_reason(error)) from error
 
 
+def read_shape(stream: BinaryIO) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the pixels that `decode` would give, from the header alone.
+
+    Raises:
+        ImagesError: not a picture, empty, or too large.
+    """
+    try:
+        image = _open(stream)
+        swapped = _UPRIGHT.get(_orientation(image), (False, False, False))[0]
+        height, width = image.size if swapped else image.size[::-1]
+        return 1 if _is_grey(image) else 3, height, width
+    except DECODING_ERRORS as error:
+        raise ImagesError(_reason(error)) from error
+
+
 def decode(
     stream: BinaryIO, grey: bool = False, target: Callable[[Size], Size] | None = None, draft: bool = False
 ) -> Decoded:
@@ -139,15 +154,22 @@ def _draft(image: Image.Image, grey: bool, target: Size, swapped: bool, least: i
 
 def _pixels(image: Image.Image, grey: bool) -> np.ndarray:
     """Return (H, W, 1 or 3) BGR pixels as they lie in the file."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+    if _has_16_bits(image):
         return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
     if image.mode in ("I", "F"):
         raise ImagesError(f"32-bit samples (Pillow's mode {image.mode}): give such data as a .npy array")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # with its alpha, which the next line drops
-    alone = image.mode in ("1", "L", "LA", "La")
-    pixels = np.asarray(image.convert("L" if alone or grey else "RGB"))
+    pixels = np.asarray(image.convert("L" if grey or _is_grey(image) else "RGB"))
     return pixels[..., None] if pixels.ndim == 2 else pixels[..., ::-1]
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La") or _has_16_bits(image)
 
 
 def _upright(pixels: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:

@@ -35,6 +35,14 @@ Channels = Literal["bgr", "rgb", "gray"]
 Order = Literal["bgr", "rgb", "net"]
 
 
+_CHANNELS = (1, 3, 4)
+
+
+def is_channels_last(dims: Sequence[object]) -> bool:
+    """Tell whether an input takes pictures as (N, H, W, C): its last axis is one of channels and the second is not."""
+    return len(dims) == 4 and dims[3] in _CHANNELS and dims[1] not in _CHANNELS
+
+
 class BrokenRowError(ImagesError):
     """One row's values cannot be used; the others' may."""
 
@@ -249,7 +257,10 @@ class Preprocessing:
             return pixels if sample.order in ("net", wanted) else pixels[..., ::-1]
         if found == channels or (found == 1 and channels == 3):
             return pixels
-        raise ImagesError(f"{found} channels, but the net's input has {channels}")
+        raise ImagesError(
+            f"{found} channels, but the net's input has {channels}; such data is given as an array (.npy) of "
+            f"(N, {channels}, H, W)"
+        )
 
     def _fit_floats(self, sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
         values = np.asarray(sample.values, np.float32)

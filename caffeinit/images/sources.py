@@ -58,6 +58,15 @@ class FilesSource(Source):
         except (OSError, ValueError) as error:
             raise ImagesError(_why(error)) from error
 
+    def shape(self, index: int, channels: int = 0) -> tuple[int, int, int]:
+        from caffeinit.images.decode import read_shape
+
+        try:
+            with open_regular(self.paths[index]) as stream:
+                return read_shape(stream)
+        except (OSError, ValueError) as error:
+            raise ImagesError(_why(error)) from error
+
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         from caffeinit.images.decode import decode
 
@@ -96,6 +105,10 @@ class ChainedSource(Source):
         part, row = self._locate(index)
         part.check(row)
         self.most_pixels = max(self.most_pixels, part.most_pixels)
+
+    def shape(self, index: int, channels: int = 0) -> tuple[int, int, int]:
+        part, row = self._locate(index)
+        return part.shape(row, channels)
 
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         part, row = self._locate(index)

@@ -9,8 +9,8 @@ import onnx
 
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.graph import Shape
+from caffeinit.images import preprocess
 
-_CHANNELS = (1, 3, 4)
 _MOST = 1 << 30  # numbers of an input
 
 
@@ -74,6 +74,5 @@ def _settled(name: str, dims: list[int | str | None], known: Mapping[str, int], 
 
 
 def is_channels_last(value: onnx.ValueInfoProto) -> bool:
-    """Tell whether an input takes pictures as (N, H, W, C): its last axis is one of channels and the first is not."""
-    dims = _declared(value) or []
-    return len(dims) == 4 and dims[3] in _CHANNELS and dims[1] not in _CHANNELS
+    """Tell whether an input takes pictures as (N, H, W, C)."""
+    return preprocess.is_channels_last(_declared(value) or [])

@@ -114,3 +114,40 @@ def test_what_is_found_is_used_and_told(place):
     assert str(zoo / "data" / "mean.npy") in entry["inputs"]
     result = json.loads((place / "out" / "a" / "train.caffemodel.json").read_text())
     assert all(u["done"] for u in result["units"])
+
+
+def test_a_size_that_only_the_pictures_have_is_told_in_the_manifest(place):
+    for name in ("deploy.prototxt", "net.caffemodel"):
+        (place / "zoo" / "first" / name).unlink()
+    write_net(place / "zoo" / "first", OPEN, "train.prototxt")
+    done = run_here(["batch", place / "zoo", "-o", place / "out", "--job", "init", "--images", place / "pictures"])
+    assert done.returncode == 0, done.stdout
+    told = {e["model"]: e["summary"] for e in entries(place / "out")}
+    taken = "; input data 3 x 14 x 12 taken from the pictures, which all have that size"
+    assert {model for model, summary in told.items() if summary.endswith(taken)} == {"first/train.prototxt"}
+
+
+def test_weights_decide_whether_the_pictures_have_the_size_of_a_net(place):
+    for folder in ("deep/er/second", "third"):
+        shutil.rmtree(place / "zoo" / folder)
+    (place / "zoo" / "first" / "deploy.prototxt").rename(place / "deploy.prototxt")
+    write_net(place / "zoo" / "first", OPEN, "train.prototxt")
+    done = run_here(["batch", place / "zoo", "-o", place / "out", "--images", place / "pictures"])
+    assert done.returncode == 1
+    (entry,) = entries(place / "out")
+    assert '3 x 14 x 12 could be taken from the pictures, which all have that size, but layer "ip"' in entry["reason"]
+
+
+def test_a_net_that_asks_for_a_phase_and_then_for_a_stage_is_told_both(tmp_path):
+    only = TRAIN.replace('type: "ImageData"', 'type: "ImageData" include { phase: TRAIN }')
+    staged = 'layer { name: "deep" type: "TanH" bottom: "conv1" top: "deep" include { stage: "deep" } }\n'
+    head, tail = only.split('layer { name: "ip"')
+    write_net(
+        tmp_path, head + staged + 'layer { name: "ip"' + tail.replace('bottom: "conv1"', 'bottom: "deep"'), "a.prototxt"
+    )
+    zoo = search_zoo(tmp_path, tmp_path / "out")
+    asked = [{}, {"phase": "TRAIN"}, {"phase": "TRAIN", "stages": ["deep"]}]
+    errors = [Matchmaker(zoo, {"a.prototxt": Said()}, {"a.prototxt": s}).net_at["a.prototxt"].error for s in asked]
+    assert errors[0].endswith(f"Give --phase TRAIN. And then: {errors[1]}")
+    assert errors[1].endswith("Give --stage deep")
+    assert not errors[2]

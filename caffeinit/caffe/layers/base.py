@@ -60,6 +60,7 @@ class LayerType:
     Attributes:
         type: the name in today's prototxt; set by `layer_type`.
         is_data: tops come from outside and become graph inputs.
+        takes_pictures_as_they_are: where the layer states no size for its first top, that is the pictures' own.
         is_loss: compares against labels; left out when its labels are not fed.
         is_verdict: tops are decisions on the bottoms; what a net computes ends before it. Losses are verdicts, too.
         is_nearly_homogeneous: a positive factor on the bottom passes to the top, roughly.
@@ -70,6 +71,7 @@ class LayerType:
 
     type: str = ""
     is_data = False
+    takes_pictures_as_they_are = False
     is_loss = False
     is_verdict = False
     is_nearly_homogeneous = False
@@ -92,6 +94,10 @@ class LayerType:
         arrays with `graph.param(layer, index)`; reshape with `graph.reshape`: the batch size is never spelt out.
         """
         raise NotImplementedError
+
+    def puts_channels_first(self, layer: Layer) -> bool:
+        """Return whether the layer turns (N, H, W, C) into (N, C, H, W)."""
+        return False
 
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return the multiply-adds of one forward pass at these bottom shapes."""

@@ -79,12 +79,18 @@ class PictureData(DataLayer):
     """Pictures, and labels in the further tops; the size is that of the crop where there is one."""
 
     param = ""
+    takes_pictures_as_they_are = True
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
-        """Return (N, C, H, W), H and W 0 where neither crop nor new size tells them, and (N,) for a label."""
+        """Return (N, C, H, W) and (N,) for a label.
+
+        H and W are 0 where neither crop nor new size tells them, and C is, too, where the layer does not tell it then.
+        With a size it is 3 by Caffe's custom.
+        """
         own = getattr(layer, self.param) if self.param else None
         batch = int(getattr(own, "batch_size", 0) or 1)
-        data = (batch, self._channels(layer, own), *(self._size(layer, own) or (0, 0)))
+        channels, size = self._channels(layer, own), self._size(layer, own)
+        data = (batch, channels or 3, *size) if size else (batch, channels, 0, 0)
         label: Shape | None = (batch,)
         return [data, *[label if self.labels_are_single else None] * (len(layer.top) - 1)]
 
@@ -92,9 +98,17 @@ class PictureData(DataLayer):
 
     @staticmethod
     def _channels(layer: Layer, own: Any) -> int:
+        """Return how many channels the layer tells of, 0 where that is left to the pictures.
+
+        A single mean_value tells nothing: it is taken off all channels.
+        Source: BVLC/caffe, src/caffe/data_transformer.cpp.
+        """
         t = layer.transform_param
-        grey = t.force_gray or (own is not None and own.DESCRIPTOR.fields_by_name.get("is_color") and not own.is_color)
-        return 1 if grey or len(t.mean_value) == 1 else 3
+        if own is not None and "is_color" in own.DESCRIPTOR.fields_by_name:
+            return 3 if own.is_color and not t.force_gray else 1
+        if t.force_gray or t.force_color:
+            return 1 if t.force_gray else 3
+        return len(t.mean_value) if len(t.mean_value) > 1 else 0
 
     @staticmethod
     def _size(layer: Layer, own: Any) -> tuple[int, int] | None:
@@ -139,6 +153,7 @@ class VideoData(PictureData):
     """Frames of videos; forks'. TSN stacks the frames (or x and y of the flow) of all segments along the channels."""
 
     param = "video_data_param"
+    takes_pictures_as_they_are = False
 
     @staticmethod
     def _channels(layer: Layer, own: Any) -> int:

@@ -26,6 +26,10 @@ class Permute(LayerType):
             raise LayerError(f"order {order} does not name axes of a bottom with {rank}")
         return order + [axis for axis in range(rank) if axis not in order]
 
+    def puts_channels_first(self, layer: Layer) -> bool:
+        """Return whether the last axis becomes the second."""
+        return self._order(layer, 4) == [0, 3, 1, 2]
+
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append a Transpose."""
         order = self._order(layer, len(graph.shape(bottoms[0])))

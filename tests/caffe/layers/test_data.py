@@ -29,7 +29,9 @@ CASES = [
     case("DummyData", "", None),
     case("MemoryData", "memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }", (2, 3, 4, 5), (2,)),
     case("Data", PICTURES, (8, 3, 7, 7), (8,)),
-    case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 mean_value: 100 }", (8, 1, 7, 7)),
+    # One value is taken off all channels, four are for four.
+    case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 mean_value: 100 }", (8, 3, 7, 7)),
+    case("Data", f"{PICTURES[:-1]} {'mean_value: 1 ' * 4}}}", (8, 4, 7, 7)),
     case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 force_gray: true }", (8, 1, 7, 7)),
     case("Data", "data_param { batch_size: 8 }", None, (8,)),
     case("ImageData", "image_data_param { batch_size: 4 new_height: 6 new_width: 9 }", (4, 3, 6, 9), (4,)),
@@ -94,3 +96,57 @@ def test_a_given_shape_keeps_the_batch_and_tells_the_rest(tmp_path):
 )
 def test_refusals_say_what_is_wrong(case, words, tmp_path):
     assert words in infer(case, tmp_path).blocked["it"]
+
+
+OPEN = [  # layers that state no size -> how many channels they state; None where the pictures' size would be no answer
+    ("Data", "data_param { batch_size: 8 }", 0),
+    ("Data", "transform_param { mean_value: 100 }", 0),
+    ("Data", "transform_param { mean_value: 1 mean_value: 2 mean_value: 3 }", 3),
+    ("Data", "transform_param { force_gray: true }", 1),
+    ("Data", "transform_param { force_color: true }", 3),
+    ("ImageData", "", 3),
+    ("ImageData", "image_data_param { is_color: false }", 1),
+    ("DenseImageData", "", 3),
+    ("AnnotatedData", "", 0),
+    ("VideoData", "", None),
+    ("Input", "", None),
+    ("HDF5Data", "", None),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "channels"), OPEN)
+def test_only_layers_of_pictures_are_as_large_as_these(kind, settings, channels, tmp_path):
+    found = infer(case(kind, settings, None), tmp_path)
+    assert found.as_pictures == ({} if channels is None else {"out0": channels})
+    assert found.unshaped == ["out0"]
+
+
+TWO = """
+layer { name: "a" type: "Data" top: "data" top: "label" include { phase: TRAIN } data_param { batch_size: 8 } TRAIN }
+layer { name: "b" type: "Data" top: "data" top: "label" include { phase: TEST } data_param { batch_size: 2 } TEST }
+"""
+CROP = "transform_param { crop_size: 7 }"
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "more", "shape"),
+    [
+        (CROP, "", "", (2, 3, 7, 7)),
+        (CROP, "transform_param { force_gray: true }", "", None),  # another number of channels: not the same pictures
+        (CROP, "transform_param { crop_size: 5 }", "", (2, 3, 5, 5)),
+        ("", "", "", None),
+        (CROP, "", f'layer {{ name: "c" type: "Data" top: "data" include {{ stage: "x" }} {CROP} }}', (2, 3, 7, 7)),
+        (CROP, "", 'layer { name: "c" type: "Data" top: "data" include { stage: "x" } STAGED }', None),
+        (CROP, "", 'layer { name: "c" type: "Data" top: "other" include { stage: "x" } STAGED }', (2, 3, 7, 7)),
+    ],
+)
+def test_a_size_that_another_phase_states_holds_in_this_one(train, test, more, shape, tmp_path):
+    text = TWO.replace("TRAIN }\n", f"{train} }}\n", 1).replace("TEST }\n", f"{test} }}\n", 1) + more
+    (tmp_path / "net.prototxt").write_text(text.replace("STAGED", CROP.replace("7", "9")))
+    found = infer_net(read_net(tmp_path / "net.prototxt"))
+    assert found.inputs.get("data") == shape
+    assert found.notes == (
+        ['input "data": 3 x 7 x 7, which the net\'s data layer of another phase or stage states']
+        if shape == (2, 3, 7, 7)
+        else []
+    )
