@@ -165,8 +165,10 @@ def test_an_impossible_name_is_refused_before_the_work(tmp_path, name, words):
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
 from caffeinit.files import replacing
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup and background jobs hand on others
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with replacing(sys.argv[1], force=True) as temporary:
     temporary.write_bytes(b"half")
     print("ready", flush=True)
@@ -188,6 +190,7 @@ def test_a_process_told_to_end_leaves_the_old_file_and_no_other(old, number):
 
 def test_signal_handlers_of_others_stay(old):
     seen = []
+    other = signal.getsignal(signal.SIGHUP)
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
         with replacing(old, force=True) as temporary:
@@ -197,7 +200,7 @@ def test_signal_handlers_of_others_stay(old):
         signal.signal(signal.SIGTERM, before)
     assert seen == [signal.SIGTERM]
     assert old.read_bytes() == b"new"
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) == other
 
 
 def test_writers_of_one_file_leave_one_of_theirs_whole(old):
