@@ -71,7 +71,10 @@ def as_calibration(
         step = batch_size if len(counts) == 1 else counts[-1]
         batches = [{n: a[i : i + step] for n, a in whole.items()} for i in range(0, counts[-1], step)]
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes):
-        batches = [_checked(batch, inputs, f"batch {i}", unused) for i, batch in enumerate(images)]
+        checked = (_checked(batch, inputs, f"batch {i}", unused) for i, batch in enumerate(images))
+        # Whatever makes batches one by one may fill the same array each time.
+        is_held = isinstance(images, list | tuple)
+        batches = list(checked) if is_held else [{n: a.copy() for n, a in batch.items()} for batch in checked]
     else:
         raise ImagesError(f"images are {type(images).__name__}: give arrays, or what caffeinit.read_images returns.")
     if not any(len(a) for b in batches for a in b.values()):

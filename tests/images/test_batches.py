@@ -211,3 +211,17 @@ def test_pictures_read_for_another_net_are_refused(folder) -> None:
         ImagesError, match=r"takes \(N, 3, 7, 8\), but the images were read for \"data\" \(N, 3, 6, 8\)"
     ):
         as_calibration(read_images(SHAPES, folder), {"data": (1, 3, 7, 8)})
+
+
+def test_batches_may_all_come_in_one_array():
+    rng = np.random.default_rng(0)
+    batches = [rng.random((2, 3, 4, 4), np.float32) for _ in range(3)]
+
+    def refilled():
+        buffer = np.empty_like(batches[0])
+        for batch in batches:
+            buffer[...] = batch
+            yield {"data": buffer}
+
+    found = [b["data"] for b in as_calibration(refilled(), {"data": (1, 3, 4, 4)})]
+    np.testing.assert_array_equal(np.stack(found), np.stack(batches))
