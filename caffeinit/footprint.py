@@ -40,7 +40,7 @@ from caffeinit.verify import SPOOL_BYTES
 # onnxruntime's arena rounds up, and leaves holes.
 _ARENA = 1.25
 # Small things, and what the allocators of C and Python do not give back.
-_SLACK, _SLACK_PART = 48 << 20, 0.08
+_SLACK, _SLACK_PART = 48 << 20, 0.05
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _LARGE_BLOCK = 1 << 20
 _PRODUCTS = ("Gemm", "MatMul")
