@@ -114,8 +114,7 @@ class StagedRun:
         while begun:
             finish()
         for name in stage.inputs:
-            if name in self._changes:
-                self._taken(name)
+            self._taken(name)
         self._kept.update(made)
         for name in spent:
             del self._kept[name]
@@ -164,8 +163,11 @@ class StagedRun:
         """Return the changes of inputs that a stage is to make: nobody else reads them, and there they cost little."""
         if len({len(self._kept.get(n, ())) for n in stage.inputs}) > 1:
             return {}
-        names = [n for n in stage.inputs if n in self._changes and n in stage.last_use]
-        return {n: self._taken(n) for n in names if self._changes[n].is_cheap(self.graph.shape(n))}
+        pending = {n: self._changes[n] for n in stage.inputs if n in self._changes and n in stage.last_use}
+        cheap = {n: change for n, change in pending.items() if change.is_cheap(self.graph.shape(n))}
+        for name in cheap:
+            self._taken(name)
+        return cheap
 
     def values(self, name: str) -> Iterable[np.ndarray]:
         """Return the pieces of a kept value, each to be looked at before the next."""
@@ -177,10 +179,10 @@ class StagedRun:
         self._settle(name)
         self._changes[name] = change
 
-    def _taken(self, name: str) -> Affine:
-        """Return a change that is not to be made any more."""
+    def _taken(self, name: str) -> Affine | None:
+        """Return a change that is not to be made here any more, if there was one."""
         self._announced.discard(name)
-        return self._changes.pop(name)
+        return self._changes.pop(name, None)
 
     def _announce(self, name: str) -> None:
         """Have a change made to what lies in the file, each time that it is read."""
@@ -192,14 +194,13 @@ class StagedRun:
         """Make the change that is still to be made."""
         if name in self._changes:
             self._announce(name)
-            change = self._taken(name)
+        if change := self._taken(name):
             change([p for p in self._kept[name] if isinstance(p, np.ndarray)], pool=self._threads)
 
     def release(self, number: int) -> None:
         """Give up what stage `number` made and no later stage reads."""
         for name in self.stages[number].last_use:
-            if name in self._changes:
-                self._taken(name)
+            self._taken(name)
             for piece in self._kept.pop(name, []):
                 self._shelf.drop(piece)
 
