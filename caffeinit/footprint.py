@@ -32,6 +32,7 @@ from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.images.batches import Calibration
 from caffeinit.network import Network
+from caffeinit.products import PRODUCTS
 from caffeinit.rates import RateProbe
 from caffeinit.sizes import made_for, value_bytes
 from caffeinit.units import Unit
@@ -43,7 +44,6 @@ _ARENA = 1.25
 _SLACK, _SLACK_PART = 48 << 20, 0.05
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _LARGE_BLOCK = 1 << 20
-_PRODUCTS = ("Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -184,14 +184,14 @@ def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
     """Return how many pictures go through a stage at once: all where they are merged (`StagedRun`)."""
     nodes = graph.ancestors(stage.outputs, stage.inputs)
     fits = sum(value_bytes(graph, v, num_images) for v in stage.inputs) <= MERGED_BYTES
-    products = any(n.op_type in _PRODUCTS for n in nodes)
+    products = any(n.op_type in PRODUCTS for n in nodes)
     return num_images if graph.batch_axis_free and products and fits else size
 
 
 def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
     held = sum(value_bytes(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
     part = graph.part(stage.outputs, stage.inputs)
-    if is_rowwise(part) and not any(n.op_type in _PRODUCTS for n in part.nodes):
+    if is_rowwise(part) and not any(n.op_type in PRODUCTS for n in part.nodes):
         pictures = min(pictures, cores * math.ceil(pictures / num_parts(part, pictures, cores)))
     return held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))
 

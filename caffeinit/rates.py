@@ -26,6 +26,7 @@ from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.mapped import ScratchArrays
 from caffeinit.network import Network, Place
+from caffeinit.products import PRODUCTS
 from caffeinit.scale_walk import Link
 from caffeinit.sizes import made_for
 from caffeinit.squares import ArraySquares, FiledSquares, Squares
@@ -255,7 +256,7 @@ def _rows(feed: Batch, share: int, whole: int) -> Batch:
 def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:
     """Return how many pictures a piece is to have: more where matrices have more numbers than some pictures' values."""
     picture = sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) / made_for(graph)
-    matrices = {i for n in graph.nodes if n.op_type in ("Gemm", "MatMul") for i in n.input if i in graph.initializers}
+    matrices = {i for n in graph.nodes if n.op_type in PRODUCTS for i in n.input if i in graph.initializers}
     num_weights = sum(graph.initializers[i].size for i in matrices)
     is_small = 4 * LARGE_PIECE_PICTURES * picture <= LARGE_PIECE_BYTES
     return LARGE_PIECE_PICTURES if is_small and num_weights > PIECE_PICTURES * picture else PIECE_PICTURES

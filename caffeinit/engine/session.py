@@ -22,6 +22,7 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import explained
 from caffeinit.engine.shelf import Room
 from caffeinit.graph import Graph, Shape
+from caffeinit.products import PRODUCTS
 
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 MESSAGE_BYTES = 3 << 29  # of the 2 GB that a protobuf message can hold
@@ -122,7 +123,7 @@ def fed_weights(graph: Graph) -> list[str]:
     """Return the initializers that are best fed as inputs: large right-hand sides of matrix products."""
     found: dict[str, None] = {}
     for node in graph.nodes:
-        if node.op_type in ("Gemm", "MatMul"):
+        if node.op_type in PRODUCTS:
             for name in node.input[:2]:
                 if name in graph.initializers and graph.initializers[name].size >= FED_ELEMENTS:
                     found[name] = None

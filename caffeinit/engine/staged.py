@@ -25,6 +25,7 @@ from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
 from caffeinit.moments import PictureMoments, picture_moments
+from caffeinit.products import PRODUCTS
 from caffeinit.workers import single_threaded
 
 Observer = Callable[[str, Sequence[PictureMoments]], None]
@@ -261,7 +262,7 @@ class StagedRun:
 
     def _has_product(self, stage: Stage) -> bool:
         nodes = self.graph.ancestors(stage.outputs, stage.inputs)
-        return any(n.op_type in ("Gemm", "MatMul") for n in nodes)
+        return any(n.op_type in PRODUCTS for n in nodes)
 
     def _allocate(self, name: str, feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Return the array that a run is to write `name` into; None where the shape depends on the data."""
