@@ -19,7 +19,7 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
     """Multiply a float32 array by the product of these factors, in place, rounding each number once.
 
     Args:
-        factors: float64, of the array's rank; they broadcast to it.
+        factors: float64, or a single one of float32, which takes half of the time; of the array's rank, broadcast to it.
         threads: 0 for one per core.
     Returns:
         Whether all numbers are finite afterwards.
@@ -27,6 +27,7 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
     if array.ndim == 0:
         array, factors = array.reshape(1), tuple(f.reshape(1) for f in factors)
     one = _single(factors)
+    is_short = len(factors) == 1 and factors[0].dtype == np.float32
     if one == 1:
         return all(each(lambda block: bool(np.isfinite(block).all()), [array[at] for at in _blocks(array)], threads))
 
@@ -37,6 +38,8 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
             if one is not None:
                 # One factor for all stays a float32 product, which is many times faster.
                 np.multiply(block, one, out=block, casting="same_kind")
+            elif is_short:
+                np.multiply(block, _cut(factors[0], at), out=block)
             else:
                 product = np.multiply(block, _cut(factors[0], at), dtype=np.float64)
                 for more in factors[1:]:
@@ -45,6 +48,15 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
         return bool(np.isfinite(block).all())
 
     return all(each(change, _blocks(array), threads))
+
+
+def shortened(factors: np.ndarray) -> np.ndarray:
+    """Return factors in single precision, as they are where that has no room for them."""
+    with np.errstate(over="ignore", under="ignore"):
+        short = factors.astype(np.float32)
+    limits = np.finfo(np.float32)
+    sizes = np.abs(short[factors != 0])
+    return short if ((sizes >= limits.tiny) & (sizes <= limits.max)).all() else factors
 
 
 def fits(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from caffeinit.factors import multiply
+from caffeinit.factors import multiply, shortened
 from caffeinit.graph import Graph, Shape, attribute
 from caffeinit.products import PRODUCTS, PictureAxes, Product, why_no_weight
 
@@ -113,6 +113,7 @@ class Unit:
             scale, shift: (O,) float64. A unit without bias cannot shift: `shift` must then be 0.
             threads: 0 for one per core.
         """
+        scale = shortened(scale)
         if self.weight is not None:
             rows = (
                 scale.reshape(self.weight.shape[:2] + (1,) * (self.weight.ndim - 2)) if self.kind == "affine" else scale
@@ -121,7 +122,7 @@ class Unit:
         else:
             assert np.all(scale == 1)
         if self.bias is not None:
-            self.bias[...] = self.bias * scale + shift / self.beta
+            self.bias[...] = self.bias * scale.astype(np.float64) + shift / self.beta
         else:
             assert not np.any(shift)
 

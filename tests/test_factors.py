@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.factors import copied, fits, multiply
+from caffeinit.factors import copied, fits, multiply, shortened
 
 # Shape, axes that the factors vary along, and the order of the axes in memory.
 CASES = [
@@ -45,3 +45,20 @@ def test_large_factors_that_meet_small_numbers_fit() -> None:
     factors = [np.array([[1e38, 1.0]]), np.array([[1.0, 1e20]])]
     assert fits(array, *factors)
     assert multiply(array, *factors)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_factors_of_single_precision_are_taken_as_they_are(threads: int) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((300, 2000), np.float32)
+    factors = shortened(np.exp(rng.standard_normal((300, 1))))
+    assert factors.dtype == np.float32
+    expected = (array.astype(np.float64) * factors.astype(np.float64)).astype(np.float32)
+    assert multiply(array, factors, threads=threads)
+    np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-320, 1e39, np.inf])
+def test_factors_without_room_in_single_precision_stay_as_they_are(size: float) -> None:
+    factors = np.array([1.0, size])
+    assert shortened(factors) is factors
