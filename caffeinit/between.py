@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
-from scipy.special import logsumexp
 
 from caffeinit.network import Network
 from caffeinit.plan import Plan
@@ -54,34 +53,43 @@ def scale_system(
 class Term:
     """One unit's rate as a function of the unknowns x.
 
-    log C = (logsumexp(diffs - 2 rows x) - logsumexp(weights + 2 rows x)) / 2.
+    log C = (log sum exp(diffs - 2 rows x) - log sum exp(weights + 2 rows x)) / 2, and what layers above do to the gradient.
 
     Attributes:
         unit: the unit's key.
         diffs, weights: (blocks,) logarithms of the sums of squares.
         rows: (blocks, unknowns) log factor of the block's weights for a unit of each unknown.
+        bends: the layers that all of its gradient comes back through and that do not pass it on as they pass values on.
     """
 
     unit: str
     diffs: np.ndarray
     weights: np.ndarray
     rows: np.ndarray
+    bends: Sequence[Bend] = ()
 
     def log_rate(self, unknowns: np.ndarray) -> float:
         """Return log C."""
         moved = 2 * (self.rows @ unknowns)
-        return float(logsumexp(self.diffs - moved) - logsumexp(self.weights + moved)) / 2
+        plain = float(_log_sum(self.diffs - moved) - _log_sum(self.weights + moved)) / 2
+        return plain + sum(bend.growth(unknowns) for bend in self.bends)
 
     def gradient(self, unknowns: np.ndarray) -> np.ndarray:
         """Return the derivatives of log C, (unknowns,)."""
         moved = 2 * (self.rows @ unknowns)
-        shares = [np.exp(v - logsumexp(v)) for v in (self.diffs - moved, self.weights + moved)]
-        return np.asarray(-(shares[0] + shares[1]) @ self.rows)
+        shares = [np.exp(v - _log_sum(v)) for v in (self.diffs - moved, self.weights + moved)]
+        plain = -(shares[0] + shares[1]) @ self.rows
+        return np.asarray(plain + sum(bend.growth_gradient(unknowns) for bend in self.bends))
+
+
+def _log_sum(logs: np.ndarray) -> float:
+    """Return the logarithm of the sum of some numbers, given theirs; scipy's takes most of the time of small problems."""
+    return float(np.logaddexp.reduce(logs))
 
 
 @dataclass
 class Bend:
-    """One layer's curve as a function of the unknowns: outputs x = transfer(inputs x), rows of (unknowns,)."""
+    """One layer's curves as functions of the unknowns: outputs x = values(inputs x), rows of (unknowns,)."""
 
     inputs: np.ndarray
     outputs: np.ndarray
@@ -89,11 +97,19 @@ class Bend:
 
     def gap(self, unknowns: np.ndarray) -> float:
         """Return by how much the output's log scale is off the curve."""
-        return float(self.outputs @ unknowns) - self.transfer(float(self.inputs @ unknowns))
+        return float(self.outputs @ unknowns) - self.transfer.values(float(self.inputs @ unknowns))
 
     def gradient(self, unknowns: np.ndarray) -> np.ndarray:
         """Return the derivatives of the gap, (unknowns,)."""
-        return np.asarray(self.outputs - self.transfer.slope(float(self.inputs @ unknowns)) * self.inputs)
+        return np.asarray(self.outputs - self.transfer.values.slope(float(self.inputs @ unknowns)) * self.inputs)
+
+    def growth(self, unknowns: np.ndarray) -> float:
+        """Return by how much gradients grow that come back through it, log, beside what the scales alone make of them."""
+        return self.transfer.diffs(float(self.inputs @ unknowns))
+
+    def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of that, (unknowns,)."""
+        return np.asarray(self.transfer.diffs.slope(float(self.inputs @ unknowns)) * self.inputs)
 
 
 @dataclass

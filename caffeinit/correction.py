@@ -6,6 +6,7 @@ Corrections are affine in each channel, so that a kept activation is corrected i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 
@@ -22,18 +23,31 @@ class Correction:
     dead: np.ndarray
 
 
+class Trust(Enum):
+    """What the deviations of single channels are taken for.
+
+    Attributes:
+        FULL: what they are, to be corrected each by itself.
+        SAMPLE: estimates from few values; a scatter as large as chance alone would make is taken out of them.
+        NONE: chance; all channels get one factor and one shift.
+    """
+
+    FULL = 1
+    SAMPLE = 2
+    NONE = 3
+
+
 @dataclass(frozen=True)
 class Target:
     """What a unit's output is to have.
 
     Attributes:
-        mean, std: of each channel, (C,), or of all.
-        pooled: all channels get one factor and one shift, so that this is true on average only.
+        mean, std: of each channel, (C,), or of all; true on average only where single channels are not trusted in full.
     """
 
     mean: np.ndarray | float
     std: np.ndarray | float = 1.0
-    pooled: bool = False
+    trust: Trust = Trust.FULL
 
 
 def plan_correction(unit: Unit, moments: Moments, target: Target) -> Correction:
@@ -46,14 +60,29 @@ def plan_correction(unit: Unit, moments: Moments, target: Target) -> Correction:
     scale = np.ones(len(moments.mean))
     if unit.weight is not None:
         scale[alive] = np.broadcast_to(target.std, alive.shape)[alive] / moments.std[alive]
-        if target.pooled and alive.any():
-            scale[alive] = np.exp(np.log(scale[alive]).mean())
+        if alive.any():
+            scale[alive] = _trusted(scale[alive], moments.count, target.trust)
     shift = np.zeros_like(scale)
     if unit.bias is not None:
         shift[alive] = (target.mean - moments.mean * scale)[alive]
-        if target.pooled and alive.any():
+        if target.trust is Trust.NONE and alive.any():
             shift[alive] = shift[alive].mean()
     return Correction(scale, shift, dead)
+
+
+def _trusted(scale: np.ndarray, count: float, trust: Trust) -> np.ndarray:
+    """Return factors that were found from deviations over so many values, as far as these are trusted.
+
+    The logarithm of a normal sample's deviation scatters with a variance of about 1 / (2 (count - 1)).
+    """
+    if trust is Trust.FULL:
+        return scale
+    logs = np.log(scale)
+    seen = logs.var()
+    kept = 0.0
+    if trust is Trust.SAMPLE and count > 1 and seen > 0:
+        kept = np.sqrt(max(0.0, 1 - 1 / (2 * (count - 1) * seen)))
+    return np.asarray(np.exp(logs.mean() + kept * (logs - logs.mean())))
 
 
 def set_statistics(unit: Unit, moments: Moments, target: Target) -> Moments:

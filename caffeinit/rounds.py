@@ -7,6 +7,7 @@ measured, with the same pictures and noise, before the next round.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from caffeinit.between import (
     scale_system,
     spread_of,
 )
+from caffeinit.bonds import lies_below
 from caffeinit.engine.shelf import ScratchFile, Stored
 from caffeinit.errors import WeightsError
 from caffeinit.factors import copied
@@ -36,6 +38,8 @@ from caffeinit.units import Unit
 
 # Log scales over which no curve is taken to be straight.
 _LONG = 0.5
+# Log sizes of values that are as good as foretold: with random weights CaffeNet's then are, with PCA's they are .3 off.
+_CLOSE = 0.15
 # How many times its length an accelerated step may go.
 _FURTHER = 3.0
 # Rounds after which less will do, and rounds without a better one after which no more are tried.
@@ -92,33 +96,57 @@ class Accelerated:
         return np.asarray(point + further)
 
 
-class _Relaxed:
-    """Steps towards one rate that change the function.
+class Relaxed:
+    """Steps towards one rate that change the function; `approach` goes some, and `iterate` can go on from there.
 
     It changes through the scales at curves, or through all of them, where terms of a sum have scales of their own; these
     are accelerated, and the others follow from them.
     """
 
-    def __init__(self, network: Network, system: ScaleSystem, units: Sequence[Unit]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        probe: RateProbe,
+        chosen: Callable[[Unit], str],
+        counted: Callable[[Unit], bool],
+    ) -> None:
+        """Look at a network; `chosen` and `counted` as for `iterate`."""
         self.network = network
+        self.probe = probe
+        system = scale_system(network, chosen, probe.heads, relaxed=True)
         self.system = system.tied(free_groups(system))
-        self.units = units
+        self.units = [u for u in network.units if counted(u)]
         rows = self.system.solution.matrix
         bonds = self.system.bonds
         self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
+        below = [lies_below(network.graph, bond, probe.heads) for bond in bonds]
+        self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
+        self._transfers: list[Transfer] = []
+        self.start()
+
+    def start(self) -> None:
+        """Forget how steps from other arrays, or other measurements, went."""
         self.point = np.zeros(len(self.keys))
         self._accelerated = Accelerated()
 
-    def step(self, rates: Mapping[str, UnitRates], batch: Mapping[str, np.ndarray]) -> tuple[Plan, float]:
-        """Return the next change, from what was measured before it, and the spread of the rates that is expected then."""
+    def step(self, rates: Mapping[str, UnitRates]) -> tuple[Plan, float]:
+        """Return the next change, from what was measured before it, and the spread of the rates that is expected then.
+
+        The change is to be made, before rates are measured again.
+        """
         terms = find_terms(self.units, self.system, rates)
-        bends = _bends(self.system, measure_transfers(self.network, batch, self.system.bonds))
+        if not self._transfers:
+            self._transfers = measure_transfers(self.network, self.probe.batches[0], self.system.bonds)
+        bends = _bends(self.system, self._transfers)
+        for term in terms:
+            term.bends = list(itertools.compress(bends, self._above[term.unit]))
         found = balance(terms, self.system.num_unknowns, bends)
         moved = self._accelerated.next(self.point, self.keys @ found) - self.point
         self.point = self.point + moved
         asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
         unknowns = balance(terms, self.system.num_unknowns, [*bends, *asked])
         expected = rate_spread(np.exp([term.log_rate(unknowns) for term in terms]))
+        self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in bends]
         return Plan(self.system, self.system.expand(unknowns)), expected
 
 
@@ -130,7 +158,8 @@ def iterate(
     *,
     limit: float = 0.01,
     rounds: int = ROUNDS,
-    restore: Callable[[Mapping[str, np.ndarray]], None] = lambda scales: None,
+    relaxed: Relaxed | None = None,
+    restore: Callable[[Mapping[str, np.ndarray]], object] = lambda scales: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Balanced:
     """Give the units one rate, and change the function for that where the graph would not allow it otherwise.
@@ -141,13 +170,14 @@ def iterate(
         limit: of the spread max |log C - mean log C| at which it ends; twice that after 6 rounds. In a deep net without
             BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
         rounds: measurements at most; fewer if the last six brought nothing better. The best of them counts.
+        relaxed: that `approach` has gone some steps with.
         restore: called after each change of the function with the scales that the units' outputs were to be given so far;
             brings their channels to what they would have been without what passed from layer to layer beside that.
     """
     exact = scale_system(network, chosen, probe.heads, relaxed=False)
-    units = [u for u in network.units if counted(u)]
-    relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
-    state = _Best(network, units)
+    relaxed = relaxed or Relaxed(network, probe, chosen, counted)
+    relaxed.start()
+    state = _Best(network, relaxed.units)
     before: dict[str, UnitRates] = {}
     done = since_best = 0
     while done < rounds:
@@ -160,7 +190,7 @@ def iterate(
         since_best = 0 if spread <= state.spread else since_best + 1
         if state.spread <= (limit if done <= _PATIENCE else 2 * limit) or since_best == _PATIENCE or done == rounds:
             break
-        change = relaxed.step(rates, probe.batches[0])[0]
+        change = relaxed.step(rates)[0]
         if not np.abs(change.scales).max(initial=0) > 0:
             break
         try:
@@ -172,37 +202,31 @@ def iterate(
 
 
 def approach(
-    network: Network,
-    probe: RateProbe,
-    chosen: Callable[[Unit], str],
-    counted: Callable[[Unit], bool],
-    *,
-    limit: float,
-    rounds: int,
-    restore: Callable[[Mapping[str, np.ndarray]], None],
+    relaxed: Relaxed, *, limit: float, rounds: int, restore: Callable[[Mapping[str, np.ndarray]], float]
 ) -> dict[str, np.ndarray]:
     """Bring the units' rates near to each other; return the scales that the units have been given, as `iterate` does.
 
     Args:
         limit: of the spread that a step is expected to lead to, at which it is the last; nothing is measured after it.
-            What a long step leads to is not foretold well: another follows it in any case.
+            After a long step another follows, unless restoring found values to be of the sizes that it foretold.
         rounds: steps at most.
-        chosen, counted: as for `iterate`.
-        restore: as for `iterate`, but not called after the last step, which a pass over all pictures is to follow.
+        restore: as for `iterate`; returns by how much, log, a unit's values were off the sizes that they were to have,
+            infinite where it does not look. Not called after the last step if that is short: a pass over all pictures is
+            to follow.
     """
-    units = [u for u in network.units if counted(u)]
-    relaxed = _Relaxed(network, scale_system(network, chosen, probe.heads, relaxed=True), units)
+    network, probe = relaxed.network, relaxed.probe
     given = {u.key: np.zeros(u.num_channels) for u in network.units}
     for number in range(rounds):
-        change, expected = relaxed.step(probe.measure(rough=True), probe.batches[0])
+        change, expected = relaxed.step(probe.measure(rough=True))
         if not can_apply(network, change):
             break
-        apply(network, change)
+        apply(network, change, roughly=True)
         given = _with(network, given, change)
         is_short = np.abs(change.scales).max(initial=0) <= _LONG
         if (expected <= limit and is_short) or number == rounds - 1:
             break
-        restore(given)
+        if restore(given) <= _CLOSE and expected <= limit:
+            break
     return given
 
 
@@ -283,7 +307,7 @@ class _Best:
         assert self._best is not None
         if not self._arrays:
             self._arrays.keep()
-        apply(self.network, change)
+        apply(self.network, change, roughly=True)
         self._given = _with(self.network, self._given, change)
         return self._given
 

@@ -9,6 +9,7 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,14 +17,14 @@ import numpy as np
 
 from caffeinit.between import scale_system, spread_of
 from caffeinit.columns import plan_column_rates
-from caffeinit.correction import Target
+from caffeinit.correction import Target, Trust
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.network import Network, digest
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
-from caffeinit.rounds import ROUNDS, Balanced, approach, iterate
+from caffeinit.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
 from caffeinit.sizes import made_for
 from caffeinit.units import Unit
 from caffeinit.within import InputSampler, normalize
@@ -98,15 +99,18 @@ def prepare_training(
     targets: dict[str, Target] = {}
     as_found: list[UnitReport] = []
     left: dict[str, int] = {}
-    if scale_system(network, chosen, probe.heads, relaxed=True).bonds:
-        seen = batches if samplers else first
-        as_found = normalize(network, seen, beta=beta, chosen=chosen, samplers=samplers)[0]
+    relaxed = Relaxed(network, probe, chosen, learns)
+    if relaxed.system.bonds:
+        restore: Callable[[Scales], float]
+        if samplers:
+            as_found = normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers)[0]
+            restore = _restorer(network, first, chosen)
+        else:  # What is normalised on the first batch alone is so again after each round.
+            ones = _targets(beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
+            as_found = normalize(network, first, chosen=chosen, targets=ones)[0]
+            restore = _normalizer(network, first, chosen, beta)
         left = _left_alone(network, as_found, chosen)
-        # What was normalised on the first batch alone is so again after each round.
-        restore = _restorer(network, first, chosen) if samplers else _Normalizer(network, first, chosen, beta)
-        targets = _targets(
-            beta, approach(network, probe, chosen, learns, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restore=restore)
-        )
+        targets = _targets(beta, approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restore=restore))
         samplers = {}
     both = _Phases(progress)
     reports, peak = normalize(
@@ -115,8 +119,8 @@ def prepare_training(
     for report, earlier in zip(reports, as_found, strict=False):
         report.before = earlier.before
     left = _left_alone(network, reports, chosen) | left
-    restored = _restorer(network, first, chosen) if targets else lambda scales: None
-    found = iterate(network, probe, chosen, learns, restore=restored, progress=both.second)
+    restored = _restorer(network, first, chosen) if targets else _nothing
+    found = iterate(network, probe, chosen, learns, relaxed=relaxed, restore=restored, progress=both.second)
     if per_channel_rates:
         found = _balance_columns(network, probe, first, chosen, found)
     for unit, report in zip(network.units, reports, strict=True):
@@ -166,7 +170,7 @@ def _balance_columns(
     system = scale_system(network, chosen, probe.heads, relaxed=False)
     plan = plan_column_rates(network, probe.measure(), learns, system)
     apply(network, plan)
-    restore = _restorer(network, first, chosen) if network.graph.nearly_homogeneous else lambda scales: None
+    restore = _restorer(network, first, chosen) if network.graph.nearly_homogeneous else _nothing
     again = iterate(network, probe, chosen, learns, restore=restore)
     scales = {
         unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]
@@ -200,22 +204,39 @@ def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
     ]
 
 
-class _Normalizer:
-    """Gives the channels of all units on the first batch deviations of given sizes, and beta times that as their mean."""
-
-    def __init__(self, network: Network, first: list[Batch], chosen: Callable[[Unit], str], beta: float) -> None:
-        self.network, self.first, self.chosen, self.beta = network, first, chosen, beta
-
-    def __call__(self, scales: Scales) -> None:
-        """Normalise."""
-        normalize(self.network, self.first, chosen=self.chosen, targets=_targets(self.beta, scales))
+def _nothing(scales: Scales) -> float:
+    """Restore nothing, and do not look."""
+    return math.inf
 
 
-def _targets(beta: float, scales: Scales) -> dict[str, Target]:
-    return {key: Target(beta * np.exp(logs), np.exp(logs)) for key, logs in scales.items()}
+def _normalizer(
+    network: Network, first: list[Batch], chosen: Callable[[Unit], str], beta: float
+) -> Callable[[Scales], float]:
+    """Return what gives the channels on the first batch deviations of given sizes, and beta times that as their mean."""
+
+    def restore(scales: Scales) -> float:
+        targets = _targets(beta, scales, Trust.SAMPLE)
+        return _missed(network.units, normalize(network, first, chosen=chosen, targets=targets)[0], targets)
+
+    return restore
 
 
-def _restorer(network: Network, first: list[Batch], chosen: Callable[[Unit], str]) -> Callable[[Scales], None]:
+def _targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dict[str, Target]:
+    return {key: Target(beta * np.exp(logs), np.exp(logs), trust) for key, logs in scales.items()}
+
+
+def _missed(units: Sequence[Unit], reports: Sequence[UnitReport], targets: Mapping[str, Target]) -> float:
+    """Return by how much, log, a unit's deviations were off its target before it was normalised, at most, on average."""
+    most = 0.0
+    for unit, report in zip(units, reports, strict=True):
+        if unit.key in targets and report.done and report.before is not None:
+            alive = np.delete(np.arange(unit.num_channels), report.dead)
+            wanted = np.broadcast_to(targets[unit.key].std, unit.num_channels)
+            most = max(most, float(np.abs(np.log(report.before.channel_stds[alive] / wanted[alive]).mean())))
+    return most
+
+
+def _restorer(network: Network, first: list[Batch], chosen: Callable[[Unit], str]) -> Callable[[Scales], float]:
     """Return what gives the units' channels on the first batch the moments that they have now, times given scales.
 
     The moments over all pictures then are what they were to within the share that the change had in them. Where a channel
@@ -223,13 +244,14 @@ def _restorer(network: Network, first: list[Batch], chosen: Callable[[Unit], str
     one factor. Stored statistics are not of one batch, and so nets with BatchNorm are left alone.
     """
     if any(unit.kind == "norm" for unit in network.units):
-        return lambda scales: None
+        return _nothing
     known = measure_moments(network, first)
 
-    def restore(scales: Scales) -> None:
+    def restore(scales: Scales) -> float:
         sizes = {key: np.exp(logs) for key, logs in scales.items()}
-        targets = {k: Target(m.mean * sizes[k], m.std * sizes[k], m.count < _MANY_VALUES) for k, m in known.items()}
-        normalize(network, first, chosen=chosen, targets=targets)
+        trusts = {key: Trust.NONE if m.count < _MANY_VALUES else Trust.FULL for key, m in known.items()}
+        targets = {k: Target(m.mean * sizes[k], m.std * sizes[k], trusts[k]) for k, m in known.items()}
+        return _missed(network.units, normalize(network, first, chosen=chosen, targets=targets)[0], targets)
 
     return restore
 
