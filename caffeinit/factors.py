@@ -86,15 +86,21 @@ def _magnitude(block: np.ndarray) -> float:
 
 def copied(array: np.ndarray, threads: int = 0) -> np.ndarray:
     """Return a copy; most of the time goes into memory that is touched for the first time, which threads share."""
-    if array.ndim == 0:
-        return array.copy()
     copy = np.empty_like(array)
+    put(copy, array, threads)
+    return copy
+
+
+def put(array: np.ndarray, values: np.ndarray, threads: int = 0) -> None:
+    """Set an array to values of its shape, in place."""
+    if array.ndim == 0:
+        array[...] = values
+        return
 
     def fill(at: tuple[slice, ...]) -> None:
-        copy[at] = array[at]
+        array[at] = values[at]
 
     each(fill, _blocks(array), threads)
-    return copy
 
 
 def _single(factors: tuple[np.ndarray, ...]) -> float | None:

@@ -32,6 +32,7 @@ from caffeinit.draw import (
     wanted_samples,
 )
 from caffeinit.errors import OptionError
+from caffeinit.factors import put
 from caffeinit.graph import Graph, attribute
 from caffeinit.network import Network
 from caffeinit.products import PRODUCTS, Product
@@ -82,7 +83,7 @@ class UnitSampler:
         """Write the unit's weights."""
         drawn = draw(self.method, self.spec, self.seed, self.sampler.samples(), self.options)
         self.sampler.release()
-        _write(self.unit, drawn, self.notes)
+        _write(self.unit, drawn, self.notes, self.options.threads)
 
 
 def method_for(name: str, methods: str | Mapping[str, str]) -> str:
@@ -197,7 +198,7 @@ def _draw_unit(
         sampler = PatchSampler(unit.name, geometries, wanted_samples(method, spec), num_images, seed, options.threads)
         drawing.samplers[unit.name] = UnitSampler(unit, method, spec, sampler, seed, options, notes)
     else:
-        _write(unit, draw(method, spec, seed, None, options), notes)
+        _write(unit, draw(method, spec, seed, None, options), notes, options.threads)
 
 
 def keeping_reason(unit: Unit, learned: Mapping[str, Learned]) -> dict[str, str]:
@@ -270,10 +271,11 @@ def _without_patches(graph: Graph, unit: Unit) -> str:
     return ""
 
 
-def _write(unit: Unit, drawn: Drawn, notes: list[str]) -> None:
+def _write(unit: Unit, drawn: Drawn, notes: list[str], threads: int | None) -> None:
     """Set a unit's weight so that it does what was drawn: the factor that a Gemm has besides is divided out."""
     assert unit.weight is not None
-    unit.weight[...] = drawn.weight.reshape(unit.weight.shape) / np.float32(unit.alpha)
+    weight = drawn.weight.reshape(unit.weight.shape)
+    put(unit.weight, weight if unit.alpha == 1 else weight / np.float32(unit.alpha), threads or 0)
     notes += drawn.notes
 
 

@@ -83,8 +83,7 @@ def orthonormal_rows(num_rows: int, dimension: int, rng: np.random.Generator) ->
 
 
 def _normal(spec: WeightSpec, std: float, rng: np.random.Generator, options: DrawOptions) -> np.ndarray:
-    rows = fill_normal(np.empty((spec.num_output, spec.fan_in), np.float32), rng, options.threads)
-    rows *= np.float32(std)
+    rows = fill_normal(np.empty((spec.num_output, spec.fan_in), np.float32), rng, options.threads, std)
     return rows.reshape(spec.shape)
 
 

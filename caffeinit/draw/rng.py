@@ -23,15 +23,17 @@ def unit_rng(seed: int, name: str, *indices: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *words, *indices]))
 
 
-def fill_normal(rows: np.ndarray, rng: np.random.Generator, threads: int | None = None) -> np.ndarray:
-    """Fill float32 rows (k, d), contiguous, with standard normal values, in place; return them.
+def fill_normal(rows: np.ndarray, rng: np.random.Generator, threads: int | None = None, std: float = 1.0) -> np.ndarray:
+    """Fill float32 rows (k, d), contiguous, with normal values of mean 0, in place; return them.
 
     Blocks of rows have streams of their own, so several threads can draw.
     """
     blocks = row_slices(len(rows), 256)
-    each(
-        lambda job: job[0].standard_normal(out=rows[job[1]], dtype=np.float32),
-        zip(rng.spawn(len(blocks)), blocks, strict=True),
-        threads,
-    )
+
+    def fill(job: tuple[np.random.Generator, slice]) -> None:
+        block = rows[job[1]]
+        job[0].standard_normal(out=block, dtype=np.float32)
+        block *= np.float32(std)
+
+    each(fill, zip(rng.spawn(len(blocks)), blocks, strict=True), threads)
     return rows
