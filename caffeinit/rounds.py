@@ -124,6 +124,11 @@ class Relaxed:
         self._transfers: list[Transfer] = []
         self.start()
 
+    def forget(self) -> None:
+        """Forget all that was seen, because a step could not be made."""
+        self._transfers = []
+        self.start()
+
     def start(self) -> None:
         """Forget how steps from other arrays, or other measurements, went."""
         self.point = np.zeros(len(self.keys))
@@ -219,6 +224,7 @@ def approach(
     for number in range(rounds):
         change, expected = relaxed.step(probe.measure(rough=True))
         if not can_apply(network, change):
+            relaxed.forget()
             break
         apply(network, change, roughly=True)
         given = _with(network, given, change)

@@ -229,7 +229,7 @@ def _missed(units: Sequence[Unit], reports: Sequence[UnitReport], targets: Mappi
     """Return by how much, log, a unit's deviations were off its target before it was normalised, at most, on average."""
     most = 0.0
     for unit, report in zip(units, reports, strict=True):
-        if unit.key in targets and report.done and report.before is not None:
+        if unit.kind == "affine" and unit.key in targets and report.done and report.before is not None:
             alive = np.delete(np.arange(unit.num_channels), report.dead)
             wanted = np.broadcast_to(targets[unit.key].std, unit.num_channels)
             most = max(most, float(np.abs(np.log(report.before.channel_stds[alive] / wanted[alive]).mean())))

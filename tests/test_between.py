@@ -2,13 +2,25 @@
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 import caffeinit
-from caffeinit.between import balance, find_terms, free_groups, plan_balance, predict, scale_system, spread_of
+from caffeinit.between import (
+    Bend,
+    Term,
+    balance,
+    find_terms,
+    free_groups,
+    plan_balance,
+    predict,
+    scale_system,
+    spread_of,
+)
+from caffeinit.bonds import Bond, lies_below
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe
 from caffeinit.rounds import Accelerated, Relaxed, approach, iterate
-from caffeinit.transfer import measure_transfers
+from caffeinit.transfer import Curve, Transfer, measure_transfers
 from tests.conftest import GOLDEN
 from tests.nets import NETS, NetBuilder, pictures
 
@@ -122,6 +134,58 @@ def test_lrn_passes_scales_on_by_the_curve_that_is_its_own(tmp_path):
         assert curve.values(scale) == pytest.approx(np.log(size(np.exp(scale)) / size(1.0)), abs=0.02)
     assert curve.values.slope(-12) == pytest.approx(1, abs=1e-2)  # small values pass as they are
     assert curve.values.slope(12) == pytest.approx(1 - 2 * 0.75, abs=1e-2)  # large ones are divided by |x| ** (2 beta)
+
+
+def test_lrn_passes_gradients_back_by_the_curve_that_is_its_own(tmp_path):
+    text = """
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 24 dim: 24 } } }
+    layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 3 kernel_size: 1 } }
+    layer { name: "n" type: "LRN" bottom: "a" top: "n" lrn_param { local_size: 3 alpha: 1 beta: 0.75 } }
+    layer { name: "b" type: "InnerProduct" bottom: "n" top: "b" inner_product_param { num_output: 3 } }"""
+    path = tmp_path / "net.prototxt"
+    path.write_text(text)
+    net = caffeinit.load(path)
+    x = np.random.default_rng(1).standard_normal((2, 3, 24, 24)).astype("f4")
+    noise = np.random.default_rng(0).standard_normal(x.shape, "f4")  # theirs: few places make up much of such a sum
+    weight = net.params["a"][0]
+    weight[...] = np.eye(3).reshape(weight.shape)
+    (curve,) = measure_transfers(net, {"data": x}, scale_system(net, lambda unit: "", ["b"], relaxed=True).bonds)
+
+    def size(factor):
+        weight[...] = factor * np.eye(3).reshape(weight.shape)
+        found = net.backward({"data": x}, {"n": noise}).inputs["data"] / factor
+        return np.linalg.norm(found.astype(float))
+
+    for scale in (-3.0, -0.7, 0.4, 2.6):
+        grown = np.log(size(np.exp(scale)) / size(1.0))
+        assert curve.diffs(scale) == pytest.approx(grown + scale - curve.values(scale), abs=0.03)
+        assert curve.moved(scale).diffs(-scale) == pytest.approx(-curve.diffs(scale), abs=1e-9)
+        assert curve.moved(scale).values.slope(0.3) == pytest.approx(curve.values.slope(scale + 0.3), abs=1e-9)
+    assert curve.diffs.slope(-12) == pytest.approx(0, abs=1e-2)
+    assert curve.diffs.slope(12) == pytest.approx(0, abs=1e-2)
+
+
+def test_the_derivatives_of_a_rate_below_a_curve_are_its_differences():
+    scales = np.linspace(-12, 12, 25)
+    transfer = Transfer(*(Curve(CubicSpline(scales, f(scales)), 0.4) for f in (np.sin, lambda s: np.cos(0.5 * s))))
+    bend = Bend(np.array([0.7, -0.2]), np.array([0.0, 1.0]), transfer)
+    term = Term("unit", np.array([0.1, -0.4]), np.array([0.3, 0.2]), np.array([[1.0, 0], [0, -1.0]]), [bend])
+    x = np.array([0.35, -0.8])
+    for step in 1e-5 * np.eye(2):
+        difference = (term.log_rate(x + step) - term.log_rate(x - step)) / 2e-5
+        assert term.gradient(x) @ step == pytest.approx(1e-5 * difference, abs=1e-10)
+
+
+def test_only_what_has_no_other_way_to_the_heads_lies_below_a_layer():
+    b = NetBuilder()
+    low = b.relu(b.conv("data", "low", 4))
+    side, straight = b.conv(low, "side", 4), b.conv(low, "straight", 4)
+    passed = b.graph.op("LRN", straight, size=3)
+    b.graph.nearly_homogeneous[passed] = straight
+    net = b.finish(b.conv(b.graph.op("Add", side, passed), "head", 4))
+    below = lies_below(net.graph, Bond(straight, passed, 0, 1), net.graph.outputs)
+    assert straight in below
+    assert not below & {low, side, passed, *net.graph.outputs}
 
 
 @pytest.mark.parametrize("name", NETS)
