@@ -181,7 +181,8 @@ def read_tensor(
             _read_told(found, data, entry, told, budget)
         elif entry.number == _LOCATION:
             is_external = entry.value == TensorProto.EXTERNAL
-    if any(d >= 1 << 63 for d in dims) or len(dims) > 64:
+    # What numpy can hold, in bytes of its widest type; axes of size 0 do not help.
+    if math.prod(d or 1 for d in dims) >= 1 << 59 or len(dims) > 64:
         raise WeightsError(f"{found.where}: no tensor can have its shape; the file is damaged")
     found.shape = tuple(dims)
     if found.elem_type not in TensorProto.DataType.values() or found.elem_type == TensorProto.UNDEFINED:

@@ -45,6 +45,12 @@ def negative_axis(model):
     model.graph.initializer[0].dims[0] = -5
 
 
+def huge_and_empty(model):
+    model.graph.initializer[0].dims[:] = [0, 1 << 40, 1 << 40]
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].ClearField("float_data")
+
+
 def no_type(model):
     model.graph.initializer[0].data_type = 99
 
@@ -104,6 +110,7 @@ BAD = [
     (edited(two_of_one_name), 'two initializers are named "conv1.weight"'),
     (edited(too_few_numbers), "asks for 162 numbers, 135 are there"),
     (edited(negative_axis), "no tensor can have its shape"),
+    (edited(huge_and_empty), "no tensor can have its shape"),
     (edited(no_type), "is of type 99, which does not exist"),
     (edited(no_opset), "states no version of ONNX's operators"),
     (edited(old_opset), r"of opset 6(.|\n)*version_converter"),
