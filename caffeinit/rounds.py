@@ -42,8 +42,8 @@ _LONG = 0.5
 _CLOSE = 0.15
 # How many times its length an accelerated step may go.
 _FURTHER = 3.0
-# Measurements after which a spread half as large again will do. What is still missing then is of the size of what chance adds: with 16
-# pictures, rates move by 1 or 2 % when as much as some ReLUs flip.
+# Measurements after which a spread half as large again will do. What is missing then is as large as what chance adds: on
+# 16 pictures, rates move by 1 or 2 % when some ReLUs flip.
 _STRICT = 3
 # Rounds without a better one after which no more are tried.
 _PATIENCE = 6
@@ -175,8 +175,8 @@ def iterate(
     Args:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
         counted: which units' rates are to become equal.
-        limit: of the spread max |log C - mean log C| at which it ends; 1.5 times that from the third measurement on. In a deep
-            net without BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
+        limit: of the spread max |log C - mean log C| at which it ends; 1.5 times that from the third measurement on. In a
+            deep net without BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
         rounds: measurements at most; fewer if the last six brought nothing better. The best of them counts.
         relaxed: that `approach` has gone some steps with.
         restore: called after each change of the function with the scales that the units' outputs were to be given so far;
