@@ -25,6 +25,7 @@ from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import FormatError, OutputError, WeightsError
 from caffeinit.files import check_regular_file, check_target, replacing
 from caffeinit.mapped import release, scratch_copy
+from caffeinit.onnxfile.calls import nodes_within, subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
 
@@ -186,11 +187,23 @@ def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
         raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
     if not model.graph.node:
         raise FormatError(f"{path}: is no ONNX model: it holds no graph of any nodes")
-    nodes = [*model.graph.node, *(n for f in model.functions for n in f.node)]
-    names = (name for n in nodes for name in (n.op_type, n.domain, n.name, *n.input, *n.output))
-    if any(isinstance(name, bytes) for name in names):
+    if any(isinstance(name, bytes) for name in _names(model)):
         raise FormatError(f"{path}: a name in it is no text: it is damaged")
     return model
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Yield the names of values and operators, which are bytes where they are damaged."""
+    outermost = [*model.graph.node, *(n for function in model.functions for n in function.node)]
+    for node in (n for outer in outermost for n in nodes_within(outer)):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        for graph in subgraphs(node):
+            yield from (v.name for v in (*graph.input, *graph.output, *graph.value_info))
+            yield from (t.name for t in graph.initializer)
+        yield from (entry.name for entry in node.attribute)
+    yield from (v.name for v in (*model.graph.input, *model.graph.output, *model.graph.value_info))
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
 
 
 def _index(found: Container, open_data: OpenData) -> None:

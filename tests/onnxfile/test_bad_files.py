@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from caffeinit.errors import CaffeinitError, OptionError
 from tests.conftest import shared
@@ -95,6 +95,22 @@ def odd_bias_of_a_product(model):
     model.graph.node.append(helper.make_node("Gemm", ["flat", "g", "h"], ["product"]))
 
 
+def _no_text(part: bytes) -> bytes:
+    """Return a model with a subgraph, in which the letters of one name are no text."""
+    then = helper.make_graph(
+        [helper.make_node("Identity", ["innernam"], ["thenname"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("thenname", TensorProto.FLOAT, None)],
+        [helper.make_tensor("innernam", TensorProto.FLOAT, [1], [1.0])],
+    )
+    model = onnx.load_from_string(WHOLE)
+    model.graph.node.append(helper.make_node("If", ["conditio"], ["chosenna"], then_branch=then, else_branch=then))
+    raw = model.SerializeToString()
+    assert part in raw
+    return raw.replace(part, b"\xff" * len(part))
+
+
 BAD = [
     (b"", "is empty"),
     (b"layer { }", "is a text file, not an ONNX model"),
@@ -120,6 +136,7 @@ BAD = [
     (edited(endless_input), "which no memory holds"),
     (edited(cast_to_no_type), '"relu" .Cast. does not fit what it reads'),
     (edited(constant_of_a_number), "damaged"),
+    *((_no_text(name), "a name in it is no text") for name in (b"innernam", b"thenname", b"conditio", b"then_branch")),
     (edited(odd_bias_of_a_product), r"an array of \(1, 4\) cannot be added to a product of \(1, 5\)"),
 ]
 
