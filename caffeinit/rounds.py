@@ -40,6 +40,8 @@ from caffeinit.units import Unit
 _LONG = 0.5
 # Log sizes of values that are as good as foretold: with random weights CaffeNet's then are, with PCA's they are .3 off.
 _CLOSE = 0.15
+# A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
+_GAIN = 0.5
 # How many times its length an accelerated step may go.
 _FURTHER = 3.0
 # Measurements after which a spread half as large again will do. What is missing then is as large as what chance adds: on
@@ -125,6 +127,7 @@ class Relaxed:
         below = [lies_below(network.graph, bond, probe.heads) for bond in bonds]
         self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
         self._transfers: list[Transfer] = []
+        self._spread, self._misled = np.inf, False  # the last one, and whether a step has not made it smaller
         self.start()
 
     def forget(self) -> None:
@@ -143,11 +146,14 @@ class Relaxed:
         The change is to be made, before rates are measured again.
         """
         terms = find_terms(self.units, self.system, rates)
+        spread = rate_spread(np.exp([term.log_rate(np.zeros(self.system.num_unknowns)) for term in terms]))
+        self._misled |= spread > max(_LONG, _GAIN * self._spread)
+        self._spread = spread
         if not self._transfers:
             self._transfers = measure_transfers(self.network, self.probe.batches[0], self.system.bonds)
         bends = _bends(self.system, self._transfers)
         for term in terms:
-            term.bends = list(itertools.compress(bends, self._above[term.unit]))
+            term.bends = [] if self._misled else list(itertools.compress(bends, self._above[term.unit]))
         found = balance(terms, self.system.num_unknowns, bends)
         moved = self._accelerated.next(self.point, self.keys @ found) - self.point
         self.point = self.point + moved

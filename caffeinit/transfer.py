@@ -16,6 +16,7 @@ from scipy.interpolate import CubicSpline
 from caffeinit.bonds import Bond
 from caffeinit.engine.session import Session, compile_graph
 from caffeinit.gradients import append_backward
+from caffeinit.graph import Graph
 from caffeinit.network import Network
 from caffeinit.workers import worker_pool
 
@@ -23,6 +24,9 @@ from caffeinit.workers import worker_pool
 _TRIED = np.array([-12.0, -9.0, -7.0, -5.0, -3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5, 5.0, 7.0, 9.0, 12.0])
 # With two pictures, CaffeNet needed 4 to 8 rounds where it needs 2 to 4 with these.
 _PICTURES = 8
+
+# Operators whose gradient does not depend on the scale of what they read.
+_PIECEWISE_LINEAR = {"AveragePool", "Flatten", "Identity", "LeakyRelu", "MaxPool", "Relu", "Reshape", "Slice"}
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,32 @@ def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: 
 
 
 def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[str, np.ndarray]) -> Transfer:
-    layer = network.graph.part([bond.top], [bond.bottom])
-    noise = layer.add_input(layer.fresh("noise"), layer.shape(bond.top))
-    (diff,) = append_backward(layer, {bond.top: noise}, [bond.bottom]).values()
+    above = _linear_above(network.graph, bond.top)
+    layer = network.graph.part([bond.top, above], [bond.bottom])
+    shape = (layer.shape(above)[0] * len(bottom) // layer.shape(bond.bottom)[0], *layer.shape(above)[1:])
+    noise = layer.add_input(layer.fresh("noise"), layer.shape(above))
+    (diff,) = append_backward(layer, {above: noise}, [bond.bottom]).values()
     layer.outputs = [bond.top, diff]
     session = Session(layer, replace(network.settings, threads=1))
-    drawn = np.random.default_rng(0).standard_normal(bottom.shape, np.float32)
+    drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
+    # A ReLU below lets nothing through where the input is 0, and there the layer would pass on most by far.
+    passed = bottom != 0
 
     def sizes(scale: float) -> list[float]:
         given = {**feeds, bond.bottom: bottom * np.float32(np.exp(scale)), noise: drawn}
         found = session.run({name: given[name] for name in session.inputs})
-        return [float(np.sqrt(np.mean(np.square(found[v], dtype=np.float64)))) for v in layer.outputs]
+        arrays = found[bond.top], found[diff] * passed
+        return [float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) for array in arrays]
 
     with worker_pool(network.settings.workers) as pool:
         logs = np.log(np.maximum(list(pool.map(sizes, _TRIED)), np.finfo(np.float64).tiny))
     values, diffs = (logs - logs[np.flatnonzero(_TRIED == 0)[0]]).T
     return Transfer(Curve(CubicSpline(_TRIED, values)), Curve(CubicSpline(_TRIED, diffs + _TRIED - values)))
+
+
+def _linear_above(graph: Graph, value: str) -> str:
+    """Return what a value becomes before it is weighed: pooling, above all, lets gradients through in some places only."""
+    readers = graph.consumers()
+    while len(of := readers.get(value, [])) == 1 and of[0].op_type in _PIECEWISE_LINEAR and value not in graph.outputs:
+        value = of[0].output[0]
+    return value
