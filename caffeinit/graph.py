@@ -38,8 +38,8 @@ class Graph:
         nearly_homogeneous: values that follow another's scale approximately -> that value (LRN).
         net_numbers: initializers that stand for a number of the net's own text.
         folded: what `folding.known_value` has worked out.
-        domains: versions of other operator sets than ONNX's own that nodes are of.
-        functions: what nodes of a function's domain and name stand for.
+        held: values whose scale must stay where the function is kept -> why, beside the outputs.
+        domains, functions: versions of other operator sets than ONNX's own, and what nodes of functions stand for.
     """
 
     def __init__(self, opset: int = OPSET) -> None:
@@ -54,6 +54,7 @@ class Graph:
         self.nearly_homogeneous: dict[str, str] = {}
         self.net_numbers: dict[str, NetNumber] = {}
         self.folded: dict[str, np.ndarray | None] = {}
+        self.held: dict[str, str] = {}
         self.domains: dict[str, int] = {}
         self.functions: list[onnx.FunctionProto] = []
         self.scope = ""
@@ -340,8 +341,7 @@ class Graph:
         """Return an ONNX model of the graph.
 
         Args:
-            embed: initializers to store inside the model; default all. The caller must declare the others as
-                inputs or hand them over beside the model (external data).
+            embed: initializers to store inside the model; default all. Others are the caller's: inputs or external data.
         """
         arrays = self.initializers if embed is None else embed
         outputs = self.outputs or self.unused()

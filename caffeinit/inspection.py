@@ -17,7 +17,7 @@ from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, Lowered, infer_net, lower_net
 from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net, read_net
-from caffeinit.caffe.source import net_outputs, places
+from caffeinit.caffe.source import net_outputs, places, read_elsewhere
 from caffeinit.caffe.weights import BinaryWeights, WeightsFile, open_weights
 from caffeinit.errors import FormatError, OptionError
 from caffeinit.files import is_onnx
@@ -182,6 +182,7 @@ def _find_scales(found: Inference, lowered: Lowered, matched: Matched, units: li
     for array in missing:
         array[...] = 1  # zeros would pass on no scale
     outputs = net_outputs(found, lowered.graph)
+    lowered.graph.held = read_elsewhere(found.net, lowered.graph)
     report = report_scales(lowered.graph, units, lowered.learned, kept, outputs, places(found))
     for array in missing:
         array[...] = 0

@@ -178,6 +178,9 @@ def find_scales(
     for name in outputs or graph.outputs or graph.unused():
         if name in scales.values:
             scales.constraints.pin(scales.values[name], f"net output {name}")
+    for name, reason in graph.held.items() if not relaxed else ():
+        if name in scales.values:
+            scales.constraints.pin(scales.values[name], reason)
     scales.close()
     uses = scales.first_uses()
     return ScaleSystem(scales.values, scales.links, uses, scales.constraints, scales.unknown_operators, scales.bonds)

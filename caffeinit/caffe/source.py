@@ -152,7 +152,7 @@ def load_caffe(
         raise CaffeinitError(_blocked_message(found, net_path))
     graph = lowered.graph
     blobs = _computed_blobs(net, graph)
-    graph.outputs = net_outputs(found, graph)
+    graph.outputs, graph.held = net_outputs(found, graph), read_elsewhere(net, graph)
     return Network(
         graph=graph,
         params={n: tuple(a) for n, a in matched.arrays.items() if a},
@@ -212,6 +212,27 @@ def net_outputs(found: Inference, graph: Graph) -> list[str]:
     ends = {b for b in _computed_blobs(found.net, graph) if b not in read}
     made = dict.fromkeys(v for entry in found.net.named_layers for v in entry.tops if graph.producer(v) is not None)
     return [v for v in made if v in ends or v in handed_over]
+
+
+def read_elsewhere(net: Net, graph: Graph) -> dict[str, str]:
+    """Return the values that layers of another phase or stage read, or make in another way -> why their scales must stay.
+
+    Weights of such layers are not in this graph, so that nothing could make up for the scale of what they read.
+    """
+    values: dict[str, list[str]] = {}
+    for entry in net.named_layers:
+        for blob, value in zip(entry.layer.top, entry.tops, strict=True):
+            values.setdefault(blob, []).append(value)
+    taking_part = {id(layer) for layer in net.layers}
+    found: dict[str, str] = {}
+    for layer in net.message.layer:
+        passes_on = layer.type == "Dropout" and list(layer.bottom) == list(layer.top)
+        if id(layer) in taking_part or not layer.bottom or passes_on or layer.type == "Silence":
+            continue
+        for value in (v for blob in (*layer.bottom, *layer.top) for v in values.get(blob, [])):
+            if graph.producer(value) is not None:
+                found.setdefault(value, f'layer "{layer.name}" of another phase or stage')
+    return found
 
 
 def _sentences(taken: Mapping[str, str]) -> list[str]:
