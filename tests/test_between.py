@@ -17,6 +17,7 @@ from caffeinit.between import (
     spread_of,
 )
 from caffeinit.bonds import Bond, lies_below
+from caffeinit.forward import measure_moments
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe
 from caffeinit.rounds import Accelerated, Relaxed, approach, iterate
@@ -270,3 +271,14 @@ def test_acceleration_does_not_follow_noise_far_away():
     for _ in range(3):
         point = accelerated.next(point, 0.5 * (goal - point))
     np.testing.assert_allclose(point, goal, atol=1e-9)
+
+
+def test_what_is_reported_after_the_function_has_changed_is_what_units_put_out():
+    b = NetBuilder()
+    low = b.graph.op("HardSwish", b.conv("data", "low", 6))  # its scale is held, that of BatchNorm is not
+    branch = b.norm(b.conv(b.relu(b.conv(low, "one", 6)), "two", 6), "norm")
+    net = b.finish(b.conv(b.relu(b.conv(b.graph.op("Add", low, branch), "top", 6)), "head", 4))
+    result = caffeinit.init(net, pictures())
+    found = measure_moments(net, pictures())
+    for unit, report in zip(net.units, result.units, strict=True):
+        np.testing.assert_allclose(report.after.channel_stds, found[unit.key].std, rtol=1e-4)
