@@ -2,7 +2,7 @@
 
 The file is never parsed into messages and serialized again: writing copies its bytes with the changed numbers in their
 places, so that whatever else is in it stays, and unchanged numbers give the same file. What lies in data files beside
-the model stays there, under the same names where the output goes to another folder.
+the model stays there, under the same names where the output goes to another folder that has no files of these names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from caffeinit import wire
 from caffeinit.caffe.foreign import foreign_kind
-from caffeinit.errors import FormatError, OutputError, WeightsError
+from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
 from caffeinit.files import check_regular_file, check_target, replacing
 from caffeinit.mapped import release, scratch_copy
 from caffeinit.onnxfile.calls import nodes_within, subgraphs
@@ -106,10 +106,15 @@ class Container:
             _write_pieces(stack.enter_context(replacing(target, force)), wire.edited(self.data, own))
 
     def _renamed(self, target: Path) -> dict[str, str]:
-        """Return data file -> its name beside the output: the same in another folder, else named after the output."""
+        """Return data file -> its name beside the output: the same in another folder, else named after the output.
+
+        So they are in another folder, too, if files of these names belong to another model than the one to be replaced.
+        """
         source = Path(os.path.realpath(self.path.parent))
         if target.parent != source:
-            return {location: location for location in self.data_files}
+            taken = [location for location in self.data_files if (target.parent / location).exists()]
+            if not taken or set(taken) <= _data_files_of(target):
+                return {location: location for location in self.data_files}
         if target == Path(os.path.realpath(self.path)):
             raise OutputError(
                 f"{target}: is the model itself; with data files beside it, it cannot be written over itself"
@@ -121,6 +126,14 @@ class Container:
             name = f"{target.name}{rest}" if rest != old.name else f"{target.name}.{old.name}"
             names[location] = str(old.with_name(name))
         return names
+
+
+def _data_files_of(path: Path) -> set[str]:
+    """Return the data files that a model has, if there is one."""
+    try:
+        return set(open_onnx(path).data_files) if path.exists() else set()
+    except CaffeinitError:
+        return set()
 
 
 def _made_way(path: Path) -> Path:

@@ -33,6 +33,25 @@ def test_data_files_stay_beside_the_model(dtype, tmp_path):
     assert_same_function(path, tmp_path / "b" / "out.onnx", "x", batch(dtype=dtype), tolerance)
 
 
+def test_data_files_of_other_models_stay(tmp_path):
+    path = save(tmp_path / "a")
+    net, folder = load(path), tmp_path / "b"
+    folder.mkdir()
+    net.save(folder / "first.onnx")
+    caffeinit.rescale(net, batch(8), mode="equalize")
+    net.save(folder / "second.onnx")
+    net.save(folder / "second.onnx", force=True)
+    assert (folder / "net.onnx.data").read_bytes() == (tmp_path / "a" / "net.onnx.data").read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "first.onnx",
+        "net.onnx.data",
+        "second.onnx",
+        "second.onnx.data",
+    ]
+    for name in ("first.onnx", "second.onnx"):
+        assert_same_function(path, folder / name, "x", batch())
+
+
 def test_beside_the_input_data_files_are_named_after_the_output(tmp_path):
     path = save(tmp_path)
     net = load(path)
