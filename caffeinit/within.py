@@ -177,18 +177,20 @@ def _prepare(
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
     state = _Pass(network, target, correct, targets, {}, {}, {}, {}, set(), {})
     known: set[str] = set()
-    owners: dict[str, str] = {}  # initializer -> the unit that it is normalised with
+    owners: dict[str, str] = {}  # initializer of a unit before -> what becomes of it with that unit
     for unit in network.units:
         shared = next(
-            (f"its {network.learned[i].role} is normalised with {owners[i]}" for i in unit.initializers if i in owners),
+            (f"its {network.learned[i].role} is {owners[i]}" for i in unit.initializers if i in owners),
             "",
         )
         reason = chosen(unit) or shared or _obstacle(network, unit)
         report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=reason)
         state.reports[unit.key] = report
         if report.reason:
+            if correct:
+                owners = dict.fromkeys(unit.initializers, f"also that of {unit.name}, which stays as it is") | owners
             continue
-        owners |= dict.fromkeys(unit.initializers, unit.name)
+        owners |= dict.fromkeys(unit.initializers, f"normalised with {unit.name}")
         before = unit.uses[0].input
         if correct and len(unit.uses) == 1 and unit.kind != "affine" and before in known:
             state.following.setdefault(before, []).append(unit)

@@ -95,6 +95,25 @@ def test_weights_used_again_on_their_own_output_are_left_alone():
     np.testing.assert_array_equal(before, net.params["conv1"][0])
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_what_shares_an_array_with_a_unit_left_alone_before_it_is_left_alone(named):
+    """Its bias would be shifted for both, below what the units between were measured with."""
+    b = NetBuilder(shape=(4, 3, 8, 8))
+    x = b.relu(b.conv("data", "conv1", 3))
+    if not named:
+        x = b.relu(b.graph.op("Conv", x, "conv1/param0", "conv1/param1", kernel_shape=[3, 3], pads=[1] * 4))
+    x = b.relu(b.conv(x, "conv2", 3))
+    weight = b.array("conv3", 0, (3, 3, 3, 3))
+    net = b.finish(b.graph.op("Conv", x, weight, "conv1/param1", name="conv3", kernel_shape=[3, 3], pads=[1] * 4))
+    batches = pictures(shape=(3, 8, 8))
+    reports, _ = normalize(net, batches, chosen=lambda u: "not named" if named and u.name == "conv1" else "")
+    assert [bool(r.done) for r in reports] == [False, True, False]
+    assert reports[2].reason == "its bias is also that of conv1, which stays as it is"
+    found = measured(net, batches)["conv2"]
+    np.testing.assert_allclose(found.std, 1, atol=1e-3)
+    np.testing.assert_allclose(found.mean, 0.1, atol=1e-3)
+
+
 def test_weights_that_are_not_finite_are_refused():
     net = NETS["chain"]()
     net.params["conv2"][0][0, 0, 0, 0] = np.nan
