@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from caffeinit.errors import CaffeinitError
 from caffeinit.functions import Function, NetFunction, Run, Values
 from caffeinit.graph import Shape
@@ -88,6 +90,12 @@ def compare(
     outputs = [Difference(name) for name, _ in pairs]
     found.num_images = _run(sides, pairs, outputs, batches, progress)
     found.outputs = outputs
+    notes += [
+        f'output "{d.name}" comes in steps of {d.step:.1g} of a number, in half precision: rounding alone can exceed a '
+        f"tolerance of {tolerance:g}"
+        for d in outputs
+        if d.step > max(tolerance, float(np.finfo(np.float32).eps))
+    ]
     if first:
         pairs = _common_values(*sides)
         inner = [Difference(name) for name, _ in pairs]

@@ -29,6 +29,7 @@ class Difference:
         gap: largest difference; infinite where a side is not finite and the other is not the same.
         changed: pictures whose largest entry is another one; None where the value is not one row a picture.
         shapes: of both sides, where they differ.
+        step: the coarsest step of the types of real numbers that it came in, as a part of a number; 0 of none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Difference:
     gap: float = 0.0
     changed: int | None = None
     shapes: tuple[Shape, Shape] | None = None
+    step: float = 0.0
 
     @property
     def relative(self) -> float:
@@ -48,6 +50,7 @@ class Difference:
             self.shapes, self.gap = (a.shape, b.shape), float("inf")
             return
         b = b.reshape(a.shape)
+        self.step = max(self.step, *(float(np.finfo(x.dtype).eps) for x in (a, b) if x.dtype.kind == "f"), 0.0)
         if a.dtype != np.float32 or b.dtype != np.float32:
             a, b = a.astype(np.float64), b.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -138,3 +138,11 @@ def test_an_output_without_pictures_is_left_out(tmp_path):
     assert "depends on an input without pictures" in found.notes[0]
     with pytest.raises(CaffeinitError, match="no output to compare"):
         compare(NetFunction(net, "a"), NetFunction(net, "b"), [{"other": np.ones((4, 2), np.float32)}])
+
+
+def test_halves_are_compared_in_full_and_their_steps_told():
+    a = np.array([[60000.0, -60000.0]], np.float16)
+    found = seen(a, -a)
+    assert (found.largest, found.gap) == (float(a[0, 0]), 2 * float(a[0, 0]))
+    assert found.step == pytest.approx(1e-3, rel=0.05)
+    assert seen(a.astype(np.int64), a.astype(np.int64)).step == 0

@@ -93,7 +93,12 @@ def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, lis
     notes += [f'output "{name}" is not compared: {reason}' for name, reason in missing_outputs(network).items()]
     for file in files:
         if is_onnx(file):
-            sides.append(OnnxFunction(file, loading["threads"], device))
+            side = OnnxFunction(file, loading["threads"], device)
+            if side.is_implemented():
+                sides.append(side)
+            else:
+                sides.append(NetFunction(load_network(file, None, dict(loading)), file))
+                notes.append(f"{file} is computed in single precision: onnxruntime lacks its operators for its types")
         else:
             network = load_network(net, file, dict(loading))
             sides.append(NetFunction(network, file))

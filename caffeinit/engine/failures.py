@@ -11,6 +11,7 @@ import onnxruntime as ort
 from caffeinit.errors import CaffeinitError
 
 _state = ort.capi.onnxruntime_pybind11_state
+NotImplementedThere = _state.NotImplemented
 ORT_ERRORS = (
     RuntimeError,
     _state.Fail,
@@ -18,7 +19,7 @@ ORT_ERRORS = (
     _state.InvalidGraph,
     _state.InvalidProtobuf,
     _state.NoSuchFile,
-    _state.NotImplemented,
+    NotImplementedThere,
     _state.RuntimeException,
 )
 # What lack of memory may come as: std::bad_alloc is Python's own error.

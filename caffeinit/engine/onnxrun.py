@@ -10,13 +10,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper
 
 from caffeinit.engine.device import Device
-from caffeinit.engine.failures import explained
+from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
 from caffeinit.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
+_RARE = {TensorProto.DOUBLE, TensorProto.BFLOAT16}  # types that onnxruntime has few operators for
 
 
 class OnnxFile:
@@ -60,7 +62,9 @@ class OnnxFunction:
         if not graph.node:
             raise FormatError(f"{self.label}: is no ONNX model: it holds no graph of any nodes")
         stored = {a.name for a in graph.initializer}
-        self.inputs = {v.name: _axes(v) for v in graph.input if v.name not in stored}
+        fed = [v for v in graph.input if v.name not in stored]
+        self.inputs = {v.name: _axes(v) for v in fed}
+        self._types = {v.name: v.type.tensor_type.elem_type for v in fed}
         self.outputs = [v.name for v in graph.output]
         self.rows = next((axes[0] for axes in self.inputs.values() if axes and axes[0]), 1)
 
@@ -79,14 +83,33 @@ class OnnxFunction:
         """Return nothing: a file does not tell which of its values an output judges."""
         return []
 
+    def is_implemented(self) -> bool:
+        """Tell whether onnxruntime has the file's operators for the types that the file asks for."""
+        if TensorProto.BFLOAT16 in self._types.values():
+            return False  # numpy has no such arrays to feed
+        if _RARE.isdisjoint([*self._types.values(), *(a.data_type for a in self._model.graph.initializer)]):
+            return True
+        try:
+            self._start(self.outputs)
+        except NotImplementedThere:
+            return False
+        except ORT_ERRORS:
+            pass  # told where the file is compiled
+        return True
+
     def compile(self, values: Sequence[str]) -> CompiledPart:
         """Return what computes these values from those inputs that they depend on."""
-        part = _part(self._model, values)
+        with explained("set up", self.label):
+            session = self._start(values)
+        names = [i.name for i in session.get_inputs()]
+        types = {name: _numpy_type(self._types[name]) for name in names}
+        return CompiledPart(session, {name: self.inputs[name] for name in names}, types, values, self.label)
+
+    def _start(self, values: Sequence[str]) -> ort.InferenceSession:
         options = _options(self._threads)
         options.add_session_config_entry(_BESIDE, fspath(self._path.resolve().parent))
-        with explained("set up", self.label):
-            session = ort.InferenceSession(part.SerializeToString(), options, providers=self._device.providers())
-        return CompiledPart(session, {i.name: self.inputs[i.name] for i in session.get_inputs()}, values, self.label)
+        part = _part(self._model, values)
+        return ort.InferenceSession(part.SerializeToString(), options, providers=self._device.providers())
 
 
 class CompiledPart:
@@ -96,6 +119,7 @@ class CompiledPart:
         self,
         session: ort.InferenceSession,
         inputs: Mapping[str, Sequence[int | None]],
+        types: Mapping[str, np.dtype | None],
         values: Sequence[str],
         label: str,
     ) -> None:
@@ -103,11 +127,12 @@ class CompiledPart:
         self._values = list(values)
         self._label = label
         self._inputs = list(inputs)
+        self._types = dict(types)
         self._rows = next((axes[0] for axes in inputs.values() if axes and axes[0]), None)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the values for one batch; in pieces where the file spells its batch size out."""
-        feeds = {name: batch[name] for name in self._inputs}
+        feeds = {name: _as_type(batch[name], self._types[name]) for name in self._inputs}
         count = len(next(iter(feeds.values())))
         if self._rows in (None, count):
             return self._run(feeds)
@@ -146,6 +171,19 @@ def _part(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
 
 def _axes(value: onnx.ValueInfoProto) -> list[int | None]:
     return [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+
+
+def _numpy_type(elem_type: int) -> np.dtype | None:
+    """Return the type of arrays that an input takes; None where it takes no numbers."""
+    if elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+        return None
+    return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+def _as_type(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    """Return an array as an input takes it, as ONNX's Cast would make it."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return array if dtype is None else array.astype(dtype, copy=False)
 
 
 def _options(threads: int) -> ort.SessionOptions:

@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from tests.conftest import shared
 
@@ -31,6 +34,45 @@ def test_verbs_take_a_model_in_place_of_net_and_weights(cli, place, model):
     report = json.loads(cli("inspect", model, "--json", "-").out)
     assert [layer["type"] for layer in report["layers"] if layer["unit"]] == ["Conv", "Gemm"]
     assert report["macs"] > 0
+
+
+def write_typed(path, inner, given):
+    """Write x of type `given`, cast to `inner` -> conv -> relu -> conv."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal(shape) * 0.2 for shape in ((4, 3, 3, 3), (2, 4, 3, 3))]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(inner))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["cast"], to=kind),
+            helper.make_node("Conv", ["cast", "w0"], ["conv"]),
+            helper.make_node("Relu", ["conv"], ["relu"]),
+            helper.make_node("Conv", ["relu", "w1"], ["y"]),
+        ],
+        "typed",
+        [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(np.dtype(given)), ["N", 3, 12, 10])],
+        [helper.make_tensor_value_info("y", kind, None)],
+        [numpy_helper.from_array(w.astype(inner), f"w{i}") for i, w in enumerate(weights)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+TYPED = {"uint8": (np.float32, np.uint8), "half": (np.float16, np.float16), "double": (np.float64, np.float64)}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_models_of_other_types_are_verified(name, cli, place):
+    model = write_typed(place / "typed.onnx", *TYPED[name])
+    images = ("--images", place / "pictures")
+    assert cli("rescale", model, *images, "--mode", "equalize", "-o", place / "out.onnx").code == 0
+    outcome = cli("verify", model, place / "out.onnx", *images, "--tolerance", 3e-3 if name == "half" else 1e-5)
+    assert outcome.code == 0, outcome.err
+    assert ("is computed in single precision" in outcome.out) == (name == "double")
+    strict = cli("verify", model, model, *images, "--tolerance", 1e-5)
+    assert strict.code == 0
+    assert ("in half precision" in strict.out) == (name == "half")
+    if name != "uint8":
+        assert TYPED[name][0] == numpy_helper.to_array(onnx.load(place / "out.onnx").graph.initializer[0]).dtype
 
 
 USAGE = [

@@ -126,3 +126,32 @@ def test_its_words_are_still_what_is_expected(tmp_path):
     file = write_product(tmp_path / "net.onnx", WEIGHT)
     with pytest.raises(CaffeinitError, match=r'input "x" has other extents; index: 1 Got: 4 Expected: 3$'):
         file.compile(["y"])({"x": np.ones((2, 4), np.float32)})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8, np.int64, np.bool_])
+def test_inputs_get_what_they_declare(tmp_path, dtype):
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)],
+        "cast",
+        [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), [2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    given = np.arange(15, dtype=np.float32).reshape(5, 3) + np.float32(0.3)
+    found = OnnxFunction(path, threads=1).compile(["y"])({"x": given})
+    np.testing.assert_array_equal(found["y"], given.astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BFLOAT16])
+def test_what_onnxruntime_lacks_is_told(tmp_path, kind):
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "conv",
+        [helper.make_tensor_value_info("x", kind, ["N", 1, 2, 2])],
+        [helper.make_tensor_value_info("y", kind, None)],
+        [helper.make_tensor("w", kind, [1, 1, 1, 1], [2.0])],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    assert OnnxFunction(path, threads=1).is_implemented() == (kind == TensorProto.FLOAT)
