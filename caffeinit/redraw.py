@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from caffeinit.errors import OptionError
 from caffeinit.factors import put
 from caffeinit.graph import Graph, attribute
 from caffeinit.network import Network
+from caffeinit.patterns import matches
 from caffeinit.products import PRODUCTS, Product
 from caffeinit.units import Learned, Unit, Use
 
@@ -90,7 +90,7 @@ def method_for(name: str, methods: str | Mapping[str, str]) -> str:
     """Return the method of a layer: one for all, or the last pattern that matches it."""
     if isinstance(methods, str):
         return methods
-    return next((m for pattern, m in reversed(list(methods.items())) if fnmatchcase(name, pattern)), METHOD)
+    return next((m for pattern, m in reversed(list(methods.items())) if matches(name, pattern)), METHOD)
 
 
 def draw_network(
@@ -300,4 +300,4 @@ def select(names: Collection[str], patterns: Sequence[str] | None) -> set[str]:
     """Return the names that match any of the shell patterns; all of them without patterns."""
     if patterns is None:
         return set(names)
-    return {n for n in names if any(fnmatchcase(n, p) for p in patterns)}
+    return {n for n in names if any(matches(n, p) for p in patterns)}

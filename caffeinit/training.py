@@ -287,7 +287,7 @@ def _outcome(
             "pictures at most. `caffeinit measure` tells what they are"
         )
     if spreads[1] > _REACHED:
-        tied = "the graph ties them" if found.rounds == 1 else f"after {found.rounds} rounds"
+        tied = "the graph or what is left alone ties them" if found.rounds == 1 else f"after {found.rounds} rounds"
         notes.append(
             f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
             f"{np.exp(spreads[1]):.3g} ({tied})"

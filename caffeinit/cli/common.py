@@ -9,13 +9,13 @@ import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from caffeinit.errors import OptionError
+from caffeinit.patterns import matches
 
 if TYPE_CHECKING:
     from caffeinit.images import Calibration
@@ -173,7 +173,7 @@ def unmatched(option: str, patterns: Iterable[str], names: Collection[str], what
     return [
         f'{option}: no {what} matches "{pattern}"; {_nearest(pattern, names)}'
         for pattern in patterns
-        if not any(fnmatchcase(name, pattern) for name in names)
+        if not any(matches(name, pattern) for name in names)
     ]
 
 

@@ -49,3 +49,14 @@ def test_options_without_effect_are_told(cli, place, weights, words, warned):
 def test_patterns_that_match_are_not_told(cli, place):
     arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
     assert cli(*arguments, "--method", "kmeans", "--method", "ip=pca", "--layers", "c*,ip").err == ""
+
+
+def test_a_name_with_signs_of_patterns_is_chosen_by_itself(cli, place):
+    net = place / "odd.prototxt"
+    net.write_text((place / "net.prototxt").read_text().replace('"conv1"', '"b*[x]"'))
+    arguments = ("init", net, "--images", place / "pictures", "-o", place / "odd.caffemodel", "--json", "-")
+    outcome = cli(*arguments, "--method", "b*[x]=kmeans", "--layers", "b*[x]")
+    assert outcome.err == ""
+    drawn = {unit["name"]: unit["done"] for unit in json.loads(outcome.out)["units"]}
+    assert drawn["b*[x]"].startswith("drawn (kmeans)")
+    assert drawn["ip"] == "drawn (gaussian)"
