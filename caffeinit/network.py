@@ -60,6 +60,15 @@ class Source(Protocol):
     def preprocessing(self) -> Mapping[str, Any]:
         """Return input -> `images.Preprocessing`, as far as the files tell it."""
 
+    def round_as_stored(self, params: Params) -> bool:
+        """Round changed numbers in place to what `write` will store; return whether any became another one.
+
+        Files in single and double precision hold every number as it is.
+
+        Raises:
+            WeightsError: a number is not finite, or too large for the type in which the file stores it.
+        """
+
     def write(
         self, path: str | PathLike[str], params: Params, force: bool, net_path: str | PathLike[str] | None = None
     ) -> None:
@@ -248,6 +257,10 @@ class Network:
             WeightsError: a number is not finite.
         """
         self.source.write(path, self.params, force, net_path)
+
+    def round_as_stored(self) -> bool:
+        """Round changed weights to what `save` will store; see `Source.round_as_stored`."""
+        return self.source.round_as_stored(self.params)
 
     def open_numbers(self) -> None:
         """Let numbers of the net itself (alpha of LRN) change; see `Source.open_numbers`."""

@@ -16,7 +16,7 @@ from caffeinit.columns import plan_column_rates
 from caffeinit.equalize import plan_unit_deviations
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import check_finite, measure_moments, run_pieces, unit_outputs
-from caffeinit.halves import describe_halves, exact_system, plan_halves, to_powers_of_two
+from caffeinit.halves import SMALLEST, describe_halves, exact_system, plan_halves, to_powers_of_two
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
 from caffeinit.netnumbers import shortest
@@ -51,6 +51,7 @@ class _Run:
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's key -> moments of its output as it was.
         rates: unit's key -> rates as they were.
+        rounded: weights are stored in half precision, and new ones were rounded to it.
         outputs_moved: as in `Outcome`.
     """
 
@@ -64,7 +65,13 @@ class _Run:
     moments: dict[str, Moments] = field(default_factory=dict)
     rates: dict[str, UnitRates] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    rounded: bool = False
     outputs_moved: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all scales are powers of two."""
+        return self.powers_of_two or self.mode == "fp16"
 
 
 def rescale_preserving(
@@ -107,6 +114,7 @@ def rescale_preserving(
         plan = _plan(run)
         _describe_plan(run, plan)
         apply(network, plan)
+        run.rounded = network.round_as_stored()
         _describe_net(run)
         progress(2, 3)
         _prove(run, batches, kept)
@@ -165,14 +173,24 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
             difference.see(before[name], np.asarray(after[name]))
     worst = max(moves.values(), key=lambda d: d.relative)
     if not worst.relative <= TOLERANCE:
-        advice = "" if run.powers_of_two or run.mode == "fp16" else ". --powers-of-two rounds nothing"
+        cause = _halves_rounded(run) if run.rounded else "rounding is blown up in this net"
+        kept_so = "keeps their digits" if run.rounded else "rounds nothing"
+        advice = "" if run.is_exact else f". --powers-of-two {kept_so}"
         raise CaffeinitError(
             f'output "{worst.name}" moved by {worst.relative:.2g} of its largest value on the pictures, more than '
-            f"{TOLERANCE:g}: rounding is blown up in this net. Nothing is written{advice}"
+            f"{TOLERANCE:g}: {cause}. Nothing is written{advice}"
         )
     for name, move in moves.items():
         run.outputs_moved[name] = move.relative
         run.notes.append(f'output "{name}" {_moved(move)}')
+    if run.rounded:
+        run.notes.append(_halves_rounded(run) + ("" if run.is_exact else "; --powers-of-two keeps their digits"))
+
+
+def _halves_rounded(run: _Run) -> str:
+    """Return what the rounding of weights that the file stores in half precision comes from."""
+    loses = f"which loses digits below {SMALLEST:.2g}" if run.is_exact else "to which the new ones are rounded"
+    return f"weights are stored in half precision, {loses}"
 
 
 def _moved(move: Difference) -> str:

@@ -90,6 +90,12 @@ class StoredArray:
             yield chunk.start, self._encode(chunk, new[at : at + chunk.count])
             at += chunk.count
 
+    def round_as_stored(self, array: np.ndarray) -> bool:
+        """Round numbers in place as `round_as_stored` does."""
+        if self.dtype.itemsize >= FLOAT.itemsize:
+            return False
+        return round_as_stored(self.stored(), array, self.where)
+
     def _release(self) -> None:
         """Let go of the file's pages, or a net that was read would be in memory twice."""
         if self.chunks:
@@ -151,6 +157,25 @@ def merged(old: np.ndarray, array: np.ndarray, where: str) -> np.ndarray | None:
             "the type in which the file stores it"
         )
     return old
+
+
+def round_as_stored(old: np.ndarray, array: np.ndarray, where: str) -> bool:
+    """Round numbers in place to what they are once `merged` has stored them, and return whether any became another one.
+
+    Args:
+        old: what is stored, in at most single precision; changed in place.
+
+    Raises:
+        WeightsError: as for `merged`.
+    """
+    new = merged(old, array, where)
+    if new is None:
+        return False
+    rounded = to_float(new, where).reshape(array.shape)
+    if np.array_equal(rounded, array, equal_nan=True):
+        return False
+    array[...] = rounded
+    return True
 
 
 def run_length(data: wire.Buffer, first: wire.Field, end: int) -> tuple[int, int]:

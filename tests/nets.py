@@ -10,6 +10,13 @@ from caffeinit.network import Network
 from caffeinit.units import Learned
 
 
+class NoFiles:
+    """Stands for the files of a net that has none."""
+
+    def round_as_stored(self, params):
+        return False
+
+
 class NetBuilder:
     """Builds a Network layer by layer; every array is random and learned."""
 
@@ -80,7 +87,7 @@ class NetBuilder:
         for name, source in self.learned.items():
             params.setdefault(source.layer, []).append(self.graph.initializers[name])
         return Network(
-            self.graph, {k: tuple(v) for k, v in params.items()}, self.learned, None, settings=Settings(threads=1)
+            self.graph, {k: tuple(v) for k, v in params.items()}, self.learned, NoFiles(), settings=Settings(threads=1)
         )
 
 

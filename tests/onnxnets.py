@@ -11,6 +11,7 @@ from caffeinit.graph import Graph
 from caffeinit.network import Network
 from caffeinit.opsets import raised
 from caffeinit.units import Learned
+from tests.nets import NoFiles
 
 SHAPE = (3, 16, 12)
 
@@ -251,7 +252,7 @@ def network_of(model, batch=4):
     roles = {n: r for node in model.graph.node for n, r in _roles(node) if n in arrays}
     learned = {n: Learned(n, 0, r) for n, r in roles.items() if arrays[n].dtype == np.float32 and arrays[n].size > 1}
     params = {n: (arrays[n],) for n in learned}
-    return Network(raised(graph), params, learned, None, settings=Settings(threads=1))
+    return Network(raised(graph), params, learned, NoFiles(), settings=Settings(threads=1))
 
 
 def _roles(node):

@@ -21,7 +21,7 @@ import numpy as np
 
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
 from caffeinit.files import replacing
-from caffeinit.stored import NAMES, merged, to_float
+from caffeinit.stored import FLOAT, NAMES, merged, round_as_stored, to_float
 
 _MAX_BLOBS = 1000  # of one layer
 _MAX_LINKS = 8  # one leading to the next
@@ -75,6 +75,16 @@ class Hdf5Blob:
             WeightsError: a stored double does not fit into float32.
         """
         return to_float(self.stored(), f"{self.path}: dataset {self.name}")
+
+    def round_as_stored(self, array: np.ndarray) -> bool:
+        """Round numbers in place to what the file will hold of them; return whether any became another one.
+
+        Raises:
+            WeightsError: a changed number does not fit into the stored type.
+        """
+        if self.dtype.itemsize >= FLOAT.itemsize:
+            return False
+        return round_as_stored(self.stored(), array, f"{self.path}: dataset {self.name}")
 
 
 @dataclass

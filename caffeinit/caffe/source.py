@@ -93,6 +93,16 @@ class CaffeSource:
         self.net_text()
         return graph
 
+    def round_as_stored(self, params: Params) -> bool:
+        """Round changed numbers in place to the type in which the file stores them; see `Source`.
+
+        Of a shared parameter the last copy in the file counts, as when it was read.
+        """
+        owners = self.found.owners
+        counting = {owners.get(key, key): at for key, at in self.matched.stored.items()}
+        blobs = [(params[n][i], self.file.layers[at[0]][at[1]]) for (n, i), at in counting.items() if self.file]
+        return sum(blob.round_as_stored(array) for array, blob in blobs if blob) > 0
+
     def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
         """Write the weights in the form they came in; without a source file, a new one. With `net_path`, the net, too."""
         if net_path is not None:

@@ -44,6 +44,9 @@ class StoredBlob(Protocol):
     def array(self) -> np.ndarray:
         """Return a new float32 array in the stored shape."""
 
+    def round_as_stored(self, array: np.ndarray) -> bool:
+        """Round numbers in place to what the file will hold of them; return whether any became another one."""
+
 
 class WeightsFile(Protocol):
     """A weights file that has been indexed.

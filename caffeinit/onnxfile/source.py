@@ -72,6 +72,11 @@ class OnnxSource:
                 return f"LRN {number.layer}"
         return ""
 
+    def round_as_stored(self, params: Params) -> bool:
+        """Round changed numbers in place to the type in which the model stores them; see `Source`."""
+        tensors = self.file.tensors
+        return sum(tensors[n].round_as_stored(arrays[0]) for n, arrays in params.items() if n in tensors) > 0
+
     def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
         """Write the model with these numbers, and its data files beside it.
 

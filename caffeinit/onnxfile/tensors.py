@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from caffeinit import wire
 from caffeinit.errors import FormatError, WeightsError
-from caffeinit.stored import Chunk, StoredArray, merged, run_length
+from caffeinit.stored import Chunk, StoredArray, merged, round_as_stored, run_length
 
 _DIMS, _TYPE, _FLOATS, _INTS, _NAME, _RAW, _DOUBLES, _EXTERNAL, _LOCATION = 1, 2, 4, 5, 8, 9, 10, 13, 14
 REAL: dict[int, np.dtype] = {
@@ -102,6 +102,16 @@ class Tensor:
         yield first.begin, first.end, wire.encode_bytes(_INTS, words)
         for other in others:
             yield other.begin, other.end, b""
+
+    def round_as_stored(self, array: np.ndarray) -> bool:
+        """Round numbers in place to what the file will hold of them; return whether any became another one.
+
+        Raises:
+            WeightsError: as for `patches`.
+        """
+        if self.stored is not None:
+            return self.stored.round_as_stored(array)
+        return self.is_real and round_as_stored(self.exact(), array, self.where)
 
     def _in_data_file(self) -> np.ndarray | None:
         """Return the numbers where they lie in a data file; what is written into them stays in memory."""

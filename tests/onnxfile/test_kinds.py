@@ -116,8 +116,8 @@ def test_types_are_computed_in_single_precision_and_written_back(dtype, raw, tmp
     net.save(out)
     assert out.read_bytes() == path.read_bytes()
     out.unlink()
-    done, _ = rescaled(path, out)
-    assert done["conv1.weight"] == "equalized"
+    done, _ = rescaled(path, out, powers_of_two=dtype == np.float16)
+    assert done["conv1.weight"].startswith("equalized")
     kinds = [t.data_type for m in map(onnx.load, (path, out)) for t in m.graph.initializer]
     assert set(kinds) == {b.kind}
     onnx.checker.check_model(out)

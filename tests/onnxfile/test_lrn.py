@@ -130,14 +130,14 @@ def test_what_does_not_change_keeps_its_bytes(tmp_path):
 
 
 def test_numbers_in_data_files_and_halves_are_written_with_the_alphas(tmp_path):
-    for name, options, how in (
-        ("data", {}, {"save_as_external_data": True, "location": "numbers", "size_threshold": 0}),
-        ("half", {"dtype": np.float16, "raw": False}, {}),
+    for name, mode, options, how in (
+        ("data", "preserve", {}, {"save_as_external_data": True, "location": "numbers", "size_threshold": 0}),
+        ("half", "fp16", {"dtype": np.float16, "raw": False}, {}),
     ):
         (tmp_path / name).mkdir()
         path, out = tmp_path / name / "net.onnx", tmp_path / name / "out.onnx"
         build_lrn(**options).save(path, **how)
-        rewritten(path, out)
+        rewritten(path, out, mode)
         assert alphas(out)[0] != alphas(path)[0]
         onnx.checker.check_model(str(out))
         if name == "data":
