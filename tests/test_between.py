@@ -107,15 +107,20 @@ def test_init_leaves_one_rate_on_the_batch_it_was_solved_on(name):
     assert measured == pytest.approx(result.rate_spread, abs=1e-3)
 
 
+def lrn_net(folder, size, outputs, kernel):
+    """Return a net of a convolution, LRN, and an inner product, for two pictures of 3 channels."""
+    text = f"""
+    layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: [2, 3, {size}, {size}] }} }} }}
+    layer {{ name: "a" type: "Convolution" bottom: "data" top: "a"
+      convolution_param {{ num_output: {outputs} kernel_size: {kernel} }} }}
+    layer {{ name: "n" type: "LRN" bottom: "a" top: "n" lrn_param {{ local_size: 3 alpha: 1 beta: 0.75 }} }}
+    layer {{ name: "b" type: "InnerProduct" bottom: "n" top: "b" inner_product_param {{ num_output: 3 }} }}"""
+    (folder / "net.prototxt").write_text(text)
+    return caffeinit.load(folder / "net.prototxt")
+
+
 def test_lrn_passes_scales_on_by_the_curve_that_is_its_own(tmp_path):
-    text = """
-    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }
-    layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 4 kernel_size: 3 } }
-    layer { name: "n" type: "LRN" bottom: "a" top: "n" lrn_param { local_size: 3 alpha: 1 beta: 0.75 } }
-    layer { name: "b" type: "InnerProduct" bottom: "n" top: "b" inner_product_param { num_output: 3 } }"""
-    path = tmp_path / "net.prototxt"
-    path.write_text(text)
-    net = caffeinit.load(path)
+    net = lrn_net(tmp_path, size=6, outputs=4, kernel=3)
     x = np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype("f4")
     caffeinit.init(net, [x], balanced=False)
     system = scale_system(net, lambda unit: "", ["b"], relaxed=True)
@@ -138,14 +143,7 @@ def test_lrn_passes_scales_on_by_the_curve_that_is_its_own(tmp_path):
 
 
 def test_lrn_passes_gradients_back_by_the_curve_that_is_its_own(tmp_path):
-    text = """
-    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 24 dim: 24 } } }
-    layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 3 kernel_size: 1 } }
-    layer { name: "n" type: "LRN" bottom: "a" top: "n" lrn_param { local_size: 3 alpha: 1 beta: 0.75 } }
-    layer { name: "b" type: "InnerProduct" bottom: "n" top: "b" inner_product_param { num_output: 3 } }"""
-    path = tmp_path / "net.prototxt"
-    path.write_text(text)
-    net = caffeinit.load(path)
+    net = lrn_net(tmp_path, size=24, outputs=3, kernel=1)
     x = np.random.default_rng(1).standard_normal((2, 3, 24, 24)).astype("f4")
     noise = np.random.default_rng(0).standard_normal(x.shape, "f4")  # theirs: few places make up much of such a sum
     weight = net.params["a"][0]
