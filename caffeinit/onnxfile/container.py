@@ -202,13 +202,20 @@ def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
         raise FormatError(f"{path}: is no ONNX model: it holds no graph of any nodes")
     if any(isinstance(name, bytes) for name in _names(model)):
         raise FormatError(f"{path}: a name in it is no text: it is damaged")
+    if not all(node.output for node in _nodes(model)):
+        raise FormatError(f"{path}: a node in it makes nothing: it is damaged")
     return model
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes, those of functions and subgraphs among them."""
+    for outermost in (*model.graph.node, *(n for function in model.functions for n in function.node)):
+        yield from nodes_within(outermost)
 
 
 def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
     """Yield the names of values and operators, which are bytes where they are damaged."""
-    outermost = [*model.graph.node, *(n for function in model.functions for n in function.node)]
-    for node in (n for outer in outermost for n in nodes_within(outer)):
+    for node in _nodes(model):
         yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
         for graph in subgraphs(node):
             yield from (v.name for v in (*graph.input, *graph.output, *graph.value_info))

@@ -51,6 +51,10 @@ def huge_and_empty(model):
     model.graph.initializer[0].ClearField("float_data")
 
 
+def constant_without_output(model):
+    model.graph.node.add(op_type="Constant").attribute.append(helper.make_attribute("value_float", 1.0))
+
+
 def no_type(model):
     model.graph.initializer[0].data_type = 99
 
@@ -126,6 +130,7 @@ BAD = [
     (edited(two_of_one_name), 'two initializers are named "conv1.weight"'),
     (edited(too_few_numbers), "asks for 162 numbers, 135 are there"),
     (edited(negative_axis), "no tensor can have its shape"),
+    (edited(constant_without_output), "a node in it makes nothing"),
     (edited(huge_and_empty), "no tensor can have its shape"),
     (edited(no_type), "is of type 99, which does not exist"),
     (edited(no_opset), "states no version of ONNX's operators"),
