@@ -11,6 +11,8 @@ from collections.abc import Collection
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from caffeinit.errors import WeightsError
+
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
@@ -22,7 +24,11 @@ def types_to_change(graph: onnx.GraphProto) -> set[int]:
 
 
 def to_single(graph: onnx.GraphProto, types: Collection[int]) -> None:
-    """Change a graph, and those within it, in place."""
+    """Change a graph, and those within it, in place.
+
+    Raises:
+        WeightsError: a tensor in a node is damaged.
+    """
     for value in (*graph.input, *graph.output, *graph.value_info):
         _change_type(value.type, types)
     for tensor in graph.initializer:
@@ -48,5 +54,8 @@ def _change_type(kind: onnx.TypeProto, types: Collection[int]) -> None:
 
 def _change_tensor(tensor: TensorProto, types: Collection[int]) -> None:
     if tensor.data_type in types:
-        array = numpy_helper.to_array(tensor).astype("float32")
+        try:
+            array = numpy_helper.to_array(tensor).astype("float32")
+        except (ValueError, TypeError) as error:
+            raise WeightsError(f'tensor "{tensor.name}" of a node cannot be read: {error}') from None
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -55,6 +55,11 @@ def constant_without_output(model):
     model.graph.node.add(op_type="Constant").attribute.append(helper.make_attribute("value_float", 1.0))
 
 
+def halves_too_few(model):
+    tensor = TensorProto(data_type=TensorProto.FLOAT16, dims=[3, 65], raw_data=bytes(12))
+    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["x"], ["odd"], value=tensor))
+
+
 def no_type(model):
     model.graph.initializer[0].data_type = 99
 
@@ -131,6 +136,7 @@ BAD = [
     (edited(too_few_numbers), "asks for 162 numbers, 135 are there"),
     (edited(negative_axis), "no tensor can have its shape"),
     (edited(constant_without_output), "a node in it makes nothing"),
+    (edited(halves_too_few), "of a node cannot be read: cannot reshape"),
     (edited(huge_and_empty), "no tensor can have its shape"),
     (edited(no_type), "is of type 99, which does not exist"),
     (edited(no_opset), "states no version of ONNX's operators"),
