@@ -86,11 +86,16 @@ class Net:
         except FormatError as error:
             raise FormatError(f"{error}{self._left_out_hint(str(error))}") from None
 
+    @property
+    def left_out(self) -> list[Any]:
+        """The layers that do not take part in the phase."""
+        kept = {id(entry) for entry in self.layers}
+        return [entry for entry in self.message.layer if id(entry) not in kept]
+
     def _left_out_hint(self, error: str) -> str:
         """Return which rules kept out the layer that would make the blob an error speaks of."""
-        kept = {id(entry) for entry in self.layers}
-        for entry in self.message.layer:
-            if id(entry) not in kept and any(f'"{top}": no layer makes it' in error for top in entry.top):
+        for entry in self.left_out:
+            if any(f'"{top}": no layer makes it' in error for top in entry.top):
                 rules = " ".join(str(r).replace("\n", " ") for r in (*entry.include, *entry.exclude))
                 return f'.\nLayer "{entry.name}" would, but its rules keep it out: {rules.strip()}. {_way_in(entry)}'
         return ""

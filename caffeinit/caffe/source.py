@@ -233,11 +233,10 @@ def read_elsewhere(net: Net, graph: Graph) -> dict[str, str]:
     for entry in net.named_layers:
         for blob, value in zip(entry.layer.top, entry.tops, strict=True):
             values.setdefault(blob, []).append(value)
-    taking_part = {id(layer) for layer in net.layers}
     found: dict[str, str] = {}
-    for layer in net.message.layer:
+    for layer in net.left_out:
         passes_on = layer.type == "Dropout" and list(layer.bottom) == list(layer.top)
-        if id(layer) in taking_part or not layer.bottom or passes_on or layer.type == "Silence":
+        if not layer.bottom or passes_on or layer.type == "Silence":
             continue
         for value in (v for blob in (*layer.bottom, *layer.top) for v in values.get(blob, [])):
             if graph.producer(value) is not None:
