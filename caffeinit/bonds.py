@@ -47,7 +47,7 @@ def interior(graph: Graph, tops: Collection[str]) -> set[int]:
     return {id(n) for top in tops for n in graph.ancestors([top], [graph.nearly_homogeneous[top]])}
 
 
-def lies_below(graph: Graph, bond: Bond, heads: Collection[str]) -> set[str]:
+def values_below(graph: Graph, bond: Bond, heads: Collection[str]) -> set[str]:
     """Return the values that heads depend on through a bond's layer alone."""
     through = {o for node in graph.ancestors(heads) for o in node.output}
     beside = {o for node in graph.ancestors(heads, [bond.top]) for o in node.output}

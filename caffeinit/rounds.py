@@ -25,7 +25,7 @@ from caffeinit.between import (
     scale_system,
     spread_of,
 )
-from caffeinit.bonds import lies_below
+from caffeinit.bonds import values_below
 from caffeinit.engine.shelf import ScratchFile, Stored
 from caffeinit.errors import WeightsError
 from caffeinit.factors import copied
@@ -62,12 +62,14 @@ class Balanced:
         before: rates as first measured.
         after: rates as they now are, by the prediction of the last step, which kept the function.
         rounds: how often they were measured.
+        changed: whether steps before the last one changed the function.
     """
 
     scales: dict[str, np.ndarray]
     before: dict[str, UnitRates]
     after: dict[str, UnitRates]
     rounds: int
+    changed: bool
 
 
 class Accelerated:
@@ -124,7 +126,7 @@ class Relaxed:
         rows = self.system.solution.matrix
         bonds = self.system.bonds
         self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
-        below = [lies_below(network.graph, bond, probe.heads) for bond in bonds]
+        below = [values_below(network.graph, bond, probe.heads) for bond in bonds]
         self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
         self._transfers: list[Transfer] = []
         self._spread, self._misled = np.inf, False  # the last one, and whether a step has not made it smaller
@@ -212,7 +214,7 @@ def iterate(
         except WeightsError:  # no number can take this step; the best point can be gone back to
             break
         restore(given)
-    return Balanced(state.finish(), before, state.rates, done)
+    return Balanced(state.finish(), before, state.rates, done, state.is_moved)
 
 
 def approach(
@@ -302,6 +304,11 @@ class _Best:
         self._given = {u.key: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
         self._arrays = _Arrays(network)
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether a change of the function led to it."""
+        return self._best is not None and any(logs.any() for logs in self._best[1].values())
 
     def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
         """Look at the point where the network is, with the plan that ends there; return the spread then.

@@ -127,8 +127,8 @@ def prepare_training(
         known = left.get(unit.key)
         if not report.done and known not in (None, _numbers(network, unit)):
             report.done = "scaled"
-    foretold = found.rounds > 1 and bool(targets)
-    if found.rounds > 1 and not foretold:  # the function has changed, and nothing made up for that
+    foretold = found.changed and bool(targets)
+    if found.changed and not foretold:  # the function has changed, and nothing made up for that
         _measure_again(network, batches, reports, found)
     both.end()
     return _outcome(network, probe, reports, peak, found, foretold)
@@ -179,7 +179,7 @@ def _balance_columns(
         unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]
         for unit in network.units
     }
-    return Balanced(scales, found.before, again.after, found.rounds + again.rounds)
+    return Balanced(scales, found.before, again.after, found.rounds + again.rounds, found.changed or again.changed)
 
 
 def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:

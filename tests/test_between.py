@@ -16,7 +16,7 @@ from caffeinit.between import (
     scale_system,
     spread_of,
 )
-from caffeinit.bonds import Bond, lies_below
+from caffeinit.bonds import Bond, values_below
 from caffeinit.forward import measure_moments
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe
@@ -175,14 +175,14 @@ def test_the_derivatives_of_a_rate_below_a_curve_are_its_differences():
         assert term.gradient(x) @ step == pytest.approx(1e-5 * difference, abs=1e-10)
 
 
-def test_only_what_has_no_other_way_to_the_heads_lies_below_a_layer():
+def test_only_what_has_no_other_way_to_the_heads_values_below_a_layer():
     b = NetBuilder()
     low = b.relu(b.conv("data", "low", 4))
     side, straight = b.conv(low, "side", 4), b.conv(low, "straight", 4)
     passed = b.graph.op("LRN", straight, size=3)
     b.graph.nearly_homogeneous[passed] = straight
     net = b.finish(b.conv(b.graph.op("Add", side, passed), "head", 4))
-    below = lies_below(net.graph, Bond(straight, passed, 0, 1), net.graph.outputs)
+    below = values_below(net.graph, Bond(straight, passed, 0, 1), net.graph.outputs)
     assert straight in below
     assert not below & {low, side, passed, *net.graph.outputs}
 
