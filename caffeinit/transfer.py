@@ -51,7 +51,7 @@ class Curve:
 
     def _at(self, tried: float) -> float:
         inside = float(np.clip(tried, _TRIED[0], _TRIED[-1]))
-        return float(self.spline(inside)) + self.slope(inside - self.origin) * (tried - inside)
+        return float(self.spline(inside) + self.spline(inside, 1) * (tried - inside))
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,8 @@ class OnnxFunction:
             return True
         try:
             self._start(self.outputs)
-        except NotImplementedThere:
-            return False
-        except ORT_ERRORS:
-            pass  # told where the file is compiled
+        except ORT_ERRORS as error:
+            return not isinstance(error, NotImplementedThere)  # others are told where the file is compiled
         return True
 
     def compile(self, values: Sequence[str]) -> CompiledPart:
