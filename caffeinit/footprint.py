@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from caffeinit.engine.abreast import is_rowwise, num_parts
+from caffeinit.engine.abreast import num_parts
 from caffeinit.engine.shelf import Room
 from caffeinit.engine.staged import MERGED_BYTES
 from caffeinit.engine.stages import Stage, plan_stages
@@ -34,6 +34,7 @@ from caffeinit.images.batches import Calibration
 from caffeinit.network import Network
 from caffeinit.products import PRODUCTS
 from caffeinit.rates import RateProbe
+from caffeinit.rowwise import is_rowwise
 from caffeinit.sizes import made_for, value_bytes
 from caffeinit.units import Unit
 from caffeinit.verify import SPOOL_BYTES

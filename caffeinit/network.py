@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from caffeinit.absorbing import absorbed
+from caffeinit.backward import Backward
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
-from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph, Shape
 from caffeinit.units import Learned, Unit, find_units
 
@@ -100,16 +99,6 @@ class Gradients:
     inputs: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class _Backward:
-    """A graph with its gradients; `diffs`: blob -> input that takes its top diff, `found`: value -> its gradient."""
-
-    forward: Graph
-    graph: Graph
-    diffs: dict[str, str]
-    found: dict[str, str]
-
-
 @dataclass(repr=False)
 class Network:
     """A net that can be run, measured, changed and saved.
@@ -143,9 +132,9 @@ class Network:
     notes: list[str] = field(default_factory=list)
     taken: dict[str, str] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
-    _sessions: dict[tuple[int, tuple[str, ...]], tuple[int, Session]] = field(default_factory=dict)
+    _sessions: dict[tuple[int, tuple[str, ...], Settings], tuple[Graph, int, Session]] = field(default_factory=dict)
     _relowered: tuple[dict[str, Shape], Graph] | None = field(default=None)
-    _backward: _Backward | None = field(default=None)
+    _backward: Backward | None = field(default=None)
 
     def __repr__(self) -> str:
         """Return what the net takes and gives and how large it is; its arrays would fill the screen."""
@@ -189,7 +178,7 @@ class Network:
         wanted = list(blobs) if blobs is not None else [b for b in self.blobs if b in reachable]
         _check_blobs(graph, wanted, reachable)
         computed = [n for n in wanted if n not in feeds]
-        results = self._session(graph, computed).run(feeds) if computed else {}
+        results = self._session(graph, computed, self.settings).run(feeds) if computed else {}
         return {n: feeds[n] if n in feeds else results[n] for n in wanted}
 
     def backward(
@@ -217,15 +206,12 @@ class Network:
         for name in wanted:
             if name not in feeds:
                 raise CaffeinitError(f'input "{name}" was not given, so that it has no gradient')
-        made = self._backward_graph(graph, tuple(top_diffs), tuple(wanted))
+        made = self._differentiated(graph, tuple(top_diffs), wanted)
         for top, diff in top_diffs.items():
             array = np.asarray(diff, np.float32, order="C")
             _check_diff(graph, top, array, feeds)
             feeds[made.diffs[top]] = array
-        computed = [g for g in dict.fromkeys(made.found.values()) if g not in feeds]
-        results = {g: feeds[g].copy() for g in made.found.values() if g in feeds}
-        results |= self._session(made.graph, computed).run(feeds) if computed else {}
-        found = {value: results[gradient] for value, gradient in made.found.items()}
+        found = made.run(feeds, self.settings, self._session)
         # By place in memory: layers may share an array in different shapes.
         arrays = {graph.initializers[v].ctypes.data: g for v, g in found.items() if v in graph.initializers}
         params = {
@@ -233,17 +219,19 @@ class Network:
         }
         return Gradients(params, {name: found[name] for name in wanted})
 
-    def _backward_graph(self, forward: Graph, tops: Sequence[str], inputs: Sequence[str]) -> _Backward:
-        """Return the graph that also computes the gradients of all learned arrays and of these inputs."""
+    def _differentiated(self, forward: Graph, tops: Sequence[str], inputs: Sequence[str]) -> Backward:
+        """Return what computes the gradients of all learned arrays and of these inputs."""
         statistics = ("mean", "variance", "factor")
-        wrt = [n for n, of in self.learned.items() if of.role not in statistics and n in forward.initializers]
-        wrt += inputs
+        arrays = [n for n, of in self.learned.items() if of.role not in statistics and n in forward.initializers]
         known = self._backward
-        if known and known.forward is forward and tuple(known.diffs) == tuple(tops) and list(known.found) == wrt:
+        if (
+            known
+            and known.forward is forward
+            and list(known.diffs) == list(tops)
+            and known.wanted == [*arrays, *inputs]
+        ):
             return known
-        graph = absorbed(forward, [*tops, *wrt])
-        diffs = {top: graph.add_input(graph.fresh(f"diff/{top}"), forward.shape(top)) for top in tops}
-        self._backward = _Backward(forward, graph, diffs, append_backward(graph, diffs, wrt))
+        self._backward = Backward(forward, tops, arrays, inputs)
         return self._backward
 
     def save(self, path: str | PathLike[str], force: bool = False, net_path: str | PathLike[str] | None = None) -> None:
@@ -292,14 +280,15 @@ class Network:
             self._relowered = (wanted, self.source.lower(wanted))
         return self._relowered[1]
 
-    def _session(self, graph: Graph, outputs: Sequence[str]) -> Session:
+    def _session(self, graph: Graph, outputs: Sequence[str], settings: Settings) -> Session:
         """Return a compiled session whose built-in weights are those of now."""
-        key = (id(graph), tuple(outputs))
+        key = (id(graph), tuple(outputs), settings)
         known = self._sessions.get(key)
-        if known is None or known[0] != digest(known[1].embedded):
-            session = compile_graph(graph, outputs, self.settings)
-            self._sessions = {key: (digest(session.embedded), session)}
-        return self._sessions[key][1]
+        if known is None or known[1] != digest(known[2].embedded):
+            session = compile_graph(graph, outputs, settings)
+            # The graph is held as well: another one must not get its id.
+            self._sessions = {key: (graph, digest(session.embedded), session)}
+        return self._sessions[key][2]
 
 
 def _shaped(gradient: np.ndarray | None, array: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+import caffeinit
+from caffeinit.engine.session import Settings
 from caffeinit.errors import CaffeinitError
 from tests.caffe.test_golden import group, load_case
 
@@ -12,18 +14,57 @@ def lenet():
     return load_case("net_lenet")
 
 
-def test_a_batch_is_the_sum_of_its_images(lenet):
-    net, archive = lenet
-    x, diff = archive["in/x"], archive["topdiff/prob"]
-    whole = net.backward({"x": x}, {"prob": diff})
-    single = [net.backward({"x": x[i : i + 1]}, {"prob": diff[i : i + 1]}) for i in range(len(x))]
+# Ten pictures are more than one piece of the batch, and no whole number of them; two are one.
+@pytest.mark.parametrize("count", [2, 10])
+@pytest.mark.parametrize("name", ["net_lenet", "net_inception", "net_resnet", "net_siamese"])
+def test_a_batch_is_the_sum_of_its_images(name, count):
+    net, archive = load_case(name)
+    rng = np.random.default_rng(3)
+    inputs, tops = (
+        {k: rng.standard_normal((count, *a.shape[1:]), np.float32) for k, a in group(archive, part).items()}
+        for part in ("in/", "topdiff/")
+    )
+    whole = net.backward(inputs, tops)
+    single = [
+        net.backward({k: a[i : i + 1] for k, a in inputs.items()}, {k: a[i : i + 1] for k, a in tops.items()})
+        for i in range(count)
+    ]
     for layer, arrays in whole.params.items():
         for index, array in enumerate(arrays):
             summed = sum(s.params[layer][index] for s in single)
             # The order of a few thousand sums.
             np.testing.assert_allclose(summed, array, rtol=0, atol=1e-5 * np.abs(array).max())
-    parts = np.concatenate([s.inputs["x"] for s in single])
-    np.testing.assert_allclose(parts, whole.inputs["x"], rtol=0, atol=1e-5 * np.abs(parts).max())
+    for blob, array in whole.inputs.items():
+        parts = np.concatenate([s.inputs[blob] for s in single])
+        np.testing.assert_allclose(parts, array, rtol=0, atol=1e-5 * np.abs(parts).max())
+
+
+@pytest.mark.parametrize("name", ["net_lenet", "net_inception"])
+def test_threads_do_not_show_in_the_gradients_of_many_pictures(name):
+    net, archive = load_case(name)
+    inputs, tops = ({k: np.repeat(a, 3, 0) for k, a in group(archive, part).items()} for part in ("in/", "topdiff/"))
+    found = []
+    for threads in (1, 2):
+        net.settings = Settings(threads)
+        found.append(net.backward(inputs, tops))
+    for layer, arrays in found[0].params.items():
+        for one, other in zip(arrays, found[1].params[layer], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_pictures_that_share_a_loss_are_not_taken_apart(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text("""
+        layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 4 } } }
+        layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 3 kernel_size: 1 } }
+        layer { name: "loss" type: "EuclideanLoss" bottom: "c" bottom: "x" top: "loss" }
+    """)
+    net = caffeinit.load(path)
+    x = np.random.default_rng(1).standard_normal((10, 3, 4, 4), np.float32)
+    net.params["c"][1][...] = 1
+    found = net.backward({"x": x}, {"loss": np.ones((), np.float32)})
+    # The loss is sum (1 - x)^2 / 2N.
+    np.testing.assert_allclose(found.params["c"][1], (1 - x).sum((0, 2, 3)) / 10, rtol=1e-5)
 
 
 def test_changed_weights_count():

@@ -16,12 +16,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import onnx
 
 from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph, Shape
-from caffeinit.ops import find_rule
+from caffeinit.rowwise import common_rows
 
 Seen = TypeVar("Seen")
 PART_BYTES = 1 << 22  # of the largest value of a part; a picture at least
@@ -85,10 +84,10 @@ class Abreast:
         return self._graph.shape(self._renamed.get(name, name))
 
     def _pictures(self, name: str, array: np.ndarray) -> int:
-        return len(array) * _made_for(self._graph) // self._shape(name)[0]
+        return len(array) * common_rows(self._graph) // self._shape(name)[0]
 
     def _rows(self, arrays: Values, start: int, stop: int) -> dict[str, np.ndarray]:
-        made_for = _made_for(self._graph)
+        made_for = common_rows(self._graph)
         found = {}
         for name, array in arrays.items():
             each = self._shape(name)[0] // made_for
@@ -99,30 +98,5 @@ class Abreast:
 def num_parts(graph: Graph, pictures: int, workers: int) -> int:
     """Return into how many parts of even size a batch is cut: each worker gets as many as the others."""
     largest = max(math.prod(graph.shape(v)) for v in graph.moving_values())
-    fitting = max(1, PART_BYTES * _made_for(graph) // max(4 * largest, 1))
+    fitting = max(1, PART_BYTES * common_rows(graph) // max(4 * largest, 1))
     return max(1, min(pictures, workers * math.ceil(pictures / fitting / workers)))
-
-
-def is_rowwise(graph: Graph) -> bool:
-    """Tell whether all values of a graph have the batch on axis 0, and each picture's follow from its own alone."""
-    made_for = _made_for(graph)
-    if not graph.batch_axis_free or not graph.inputs:
-        return False
-    moving = graph.moving_values()
-    return all(_keeps_rows(node, graph, made_for) for node in graph.nodes if any(o in moving for o in node.output))
-
-
-def _keeps_rows(node: onnx.NodeProto, graph: Graph, made_for: int) -> bool:
-    rule = find_rule(node)
-    if rule is None or not rule.is_rowwise(node, graph):
-        return False
-    moving = [i for i in node.input if i and graph.depends_on_input(i)]
-    shapes = [graph.shape(v) for v in (*moving, *(o for o in node.output if o))]
-    if not all(shapes) or any(-1 in s for s in shapes):
-        return False
-    return len({s[0] for s in shapes}) == 1 and shapes[0][0] % made_for == 0
-
-
-def _made_for(graph: Graph) -> int:
-    """Return a number of pictures that the shapes of all inputs are multiples of."""
-    return int(np.gcd.reduce([s[0] for s in graph.inputs.values() if s] or [1]))

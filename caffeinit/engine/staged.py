@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from caffeinit.engine.abreast import Abreast, is_rowwise
+from caffeinit.engine.abreast import Abreast
 from caffeinit.engine.affine import Affine
 from caffeinit.engine.buffers import BufferPool
 from caffeinit.engine.session import Session, Settings, output_shape
@@ -26,6 +26,7 @@ from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
 from caffeinit.moments import PictureMoments, picture_moments
 from caffeinit.products import PRODUCTS
+from caffeinit.rowwise import is_rowwise
 from caffeinit.workers import single_threaded
 
 Observer = Callable[[str, Sequence[PictureMoments]], None]

@@ -19,6 +19,10 @@ class Gemm(OpRule):
 
     scale = multiplies_matrices
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the rows of a are those of y, and b is a weight."""
+        return not attribute(node, "transA", 0) and not graph.depends_on_input(node.input[1])
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the products of dy with the other matrix, and beta * dy."""
         a, b = node.input[:2]
@@ -42,6 +46,14 @@ class MatMul(OpRule):
     """y = a @ b, as numpy does it."""
 
     scale = multiplies_matrices
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where b is a matrix of weights, or the first axis of all that move is one of many matrices."""
+        a, b = node.input
+        ranks = [len(graph.shape(i)) for i in node.input]
+        if not graph.depends_on_input(b):
+            return ranks[0] > 1 and ranks[1] <= 2
+        return ranks[1] > 2 and (ranks[0] == ranks[1] if graph.depends_on_input(a) else ranks[0] <= 2)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return dy @ b.T and a.T @ dy, summed where an operand was repeated."""

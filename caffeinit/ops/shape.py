@@ -95,6 +95,10 @@ class Split(OpRule):
         else:
             graph.append(node)
 
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along another axis than the first."""
+        return bool(attribute(node, "axis", 0) % len(graph.shape(node.input[0])))
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put the pieces together; those that nothing depends on are zeros."""
         pieces = [dy or zeros_like(graph, o) for dy, o in zip(dys, node.output, strict=True)]
@@ -137,6 +141,13 @@ class Slice(OpRule):
             with_settings(node, graph, "starts", "ends", "axes")
         else:
             graph.append(node)
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where all of the first axis is kept, for any number of rows."""
+        try:
+            return 0 not in sliced_places(node, graph)
+        except GradientError:
+            return False
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Pad dy with zeros, or spread it where the step is not 1."""

@@ -7,9 +7,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from caffeinit.engine.abreast import Abreast, is_rowwise
+from caffeinit.engine.abreast import Abreast
 from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
+from caffeinit.rowwise import is_rowwise
 
 
 def made(*nodes: onnx.NodeProto, batch: int = 4) -> Graph:
