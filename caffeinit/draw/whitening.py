@@ -26,6 +26,7 @@ import numpy as np
 from caffeinit.workers import each, row_slices
 
 from .eigen import leading_eigenvectors
+from .krylov import lanczos
 
 # Variances below this fraction of the largest are float32 rounding: centring alone leaves 1e-7 of the mean's square.
 RANK_TOLERANCE = 1e-6
@@ -134,7 +135,7 @@ def fit_whitening(
     total = float(np.trace(matrix, dtype=np.float64))
     if total <= CONSTANT_RATIO**2 * _mean_square(samples):
         return _nothing(samples)
-    variances, vectors = _leading_eigenvectors(matrix, leading)
+    variances, vectors = _leading_eigenvectors(matrix, leading, threads)
     floor = regulariser * total / dimension
     if leading is None:
         floor = max(floor, min(1.0, dimension / num_samples) * float(np.median(variances)))
@@ -198,12 +199,15 @@ def _sample_directions(vectors: np.ndarray, samples: np.ndarray, mean: np.ndarra
     return rows
 
 
-def _leading_eigenvectors(matrix: np.ndarray, leading: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _leading_eigenvectors(
+    matrix: np.ndarray, leading: int | None, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return variances (r,), largest first, and unit eigenvectors as rows (r, order), both above rounding."""
     order = len(matrix)
     # A quarter of the spectrum is where computing part of it starts to pay.
     if leading is not None and leading < order // 4:
-        values, rows = leading_eigenvectors(matrix, leading)
+        near = lanczos(matrix, leading, threads) if order > FLOAT64_ORDER else None
+        values, rows = near or leading_eigenvectors(matrix, leading)
     else:
         values, vectors = np.linalg.eigh(matrix)
         rows = vectors.T
