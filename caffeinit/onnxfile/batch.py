@@ -2,9 +2,10 @@
 
 Many files declare a batch of 1 and spell it out in targets of Reshape, and many compute these targets from Shape. First,
 targets are written so that they mean the same at the declared batch and do not spell it out. Then the graph is looked at
-with two batch sizes: what follows from shapes and is the same in both is a constant. Where all values then follow the
-batch along axis 0, any size will do; otherwise the net is run with the batch that it was made for. Only our graph
-changes, never the file.
+with two batch sizes: what follows from shapes and is the same in both is a constant. What is the same for every picture
+is repeated without counting them (`spread`), and values with the pictures on another axis are turned (`picturesfirst`).
+Where all values then follow the batch along axis 0, any size will do; otherwise the net is run with the batch that it was
+made for. Only our graph changes, never the file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.folding import known_value
 from caffeinit.graph import Graph, Shape, attribute
 from caffeinit.onnxfile.build import settle_types
+from caffeinit.onnxfile.picturesfirst import StuckError, pictures_first
+from caffeinit.onnxfile.spread import spread_joined, spread_repeated
 from caffeinit.ops.base import rewritten
 
 # Operators that may join pictures along axis 0 though the shape does not show it.
@@ -38,15 +41,26 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
     if len(sizes) != 1 or 0 in sizes or (not is_declared and _joins_pictures(graph)):
         return graph
     try:
-        plain = _changed(graph, lambda node: _unspelt(node, graph))
+        plain = _changed(graph, lambda node: _unspelt(node, graph), spread_joined)
+        settle_types(plain, where)
         twin = _larger(plain, where)
-        free = _changed(plain, lambda node: _unshaped(node, plain, twin), lambda node: _settled(node, plain, twin))
+        free = _changed(
+            plain,
+            lambda node: _unshaped(node, plain, twin),
+            lambda node, made, old, moving: spread_repeated(node, made, old, twin, moving),
+            lambda node: _settled(node, plain, twin),
+        )
         settle_types(free, where)
         _drop_unread(free)
-        if _follows(free, _larger(free, where)):
+        twin = _larger(free, where)
+        if not _follows(free, twin):
+            free = pictures_first(free, twin)
+            settle_types(free, where)
+            twin = _larger(free, where)
+        if _follows(free, twin):
             free.batch_axis_free = True
             return free
-    except (CaffeinitError, KeyError):
+    except (CaffeinitError, KeyError, StuckError):
         pass  # at another batch, its nodes do not go together
     return graph
 
@@ -80,9 +94,14 @@ def _larger(graph: Graph, where: str) -> Graph:
 def _changed(
     graph: Graph,
     inputs: Callable[[onnx.NodeProto], Inputs | None],
+    spread: Callable[[onnx.NodeProto, Graph, Graph, set[str]], bool],
     values: Callable[[onnx.NodeProto], np.ndarray | None] = lambda node: None,
 ) -> Graph:
-    """Return a graph in which nodes read other inputs, or are arrays, where the functions return some."""
+    """Return a graph in which nodes read other inputs, or are arrays, where the functions return some.
+
+    Args:
+        spread: appends something else in a node's place, and tells whether it did.
+    """
     moving = graph.moving_values()
     made = graph.emptied(graph.opset)
     for node in graph.nodes:
@@ -95,7 +114,7 @@ def _changed(
             made.add_initializer(node.output[0], array)
         elif other is not None:
             rewritten(node, made, other)
-        else:
+        elif not spread(node, made, graph, moving):
             made.append(node)
     return made
 
