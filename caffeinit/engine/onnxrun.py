@@ -61,7 +61,7 @@ class OnnxFunction:
         graph = self._model.graph
         if not graph.node:
             raise FormatError(f"{self.label}: is no ONNX model: it holds no graph of any nodes")
-        stored = {a.name for a in graph.initializer}
+        stored = {a.name for a in graph.initializer} | {a.values.name for a in graph.sparse_initializer}
         fed = [v for v in graph.input if v.name not in stored]
         self.inputs = {v.name: _axes(v) for v in fed}
         self._types = {v.name: v.type.tensor_type.elem_type for v in fed}

@@ -27,9 +27,10 @@ from caffeinit.files import check_regular_file, check_target, replacing
 from caffeinit.mapped import release, scratch_copy
 from caffeinit.onnxfile.calls import nodes_within, subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
+from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
 
-_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_GRAPH, _NODE, _INITIALIZER, _SPARSE = 7, 1, 5, 15
 _SCRATCH_LEAST = 1 << 29  # bytes from which a data file is worked on in a copy on the disk, not in memory
 _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 2, 4, 5, 5
 
@@ -41,6 +42,7 @@ class Container:
     Attributes:
         model: its structure; the graph's initializers are left out.
         initializers: name -> tensor, in the order of the file.
+        sparse: name -> sparse initializer.
         constants: output of a Constant node of the graph -> its tensor.
         alphas: output of an LRN node of the graph -> where its alpha is.
     """
@@ -49,6 +51,7 @@ class Container:
     data: wire.Buffer
     model: onnx.ModelProto
     initializers: dict[str, Tensor] = field(default_factory=dict)
+    sparse: dict[str, SparseTensor] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
     alphas: dict[str, Alpha] = field(default_factory=dict)
 
@@ -60,7 +63,13 @@ class Container:
     @property
     def data_files(self) -> dict[str, DataFile]:
         """Location -> file beside the model."""
-        return {t.place[0]: t.file for t in self.tensors.values() if t.place and t.file}
+        return {t.place[0]: t.file for t in self._indexed() if t.place and t.file}
+
+    def _indexed(self) -> Iterator[Tensor]:
+        """Yield all tensors, parts of sparse ones among them."""
+        yield from self.tensors.values()
+        for tensor in self.sparse.values():
+            yield from (tensor.values, tensor.indices)
 
     def write(
         self,
@@ -93,7 +102,7 @@ class Container:
             own.append(self.alphas[output].edit(value))
             around |= {f.begin: f for f in self.alphas[output].frames}
         renamed = self._renamed(target)
-        for tensor in self.tensors.values():
+        for tensor in self._indexed():
             if tensor.place and renamed[tensor.place[0]] != tensor.place[0]:
                 text = tensor.location[-1]
                 own.append((text.start, text.end, renamed[tensor.place[0]].encode()))
@@ -192,10 +201,10 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
-    """Return the model without its graph's initializers."""
+    """Return the model without its graph's initializers, dense and sparse."""
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(wire.pruned(data, 0, len(data), {_GRAPH: {_INITIALIZER: None}}))
+        model.ParseFromString(wire.pruned(data, 0, len(data), {_GRAPH: {_INITIALIZER: None, _SPARSE: None}}))
     except DecodeError as error:
         raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
     if not model.graph.node:
@@ -237,13 +246,21 @@ def _index(found: Container, open_data: OpenData) -> None:
             continue
         if item.number == _INITIALIZER:
             tensor = read_tensor(data, [graphs[0], item], "initializer", open_data, budget)
-            if tensor.name in found.initializers:
-                raise FormatError(f'two initializers are named "{tensor.name}"')
+            _check_new(found, tensor.name)
             found.initializers[tensor.name] = tensor
+        elif item.number == _SPARSE:
+            sparse = read_sparse(data, [graphs[0], item], open_data, budget)
+            _check_new(found, sparse.values.name)
+            found.sparse[sparse.values.name] = sparse
         elif item.number == _NODE:
             _index_constant(found, graphs[0], item, open_data, budget)
             if alpha := find_alpha(data, graphs[0], item, budget):
                 found.alphas[alpha[0]] = alpha[1]
+
+
+def _check_new(found: Container, name: str) -> None:
+    if name in found.initializers or name in found.sparse:
+        raise FormatError(f'two initializers are named "{name}"')
 
 
 def _index_constant(

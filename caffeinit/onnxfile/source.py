@@ -26,6 +26,7 @@ from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, re
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
+from caffeinit.onnxfile.tensors import Tensor
 from caffeinit.ops import find_rule
 from caffeinit.opsets import check_opset
 from caffeinit.units import Learned
@@ -147,9 +148,11 @@ def _plain(file: Container) -> Plain:
     graph.CopyFrom(model.graph)
     types = types_to_change(graph)
     arrays: dict[str, np.ndarray] = {}
+    keeps_doubles = TensorProto.DOUBLE not in types
     for name, tensor in file.tensors.items():
-        is_double = tensor.elem_type == TensorProto.DOUBLE and TensorProto.DOUBLE not in types
-        arrays[name] = tensor.exact() if is_double else tensor.array()
+        arrays[name] = _numbers(tensor, keeps_doubles)
+    for name, sparse in file.sparse.items():
+        arrays[name] = sparse.filled(_numbers(sparse.values, keeps_doubles))
     to_single(graph, types)
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] not in arrays:
@@ -160,6 +163,11 @@ def _plain(file: Container) -> Plain:
     del graph.node[:]
     graph.node.extend(kept)
     return Plain(where, graph, versions, arrays)
+
+
+def _numbers(tensor: Tensor, keeps_doubles: bool) -> np.ndarray:
+    """Return a tensor's numbers as the graph computes with them."""
+    return tensor.exact() if keeps_doubles and tensor.elem_type == TensorProto.DOUBLE else tensor.array()
 
 
 def _inlined(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
@@ -188,6 +196,7 @@ def _held(file: Container, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Return array -> why it has to stay as it is."""
     model = file.model
     held = {name: "stands in a function of the model, or in no tensor" for name in arrays if name not in file.tensors}
+    held |= dict.fromkeys(file.sparse, "is stored as a sparse array: its zeros stay, and so do its other numbers")
     inputs = {v.name for v in model.graph.input}
     # IR versions below 4 list every initializer as an input, and some exporters still do. Where only some are listed,
     # their numbers are defaults that a caller may feed others for.

@@ -172,7 +172,7 @@ def read_tensor(
         entry = wire.read_field(data, at, end, budget)
         at = entry.end
         if entry.number == _DIMS:
-            dims += _numbers(data, entry)
+            dims += read_numbers(data, entry)
         elif entry.number == _TYPE and entry.wire == wire.VARINT:
             found.elem_type = entry.value
         elif entry.number == _NAME and entry.wire == wire.BYTES:
@@ -204,7 +204,8 @@ def read_tensor(
     return found
 
 
-def _numbers(data: wire.Buffer, entry: wire.Field) -> list[int]:
+def read_numbers(data: wire.Buffer, entry: wire.Field) -> list[int]:
+    """Return the whole numbers of a field, one or packed; no more than 64 and a few."""
     if entry.wire == wire.VARINT:
         return [entry.value]
     numbers: list[int] = []
