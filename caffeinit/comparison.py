@@ -21,6 +21,8 @@ from caffeinit.network import Network
 from caffeinit.result import finite
 from caffeinit.verify import TOLERANCE, Difference
 
+Pairs = list[tuple[str, str]]
+
 
 @dataclass
 class Comparison:
@@ -61,7 +63,8 @@ class Comparison:
     def _entry(self, found: Difference) -> dict[str, Any]:
         numbers = {"largest": found.largest, "difference": found.gap, "relative": found.relative}
         plain = {key: finite(value) for key, value in numbers.items()}
-        return {"name": found.name, **plain, "predictions_changed": found.changed, "same": self.agree(found)}
+        counts = {"counted": found.counted, "unequal": found.unequal, "ties": found.ties} if found.is_whole else {}
+        return {"name": found.name, **plain, **counts, "predictions_changed": found.changed, "same": self.agree(found)}
 
 
 def compare(
@@ -87,7 +90,7 @@ def compare(
     sides = [_Side(function, given) for function in (a, b)]
     pairs, notes = _paired_outputs(*sides)
     found = Comparison([], tolerance, 0, notes=notes)
-    outputs = [Difference(name) for name, _ in pairs]
+    outputs = _differences(a, pairs, tolerance)
     found.num_images = _run(sides, pairs, outputs, batches, progress)
     found.outputs = outputs
     notes += [
@@ -96,13 +99,18 @@ def compare(
         for d in outputs
         if d.step > max(tolerance, float(np.finfo(np.float32).eps))
     ]
+    notes += [f'output "{d.name}": {d.told_apart()}' for d in outputs if d.unequal]
     if first:
         pairs = _common_values(*sides)
-        inner = [Difference(name) for name, _ in pairs]
+        inner = _differences(a, pairs, tolerance)
         rows = min(a.rows, b.rows) and max(a.rows, b.rows)
         _run(sides, pairs, inner, _pieces(batches, rows), lambda done: progress(found.num_images + done))
         found.parting = next((d for d in inner if not found.agree(d)), None)
     return found
+
+
+def _differences(a: Function, pairs: Pairs, tolerance: float) -> list[Difference]:
+    return [Difference(name, places=a.places(name), tolerance=tolerance) for name, _ in pairs]
 
 
 def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Comparison:
@@ -162,9 +170,6 @@ def _replaced(label: str, output: str, instead: Sequence[str]) -> str:
     return f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
 
 
-Pairs = list[tuple[str, str]]
-
-
 def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
     """Return which output of A is compared with which of B, and what is left out."""
     notes = list(dict.fromkeys(a.notes + b.notes))
@@ -199,12 +204,16 @@ def _run(
     progress: Callable[[int], None],
 ) -> int:
     """Run both sides over all batches and return the number of pictures."""
-    runs = [side.compile(names) for side, names in zip(sides, zip(*pairs, strict=True), strict=True)]
+    wanted = [list(names) for names in zip(*pairs, strict=True)]
+    known = set(sides[0].values)
+    ranked = [d.places.value if d.places and d.places.value in known else "" for d in differences]
+    wanted[0] += [name for name in dict.fromkeys(ranked) if name and name not in wanted[0]]
+    runs = [side.compile(names) for side, names in zip(sides, wanted, strict=True)]
     done = 0
     for batch in batches:
         one, other = (run(batch) for run in runs)
-        for (x, y), difference in zip(pairs, differences, strict=True):
-            difference.see(one[x], other[y])
+        for (x, y), difference, source in zip(pairs, differences, ranked, strict=True):
+            difference.see(one[x], other[y], one[source] if source else None)
         done += len(next(iter(batch.values())))
         progress(done)
     return done

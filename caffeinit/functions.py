@@ -10,6 +10,7 @@ import numpy as np
 from caffeinit.engine.session import compile_graph
 from caffeinit.heads import find_heads
 from caffeinit.network import Network
+from caffeinit.places import Places, find_places
 
 Values = Mapping[str, np.ndarray]
 Run = Callable[[Values], dict[str, np.ndarray]]
@@ -39,6 +40,9 @@ class Function(Protocol):
 
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges, as a loss does; none where that is not known."""
+
+    def places(self, output: str) -> Places | None:
+        """Return what an output tells the places of, if it does."""
 
     def compile(self, values: Sequence[str]) -> Run:
         """Return what computes these values from a batch."""
@@ -70,6 +74,10 @@ class NetFunction:
         graph = self._network.graph.copy()
         graph.outputs = [output]
         return find_heads(graph, self._network.learned)
+
+    def places(self, output: str) -> Places | None:
+        """Return what an output tells the places of, if it does."""
+        return find_places(output, self._network.graph.producer)
 
     def compile(self, values: Sequence[str]) -> Run:
         """Return what computes these values from a batch."""

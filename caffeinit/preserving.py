@@ -21,6 +21,7 @@ from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
 from caffeinit.netnumbers import shortest
 from caffeinit.network import Network
+from caffeinit.places import find_places
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.result import UnitReport, UnitStats
@@ -105,10 +106,13 @@ def rescale_preserving(
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and balanced):
         _measure_rates(run, first)
+    moves = {name: Difference(name, places=find_places(name, network.graph.producer)) for name in outputs}
+    moving = network.graph.moving_values() - {*network.graph.inputs}
+    ranked = [d.places.value for d in moves.values() if d.places and d.places.value in moving]
     room = network.settings.room
-    with KeptValues(outputs, room.folder if room else None) as kept:
+    with KeptValues(list(dict.fromkeys([*outputs, *ranked])), room.folder if room else None) as kept:
         progress(0, 3)
-        run.moments = measure_moments(network, batches, outputs, kept.keep)
+        run.moments = measure_moments(network, batches, kept.names, kept.keep)
         check_finite(network, run.moments)
         progress(1, 3)
         plan = _plan(run)
@@ -117,7 +121,7 @@ def rescale_preserving(
         run.rounded = network.round_as_stored()
         _describe_net(run)
         progress(2, 3)
-        _prove(run, batches, kept)
+        _prove(run, batches, kept, moves)
         progress(3, 3)
     return _outcome(run, plan)
 
@@ -165,21 +169,20 @@ def _plan_in(run: _Run, system: ScaleSystem) -> Plan:
     return plan_balance(run.network, run.rates, learns, plan) if run.probe else plan
 
 
-def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues) -> None:
-    moves = {name: Difference(name) for name in kept.names}
+def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues, moves: Mapping[str, Difference]) -> None:
     pieces = run_pieces(run.network, batches, unit_outputs(run.network, kept.names))
     for (_, after), before in zip(pieces, kept, strict=True):
         for name, difference in moves.items():
-            difference.see(before[name], np.asarray(after[name]))
+            ranked = before.get(difference.places.value) if difference.places else None
+            difference.see(before[name], np.asarray(after[name]), ranked)
     worst = max(moves.values(), key=lambda d: d.relative)
     if not worst.relative <= TOLERANCE:
         cause = _halves_rounded(run) if run.rounded else "rounding is blown up in this net"
         kept_so = "keeps their digits" if run.rounded else "rounds nothing"
         advice = "" if run.is_exact else f". --powers-of-two {kept_so}"
-        raise CaffeinitError(
-            f'output "{worst.name}" moved by {worst.relative:.2g} of its largest value on the pictures, more than '
-            f"{TOLERANCE:g}: {cause}. Nothing is written{advice}"
-        )
+        moved = f"moved by {worst.relative:.2g} of its largest value on the pictures, more than {TOLERANCE:g}"
+        moved = f"has changed, {worst.told_apart()}" if worst.unequal else moved
+        raise CaffeinitError(f'output "{worst.name}" {moved}: {cause}. Nothing is written{advice}')
     for name, move in moves.items():
         run.outputs_moved[name] = move.relative
         run.notes.append(f'output "{name}" {_moved(move)}')
@@ -195,6 +198,8 @@ def _halves_rounded(run: _Run) -> str:
 
 def _moved(move: Difference) -> str:
     """Return by how much an output moved."""
+    if move.unequal:
+        return f"keeps its meaning: {move.told_apart()}"
     if not move.relative:
         return "did not move"
     pictures = f"{move.changed} picture{'s' if move.changed != 1 else ''}"

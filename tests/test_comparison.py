@@ -1,12 +1,16 @@
 """Two functions compared on pictures: what counts as the same, and where they part."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import caffeinit
 from caffeinit.comparison import Difference, compare
+from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError
 from caffeinit.functions import NetFunction
+from caffeinit.places import Places
 from tests.engine.test_onnxrun import ROWS, WEIGHT, write_product
 from tests.nets import NETS, pictures
 
@@ -146,3 +150,74 @@ def test_halves_are_compared_in_full_and_their_steps_told():
     assert (found.largest, found.gap) == (float(a[0, 0]), 2 * float(a[0, 0]))
     assert found.step == pytest.approx(1e-3, rel=0.05)
     assert seen(a.astype(np.int64), a.astype(np.int64)).step == 0
+
+
+def test_whole_numbers_are_equal_or_not():
+    a = np.arange(12).reshape(4, 3)
+    b = a.copy()
+    assert seen(a, b, 2).relative == 0
+    b[1, 2] += 1
+    found = seen(a, b, 2)
+    assert (found.unequal, found.counted, found.changed) == (1, 12, None)
+    assert found.relative == INFINITE
+    assert found.told_apart() == "1 of 12 whole numbers differ"
+    assert seen(a > 3, b > 6).unequal == 3
+    assert seen(a, b.astype(np.float32)).relative == pytest.approx(1 / 11)  # one side does not say that they are whole
+
+
+RANKED = np.float32([[3, 2, 2 + 1e-5, 0], [1, 5, 5, -4]])
+
+
+@pytest.mark.parametrize("cuts", [1, 2])
+@pytest.mark.parametrize(
+    ("a", "b", "ties", "same"),
+    [
+        ([[0, 2], [1, 2]], [[0, 1], [2, 1]], 3, True),
+        ([[0, 2], [1, 2]], [[2, 0], [1, 2]], 0, False),
+        ([[0, 2], [1, 2]], [[0, 1], [1, 3]], 1, False),
+        ([[0, 2], [1, 2]], [[0, 7], [1, 2]], 0, False),  # no place there
+    ],
+)
+def test_places_of_values_that_tie_may_differ(a, b, ties, same, cuts):
+    difference = Difference("places", places=Places("x", -1))
+    for rows in np.array_split(np.arange(2), cuts):
+        difference.see(np.asarray(a)[rows], np.asarray(b)[rows], RANKED[rows])
+    assert difference.ties == ties
+    assert (difference.relative == 0) == same
+
+
+def ranking(path, weight, kind, keepdims=1):
+    """Write a model with y = x W, and the place of its largest number, or its two largest with their places."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if kind == "TopK":
+        nodes.append(helper.make_node("TopK", ["y", "two"], ["top", "raw"], axis=1))
+        nodes.append(helper.make_node("Cast", ["raw"], ["places"], to=1))
+    else:
+        nodes.append(helper.make_node(kind, ["y"], ["raw"], axis=1, keepdims=keepdims))
+        nodes.append(helper.make_node("Identity", ["raw"], ["places"]))
+    outputs = [helper.make_empty_tensor_value_info(n) for n in ("places", "y")]
+    arrays = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.asarray([2]), "two")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, ["N", 3])], outputs, arrays)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ArgMax", "ArgMin", "TopK"])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_places_of_a_model_are_held_against_its_values(kind, keepdims, tmp_path):
+    weight = np.float32([[1, 1, -1], [2, 2, -3], [0.5, 0.5, 1]])
+    if kind == "ArgMin":
+        weight = -weight
+    nudged = weight * np.float32([1, 1 + 1e-6, 1])
+    other = weight * np.float32([1, 1.2, 1])
+    x = np.abs(np.random.default_rng(0).standard_normal((6, 3))).astype(np.float32)
+    paths = [ranking(tmp_path / f"{i}.onnx", w, kind, keepdims) for i, w in enumerate((weight, nudged, other))]
+    files = [OnnxFunction(path, threads=1) for path in paths]
+    for sides in (files, [NetFunction(caffeinit.load(path), str(path)) for path in paths]):
+        one, near, far = sides
+        found = compare(one, near, [{"x": x}])
+        assert found.same
+        places = found.outputs[0]
+        assert places.unequal == places.ties > 0
+        assert any("all of them between values that tie" in note for note in found.notes)
+        assert not compare(one, far, [{"x": x}]).same

@@ -33,6 +33,8 @@ def comparison_table(
     for output in found.outputs:
         changed = "" if output.changed is None else f"{output.changed} of {found.num_images}"
         cells = [number(output.largest), number(output.gap, 2), number(output.relative, 2), changed]
+        if output.is_whole and not output.shapes:
+            cells = ["", f"{output.unequal} of {output.counted}", "", changed]
         table.add_row(escape(output.name), *cells, _verdict(found, output))
     out.print(table)
     for note in found.notes:
@@ -41,8 +43,10 @@ def comparison_table(
         name, _, layer = found.parting.name.partition("@")
         inside = f" of {found_in}" if (found_in := place(name, False)) else ""
         where = f'blob "{name}" after layer "{layer}"' if layer else f'value "{name}"{inside}'
+        part = found.parting
+        much = part.told_apart() if part.unequal else f"by {number(part.relative, 2)} of its largest"
         out.print(
-            f"first difference: {where}, by {number(found.parting.relative, 2)} of its largest",
+            f"first difference: {where}, {much}",
             markup=False,
             soft_wrap=True,
         )
@@ -61,4 +65,6 @@ def _verdict(found: Comparison, output: Difference) -> str:
         return f"different shapes: {dims(output.shapes[0])} and {dims(output.shapes[1])}"
     if math.isinf(output.gap):
         return "not finite"
+    if output.ties and found.agree(output):
+        return "same but for ties"
     return "same" if found.agree(output) else "different"

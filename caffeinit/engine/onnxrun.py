@@ -16,6 +16,7 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
 from caffeinit.files import check_regular_file
+from caffeinit.places import Places, find_places
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
 _RARE = {TensorProto.DOUBLE, TensorProto.BFLOAT16}  # types that onnxruntime has few operators for
@@ -82,6 +83,10 @@ class OnnxFunction:
     def judged(self, output: str) -> list[str]:
         """Return nothing: a file does not tell which of its values an output judges."""
         return []
+
+    def places(self, output: str) -> Places | None:
+        """Return what an output tells the places of, if it does."""
+        return find_places(output, {o: node for node in self._model.graph.node for o in node.output}.get)
 
     def is_implemented(self) -> bool:
         """Tell whether onnxruntime has the file's operators for the types that the file asks for."""
