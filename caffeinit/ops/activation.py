@@ -6,7 +6,7 @@ import onnx
 
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
-from caffeinit.ops.building import choose, masked, total, unbroadcast
+from caffeinit.ops.building import choose, masked, ratio, total, unbroadcast
 from caffeinit.ops.scaling import inverts, passes, takes_root
 
 
@@ -181,22 +181,22 @@ class Exp(Unary):
 
 @op_rule("Log")
 class Log(Unary):
-    """y = log(x)."""
+    """y = log(x); the gradient is 0 at 0."""
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
         """See Unary."""
-        return graph.op("Div", dy, node.input[0])
+        return ratio(graph, dy, node.input[0])
 
 
 @op_rule("Sqrt")
 class Sqrt(Unary):
-    """y = sqrt(x)."""
+    """y = sqrt(x); the gradient is 0 at 0, as that of a norm of zeros is."""
 
     scale = takes_root
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
         """See Unary."""
-        return graph.op("Div", graph.op("Mul", dy, 0.5), node.output[0])
+        return ratio(graph, graph.op("Mul", dy, 0.5), node.output[0])
 
 
 @op_rule("Reciprocal")

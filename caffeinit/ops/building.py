@@ -48,6 +48,13 @@ def masked(graph: Graph, dy: str, condition: str) -> str:
     return graph.op("Mul", dy, graph.mask(condition))
 
 
+def ratio(graph: Graph, value: str, divisor: str) -> str:
+    """Return value / divisor, and 0 where the divisor is 0: there the slope is not finite, or any number will do."""
+    is_zero = graph.op("Equal", divisor, 0.0)
+    quotient = graph.op("Div", value, choose(graph, is_zero, graph.constant(1.0), divisor))
+    return choose(graph, is_zero, graph.constant(0.0), quotient)
+
+
 def total(graph: Graph, value: str, axes: Sequence[int], keepdims: bool = True) -> str:
     """Return the sum over axes.
 

@@ -89,7 +89,7 @@ class Div(Broadcast):
 
 @op_rule("Pow")
 class Pow(Broadcast):
-    """a ** b. The gradient of the exponent is 0 where a is not positive."""
+    """a ** b. The gradient of the exponent is 0 where a is not positive, that of a base of 0 where b is below 1."""
 
     scale = raises
 
@@ -108,6 +108,9 @@ class Pow(Broadcast):
         else:
             # Spelling x ** 1 as a power would cost as much as any other power.
             below = base if known.item() == 2 else graph.op("Pow", base, float(known.item() - 1))
+        if known is None or (known < 1).any():
+            steep = graph.op("And", graph.op("Equal", base, 0.0), graph.op("Less", exponent, 1.0))
+            below = choose(graph, steep, graph.constant(0.0), below)
         return graph.op("Mul", dy, graph.op("Mul", below, exponent))
 
 

@@ -10,7 +10,7 @@ import onnx
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
-from caffeinit.ops.building import along_axis, like, reduced, to_shape, total, unbroadcast
+from caffeinit.ops.building import along_axis, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
 
 
@@ -140,7 +140,7 @@ class MeanVarianceNormalization(OpRule):
 
 @op_rule("LpNormalization")
 class LpNormalization(OpRule):
-    """y = x / norm of x along an axis."""
+    """y = x / norm of x along an axis; the gradient is 0 where that is 0."""
 
     scale = ties_axis
 
@@ -151,7 +151,7 @@ class LpNormalization(OpRule):
         norm = reduced(graph, "ReduceL2" if order == 2 else "ReduceL1", x, [axis])
         direction = y if order == 2 else graph.op("Sign", x)
         shared = graph.op("Mul", direction, total(graph, graph.op("Mul", dy, y), [axis]))
-        return [graph.op("Div", graph.op("Sub", dy, shared), norm)]
+        return [ratio(graph, graph.op("Sub", dy, shared), norm)]
 
 
 def band_of(node: onnx.NodeProto, channels: int) -> np.ndarray:

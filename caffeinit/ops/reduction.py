@@ -7,7 +7,7 @@ import onnx
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single, with_settings
-from caffeinit.ops.building import constant_of, count, expand_like, masked, scatter_add, total
+from caffeinit.ops.building import choose, constant_of, count, expand_like, masked, ratio, reduced, scatter_add, total
 from caffeinit.ops.scaling import reduces
 
 
@@ -98,22 +98,22 @@ class ReduceL1(Reduction):
 
 @op_rule("ReduceL2")
 class ReduceL2(Reduction):
-    """y = root of the sum of x * x; not differentiable where that is 0."""
+    """y = root of the sum of x * x; not differentiable where that is 0, and the gradient is 0 there."""
 
     scale = reduces
 
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Return x / y * dy."""
-        return graph.op("Mul", x, graph.op("Div", dy, y))
+        return graph.op("Mul", x, ratio(graph, dy, y))
 
 
 @op_rule("ReduceLogSum")
 class ReduceLogSum(Reduction):
-    """y = log of the sum of x."""
+    """y = log of the sum of x; the gradient is 0 where that is 0."""
 
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
         """Return dy / sum of x."""
-        return expand_like(graph, graph.op("Mul", dy, graph.op("Exp", graph.op("Neg", y))), x)
+        return expand_like(graph, ratio(graph, dy, graph.op("Exp", y)), x)
 
 
 @op_rule("ReduceLogSumExp")
@@ -127,11 +127,17 @@ class ReduceLogSumExp(Reduction):
 
 @op_rule("ReduceProd")
 class ReduceProd(Reduction):
-    """y = product of x; the gradient is not finite where a factor is 0."""
+    """y = product of x."""
 
     def spread(self, graph: Graph, x: str, y: str, dy: str, axes: list[int]) -> str:
-        """Return y / x * dy."""
-        return graph.op("Div", graph.op("Mul", y, dy), x)
+        """Return the product of the others, times dy: of a 0 where there is one, and of the others where there is none."""
+        is_zero = graph.op("Equal", x, 0.0)
+        num_zeros = total(graph, graph.mask(is_zero), axes)
+        filled = choose(graph, is_zero, graph.constant(1.0), x)
+        product = graph.op("Mul", reduced(graph, "ReduceProd", filled, axes), dy) if axes else dy
+        only = masked(graph, product, graph.op("Equal", num_zeros, 1.0))
+        none = masked(graph, product, graph.op("Equal", num_zeros, 0.0))
+        return choose(graph, is_zero, only, graph.op("Div", none, filled if axes else graph.constant(1.0)))
 
 
 @op_rule("ReduceMax", "ReduceMin")
