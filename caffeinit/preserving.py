@@ -38,6 +38,8 @@ Progress = Callable[[int, int], None]
 MODES = {"preserve": "equalized", "equalize": "equalized", "balance": "balanced", "fp16": "given head-room"}
 # Units of one plan reach the same deviation within this; with powers of two, each is off by up to the root of two.
 _EQUAL = 1e-3
+# A spread of the rates has grown if it is so many times the one before; below the other no rates lie apart.
+_GROWN, _EVEN = 1.01, 1e-2
 
 
 @dataclass
@@ -235,7 +237,22 @@ def _outcome(run: _Run, plan: Plan) -> Outcome:
                 setattr(report, stats, old.with_rate(known.rate, known.rate_cvar))
     units = [unit for unit in run.network.units if learns(unit)]
     spreads = (spread_of(run.rates, units), spread_of(rates, units)) if run.probe else None
+    if spreads and spreads[1] > _GROWN * max(spreads[0], _EVEN):
+        run.notes.append(_grown(run, *spreads))
     return Outcome(reports, 0, run.notes, spreads, run.outputs_moved)
+
+
+def _grown(run: _Run, before: float, after: float) -> str:
+    """Return why rates lie further apart than before."""
+    known = f"the rates lie further apart than before (spread {before:.3g} -> {after:.3g}): "
+    rounding = "factors are rounded to powers of two, and " if run.powers_of_two else ""
+    if run.mode == "balance":
+        return f"{known}{rounding}scales that are tied or held let some come closer only as others part"
+    first = "the columns of units" if run.per_channel_rates else "deviations"
+    return (
+        f"{known}{first} were made equal first, {rounding or 'and '}scales that are tied or held (inspect --scales) leave "
+        "no room to make up for that; --mode balance does the rates alone"
+    )
 
 
 def _report(run: _Run, unit: Unit, plan: Plan) -> UnitReport:

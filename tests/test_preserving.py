@@ -8,6 +8,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.halves import LARGEST
 from tests.nets import NETS, NetBuilder, pictures
+from tests.onnxnets import ModelBuilder, network_of
 
 
 def run(net, batches):
@@ -160,3 +161,23 @@ def test_where_rounding_is_blown_up_powers_of_two_are_the_way_out():
         caffeinit.rescale(sharp_net(), pictures())
     result = caffeinit.rescale(sharp_net(), pictures(), powers_of_two=True)
     assert any(note.endswith("did not move") for note in result.notes)
+
+
+def tied():
+    """Return a net in which a sum ties the channels of two units, and a Sigmoid holds what it reads."""
+    b = ModelBuilder(17, seed=1)
+    x = b.op("Relu", b.conv("input", "conv1", 3, 6))
+    y = b.op("Relu", b.conv(x, "conv2", 6, 6))
+    return network_of(b.finish(b.head(b.op("Sigmoid", b.op("Add", b.conv(y, "conv3", 6, 6), x)), 6)))
+
+
+def test_rates_that_part_further_are_told_with_the_reason():
+    pictures = {"input": np.random.default_rng(0).standard_normal((8, 3, 16, 12)).astype(np.float32)}
+    result = caffeinit.rescale(tied(), pictures)
+    assert result.rate_spread > result.rate_spread_before
+    (note,) = (note for note in result.notes if "further apart" in note)
+    assert f"spread {result.rate_spread_before:.3g} -> {result.rate_spread:.3g}" in note
+    assert "tied or held" in note
+    result = caffeinit.rescale(tied(), pictures, mode="balance")
+    assert result.rate_spread <= 1.001 * result.rate_spread_before
+    assert not any("further apart" in note for note in result.notes)
