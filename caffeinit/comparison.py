@@ -144,7 +144,7 @@ class _Side:
             if name not in known:
                 instead = [value for value in function.judged(name) if value in known]
                 outputs += instead
-                self.notes.append(_replaced(function.label, name, instead))
+                self.notes.append(_replaced(function, name, instead))
         self.outputs = list(dict.fromkeys(outputs))
 
     def compile(self, values: Sequence[str]) -> Run:
@@ -165,8 +165,11 @@ def _check_shape(function: Function, name: str, found: Shape) -> None:
         )
 
 
-def _replaced(label: str, output: str, instead: Sequence[str]) -> str:
-    where = f'{label}: output "{output}" depends on an input without pictures'
+def _replaced(function: Function, output: str, instead: Sequence[str]) -> str:
+    if output not in function.values(list(function.inputs)):
+        what = "an input" if output in function.inputs else "the same for all pictures"
+        return f'{function.label}: output "{output}" is {what} and is not compared'
+    where = f'{function.label}: output "{output}" depends on an input without pictures'
     return f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
 
 

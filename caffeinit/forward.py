@@ -117,5 +117,5 @@ def check_finite(network: Network, moments: Mapping[str, Moments]) -> None:
         if not np.isfinite(moments[unit.key].std).all():
             raise WeightsError(
                 f'layer "{unit.name}": its output is not finite on the calibration pictures. Look for NaN or overflow in '
-                "its weights: caffeinit inspect"
+                "its weights, or in those before it: caffeinit inspect counts the numbers that are not finite"
             )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from caffeinit.caffe import schema
@@ -25,6 +26,8 @@ from caffeinit.graph import Shape
 from caffeinit.redraw import holding_reason, keeping_reason
 from caffeinit.scale_report import ScaleReport, report_scales
 from caffeinit.units import Unit, find_units
+
+_PART = 1 << 22  # numbers that are looked at together
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,23 @@ class Inspection:
         }
 
 
+def unfinite_notes(arrays: Mapping[str, Sequence[np.ndarray]]) -> list[str]:
+    """Return a note for each layer whose arrays hold numbers that are not finite."""
+    notes = []
+    for layer, own in arrays.items():
+        counts = [a.size - sum(int(np.isfinite(part).sum()) for part in _parts(a)) for a in own]
+        if any(counts):
+            notes.append(f"{layer}: {sum(counts):,} of its {sum(a.size for a in own):,} numbers are NaN or infinite")
+    return notes
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an array in parts that take little memory to look at."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _PART):
+        yield flat[start : start + _PART]
+
+
 def inspect_files(
     net_path: str | PathLike[str],
     weights_path: str | PathLike[str] | None = None,
@@ -168,7 +188,13 @@ def inspect_files(
         mismatches=matched.mismatches,
         missing=sorted({layer for layer, _ in matched.missing}) if file else [],
         unused=matched.unused,
-        notes=[*net.notes, *(file.notes if file else []), *matched.notes, *found.notes],
+        notes=[
+            *net.notes,
+            *(file.notes if file else []),
+            *matched.notes,
+            *found.notes,
+            *unfinite_notes(matched.arrays),
+        ],
         units=units,
         scales=_find_scales(found, lowered, matched, units) if scales else None,
     )

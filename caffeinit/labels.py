@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -125,7 +124,7 @@ class Solution:
         """Return why a label without unknowns is held at factor 1."""
         if label == ZEROS:
             return "zero"
-        return self.reasons.get(int(self.tied[label]), "other values hold it")
+        return self.reasons.get(int(self.tied[label]), "values that it is related to")
 
 
 def solve(constraints: Constraints) -> Solution:
@@ -250,11 +249,6 @@ def reshaped(labels: Labels, old: Shape, new: Shape) -> Labels:
     if old and new and old[0] == new[0] and labels.shape[0] == 1:
         old, new = (1, *old[1:]), (1, *new[1:])
     return compact(np.broadcast_to(labels, old).reshape(new))
-
-
-def name_of(node: onnx.NodeProto) -> str:
-    """Return what a reader knows a node by."""
-    return f"{node.op_type} {node.name or node.output[0]}"
 
 
 def same_rank(arrays: Sequence[Labels]) -> list[Labels]:

@@ -21,6 +21,7 @@ from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
 from caffeinit.netnumbers import shortest
 from caffeinit.network import Network
+from caffeinit.nodes import INSIDE
 from caffeinit.places import find_places
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates
@@ -184,12 +185,20 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues, moves: Mapping
         advice = "" if run.is_exact else f". --powers-of-two {kept_so}"
         moved = f"moved by {worst.relative:.2g} of its largest value on the pictures, more than {TOLERANCE:g}"
         moved = f"has changed, {worst.told_apart()}" if worst.unequal else moved
-        raise CaffeinitError(f'output "{worst.name}" {moved}: {cause}. Nothing is written{advice}')
+        raise CaffeinitError(f"{_named(run, worst.name)} {moved}: {cause}. Nothing is written{advice}")
     for name, move in moves.items():
         run.outputs_moved[name] = move.relative
-        run.notes.append(f'output "{name}" {_moved(move)}')
+        run.notes.append(f"{_named(run, name)} {_moved(move)}")
     if run.rounded:
         run.notes.append(_halves_rounded(run) + ("" if run.is_exact else "; --powers-of-two keeps their digits"))
+
+
+def _named(run: _Run, value: str) -> str:
+    """Return what an output is named by, or a value that is compared because outputs are told from it."""
+    graph = run.network.graph
+    if value in (graph.outputs or graph.unused()):
+        return f'output "{value}"'
+    return f'value "{value.partition(INSIDE)[0]}", before the output,'
 
 
 def _halves_rounded(run: _Run) -> str:

@@ -26,6 +26,7 @@ from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.mapped import ScratchArrays
 from caffeinit.network import Network, Place
+from caffeinit.nodes import operator_of
 from caffeinit.products import PRODUCTS
 from caffeinit.scale_walk import Link
 from caffeinit.sizes import made_for
@@ -280,7 +281,7 @@ def _without_gradient(
             continue
         rule = find_rule(node)
         why = next((cut[o] for o in node.output if o in cut), "")
-        where = place(node.output[0], False) or f"{node.op_type} ({node.output[0]})"
+        where = place(node.output[0], False) or f"{operator_of(node)} ({node.output[0]})"
         if error is not None and error.node is node:
             why = f"there is no gradient through {where}: {error.why}"
         elif rule is None or rule.refusal is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from caffeinit.graph import Graph
 from caffeinit.network import Place, nowhere
+from caffeinit.nodes import value_in
 from caffeinit.plan import channel_labels
 from caffeinit.scales import ScaleSystem, find_scales
 from caffeinit.units import Learned, Unit
@@ -133,7 +134,11 @@ def explain(reason: str, learned: Mapping[str, Learned], place: Place) -> str:
     if separator and name in learned:
         of = learned[name]
         return f'the {of.role} of layer "{of.layer}" is {rest}'
-    value = reason.removeprefix("net output ")
-    if value != reason:
-        return place(value, True) or f'net output "{value}"'
-    return place(reason.partition(" ")[2], False) or reason
+    for prefix, words in (
+        ("net output ", 'net output "{}"'),
+        ("net head ", 'value "{}", which net outputs are told from'),
+    ):
+        if reason.startswith(prefix):
+            value = reason.removeprefix(prefix)
+            return place(value, True) or words.format(value)
+    return place(value_in(reason), False) or reason

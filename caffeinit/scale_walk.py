@@ -22,11 +22,11 @@ from caffeinit.labels import (
     Labels,
     compact,
     last_axes,
-    name_of,
     reshaped,
     same_rank,
     weight_labels,
 )
+from caffeinit.nodes import name_of
 from caffeinit.norms import Statistic, find_statistic, stored_factor
 from caffeinit.ops import find_rule
 from caffeinit.ops.building import constant_of

@@ -175,9 +175,11 @@ def find_scales(
     for node in graph.nodes:
         if any(i in scales.values for i in node.input):
             scales.visit(node)
-    for name in outputs or graph.outputs or graph.unused():
+    own = graph.outputs or graph.unused()
+    for name in outputs or own:
         if name in scales.values:
-            scales.constraints.pin(scales.values[name], f"net output {name}")
+            kind = "output" if name in own else "head"
+            scales.constraints.pin(scales.values[name], f"net {kind} {name}")
     for name, reason in graph.held.items() if not relaxed else ():
         if name in scales.values:
             scales.constraints.pin(scales.values[name], reason)

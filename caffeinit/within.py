@@ -333,5 +333,6 @@ def _check_finite(unit: Unit, moments: Moments) -> None:
     if not (np.isfinite(moments.mean).all() and np.isfinite(moments.squares).all()):
         raise WeightsError(
             f'layer "{unit.name}": its output is not finite on the calibration pictures, so it has no deviation to '
-            "divide by. Look for NaN or overflow in its weights: caffeinit inspect"
+            "divide by. Look for NaN or overflow in its weights, or in those before it: caffeinit inspect counts the "
+            "numbers that are not finite"
         )

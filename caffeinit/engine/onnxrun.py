@@ -16,6 +16,7 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
 from caffeinit.files import check_regular_file
+from caffeinit.nodes import check_made_once
 from caffeinit.places import Places, find_places
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
@@ -63,6 +64,7 @@ class OnnxFunction:
         if not graph.node:
             raise FormatError(f"{self.label}: is no ONNX model: it holds no graph of any nodes")
         stored = {a.name for a in graph.initializer} | {a.values.name for a in graph.sparse_initializer}
+        check_made_once(graph, stored, self.label)
         fed = [v for v in graph.input if v.name not in stored]
         self.inputs = {v.name: _axes(v) for v in fed}
         self._types = {v.name: v.type.tensor_type.elem_type for v in fed}

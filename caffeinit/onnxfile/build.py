@@ -27,6 +27,7 @@ from caffeinit.folding import known_value
 from caffeinit.graph import OPSET, Graph, Shape, attribute
 from caffeinit.inference import IR_VERSION
 from caffeinit.network import Skipped
+from caffeinit.nodes import SUBGRAPHS, node_label
 from caffeinit.onnxfile import calls
 from caffeinit.opsets import raised
 
@@ -154,9 +155,6 @@ class _Builder:
                 raise FormatError(
                     f'{self.plain.where}: {node_label(node)} reads "{name}", which nothing makes before it'
                 )
-        for name in node.output:
-            if name and (self._is_there(name) or name in self.lost):
-                raise FormatError(f'{self.plain.where}: "{name}" is made twice, the second time by {node_label(node)}')
         self._check(node)
         reason = self._obstacle(node) or next((self.lost[i] for i in read if i in self.lost), "")
         if reason:
@@ -166,7 +164,7 @@ class _Builder:
             return
         if any(True for _ in calls.subgraphs(node)):
             node, function = calls.as_call(node, number, {"": self.graph.opset, **self.graph.domains})
-            self.graph.domains.setdefault(calls.DOMAIN, 1)
+            self.graph.domains.setdefault(SUBGRAPHS, 1)
             self.graph.functions.append(function)
         elif _is_idle_cast(node, self.graph):
             node = helper.make_node("Identity", node.input, node.output, node.name)
@@ -299,8 +297,3 @@ def _odd_bias(product: Shape, shapes: Sequence[Shape]) -> str:
 def _line(error: Exception) -> str:
     """Return what onnx says, in one line, without the name of its error."""
     return re.sub(r"^\[\w+\] ", "", " ".join(str(error).split()))[:300].rstrip(".")
-
-
-def node_label(node: onnx.NodeProto) -> str:
-    """Return what messages name a node by."""
-    return f'node "{node.name or next((o for o in node.output if o), "")}" ({node.op_type})'

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import onnx
 from onnx import helper
 
-DOMAIN = "caffeinit.subgraphs"
+from caffeinit.nodes import SUBGRAPHS
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -56,8 +56,8 @@ def as_call(
     outputs = [o for o in node.output if o]
     name = f"{node.op_type}_{number}"
     imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
-    function = helper.make_function(DOMAIN, name, inputs, outputs, [node], imports)
-    return helper.make_node(name, inputs, outputs, node.name, domain=DOMAIN), function
+    function = helper.make_function(SUBGRAPHS, name, inputs, outputs, [node], imports)
+    return helper.make_node(name, inputs, outputs, node.name, domain=SUBGRAPHS), function
 
 
 def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:

@@ -11,9 +11,9 @@ from pathlib import Path
 import onnx
 
 from caffeinit.graph import Graph, Shape
-from caffeinit.inspection import FileReport, Inspection, LayerReport
+from caffeinit.inspection import FileReport, Inspection, LayerReport, unfinite_notes
 from caffeinit.network import Network
-from caffeinit.onnxfile.build import node_label
+from caffeinit.nodes import node_label
 from caffeinit.onnxfile.source import OnnxSource, load_onnx
 from caffeinit.redraw import holding_reason, keeping_reason
 from caffeinit.scale_report import report_scales
@@ -38,7 +38,11 @@ def inspect_onnx(
         mismatches=[],
         missing=[],
         unused=[],
-        notes=[*network.notes, *(f"{s.name}: {s.reason}" for s in network.skipped)],
+        notes=[
+            *network.notes,
+            *(f"{s.name}: {s.reason}" for s in network.skipped),
+            *unfinite_notes(network.params),
+        ],
         units=network.units,
     )
     if scales:

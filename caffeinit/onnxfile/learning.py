@@ -19,6 +19,7 @@ from onnx import TensorProto
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.graph import Graph
 from caffeinit.network import Skipped
+from caffeinit.nodes import node_label
 from caffeinit.norms import find_statistic
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
@@ -160,9 +161,8 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
             continue
         fixed = [side for side in (0, 1) if node.input[side] not in moving]
         if fixed:
-            name = node.name or node.output[0]
             why = _why_no_unit(graph, node, fixed[0], pictures)
-            found.append(Skipped(f'node "{name}" ({node.op_type})', why))
+            found.append(Skipped(node_label(node), why))
     return found
 
 

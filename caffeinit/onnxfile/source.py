@@ -18,7 +18,7 @@ from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing
 from caffeinit.netnumbers import NetNumber
 from caffeinit.network import Network, Params, Skipped
-from caffeinit.onnxfile import calls
+from caffeinit.nodes import check_made_once, operator_of
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Plain, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
@@ -119,7 +119,7 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         skipped=skipped,
     )
     network.skipped += not_units(graph, network.units)
-    network.notes += _notes(graph)
+    network.notes += _notes(graph, declares_batch(plain.inputs))
     return network
 
 
@@ -144,6 +144,7 @@ def _plain(file: Container) -> Plain:
     if model.functions:
         model = _inlined(model, where)
         versions |= {o.domain: o.version for o in model.opset_import if o.domain not in ("", "ai.onnx")}
+    check_made_once(model.graph, [*file.initializers, *file.sparse], where)
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     types = types_to_change(graph)
@@ -214,21 +215,22 @@ def _held(file: Container, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     return held
 
 
-def _notes(graph: Graph) -> list[str]:
+def _notes(graph: Graph, is_open: bool) -> list[str]:
+    """Return what operators no scale passes, and what batch pictures are fed in where not any will do.
+
+    Args:
+        is_open: the file leaves the batch open.
+    """
     notes = []
     moving = graph.moving_values()
     unknown = [n for n in graph.nodes if find_rule(n) is None and any(o in moving for o in n.output)]
     if unknown:
-        listed = ", ".join(dict.fromkeys(map(_operator, unknown)))
+        listed = ", ".join(dict.fromkeys(map(operator_of, unknown)))
         notes.append(f"no scale passes these operators, which caffeinit has no rule for: {listed}")
     if not graph.batch_axis_free:
         sizes = ", ".join(f"{n} {s}" for n, s in graph.inputs.items())
-        notes.append(f"the model takes no other batch than that of {sizes}; pictures are fed so")
+        known = f"the model takes no other batch than that of {sizes}"
+        if is_open:
+            known = f"whether pictures stay apart at another batch than that of {sizes} cannot be told"
+        notes.append(f"{known}; pictures are fed so")
     return notes
-
-
-def _operator(node: onnx.NodeProto) -> str:
-    """Return the name of a node's operator as the file has it."""
-    if node.domain == calls.DOMAIN:
-        return node.op_type.rpartition("_")[0]
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type

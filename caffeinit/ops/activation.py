@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from caffeinit.graph import Graph, attribute
+from caffeinit.nodes import INSIDE
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, masked, ratio, total, unbroadcast
 from caffeinit.ops.scaling import inverts, passes, takes_root
@@ -284,8 +285,10 @@ class AlongAxis(Unary):
         if opset >= 13 or axis == rank - 1:
             rewritten(node, graph, [x], axis=axis)
             return
-        flat = graph.op("Flatten", x, axis=axis)
-        found = graph.op(node.op_type, flat, axis=-1)
+        flat = graph.op("Flatten", x, axis=axis, name=graph.fresh(f"{x}{INSIDE}"))
+        found = graph.fresh(f"{node.output[0]}{INSIDE}")
+        rewritten(node, graph, [flat], axis=-1)
+        graph.rename(node.output[0], found, len(graph.nodes) - 1)
         graph.op("Reshape", found, graph.op("Shape", x), name=node.output[0])
 
 

@@ -1,0 +1,66 @@
+"""What messages name nodes of ONNX graphs by, and what has to be true of the names in any graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from caffeinit.errors import FormatError
+
+SUBGRAPHS = "caffeinit.subgraphs"  # domain of the functions that nodes with graphs of their own are put into
+
+
+INSIDE = "@inside"  # follows a value of the file in the names of those that we make on the way to it
+
+
+def operator_of(node: onnx.NodeProto) -> str:
+    """Return the name of a node's operator as the file has it."""
+    if node.domain == SUBGRAPHS:
+        return node.op_type.rpartition("_")[0]
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def node_label(node: onnx.NodeProto) -> str:
+    """Return what messages name a node by: its name, or its operator and what it makes where it has none."""
+    operator = operator_of(node).rpartition(".")[2]
+    return f'node "{node.name}" ({operator})' if node.name else f'the {operator} that makes "{_first_output(node)}"'
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """Return what a reader knows a node by, in reasons."""
+    operator = operator_of(node)
+    return f"{operator} {node.name}" if node.name else f'{operator} that makes "{_first_output(node)}"'
+
+
+def value_in(name: str) -> str:
+    """Return the node's name, or that of the value that it makes, in what `name_of` returned."""
+    made = name.partition(' that makes "')[2]
+    return made[:-1] if made else name.partition(" ")[2]
+
+
+def _first_output(node: onnx.NodeProto) -> str:
+    """Return the first value that a node makes; a node of ours inside one of the file goes under what that one makes."""
+    return next((o for o in node.output if o), "").partition(INSIDE)[0]
+
+
+def check_made_once(graph: onnx.GraphProto, stored: Iterable[str], where: str) -> None:
+    """Refuse a graph in which a value is made twice, which has no meaning.
+
+    Args:
+        stored: names of its initializers, which may be inputs, too.
+    Raises:
+        FormatError: it has one.
+    """
+    makers: dict[str, str] = {}
+    for value in graph.input:
+        if value.name in makers:
+            raise FormatError(f'{where}: two inputs are named "{value.name}": it is damaged')
+        makers[value.name] = "as an input"
+    makers |= dict.fromkeys(stored, "as an initializer")
+    for number, node in enumerate(graph.node):
+        own = f'by node "{node.name}" ({node.op_type})' if node.name else f"by node number {number} ({node.op_type})"
+        for name in filter(None, node.output):
+            if name in makers:
+                raise FormatError(f'{where}: value "{name}" is made twice, {makers[name]} and {own}: it is damaged')
+            makers[name] = own
