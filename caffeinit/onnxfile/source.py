@@ -197,6 +197,9 @@ def _held(file: Container, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Return array -> why it has to stay as it is."""
     model = file.model
     held = {name: "stands in a function of the model, or in no tensor" for name in arrays if name not in file.tensors}
+    for name, tensor in file.tensors.items():
+        if tensor.elem_type == TensorProto.BFLOAT16:
+            held[name] = "is stored as bfloat16, of which no numbers are changed"
     held |= dict.fromkeys(file.sparse, "is stored as a sparse array: its zeros stay, and so do its other numbers")
     inputs = {v.name for v in model.graph.input}
     # IR versions below 4 list every initializer as an input, and some exporters still do. Where only some are listed,

@@ -134,3 +134,17 @@ def test_softmax_of_older_opsets_is_named_by_what_it_makes_in_the_file(tmp_path)
     result = caffeinit.rescale(net, {"x": batch(4)}, mode="equalize")
     assert result.units[0].reason == 'its output is held: Softmax that makes "y"'
     assert any(note.startswith('value "scores", before the output, ') for note in result.notes)
+
+
+def test_weights_in_bfloat16_are_left_alone_and_said_to_be(tmp_path):
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1")
+    x = b.op("Conv", x, b.op("Cast", "brief", out="wide", to=1), out="c2", pads=[1] * 4)
+    b.conv(b.op("Relu", x, out="r2"), "conv3", 4, 4, out="y")
+    model = b.model()
+    values = np.random.default_rng(0).standard_normal(4 * 5 * 9)
+    model.graph.initializer.append(helper.make_tensor("brief", onnx.TensorProto.BFLOAT16, (4, 5, 3, 3), values))
+    onnx.save(model, tmp_path / "net.onnx")
+    result = caffeinit.rescale(load(tmp_path / "net.onnx"), {"x": batch(4)}, mode="equalize")
+    assert [u.name for u in result.units] == ["conv1.weight", "brief", "conv3.weight"]
+    assert result.units[1].reason == "its weight is stored as bfloat16, of which no numbers are changed"
