@@ -45,7 +45,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 _NOISE = (
     r"^Error in execution: ",
     r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ",
-    r"(?<= )/\S+:\d+ .*?\) ",  # where in its source it failed: /path/file.cc:45 signature(...)
+    # Where in its source it failed: /path/file.cc:45 signature(...)
+    r"(?:^|(?<= ))/\S+:\d+ .*?\) (?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : )?",
     r"\S+ [=!<>]+ \S+ was false\. ",
     r" Please fix either the inputs/outputs or the model\.",
 )

@@ -113,6 +113,10 @@ SAID = {
     " index: 2 Got: 5 Expected: 4\n Please fix either the inputs/outputs or the model.": (
         'input "x" has other extents; index: 2 Got: 5 Expected: 4'
     ),
+    f"{_AT} void onnxruntime::IExecutionFrame::Init(gsl::span<const int>, const std::function<bool(int)>&) "
+    "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Currently do not support dims higher than 2 dimensions: 4": (
+        "Currently do not support dims higher than 2 dimensions: 4"
+    ),
     "nothing of that kind": "nothing of that kind",
 }
 
