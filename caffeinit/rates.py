@@ -155,7 +155,8 @@ class RateProbe:
             raise CaffeinitError(
                 "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"
             )
-        values = [o for node in self.graph.ancestors(self.heads) for o in node.output if o]
+        made = [o for node in self.graph.ancestors(self.heads) for o in node.output if o]
+        values = [o for o in made if self.graph.is_typed(o)]  # sequences have no shape
         self._is_segmented = is_segmented(self.graph.part(self.heads), network.settings)
         most = SEGMENTED_PASS_BYTES if self._is_segmented else PASS_BYTES
         self.batches = list(cut(self.graph, self.batches, values, most, _piece_pictures(self.graph, values)))

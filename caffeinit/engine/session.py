@@ -104,7 +104,9 @@ class Session:
         with explained("run"):
             self._session.run_with_iobinding(binding, self._run_options)
         values = binding.get_outputs()
-        return {n: into[n] if n in into else v.numpy() for n, v in zip(self.outputs, values, strict=True)}
+        pairs = zip(self.outputs, values, strict=True)
+        # A sequence has no array; it stays onnxruntime's own.
+        return {n: into[n] if n in into else v.numpy() if v.is_tensor() else v for n, v in pairs}
 
 
 def start(model: onnx.ModelProto, settings: Settings) -> ort.InferenceSession:

@@ -214,3 +214,23 @@ def test_a_reshape_that_goes_with_one_size_is_told_with_what_it_reads(tmp_path):
     assert '"conv1" (1, 5, 8, 7), "dims" = [-1, 240]; the inputs are x (1, 3, 8, 7)' in told
     assert "--input-shape" in told
     assert "InferenceError" not in told
+
+
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "normalize"])
+def test_sequences_between_layers_run_and_hold_what_they_are_made_of(mode, tmp_path):
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1")
+    x = b.op("Relu", b.conv(x, "conv2", 5, 5), out="r2")
+    x = b.op("ConcatFromSequence", b.op("SplitToSequence", x, out="parts", axis=1), out="whole", axis=1)
+    b.conv(x, "conv3", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    pictures = {"x": batch(1)}
+    measured = caffeinit.measure(net, pictures)
+    assert [u.name for u in measured.units] == ["conv1.weight", "conv2.weight", "conv3.weight"]
+    result = caffeinit.rescale(net, pictures, mode=mode)
+    assert result.units[0].done
+    if mode != "normalize":
+        assert "SplitToSequence" in result.units[1].done
+        net.save(out)
+        assert_same_function(path, out, "x", batch(1))
