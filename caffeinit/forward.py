@@ -14,7 +14,6 @@ import numpy as np
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.resident import Piece, Portion, ResidentSession
 from caffeinit.engine.session import Session, compile_graph
-from caffeinit.errors import WeightsError
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
@@ -105,17 +104,3 @@ def measure_moments(
             done += count
             progress(done)
     return found
-
-
-def check_finite(network: Network, moments: Mapping[str, Moments]) -> None:
-    """Refuse outputs that are not finite.
-
-    Raises:
-        WeightsError: some unit's is not.
-    """
-    for unit in network.units:
-        if not np.isfinite(moments[unit.key].std).all():
-            raise WeightsError(
-                f'layer "{unit.name}": its output is not finite on the calibration pictures. Look for NaN or overflow in '
-                "its weights, or in those before it: caffeinit inspect counts the numbers that are not finite"
-            )

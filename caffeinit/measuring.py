@@ -18,11 +18,12 @@ import numpy as np
 
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.footprint import Work, bounded
-from caffeinit.forward import measure_moments
+from caffeinit.forward import measure_moments, unit_outputs
 from caffeinit.images import as_calibration
 from caffeinit.jobs import needed_inputs
 from caffeinit.moments import Moments
 from caffeinit.network import Network, Skipped, listed
+from caffeinit.nonfinite import describe_first
 from caffeinit.rates import RateProbe, UnitRates, rate_spread
 from caffeinit.result import UnitStats, finite
 from caffeinit.units import Unit
@@ -78,6 +79,7 @@ class Measurement:
         units: in the order of the graph.
         num_images: pictures whose outputs were measured.
         num_rate_images: pictures that the rates were measured on.
+        first_not_finite: sentences on where numbers stop being finite (`nonfinite.py`); empty where all units' outputs are.
         skipped: layers that cannot run.
         notes: what else a user should know.
     """
@@ -85,6 +87,7 @@ class Measurement:
     units: list[UnitMeasurement]
     num_images: int = 0
     num_rate_images: int = 0
+    first_not_finite: str = ""
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -106,6 +109,7 @@ class Measurement:
             "without_rate": {u.name: u.reason for u in self.units if u.reason},
             "frozen": [u.name for u in self.units if u.frozen],
             "not_finite": [u.name for u in self.units if not u.is_finite],
+            "first_not_finite": self.first_not_finite or None,
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
             "notes": self.notes,
             "num_images": self.num_images,
@@ -151,6 +155,8 @@ def _measure(
     units = [_unit(unit, moments[unit.key]) for unit in network.units]
     found = Measurement(units, calibration.num_images, skipped=list(network.skipped))
     found.notes = [*network.notes, *calibration.notes, *_missing_notes(network)]
+    if any(not entry.is_finite for entry in units):
+        found.first_not_finite = describe_first(network, calibration, unit_outputs(network))
     if rate_batches:
         _measure_rates(found, network, list(itertools.islice(calibration, rate_batches)), seed)
     return found

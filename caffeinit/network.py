@@ -59,6 +59,9 @@ class Source(Protocol):
     def preprocessing(self) -> Mapping[str, Any]:
         """Return input -> `images.Preprocessing`, as far as the files tell it."""
 
+    def parameters(self, layer: str) -> str:
+        """Return what the net's text states for a layer, in one line; empty where it states nothing, or has no layers."""
+
     def round_as_stored(self, params: Params) -> bool:
         """Round changed numbers in place to what `write` will store; return whether any became another one.
 

@@ -15,13 +15,14 @@ from caffeinit.between import plan_balance, scale_system, spread_of
 from caffeinit.columns import plan_column_rates
 from caffeinit.equalize import plan_unit_deviations
 from caffeinit.errors import CaffeinitError
-from caffeinit.forward import check_finite, measure_moments, run_pieces, unit_outputs
+from caffeinit.forward import measure_moments, run_pieces, unit_outputs
 from caffeinit.halves import SMALLEST, describe_halves, exact_system, plan_halves, to_powers_of_two
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
 from caffeinit.netnumbers import shortest
 from caffeinit.network import Network
 from caffeinit.nodes import INSIDE
+from caffeinit.nonfinite import check_finite
 from caffeinit.places import find_places
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe, UnitRates
@@ -116,7 +117,7 @@ def rescale_preserving(
     with KeptValues(list(dict.fromkeys([*outputs, *ranked])), room.folder if room else None) as kept:
         progress(0, 3)
         run.moments = measure_moments(network, batches, kept.names, kept.keep)
-        check_finite(network, run.moments)
+        check_finite(network, run.moments, batches)
         progress(1, 3)
         plan = _plan(run)
         _describe_plan(run, plan)

@@ -70,6 +70,8 @@ def remarks(found: Measurement) -> list[str]:
     lines = []
     if broken := [u.name for u in found.units if not u.is_finite]:
         lines.append(f"NOT FINITE on these pictures (NaN or overflow): the output of {', '.join(broken)}")
+    if found.first_not_finite:
+        lines.append(found.first_not_finite)
     if counted := found.counted:
         low, high = (choose(counted, key=lambda u: u.rate) for choose in (min, max))
         lines.append(

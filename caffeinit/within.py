@@ -23,10 +23,11 @@ from caffeinit.engine.resident import Piece
 from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
-from caffeinit.errors import OptionError, WeightsError
+from caffeinit.errors import OptionError
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
+from caffeinit.nonfinite import check_finite
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.sizes import made_for
 from caffeinit.units import Unit
@@ -105,7 +106,7 @@ def normalize(
     for number, stage in enumerate(stages):
         _start_stage(state, stage.checkpoints)
         run.run(number, lambda value, moments: state.moments[value].fold(moments))
-        _finish_stage(state, run, stage.checkpoints)
+        _finish_stage(state, run, stage.checkpoints, batches)
         watch.see(run, stage.checkpoints)
         run.release(number)
         progress(number + 1, len(stages))
@@ -267,7 +268,9 @@ def _obstacle(network: Network, unit: Unit) -> str:
     return ""
 
 
-def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Sequence[str]) -> None:
+def _finish_stage(
+    state: _Pass, run: StagedRun | ResidentRun, checkpoints: Sequence[str], batches: Iterable[Batch]
+) -> None:
     """Correct every unit whose output the stage made, and the units that follow directly on it."""
     finished: dict[str, Unit] = {}
     for value in checkpoints:
@@ -279,7 +282,7 @@ def _finish_stage(state: _Pass, run: StagedRun | ResidentRun, checkpoints: Seque
             part = state.moments[use.output]
             pooled.merge(part.count, part.mean, part.squares)
             pooled.largest = np.maximum(pooled.largest, part.largest)
-        _check_finite(unit, pooled)
+        check_finite(state.network, {key: pooled}, batches)
         if not state.correct:
             state.reports[key].before = UnitStats.of(pooled)
             state.reports[key].dead = [int(i) for i in np.flatnonzero(pooled.dead)]
@@ -327,12 +330,3 @@ def _report(report: UnitReport, unit: Unit, moments: Moments, correction: Correc
     else:
         report.done = "normalised" if unit.weight is not None else "means normalised, without a factor for deviations"
     return after
-
-
-def _check_finite(unit: Unit, moments: Moments) -> None:
-    if not (np.isfinite(moments.mean).all() and np.isfinite(moments.squares).all()):
-        raise WeightsError(
-            f'layer "{unit.name}": its output is not finite on the calibration pictures, so it has no deviation to '
-            "divide by. Look for NaN or overflow in its weights, or in those before it: caffeinit inspect counts the "
-            "numbers that are not finite"
-        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 
 import numpy as np
+from google.protobuf import text_format
 
 from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import Inference, infer_net, lower_net
@@ -64,6 +65,13 @@ class CaffeSource:
         told = preprocessing_of_net(self.net.layers, self.net.path.parent)
         last = [name for name, shape in self.found.inputs.items() if is_channels_last(shape) and self._is_turned(name)]
         return told | {name: replace(told[name], channels_last=True) for name in last}
+
+    def parameters(self, layer: str) -> str:
+        """Return the parameters of a layer's type, in today's form, such as lrn_param { k: 0 }; see `Source`."""
+        message = next(entry for entry in self.net.layers if entry.name == layer)
+        stated = [(of.name, value) for of, value in message.ListFields() if of.name.endswith("_param")]
+        parts = [f"{name} {{ {text_format.MessageToString(value, as_one_line=True)} }}" for name, value in stated]
+        return " ".join(parts)
 
     def _is_turned(self, blob: str) -> bool:
         """Return whether all that reads a blob brings its last axis to the second place."""

@@ -73,6 +73,10 @@ class OnnxSource:
                 return f"LRN {number.layer}"
         return ""
 
+    def parameters(self, layer: str) -> str:
+        """Return nothing: a model has nodes, whose attributes are in the graph."""
+        return ""
+
     def round_as_stored(self, params: Params) -> bool:
         """Round changed numbers in place to the type in which the model stores them; see `Source`."""
         tensors = self.file.tensors

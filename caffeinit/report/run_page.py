@@ -117,6 +117,7 @@ def _warnings(found: Found) -> Markup:
     for one in sets:
         if isinstance(one, Measurement) and (broken := [u.name for u in one.units if not u.is_finite]):
             lines.append(f"Not finite on these pictures (NaN or overflow): the output of {', '.join(broken)}")
+            lines += [one.first_not_finite] if one.first_not_finite else []
         lines += [f"Left out: {s.name}: {s.reason}" for s in one.skipped]
     if not lines:
         return Markup()

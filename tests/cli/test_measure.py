@@ -101,3 +101,16 @@ def test_a_net_whose_picture_size_nothing_tells_is_refused_with_the_option_to_gi
     assert outcome.code == 1
     assert "--input-shape data=C,H,W" in outcome.err
     assert measure(cli, place, weights, "--input-shape", "data=3,12,10").code == 0
+
+
+def test_the_first_number_that_is_not_finite_is_told(cli, place, weights):
+    net, norm = (
+        place / "net.prototxt",
+        'layer { name: "n" type: "LRN" bottom: "conv1" top: "n" lrn_param { k: 0 alpha: 0 } }',
+    )
+    net.write_text(
+        NET.replace('layer { name: "ip"', f'{norm} layer {{ name: "ip"').replace('"conv1" top: "ip"', '"n" top: "ip"')
+    )
+    told = 'The first number that is not finite is NaN in blob "n", which layer "n" (LRN) makes of finite ones'
+    assert told in measure(cli, place, weights).out
+    assert json.loads(measure(cli, place, weights, "--json", "-").out)["first_not_finite"].startswith(told)
