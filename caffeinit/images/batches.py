@@ -281,7 +281,7 @@ class _Looks:
     def see(self, row: Mapping[str, Row]) -> None:
         self.count += 1
         arrays = [r.values for r in row.values() if r.values.ndim == 3]
-        self.flat += bool(arrays) and all(a.min() == a.max() for a in arrays)
+        self.flat += bool(arrays) and all(map(is_flat, arrays))
         if len(self.seen) < 2:
             self.seen.add(hashlib.blake2b(b"".join(r.values.tobytes() for r in row.values())).digest())
 
@@ -291,6 +291,18 @@ class _Looks:
         if len(self.seen) == 1:
             return ["there is only one picture" if self.count == 1 else "all pictures are identical"]
         return []
+
+
+def is_flat(planes: np.ndarray, first: int = 1) -> bool:
+    """Tell whether each channel of a picture has one value everywhere: one colour, whatever it is.
+
+    What has one pixel only is no picture, but a list of features.
+
+    Args:
+        planes: three axes; heights and widths are on axes `first` and `first` + 1.
+    """
+    corner = planes[:, :1, :1] if first else planes[:1, :1]
+    return planes.size > corner.size and bool((planes == corner).all())
 
 
 def spread(found: int, wanted: int | None) -> list[int]:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.batches import Batch, Calibration
+from caffeinit.images.batches import Batch, Calibration, is_flat
+from caffeinit.images.preprocess import is_channels_last
 from caffeinit.printing import printable
 
 Shapes = Mapping[str, Sequence[int]]
@@ -21,7 +22,8 @@ class GivenBatches:
         self._batches = batches
         self.skipped: list[tuple[str, str]] = []
         self.notes: list[str] = []
-        if all(a.min() == a.max() for b in batches for a in b.values() if a.ndim == 4):
+        arrays = [a for b in batches for a in b.values() if a.ndim == 4]
+        if arrays and all(is_flat(picture, 0 if is_channels_last(a.shape) else 1) for a in arrays for picture in a):
             self.notes.append("all pictures are constant: each is one flat colour")
 
     @property

@@ -136,12 +136,38 @@ def test_whole_batches_leave_the_rest_out(folder) -> None:
         read_images(SHAPES, folder, batch_size=16, whole_batches=True)
 
 
+# Each of another colour, and none of them grey.
+FLAT = np.arange(9, dtype=np.uint8).reshape(3, 3, 1, 1).repeat(6, 2).repeat(8, 3)
+ALMOST = np.where(np.arange(432).reshape(3, 3, 6, 8) == 100, 99, FLAT)
+
+
+@pytest.mark.parametrize(
+    ("array", "is_flat"),
+    [
+        (FLAT, True),
+        (np.moveaxis(FLAT, 1, -1), True),
+        (ALMOST, False),
+        (np.moveaxis(ALMOST, 1, -1), False),
+        (FLAT[:, :, :1, :1], False),
+        (FLAT[:, :, 0, 0], False),
+    ],
+    ids=["flat", "flat, channels last", "one pixel", "one pixel, channels last", "features (C, 1, 1)", "features"],
+)
+def test_arrays_of_flat_pictures_are_noted(array, is_flat) -> None:
+    notes = as_calibration(array.astype(np.float32), {"data": (1, *array.shape[1:])}).notes
+    assert notes == (["all pictures are constant: each is one flat colour"] if is_flat else [])
+    read = read_images({"data": (1, *array.shape[1:])}, array)
+    list(read)
+    assert any("flat colour" in note for note in read.notes) == (is_flat and array.shape[1] == 3)
+
+
 def test_odd_pictures_are_noted(folder, tmp_path) -> None:
     calibration = read_images(SHAPES, folder)
     values_of(calibration)
     assert calibration.notes == []
     cases = [
         (np.full((3, 3, 6, 8), 7, np.uint8), "all pictures are constant"),
+        (FLAT, "all pictures are constant"),
         (np.arange(144, dtype=np.uint8).reshape(1, 3, 6, 8).repeat(3, 0), "all pictures are identical"),
         (np.arange(144, dtype=np.uint8).reshape(1, 3, 6, 8), "only one picture"),
     ]
