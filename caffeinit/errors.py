@@ -50,5 +50,9 @@ class OptionError(CaffeinitError):
     exit_code = 2
 
 
+class UnmatchedError(OptionError):
+    """A pattern of an option matches no layer of the net."""
+
+
 class OutputError(CaffeinitError):
     """An output exists already or cannot be written."""

@@ -13,6 +13,7 @@ from caffeinit.graph import Graph, Shape
 from caffeinit.heads import find_heads
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
 from caffeinit.network import Network, listed
+from caffeinit.patterns import check_matched
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.preserving import rescale_preserving
 from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
@@ -106,7 +107,7 @@ def init(
         images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
         method: how weights are drawn; for all layers, or shell pattern -> method.
         beta: 0.1 by default; only where it is normalised.
-        layers: shell patterns of the layers to draw and normalise; all by default.
+        layers: shell patterns of the layers to draw and normalise, each of which must match; all by default.
         normalized: False leaves the weights as drawn.
         balanced: False leaves the rates of the units as they come.
         per_channel_rates: at the end make the rates of each unit's columns equal, instead of its channels' deviations.
@@ -163,8 +164,8 @@ def rescale(
             "normalize" does what `init` does after drawing; the function changes. Layers that the weights file lacked are
             drawn first then, and so are those that `reinit` names; the other modes draw nothing.
         beta: mean that mode normalize gives, as a share of the deviation, 0.1 by default; the other modes set no means.
-        layers: shell patterns of the layers to rescale; all by default.
-        reinit: shell patterns of layers to draw again.
+        layers: shell patterns of the layers to rescale, each of which must match; all by default.
+        reinit: shell patterns of layers to draw again, each of which must match.
         images, method, balanced, per_channel_rates, memory_limit, temp_dir: as for `init`.
         powers_of_two: in the modes that keep the function, round all scales to powers of two: no bit of the outputs moves.
         rewrite_lrn: in the modes that keep the function, let alpha of LRN layers make up for the scale of what they read;
@@ -184,8 +185,7 @@ def rescale(
     chosen = _choose(network, layers)
     if mode in PRESERVING:
         _check_nothing_drawn(network, mode, reinit)
-    elif reinit and not select(network.params, reinit):
-        raise OptionError(f"--reinit {','.join(reinit)} matches no layer with weights")
+    check_matched("--reinit", reinit, network.params)
     drawn = drawn_by_rescale(network, mode, reinit)
     if rewrite_lrn:
         network.open_numbers()
@@ -241,6 +241,7 @@ def _training_work(
 def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
     if not network.units:
         raise _no_unit(network)
+    check_matched("--layers", layers or (), network.params)
     return select(network.params, layers)
 
 

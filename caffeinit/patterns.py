@@ -2,9 +2,44 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
+
+from caffeinit.errors import UnmatchedError
 
 
 def matches(name: str, pattern: str) -> bool:
     """Tell whether a name matches a pattern; a name that holds signs of patterns itself matches itself, too."""
     return name == pattern or fnmatchcase(name, pattern)
+
+
+def check_matched(option: str, patterns: Iterable[str], names: Collection[str]) -> None:
+    """Refuse patterns of an option that name no layer with weights: each is most likely misspelt.
+
+    Raises:
+        UnmatchedError: with a sentence for each.
+    """
+    if lost := unmatched(option, patterns, names, "layer with weights"):
+        raise UnmatchedError("\n".join(lost))
+
+
+def unmatched(option: str, patterns: Iterable[str], names: Collection[str], what: str) -> list[str]:
+    """Return a sentence for each pattern of an option that matches none of the names, with those that are nearest.
+
+    Args:
+        what: what bears the names, in the singular.
+    """
+    return [
+        f'{option}: no {what} matches "{pattern}"; {_nearest(pattern, names)}'
+        for pattern in patterns
+        if not any(matches(name, pattern) for name in names)
+    ]
+
+
+def _nearest(pattern: str, names: Collection[str]) -> str:
+    """Return up to three names that are much like a pattern, or the first that there are."""
+    near = difflib.get_close_matches(pattern.strip("*?"), names, cutoff=0.5)
+    shown = ", ".join(f'"{name}"' for name in near or list(names)[:3])
+    rest = len(names) - 3
+    return f"nearest: {shown}" if near else f"there are: {shown}" + (f" and {rest} more" if rest > 0 else "")

@@ -22,7 +22,8 @@ from typing import Any
 import click
 
 from caffeinit.batch.table import JOBS
-from caffeinit.errors import CaffeinitError
+from caffeinit.cli.common import IN_BATCH
+from caffeinit.errors import CaffeinitError, UnmatchedError
 from caffeinit.printing import printable_lines
 
 RECORD, FILES, LOG = "record.json", "files", "log"
@@ -40,8 +41,8 @@ def run_model(task: Mapping[str, Any], folder: Path, done: Path, threads: int) -
     files.mkdir()
     began = time.monotonic()
     with _printing_to(folder / LOG):
-        reason = _reason(task, files, threads)
-    record: dict[str, Any] = {"result": "failed" if reason else "ok", "reason": reason.replace(f"{files}/", "")}
+        result, reason = _result(task, files, threads)
+    record: dict[str, Any] = {"result": result, "reason": reason.replace(f"{files}/", "")}
     if not reason:
         _hide_place(files)
         record["outputs"] = {p.name: describe(p) for p in sorted(files.iterdir())}
@@ -73,15 +74,32 @@ def describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
+def _result(task: Mapping[str, Any], files: Path, threads: int) -> tuple[str, str]:
+    """Run the command and return what came of it, as in `manifest.Entry`, and why, where it is not ok."""
+    try:
+        reason = _reason(task, files, threads)
+    except UnmatchedError as error:
+        return "left out", str(error)
+    return ("failed" if reason else "ok"), reason
+
+
 def _reason(task: Mapping[str, Any], files: Path, threads: int) -> str:
-    """Run the command and return why it failed; nothing if it did not."""
+    """Run the command and return why it failed; nothing if it did not.
+
+    Raises:
+        UnmatchedError: none of an option's patterns matches in this model.
+    """
     arguments = [str(a).replace("{files}", str(files)) for a in task["arguments"]]
     if task["sees_threads"]:
         arguments.append(f"--threads={threads}")
     try:
         with contextlib.suppress(FileNotFoundError):  # on another machine; all paths are absolute anyway
             os.chdir(task["working_folder"])
-        JOBS[task["job"]].command.main(arguments[1:], prog_name="caffeinit", standalone_mode=False)
+        with JOBS[task["job"]].command.make_context("caffeinit", arguments[1:]) as context:
+            context.meta[IN_BATCH] = True
+            context.command.invoke(context)
+    except UnmatchedError:
+        raise
     except CaffeinitError as error:
         return str(error)
     except click.ClickException as error:

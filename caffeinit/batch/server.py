@@ -160,7 +160,7 @@ class Server:
         if (child.done / RECORD).exists():
             return _read_record(child.done)
         told = _read_record(child.folder) if (child.folder / RECORD).exists() and not child.ended_for else {}
-        if told.get("result") == "failed":
+        if told.get("result") in ("failed", "left out"):
             return told
         code = os.waitstatus_to_exitcode(status)
         return {"result": "failed", "reason": child.ended_for or _ending(code)}

@@ -89,7 +89,8 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
 
     Nets and weights are paired by their shapes. Options are those of the single command (see --job JOB --help); a file
     caffeinit.toml in a folder sets them for the nets in and below it. The same command again does only what is missing
-    or has changed, also after a kill. results/manifest.jsonl tells what came of each model.
+    or has changed, also after a kill. results/manifest.jsonl tells what came of each model. A pattern of layers need not
+    match in every model; where none does, the model is left out.
     """
     if not hasattr(os, "fork"):
         raise click.ClickException("batch needs a system whose processes can fork, such as Linux or macOS")
@@ -169,7 +170,8 @@ def _run(order: Order, options: dict[str, Any]) -> int:
     ):
 
         def finished(entry: Entry, seconds: float, done: int, total: int) -> None:
-            what = entry.summary if entry.result == "ok" else f"FAILED: {_short(entry.reason)}"
+            words = {"ok": "", "failed": "FAILED: ", "left out": "left out: "}[entry.result]
+            what = entry.summary if entry.result == "ok" else words + _short(entry.reason)
             show(f"{entry.model}  {what}  {seconds:.1f} s", done, total)
 
         try:
@@ -178,6 +180,9 @@ def _run(order: Order, options: dict[str, Any]) -> int:
             say("stopped; the same command goes on from here", err=True)
             return 1
     failed = [e for e in entries if e.result == "failed"]
+    # What was left out on the way, after it was taken up: no pattern of an option matches in it.
+    unmatched = [e for e in entries if e.result == "left out" and e.key]
+    is_misspelt = bool(unmatched) and not any(e.result == "ok" for e in entries)
     write_json(options["json_file"], {"job": order.job, **summary(entries)}, force=True)
     if options["json_file"] != "-" and not options["quiet"]:
         counts = summary(entries)["counts"]
@@ -187,7 +192,9 @@ def _run(order: Order, options: dict[str, Any]) -> int:
             say(HINT)
         for entry in failed:
             say(f"failed: {entry.model}: {_short(entry.reason)}")
-    return 1 if failed else 0
+        if is_misspelt:
+            say(f"no model is done; left out: {unmatched[0].model}: {_short(unmatched[0].reason)}")
+    return 1 if failed or is_misspelt else 0
 
 
 def _executor(order: Order, options: dict[str, Any], stack: contextlib.ExitStack) -> Executor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from caffeinit.errors import OptionError
-from caffeinit.patterns import matches
 
 if TYPE_CHECKING:
     from caffeinit.images import Calibration
     from caffeinit.images.extents import Extent, Teller
     from caffeinit.network import Network
+
+IN_BATCH = "caffeinit.in_batch"  # key of a context's meta: the command is run for one of many models
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -120,7 +120,9 @@ _WRITE = [
         metavar="FILE",
         help="write a page with pictures to this HTML file.",
     ),
-    click.option("--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns."),
+    click.option(
+        "--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns, each of which must match."
+    ),
     click.option("--beta", type=Finite(), help="mean that normalised channels are given; default: 0.1."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all that is random."),
     click.option(
@@ -162,27 +164,6 @@ def parse_methods(given: Sequence[str]) -> str | dict[str, str]:
         pattern, _, method = text.rpartition("=")
         methods[pattern or "*"] = method
     return methods or "gaussian"
-
-
-def unmatched(option: str, patterns: Iterable[str], names: Collection[str], what: str) -> list[str]:
-    """Return a sentence for each pattern of an option that matches none of the names, with those that are nearest.
-
-    Args:
-        what: what bears the names, in the singular.
-    """
-    return [
-        f'{option}: no {what} matches "{pattern}"; {_nearest(pattern, names)}'
-        for pattern in patterns
-        if not any(matches(name, pattern) for name in names)
-    ]
-
-
-def _nearest(pattern: str, names: Collection[str]) -> str:
-    """Return up to three names that are much like a pattern, or the first that there are."""
-    near = difflib.get_close_matches(pattern.strip("*?"), names, cutoff=0.5)
-    shown = ", ".join(f'"{name}"' for name in near or list(names)[:3])
-    rest = len(names) - 3
-    return f"nearest: {shown}" if near else f"there are: {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:

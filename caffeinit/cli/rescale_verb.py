@@ -40,7 +40,7 @@ from caffeinit.cli.verb import Verb
 @click.option("--powers-of-two", is_flag=True, help="round all factors to powers of two: no bit of the outputs moves.")
 @click.option("--rewrite-lrn", is_flag=True, help="let alpha of LRN layers change, and write the net, too.")
 @click.option("--output-net", type=click.Path(), help="with --rewrite-lrn; default: OUTPUT.prototxt beside OUTPUT.")
-@click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first.")
+@click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first, each pattern must match.")
 @image_options
 @net_options
 @write_options

@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from caffeinit import jobs
 from caffeinit.cli.common import (
+    IN_BATCH,
     load_network,
     memory_options,
     parse_methods,
     patterns,
     read_pictures,
-    unmatched,
     write_json,
 )
 from caffeinit.cli.reporting import about_run
@@ -26,6 +28,7 @@ from caffeinit.errors import OptionError
 from caffeinit.files import check_target, is_hdf5, is_onnx
 from caffeinit.filters import save_filters
 from caffeinit.network import Network
+from caffeinit.patterns import check_matched, unmatched
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.result import Result
 from caffeinit.showing import number
@@ -64,7 +67,8 @@ def run_job(
         "method": parse_methods(methods),
         **memory_options(options),
     }
-    warnings = _warnings(network, job, given["layers"], methods, more)
+    warnings = _lost_patterns(network, given, methods, more)
+    warnings += _warnings(network, job, given["layers"], methods, more)
     for line in warnings:
         say(f"warning: {line}", err=True)
     channels = options["channels"]
@@ -97,19 +101,34 @@ def run_job(
     return result
 
 
+def _lost_patterns(network: Network, given: dict[str, Any], methods: Sequence[str], more: dict[str, Any]) -> list[str]:
+    """Refuse patterns that match no layer; in a batch, take those out that do not, and return a sentence on each.
+
+    A batch's patterns are for all its models, and one that does not match in this one is no mistake for that. Where none of
+    an option matches, there is nothing that this model was meant for.
+
+    Raises:
+        UnmatchedError: a pattern does not match; in a batch, none of an option's does.
+    """
+    spares = IN_BATCH in click.get_current_context().meta
+    told = []
+    for option, place, name in (("--layers", given, "layers"), ("--reinit", more, "reinit")):
+        asked = place.get(name) or []
+        lost = [p for p in asked if unmatched(option, [p], network.params, "")]
+        if not spares or len(lost) == len(asked):
+            check_matched(option, asked, network.params)
+        elif lost:
+            told += unmatched(option, lost, network.params, "layer with weights")
+            place[name] = [p for p in asked if p not in lost]
+    if not spares:
+        check_matched("--method", _patterns_of(methods), network.params)
+    return told
+
+
 def _warnings(
     network: Network, job: str, layers: Sequence[str] | None, methods: Sequence[str], more: Mapping[str, Any]
 ) -> list[str]:
-    """Return what of the options has no effect: patterns that match no layer, and methods where nothing is drawn.
-
-    Raises:
-        OptionError: no pattern of --reinit matches, so that the job cannot be what was meant.
-    """
-    found = unmatched("--layers", layers or (), network.params, "layer with weights")
-    reinit = more.get("reinit", ())
-    found += (lost := unmatched("--reinit", reinit, network.params, "layer with weights"))
-    if reinit and len(lost) == len(reinit) and more["mode"] not in PRESERVING:
-        raise OptionError("\n".join(lost))
+    """Return what of --method has no effect: methods where nothing is drawn, or only other layers are."""
     if job == "init":
         drawn, why = jobs.drawn_by_init(network, layers), "--layers matches none"
     else:
@@ -117,10 +136,15 @@ def _warnings(
         keeps = more["mode"] in PRESERVING
         why = f"mode {more['mode']} keeps the function" if keeps else "no layer lacks weights, and --reinit names none"
     if methods and not drawn:
-        return [*found, f"--method {' '.join(methods)}: nothing is drawn, for {why}"]
+        return [f"--method {' '.join(methods)}: nothing is drawn, for {why}"]
+    return unmatched(
+        "--method", _patterns_of(methods), [n for n in network.params if n in drawn], "layer that is drawn"
+    )
+
+
+def _patterns_of(methods: Sequence[str]) -> list[str]:
     by_pattern = parse_methods(methods)
-    asked = () if isinstance(by_pattern, str) else [p for p in by_pattern if p != "*"]
-    return found + unmatched("--method", asked, [n for n in network.params if n in drawn], "layer that is drawn")
+    return [] if isinstance(by_pattern, str) else [p for p in by_pattern if p != "*"]
 
 
 def _check_targets(targets: dict[str, str | None], force: bool, net: str, weights: str | None) -> None:

@@ -367,3 +367,20 @@ def test_a_kill_between_the_line_and_the_files_is_completed(place):
     assert (out / NAMES[1]).exists()
     assert len(times(out)) == before
     assert not (out / ".batch" / "done").exists()
+
+
+def test_patterns_are_for_the_zoo_and_need_not_match_in_every_model(place):
+    write_weights(write_net(place / "zoo" / "third", OTHER.replace('"ip"', '"fc"')))
+    outcome = batch(place, "--layers", "ip,fc*", "--method", "ip=pca", "--reinit", "ip")
+    assert outcome.returncode == 0
+    results = {e["model"]: (e["result"], e["reason"]) for e in entries(place / "out")}
+    assert [results[name] for name in NAMES[:2]] == [("ok", "")] * 2
+    reason = '--reinit: no layer with weights matches "ip"; there are: "conv1", "fc"'
+    assert results[NAMES[2]] == ("left out", reason)
+    assert not (place / "out" / NAMES[2]).exists()
+    told = json.loads((place / "out" / f"{NAMES[1]}.json").read_text())["notes"]
+    assert '--layers: no layer with weights matches "fc*"; there are: "conv1", "ip"' in told
+    shutil.rmtree(place / "out")
+    assert batch(place, "--layers", "ip,fc*").returncode == 0
+    assert batch(place, "--layers", "cnov*", out="other").returncode == 1
+    assert all(e["result"] == "left out" and 'nearest: "conv1"' in e["reason"] for e in entries(place / "other"))

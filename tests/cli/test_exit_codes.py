@@ -27,6 +27,11 @@ CASES = [
         for mode in ("preserve", "equalize", "balance", "fp16")
     ),
     (("--reinit", "conv9"), None, 2, 'no layer with weights matches "conv9"'),
+    (("--layers", "cnov1"), None, 2, '--layers: no layer with weights matches "cnov1"; nearest: "conv1"'),
+    (("--layers", "conv*,fc*,x"), None, 2, 'matches "fc*"; there are: "conv1", "ip" --layers: no layer'),
+    (("--reinit", "ip,o*"), None, 2, '--reinit: no layer with weights matches "o*"'),
+    (("--method", "cnov1=pca"), None, 2, '--method: no layer with weights matches "cnov1"; nearest: "conv1"'),
+    (("--mode", "equalize", "--layers", "nothing*"), None, 2, 'no layer with weights matches "nothing*"'),
     (("--mode", "preserve", "--reinit", "ip"), None, 2, "cannot draw"),
     (("--mode", "preserve"), ('"ip"', '"new"'), 1, "no numbers for new"),
     (("-o", "out.onnx"), None, 2, "what is written is a file of weights"),

@@ -88,13 +88,6 @@ def test_init_draws_layers_that_cannot_run_too(cli, place):
     assert [a.tolist() for a in params["bn"]] == [[0, 0], [1, 1], [1]]
 
 
-def test_layers_that_match_nothing_leave_every_byte(cli, place, weights):
-    target = place / "same.caffemodel"
-    outcome = rescale(cli, place, weights, "--layers", "nothing*", "-o", target)
-    assert outcome.code == 0
-    assert target.read_bytes() == weights.read_bytes()
-
-
 def test_only_the_named_layer_changes(cli, place, weights):
     target = place / "one.caffemodel"
     rescale(cli, place, weights, "--layers", "ip", "--beta", "3", "-o", target)

@@ -2,37 +2,46 @@
 
 import json
 
+import numpy as np
 import pytest
+
+import caffeinit
+from caffeinit.errors import UnmatchedError
 
 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--method", "cnov1=kmeans", 'no layer that is drawn matches "cnov1"; nearest: "conv1"'),
+        ("--method", "cnov1=kmeans", 'no layer with weights matches "cnov1"; nearest: "conv1"'),
         ("--layers", "conv1,fc*", 'no layer with weights matches "fc*"; there are: "conv1", "ip"'),
     ],
 )
-def test_a_pattern_that_matches_no_layer_is_told(cli, place, option, value, words):
-    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
-    outcome = cli(*arguments, option, value, "--json", "-")
-    assert outcome.code == 0
-    assert outcome.err == f"warning: {option}: {words}\n"
-    assert f"{option}: {words}" in json.loads(outcome.out)["notes"]
+def test_a_pattern_that_matches_no_layer_is_refused(cli, place, option, value, words):
+    target = place / "x.caffemodel"
+    outcome = cli("init", place / "net.prototxt", "--images", place / "pictures", "-o", target, option, value)
+    assert outcome.code == 2
+    assert outcome.err == f"error: {option}: {words}\n"
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("options", [{"layers": ["conv1", "cnov"]}, {"mode": "normalize", "reinit": ["ip", "o*"]}])
+def test_python_refuses_them_too(place, weights, options):
+    net = caffeinit.load(place / "net.prototxt", weights)
+    with pytest.raises(UnmatchedError, match=r'no layer with weights matches "(cnov|o[*])"'):
+        caffeinit.rescale(net, np.ones((2, 3, 12, 10), np.float32), **options)
 
 
 @pytest.mark.parametrize(
     ("words", "warned"),
     [
-        (("--layers", "cnov*"), '--layers: no layer with weights matches "cnov*"; nearest: "conv1"'),
         (("--method", "pca"), "--method pca: nothing is drawn, for mode preserve keeps the function"),
         (
             ("--mode", "normalize", "--method", "pca"),
             "--method pca: nothing is drawn, for no layer lacks weights, and --reinit names none",
         ),
         (
-            ("--mode", "normalize", "--reinit", "i*,o*", "--method", "c*=pca"),
-            '--reinit: no layer with weights matches "o*"; there are: "conv1", "ip"\n'
-            'warning: --method: no layer that is drawn matches "c*"; there are: "ip"',
+            ("--mode", "normalize", "--reinit", "i*", "--method", "c*=pca"),
+            '--method: no layer that is drawn matches "c*"; there are: "ip"',
         ),
         (("--mode", "normalize", "--reinit", "ip", "--method", "pca"), ""),
     ],
@@ -42,8 +51,6 @@ def test_options_without_effect_are_told(cli, place, weights, words, warned):
     assert outcome.code == 0
     told = outcome.err.partition("nothing was changed:")[0]
     assert told == (f"warning: {warned}\n" if warned else "")
-    assert "no scale in the net is free" not in outcome.out
-    assert "--layers" not in words or (place / "net.rescaled.caffemodel").read_bytes() == weights.read_bytes()
 
 
 def test_patterns_that_match_are_not_told(cli, place):
