@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from caffeinit.cli.tables import console, dims
+from caffeinit.cli.tables import console, dims, least_width, print_wide
 from caffeinit.inspection import Inspection
 from caffeinit.network import BEHIND
 from caffeinit.scale_report import ScaleReport, UnitScales
@@ -27,7 +27,8 @@ def inspection_tables(report: Inspection) -> None:
             )
     for name, shape in report.inputs.items():
         out.print(f"input {name}: {dims(shape)}", markup=False, soft_wrap=True)
-    out.print(_scale_table(report.scales) if report.scales else _layer_table(report))
+    table = _scale_table(report.scales) if report.scales else _layer_table(report)
+    print_wide(out, table, least_width(out, table, _WORDS))
     if report.scales:
         _print_scale_remarks(out, report)
     else:
@@ -72,10 +73,10 @@ _LEGEND = (
 
 def _scale_table(report: ScaleReport) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("unit")
-    table.add_column("kind")
+    table.add_column("unit", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
     for heading in ("channels", "free", "tied", "held"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for unit in report.units:
         counts = [str(n) if n else "-" for n in (unit.free, unit.tied, unit.held)]
@@ -99,13 +100,16 @@ def _bonds(unit: UnitScales) -> str:
 
 
 _MOST_NAMES = 4
+_WORDS = 20  # columns that shapes and reasons get at least, if they need them
 
 
 def _layer_table(report: Inspection) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layer", "type", "top", "parameters"):
-        table.add_column(heading)
-    table.add_column("multiply-adds", justify="right")
+    for heading in ("layer", "type"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("top", "parameters"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("multiply-adds", justify="right", no_wrap=True)
     table.add_column("rescaling", overflow="fold")
     for layer in report.layers:
         rescaling = layer.reason if layer.reason else layer.unit

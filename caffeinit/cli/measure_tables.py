@@ -59,7 +59,7 @@ def _one_above_the_other(found: Sequence[Measurement], letters: Sequence[str]) -
     columns = measured_columns(found)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("unit", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in ("channels", *columns):
         table.add_column(heading, justify="right", no_wrap=True)
     for units in zip(*(m.units for m in found), strict=True):

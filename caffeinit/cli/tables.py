@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,19 +11,28 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 
 from caffeinit.printing import printable_lines
 from caffeinit.result import Result
 from caffeinit.showing import dead_cell, outcome, result_columns, stats_cells
 
+_UNLIMITED = 10_000
 Advance = Callable[[int, int], None]
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console; where the output is no terminal, lines are as long as they need to be."""
+    """Return a console as wide as the terminal, or as COLUMNS says.
+
+    In a pipe or file, without COLUMNS, lines are as long as they need to be: each row of a table is one line.
+    """
     found = _Terminal(stderr=stderr, highlight=False)
-    return found if found.is_terminal else _Terminal(stderr=stderr, highlight=False, width=160)
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told) > 0:
+        found.width = int(told)
+    elif not found.is_terminal:
+        found.width = _UNLIMITED
+    return found
 
 
 class _Terminal(Console):
@@ -79,10 +89,10 @@ def lines_and_bar(label: str, quiet: bool) -> Iterator[Callable[[str, int, int],
 def print_units(out: Console, result: Result) -> None:
     """Print the table of all units, before and after: in one line, or one above the other where that is too wide."""
     table = unit_table(result)
-    least = _least_width(out, table, _SIDE_BY_SIDE)
+    least = least_width(out, table, _SIDE_BY_SIDE)
     if least > out.width:
         table = _one_above_the_other(result)
-        least = _least_width(out, table, _ONE_ABOVE_THE_OTHER)
+        least = least_width(out, table, _ONE_ABOVE_THE_OTHER)
     print_wide(out, table, least)
 
 
@@ -94,21 +104,21 @@ def print_wide(out: Console, table: Table, least: int) -> None:
 
 def full_width(out: Console, table: Table) -> int:
     """Return how wide a table is where nothing in it is wrapped."""
-    return out.measure(table, options=out.options.update(width=10_000)).maximum
+    return out.measure(table, options=out.options.update(width=_UNLIMITED)).maximum
 
 
 # Columns that the words on a unit get at least, if they need them: beside two lines of numbers they may have more lines.
 _SIDE_BY_SIDE, _ONE_ABOVE_THE_OTHER = 40, 20
 
 
-def _least_width(out: Console, table: Table, words: int) -> int:
-    """Return how wide a table is whose last column has so many columns, or less if its cells are shorter."""
-    return full_width(out, table) - max(0, _longest(table) - words)
+def least_width(out: Console, table: Table, words: int) -> int:
+    """Return how wide a table is that has so many columns for what may be wrapped, or less if its cells are shorter."""
+    wrapped = [column for column in table.columns if not column.no_wrap]
+    return full_width(out, table) - sum(max(0, _longest(column) - words) for column in wrapped)
 
 
-def _longest(table: Table) -> int:
-    last = table.columns[-1]
-    return max(cell_len(str(text)) for text in (last.header, *last.cells))
+def _longest(column: Column) -> int:
+    return max(cell_len(str(text)) for text in (column.header, *column.cells))
 
 
 def _columns(table: Table, headings: Sequence[str], words: str) -> None:

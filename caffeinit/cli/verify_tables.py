@@ -7,7 +7,7 @@ import math
 from rich.markup import escape
 from rich.table import Table
 
-from caffeinit.cli.tables import console, dims
+from caffeinit.cli.tables import console, dims, full_width, print_wide
 from caffeinit.comparison import Comparison
 from caffeinit.network import Place, nowhere
 from caffeinit.showing import number
@@ -26,17 +26,17 @@ def comparison_table(
     out = console()
     out.print(pictures, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("output")
+    table.add_column("output", no_wrap=True)
     for heading in ("largest value", "largest difference", "relative", "top-1 differs"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for output in found.outputs:
         changed = "" if output.changed is None else f"{output.changed} of {found.num_images}"
         cells = [number(output.largest), number(output.gap, 2), number(output.relative, 2), changed]
         if output.is_whole and not output.shapes:
             cells = ["", f"{output.unequal} of {output.counted}", "", changed]
         table.add_row(escape(output.name), *cells, _verdict(found, output))
-    out.print(table)
+    print_wide(out, table, full_width(out, table))
     for note in found.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     if found.parting:
