@@ -18,7 +18,7 @@ from scipy.optimize import least_squares
 
 from caffeinit.network import Network
 from caffeinit.plan import Plan
-from caffeinit.rates import UnitRates, rate_spread
+from caffeinit.rates import UnitRates, known_spread
 from caffeinit.scale_walk import Link
 from caffeinit.scales import ScaleSystem, find_scales
 from caffeinit.transfer import Transfer
@@ -240,5 +240,5 @@ def predict(units: Sequence[Unit], rates: Mapping[str, UnitRates], plan: Plan) -
 
 
 def spread_of(rates: Mapping[str, UnitRates], units: Sequence[Unit]) -> float:
-    """Return the spread max |log C - mean log C| of the units' rates."""
-    return rate_spread(rates[u.key].rate for u in units if u.key in rates)
+    """Return the spread max |log C - mean log C| of the units' rates; NaN where none has one."""
+    return known_spread(rates[u.key].rate for u in units if u.key in rates)

@@ -17,7 +17,7 @@ from caffeinit.patterns import check_matched
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.preserving import rescale_preserving
 from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
-from caffeinit.result import Result
+from caffeinit.result import NO_SPREAD, Result
 from caffeinit.training import RATE_PICTURES, Outcome, prepare_training
 from caffeinit.units import Learned, Unit
 from caffeinit.within import normalize
@@ -315,5 +315,6 @@ def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing
         calibration.num_images,
         found.peak_bytes,
         *spreads,
+        no_spread=NO_SPREAD if found.spreads and any(map(math.isnan, found.spreads)) else "",
         outputs_moved=found.outputs_moved,
     )

@@ -24,8 +24,8 @@ from caffeinit.jobs import needed_inputs
 from caffeinit.moments import Moments
 from caffeinit.network import Network, Skipped, listed
 from caffeinit.nonfinite import describe_first
-from caffeinit.rates import RateProbe, UnitRates, rate_spread
-from caffeinit.result import UnitStats, finite
+from caffeinit.rates import RateProbe, UnitRates, known_spread
+from caffeinit.result import NO_SPREAD, UnitStats, finite
 from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
@@ -99,13 +99,19 @@ class Measurement:
     @property
     def rate_spread(self) -> float:
         """max |log C - mean log C| over the units that count; NaN where there is none."""
-        return rate_spread(u.rate for u in self.counted) if self.counted else math.nan
+        return known_spread(u.rate for u in self.counted)
+
+    @property
+    def no_spread(self) -> str:
+        """Why there is no spread though rates were measured; empty else."""
+        return NO_SPREAD if self.num_rate_images and not self.counted else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
             "units": [u.to_json() for u in self.units],
             "rate_spread": finite(self.rate_spread),
+            "no_rate_spread": self.no_spread or None,
             "without_rate": {u.name: u.reason for u in self.units if u.reason},
             "frozen": [u.name for u in self.units if u.frozen],
             "not_finite": [u.name for u in self.units if not u.is_finite],

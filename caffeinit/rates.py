@@ -113,6 +113,12 @@ def rate_spread(rates: Iterable[float]) -> float:
     return float(np.abs(logs - logs.mean()).max()) if len(logs) else 0.0
 
 
+def known_spread(rates: Iterable[float]) -> float:
+    """Return the spread of the rates that there are; NaN where there is none."""
+    known = [r for r in rates if math.isfinite(r) and r > 0]
+    return rate_spread(known) if known else math.nan
+
+
 @dataclass
 class _Batches:
     """Squares of the gradient summed over several batches."""

@@ -55,7 +55,9 @@ class UnitStats:
         return replace(found, rate=self.rate, rate_cvar=self.rate_cvar)
 
     def with_rate(self, rate: float, rate_cvar: float) -> UnitStats:
-        """Return the statistics with these rates."""
+        """Return the statistics with these rates; NaN where they are none: 0 or infinite, without gradients or weights."""
+        if not (math.isfinite(rate) and rate > 0):
+            rate = rate_cvar = math.nan
         return replace(self, rate=rate, rate_cvar=rate_cvar)
 
 
@@ -104,6 +106,9 @@ class UnitReport:
         return entry
 
 
+NO_SPREAD = "no unit that training changes has a rate"
+
+
 def finite(number: float) -> float | None:
     """Return the number, or None where JSON has no form for it."""
     return number if math.isfinite(number) else None
@@ -120,6 +125,7 @@ class Result:
         num_images: calibration pictures used.
         peak_bytes: the most memory that kept activations took.
         rate_spread_before, rate_spread: max |log C - mean log C| over the units that learn; NaN where it was not measured.
+        no_spread: why a spread is NaN though rates were measured; empty else.
         outputs_moved: net output -> its largest change on the pictures, as a part of its largest value; empty where the
             function was not to be kept.
     """
@@ -131,6 +137,7 @@ class Result:
     peak_bytes: int = 0
     rate_spread_before: float = math.nan
     rate_spread: float = math.nan
+    no_spread: str = ""
     outputs_moved: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -142,5 +149,6 @@ class Result:
             "num_images": self.num_images,
             "rate_spread_before": finite(self.rate_spread_before),
             "rate_spread": finite(self.rate_spread),
+            "no_rate_spread": self.no_spread or None,
             "outputs_moved": self.outputs_moved,
         }

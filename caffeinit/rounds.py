@@ -317,7 +317,8 @@ class _Best:
         """
         measured = sum(rates[u.key].is_measured for u in self.units if u.key in rates)
         self._measured = max(self._measured, measured)
-        spread = spread_of(rates, self.units) if measured == self._measured else np.inf
+        known = spread_of(rates, self.units) if measured else 0.0  # without rates there is nothing to be done
+        spread = known if measured == self._measured else np.inf
         if spread < self.spread or self._best is None:
             self.spread, self.rates = spread, rates
             self._best = (plan, self._given)

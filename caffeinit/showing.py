@@ -78,6 +78,8 @@ def remarks(found: Measurement) -> list[str]:
             f"rates, on {found.num_rate_images} pictures: {number(low.rate)} ({low.name}) to {number(high.rate)} "
             f"({high.name}); spread max |log C - mean| = {number(found.rate_spread)}"
         )
+    if found.no_spread:
+        lines.append(f"spread of the rates: -, for {found.no_spread}")
     for reason in dict.fromkeys(u.reason for u in found.units if u.reason):
         names = ", ".join(u.name for u in found.units if u.reason == reason)
         lines.append(f"no rate: {names}: {reason}")

@@ -176,9 +176,10 @@ def show(result: Result, pictures: str) -> None:
     out = console()
     out.print(pictures, markup=False, soft_wrap=True)
     print_units(out, result)
-    if not math.isnan(result.rate_spread):
+    if not math.isnan(result.rate_spread) or result.no_spread:
         was, now = number(result.rate_spread_before), number(result.rate_spread)
-        out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}", markup=False, soft_wrap=True)
+        why = f": {result.no_spread}" if result.no_spread else ""
+        out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}{why}", markup=False, soft_wrap=True)
     for skipped in result.skipped:
         out.print(f"left out: {skipped.name}: {skipped.reason}", markup=False, soft_wrap=True)
     for note in result.notes:

@@ -51,11 +51,13 @@ class Content:
     Attributes:
         sets: what the statistics are of: ("before", "after"), ("A", "B") or ("measured",).
         spreads: of the rates, one for each set; NaN where there is none.
+        no_spread: why there is none though rates were measured; empty else.
     """
 
     sets: tuple[str, ...]
     units: list[Shown]
     spreads: tuple[float, ...]
+    no_spread: str = ""
 
     def rates(self, index: int) -> list[float]:
         """Return the rate of every unit in one set; NaN where there is none."""
@@ -80,11 +82,13 @@ def content_of(found: Result | Sequence[Measurement]) -> Content:
     """Return what a page shows of a job's result, or of one or two measurements."""
     if isinstance(found, Result):
         units = [Shown(u.name, u.kind, u.num_channels, (u.before, u.after)) for u in found.units]
-        return Content(("before", "after"), units, (found.rate_spread_before, found.rate_spread))
+        return Content(("before", "after"), units, (found.rate_spread_before, found.rate_spread), found.no_spread)
     sets = ("measured",) if len(found) == 1 else ("A", "B")
     rows = zip(*(m.units for m in found), strict=True)
     shown = [Shown(us[0].name, us[0].kind, us[0].num_channels, tuple(map(_stats, us))) for us in rows]
-    return Content(sets, shown, tuple(m.rate_spread for m in found))
+    return Content(
+        sets, shown, tuple(m.rate_spread for m in found), next((m.no_spread for m in found if m.no_spread), "")
+    )
 
 
 def _stats(unit: UnitMeasurement) -> UnitStats:

@@ -93,7 +93,7 @@ def _spread_tile(content: Content) -> Markup:
     words = "spread of the rates, largest |log C − mean|"
     known = [s for s in content.spreads if math.isfinite(s)]
     if not known:
-        return _tile("–", "spread of the rates: not measured")
+        return _tile("–", f"spread of the rates: {content.no_spread or 'not measured'}")
     shown = [tag("span", plain(number(s)) if math.isfinite(s) else "–", class_="once") for s in content.spreads]
     if len(shown) == 1:
         return _tile(shown[0], words)

@@ -384,3 +384,39 @@ def test_the_net_itself_is_not_written_over(cli, place, weights, option):
     outcome = rescale(cli, place, weights, option, place / "net.prototxt", "--force")
     refused(outcome, place, "net.prototxt: is the file of the net, too", code=2)
     assert (place / "net.prototxt").read_bytes() == text
+
+
+@pytest.mark.parametrize(
+    ("mode", "fault", "reason"),
+    [
+        ("preserve", "frozen", ""),
+        ("normalize", "frozen", ""),
+        ("preserve", "zero", "conv1 has no rate: its weights are all zero"),
+        ("normalize", "zero", "ip has no rate: its weights are all zero"),
+    ],
+)
+def test_without_rates_there_is_no_spread(cli, place, weights, mode, fault, reason):
+    net = place / "net.prototxt"
+    if fault == "frozen":
+        for kind in ("Convolution", "InnerProduct"):
+            net.write_text(net.read_text().replace(f'type: "{kind}"', f'type: "{kind}" param {{ lr_mult: 0 }}'))
+    else:
+        network = caffeinit.load(net, weights)
+        for name in ("conv1", "ip"):
+            network.params[name][0][...] = 0
+        network.save(weights, force=True)
+    arguments = ("rescale", net, weights, "--images", place / "pictures", "--mode", mode, "--dry-run")
+    why = "no unit that training changes has a rate"
+    page = place / "page.html"
+    assert f"rate spread (largest |log rate - mean|): -, before -: {why}\n" in cli(*arguments).out
+    found = json.loads(cli(*arguments, "--json", "-").out)
+    assert [found[k] for k in ("rate_spread", "rate_spread_before", "no_rate_spread")] == [None, None, why]
+    assert not reason or reason in found["notes"]
+    if fault == "zero":
+        assert all(u[when] is None or u[when]["rate"] is None for u in found["units"] for when in ("before", "after"))
+        assert " inf " not in cli(*arguments).out
+    told = cli("measure", net, weights, "--images", place / "pictures", "--report", page)
+    assert f"spread of the rates: -, for {why}\n" in told.out
+    assert f"spread of the rates: {why}" in page.read_text()
+    data = json.loads(cli("measure", net, weights, "--images", place / "pictures", "--json", "-").out)
+    assert [data["rate_spread"], data["no_rate_spread"]] == [None, why]
