@@ -17,8 +17,8 @@ class UnitStats:
     """A unit's output over the calibration set.
 
     Attributes:
-        mean, std: averages over the channels of their means and standard deviations.
-        out_cvar: coefficient of variation of the channels' deviations, dead channels left out.
+        mean, std: averages over all channels, dead ones too, of their means and standard deviations.
+        out_cvar: coefficient of variation of the same deviations, as magic_init's measure_stat has it; NaN where all are 0.
         max_abs: largest magnitude; NaN where it was not looked at.
         channel_means, channel_stds: (C,) float64.
         rate, rate_cvar: of the unit's weights, see `rates.py`; NaN where they were not measured.
@@ -36,22 +36,17 @@ class UnitStats:
     @classmethod
     def of(cls, moments: Moments) -> UnitStats:
         """Return the statistics of these moments."""
-        return cls._of(moments.mean, moments.std, moments.dead, moments.max_abs)
+        return cls._of(moments.mean, moments.std, moments.max_abs)
 
     @classmethod
-    def _of(cls, means: np.ndarray, stds: np.ndarray, dead: np.ndarray, max_abs: float) -> UnitStats:
-        alive = stds[~dead]
-        cvar = float(alive.std() / alive.mean()) if len(alive) else math.nan
-        return cls(float(means.mean()), float(stds.mean()), cvar, max_abs, means, stds)
+    def _of(cls, means: np.ndarray, stds: np.ndarray, max_abs: float) -> UnitStats:
+        mean = float(stds.mean())
+        return cls(float(means.mean()), mean, float(stds.std()) / mean if mean else math.nan, max_abs, means, stds)
 
-    def scaled(self, factors: np.ndarray, dead: np.ndarray) -> UnitStats:
-        """Return the statistics once each channel has been multiplied by its factor, (C,).
-
-        Args:
-            dead: (C,) the channels that do not vary.
-        """
+    def scaled(self, factors: np.ndarray) -> UnitStats:
+        """Return the statistics once each channel has been multiplied by its factor, (C,)."""
         grown = self.max_abs * float(factors[0]) if len(factors) and np.ptp(factors) == 0 else math.nan
-        found = self._of(self.channel_means * factors, self.channel_stds * factors, dead, grown)
+        found = self._of(self.channel_means * factors, self.channel_stds * factors, grown)
         return replace(found, rate=self.rate, rate_cvar=self.rate_cvar)
 
     def with_rate(self, rate: float, rate_cvar: float) -> UnitStats:

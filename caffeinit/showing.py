@@ -14,7 +14,7 @@ ROUNDING = 1e-6
 MEASURED_COLUMNS: dict[str, Callable[[UnitMeasurement], str]] = {
     "mean": lambda u: number(u.stats.mean),
     "std": lambda u: number(u.stats.std),
-    "cvar": lambda u: number(u.stats.out_cvar),
+    "cvar": lambda u: cvar_cell(u.stats),
     "largest": lambda u: number(u.stats.max_abs),
     "dead": lambda u: str(u.dead),
     "rate": lambda u: number(u.rate),
@@ -32,6 +32,11 @@ def plain(shown: str) -> str:
     return f"{float(shown):.0f}" if shown[-4:-1] == "e+0" and int(shown[-1]) <= 5 else shown
 
 
+def cvar_cell(stats: UnitStats) -> str:
+    """Return the variation of the deviations, 0 where it is rounding."""
+    return "0" if stats.out_cvar < ROUNDING else number(stats.out_cvar)
+
+
 def result_columns(result: Result) -> tuple[str, ...]:
     """Return the headings of what is told of a unit before, and again after."""
     rated = any(not math.isnan(stats.rate) for u in result.units for stats in (u.before, u.after) if stats)
@@ -42,8 +47,7 @@ def stats_cells(stats: UnitStats | None) -> list[str]:
     """Return what stands below "mean", "std", "cvar" and "rate"."""
     if stats is None:
         return ["-"] * 4
-    cvar = "0" if stats.out_cvar < ROUNDING else number(stats.out_cvar)
-    return [number(stats.mean), number(stats.std), cvar, number(stats.rate)]
+    return [number(stats.mean), number(stats.std), cvar_cell(stats), number(stats.rate)]
 
 
 def dead_cell(unit: UnitReport) -> str:

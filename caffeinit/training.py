@@ -276,8 +276,7 @@ def _outcome(
     for unit, report in zip(network.units, reports, strict=True):
         key = unit.key
         if report.before is not None:
-            dead = np.isin(np.arange(unit.num_channels), report.dead)
-            report.after = (report.after or report.before).scaled(np.exp(found.scales[key]), dead)
+            report.after = (report.after or report.before).scaled(np.exp(found.scales[key]))
         report.before = _with_rate(report.before, found.before.get(key))
         report.after = _with_rate(report.after, found.after.get(key))
     notes = rate_notes(probe, found.after, units)

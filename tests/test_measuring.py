@@ -157,3 +157,20 @@ def test_what_cannot_be_measured_is_refused():
     b = NetBuilder()
     with pytest.raises(CaffeinitError, match="no layer that could be measured"):
         caffeinit.measure(b.finish(b.relu("data")), pictures())
+
+
+def test_dead_channels_count_in_deviation_and_variation_alike():
+    net = NETS["chain"]()
+    net.params["conv1"][0][:2] = 0
+    outputs = net.forward({"data": np.concatenate([b["data"] for b in pictures()])}, [net.units[0].uses[0].output])
+    stds = next(iter(outputs.values())).std(axis=(0, 2, 3), dtype=np.float64)
+    for stats in (
+        caffeinit.measure(net, pictures()).units[0].stats,
+        caffeinit.rescale(net, pictures()).units[0].before,
+    ):
+        assert stats.std == pytest.approx(stds.mean(), rel=1e-5)
+        assert stats.out_cvar == pytest.approx(stds.std() / stds.mean(), rel=1e-5)
+        assert stats.out_cvar > 0.5
+    net.params["conv1"][0][...] = 0
+    net.params["conv1"][1][...] = 0
+    assert np.isnan(caffeinit.measure(net, pictures()).units[0].stats.out_cvar)

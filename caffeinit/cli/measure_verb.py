@@ -59,7 +59,8 @@ def command(
     caffeinit measure before.onnx --compare after.onnx --images pictures/
 
     Of each unit's output: averages of its channels' means and standard deviations (std), the variation of the deviations
-    among channels (cvar), the largest magnitude, and channels that do not vary (dead). Of its weights: the rate of change
+    among channels (cvar), the largest magnitude, and channels that do not vary (dead); they count in the averages and in
+    cvar, as in the authors' measure_stat. Of its weights: the rate of change
     C, relative to their size, under gradients of one strength, and its variation among input channels.
     """
     from caffeinit.cli.common import (
