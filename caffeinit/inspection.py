@@ -23,9 +23,10 @@ from caffeinit.caffe.weights import BinaryWeights, WeightsFile, open_weights
 from caffeinit.errors import FormatError, OptionError
 from caffeinit.files import is_onnx
 from caffeinit.graph import Shape
+from caffeinit.network import Skipped
 from caffeinit.redraw import holding_reason, keeping_reason
 from caffeinit.scale_report import ScaleReport, report_scales
-from caffeinit.units import Unit, find_units
+from caffeinit.units import Unit, find_units, without_unit
 
 _PART = 1 << 22  # numbers that are looked at together
 
@@ -40,6 +41,7 @@ class LayerReport:
         macs: multiply-adds of one forward pass at the net's batch size.
         unit: what of it can be rescaled: "affine", "channel", "norm", or empty.
         reason: why it cannot run or cannot be rescaled.
+        apart: why it is no unit, though it runs and has learned numbers.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LayerReport:
     macs: int
     unit: str
     reason: str
+    apart: str = ""
 
 
 @dataclass
@@ -81,6 +84,11 @@ class Inspection:
     def obstacles(self) -> list[LayerReport]:
         """Layers that cannot run."""
         return [layer for layer in self.layers if layer.reason and not layer.unit]
+
+    @property
+    def apart(self) -> list[Skipped]:
+        """Layers that run and have learned numbers, but are no units."""
+        return [Skipped(layer.name, layer.apart) for layer in self.layers if layer.apart]
 
     @property
     def num_params(self) -> int:
@@ -161,6 +169,7 @@ def inspect_files(
     lowered = lower_net(found, matched.arrays)
     makers = {top: entry.layer.name for entry in net.named_layers for top in entry.tops}
     units = find_units(lowered.graph, lowered.learned, makers)
+    apart = without_unit(units, lowered.learned)
     by_name = {unit.name: unit for unit in reversed(units)}
     layers = []
     for entry in net.named_layers:
@@ -179,6 +188,7 @@ def inspect_files(
                 macs=described.macs(layer, bottoms) if described and runs and not described.is_data else 0,
                 unit=unit.kind if unit else "",
                 reason=found.blocked.get(layer.name, "") or kept.get(layer.name, ""),
+                apart=apart.get(layer.name, ""),
             )
         )
     return Inspection(

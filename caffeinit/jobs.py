@@ -311,6 +311,7 @@ def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing
     return Result(
         reports,
         list(network.skipped),
+        network.apart,
         notes,
         calibration.num_images,
         found.peak_bytes,

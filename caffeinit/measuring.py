@@ -81,6 +81,7 @@ class Measurement:
         num_rate_images: pictures that the rates were measured on.
         first_not_finite: sentences on where numbers stop being finite (`nonfinite.py`); empty where all units' outputs are.
         skipped: layers that cannot run.
+        apart: layers with learned numbers that are no units.
         notes: what else a user should know.
     """
 
@@ -89,6 +90,7 @@ class Measurement:
     num_rate_images: int = 0
     first_not_finite: str = ""
     skipped: list[Skipped] = field(default_factory=list)
+    apart: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -117,6 +119,7 @@ class Measurement:
             "not_finite": [u.name for u in self.units if not u.is_finite],
             "first_not_finite": self.first_not_finite or None,
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
+            "apart": [{"name": s.name, "reason": s.reason} for s in self.apart],
             "notes": self.notes,
             "num_images": self.num_images,
             "num_rate_images": self.num_rate_images,
@@ -159,7 +162,7 @@ def _measure(
 ) -> Measurement:
     moments = measure_moments(network, calibration, progress=lambda done: progress(done, calibration.num_images))
     units = [_unit(unit, moments[unit.key]) for unit in network.units]
-    found = Measurement(units, calibration.num_images, skipped=list(network.skipped))
+    found = Measurement(units, calibration.num_images, skipped=list(network.skipped), apart=network.apart)
     found.notes = [*network.notes, *calibration.notes, *_missing_notes(network)]
     if any(not entry.is_finite for entry in units):
         found.first_not_finite = describe_first(network, calibration, unit_outputs(network))

@@ -15,7 +15,7 @@ from caffeinit.backward import Backward
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.graph import Graph, Shape
-from caffeinit.units import Learned, Unit, find_units
+from caffeinit.units import Learned, Unit, find_units, without_unit
 
 BEHIND = "depends on layer "  # how the reason of a layer begins that is left alone because another one is
 Params = Mapping[str, tuple[np.ndarray, ...]]
@@ -161,6 +161,11 @@ class Network:
     def units(self) -> list[Unit]:
         """All units, in graph order, with writable views of their arrays."""
         return find_units(self.graph, self.learned, {value: name for value, (name, _) in self.makers.items()})
+
+    @cached_property
+    def apart(self) -> list[Skipped]:
+        """Layers of Caffe nets that run and have learned numbers, but are no units: their scales are left alone."""
+        return [Skipped(*found) for found in without_unit(self.units, self.learned).items()] if self.makers else []
 
     def forward(self, inputs: Mapping[str, np.ndarray], blobs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Run the net.

@@ -116,6 +116,7 @@ class Result:
     Attributes:
         units: one report per unit, in the order of the graph.
         skipped: layers that cannot run.
+        apart: layers with learned numbers that are no units.
         notes: what else a user should know.
         num_images: calibration pictures used.
         peak_bytes: the most memory that kept activations took.
@@ -127,6 +128,7 @@ class Result:
 
     units: list[UnitReport] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    apart: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     num_images: int = 0
     peak_bytes: int = 0
@@ -140,6 +142,7 @@ class Result:
         return {
             "units": [u.to_json() for u in self.units],
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
+            "apart": [{"name": s.name, "reason": s.reason} for s in self.apart],
             "notes": self.notes,
             "num_images": self.num_images,
             "rate_spread_before": finite(self.rate_spread_before),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from caffeinit.measuring import Measurement, UnitMeasurement
+from caffeinit.network import Skipped
 from caffeinit.result import Result, UnitReport, UnitStats
 
 # A variation below this is float32 rounding in what was measured, and not worth a reader's time.
@@ -69,6 +70,14 @@ def measured_columns(found: Sequence[Measurement]) -> dict[str, Callable[[UnitMe
     return {heading: show for heading, show in MEASURED_COLUMNS.items() if has_rates or not heading.startswith("rate")}
 
 
+def apart_lines(apart: Sequence[Skipped]) -> list[str]:
+    """Return which layers with learned numbers are no units, a line for each reason."""
+    names: dict[str, list[str]] = {}
+    for layer in apart:
+        names.setdefault(layer.reason, []).append(layer.name)
+    return [f"no unit, so its scale is left alone: {', '.join(of)}: {reason}" for reason, of in names.items()]
+
+
 def remarks(found: Measurement) -> list[str]:
     """Return what is to be said about a measurement as a whole, a line each."""
     lines = []
@@ -90,4 +99,5 @@ def remarks(found: Measurement) -> list[str]:
     if frozen := [u.name for u in found.units if u.frozen]:
         lines.append(f"frozen, not in the spread: {', '.join(frozen)}")
     lines += [f"left out: {s.name}: {s.reason}" for s in found.skipped]
+    lines += apart_lines(found.apart)
     return lines + [f"note: {note}" for note in found.notes]

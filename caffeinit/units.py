@@ -181,6 +181,26 @@ def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str
     return units
 
 
+# Role of a layer's first array -> why that layer is no unit, where it is none.
+_NO_UNIT = {
+    "scale": "its factors are not one per channel",
+    "bias": "its shifts are not one per channel",
+    "slope": "its slopes are no factors of what passes",
+    "recurrent": "its weights are used again at every step",
+    "table": "its numbers are values themselves, and multiply nothing",
+}
+
+
+def without_unit(units: Sequence[Unit], learned: Mapping[str, Learned]) -> dict[str, str]:
+    """Return the layers that have learned arrays of which no unit has any -> why their scales are left alone."""
+    covered = {learned[i].layer for unit in units for i in unit.initializers}
+    found: dict[str, str] = {}
+    for of in learned.values():
+        if of.layer not in covered:
+            found.setdefault(of.layer, _NO_UNIT.get(of.role, "its numbers are not one factor or shift per channel"))
+    return found
+
+
 def _tell_apart(units: Sequence[Unit], learned: Mapping[str, Learned], makers: Mapping[str, str]) -> None:
     """Give each unit a name and a key of its own."""
     names: set[str] = set()

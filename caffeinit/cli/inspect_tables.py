@@ -10,6 +10,7 @@ from caffeinit.cli.tables import console, dims, least_width, print_wide
 from caffeinit.inspection import Inspection
 from caffeinit.network import BEHIND
 from caffeinit.scale_report import ScaleReport, UnitScales
+from caffeinit.showing import apart_lines
 
 
 def inspection_tables(report: Inspection) -> None:
@@ -54,6 +55,8 @@ def _print_scale_remarks(out: Console, report: Inspection) -> None:
         out.print(
             "No scale is free: nothing can be rescaled without changing the function.", markup=False, soft_wrap=True
         )
+    for line in apart_lines(report.apart):
+        out.print(line, markup=False, soft_wrap=True)
     for line in _LEGEND:
         out.print(line, markup=False)
     behind = [layer for layer in report.obstacles if layer.reason.startswith(BEHIND)]
@@ -112,7 +115,7 @@ def _layer_table(report: Inspection) -> Table:
     table.add_column("multiply-adds", justify="right", no_wrap=True)
     table.add_column("rescaling", overflow="fold")
     for layer in report.layers:
-        rescaling = layer.reason if layer.reason else layer.unit
+        rescaling = layer.reason or layer.unit or (f"left alone: {layer.apart}" if layer.apart else "")
         tops = " ".join(dims(s) for s in layer.tops)
         cells = [layer.name, layer.type, tops, " ".join(dims(s) for s in layer.params)]
         table.add_row(*map(escape, cells), f"{layer.macs:,}" if layer.macs else "", escape(rescaling))

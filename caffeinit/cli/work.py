@@ -31,7 +31,7 @@ from caffeinit.network import Network
 from caffeinit.patterns import check_matched, unmatched
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.result import Result
-from caffeinit.showing import number
+from caffeinit.showing import apart_lines, number
 
 _HDF5 = (".h5", ".hdf5")
 
@@ -182,5 +182,7 @@ def show(result: Result, pictures: str) -> None:
         out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}{why}", markup=False, soft_wrap=True)
     for skipped in result.skipped:
         out.print(f"left out: {skipped.name}: {skipped.reason}", markup=False, soft_wrap=True)
+    for line in apart_lines(result.apart):
+        out.print(line, markup=False, soft_wrap=True)
     for note in result.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -16,7 +16,17 @@ from caffeinit.report.markup import Markup, join, tag
 from caffeinit.report.page import facts, page, table, version
 from caffeinit.report.plots import deviations_plots, has_no_place, histograms, rates_plots
 from caffeinit.result import Result
-from caffeinit.showing import dead_cell, measured_columns, number, outcome, plain, remarks, result_columns, stats_cells
+from caffeinit.showing import (
+    apart_lines,
+    dead_cell,
+    measured_columns,
+    number,
+    outcome,
+    plain,
+    remarks,
+    result_columns,
+    stats_cells,
+)
 
 Found = Result | Sequence[Measurement]
 
@@ -268,7 +278,7 @@ def _filters(network: Network, channels: str | None) -> Markup:
 def _notes(found: Found) -> Markup | None:
     lines: list[str] = []
     if isinstance(found, Result):
-        lines = list(found.notes)
+        lines = [*apart_lines(found.apart), *found.notes]
     else:
         for letter, one in zip(("A: ", "B: ") if len(found) > 1 else ("",), found, strict=True):
             lines += [letter + line.removeprefix("note: ") for line in remarks(one)]

@@ -1,6 +1,7 @@
 """The table of what init and rescale did, on terminals of any width."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -96,3 +97,39 @@ def test_columns_are_heeded_in_a_pipe_and_rows_are_lines_without(cli, place, wei
     rows = {line.split()[0]: line for line in cli(*arguments).out.splitlines()}
     assert "equalized" in rows["conv1"]
     assert why in rows["ip"]
+
+
+APART = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 4 dim: 3 dim: 12 dim: 10 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 6 kernel_size: 3 } }
+layer { name: "one" type: "Scale" bottom: "conv" top: "conv" }
+layer { name: "two" type: "Scale" bottom: "conv" top: "conv" scale_param { axis: 1 num_axes: 2 bias_term: true } }
+layer { name: "bias" type: "Bias" bottom: "conv" top: "conv" bias_param { axis: 2 num_axes: 2 } }
+layer { name: "prelu" type: "PReLU" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_param { num_output: 2 } }
+"""
+REASONS = {
+    "two": "its factors are not one per channel",
+    "bias": "its shifts are not one per channel",
+    "prelu": "its slopes are no factors of what passes",
+}
+
+
+def test_layers_with_numbers_that_are_no_units_are_listed_with_the_reason(cli, place):
+    net, weights, page = place / "net.prototxt", place / "net.caffemodel", place / "page.html"
+    net.write_text(APART)
+    images = ("--images", place / "pictures", "--batch-size", 4)
+    lines = [f"no unit, so its scale is left alone: {name}: {reason}" for name, reason in REASONS.items()]
+    wanted = [{"name": name, "reason": reason} for name, reason in REASONS.items()]
+    outcomes = [cli("init", net, *images, "-o", weights, "--report", page)]
+    outcomes += [cli(verb, net, weights, *images) for verb in ("rescale", "measure")]
+    outcomes.append(cli("inspect", net, "--scales"))
+    for one in outcomes:
+        assert [line for line in one.out.splitlines() if line.startswith("no unit")] == lines
+    assert all(line in page.read_text() for line in lines)
+    for words in (("rescale", net, weights, *images, "--dry-run"), ("measure", net, weights, *images)):
+        assert json.loads(cli(*words, "--json", "-").out)["apart"] == wanted
+    rows = {line.split()[0]: line for line in cli("inspect", net, weights).out.splitlines()}
+    assert all(f"left alone: {reason}" in rows[name] for name, reason in REASONS.items())
+    assert "left alone" not in rows["one"]
+    assert cli("inspect", net, weights, "--strict").code == 0
