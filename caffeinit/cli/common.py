@@ -248,6 +248,22 @@ def loading_options(options: dict[str, Any]) -> dict[str, Any]:
     return {key: options.pop(key) for key in own} | {"strict": options["strict"]} | _telling(options)
 
 
+def check_runs(network: Network, net: str, weights: str) -> None:
+    """Refuse one of several weights files with which no layer that has weights can run, by its name.
+
+    Raises:
+        WeightsError: it is so.
+    """
+    from caffeinit.errors import WeightsError
+    from caffeinit.network import listed
+
+    if network.skipped and not network.units:
+        raise WeightsError(
+            f"{weights}: no layer of {net} that has weights can run with these:{listed(network.skipped)}\n"
+            "Two files of weights can only be laid side by side on pictures of one size, which has to fit both."
+        )
+
+
 def _telling(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: options[key] for key in ("sources", "mean_file", "crop", "resize") if key in options}
 

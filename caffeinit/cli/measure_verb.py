@@ -64,6 +64,7 @@ def command(
     C, relative to their size, under gradients of one strength, and its variation among input channels.
     """
     from caffeinit.cli.common import (
+        check_runs,
         check_weights,
         load_network,
         loading_options,
@@ -83,6 +84,9 @@ def command(
     check_weights(net, weights)
     files = [weights or net] if other is None else [weights or net, other]
     networks = [load_network(net if weights else f, f if weights else None, dict(loading)) for f in files]
+    if other is not None and weights is not None:
+        for network, file in zip(networks, files, strict=True):
+            check_runs(network, net, file)
     bound = memory_options(options)
     pictures = read_pictures(networks[0], options)
     found = []

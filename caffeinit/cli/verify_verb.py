@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path(), required=False)
 @click.option(
+    "--net-b",
+    type=click.Path(),
+    metavar="OTHER",
+    help="another net that B is for, or A where there is no B; pictures are prepared as NET says.",
+)
+@click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     help="largest difference that counts as the same, as a part of the output's largest value; default 1e-4.",
@@ -32,6 +38,7 @@ def command(
     net: str,
     a: str,
     b: str | None,
+    net_b: str | None,
     tolerance: float | None,
     first: bool,
     force: bool,
@@ -45,9 +52,11 @@ def command(
     caffeinit verify net.prototxt before.caffemodel after.caffemodel --images pictures/
     caffeinit verify net.prototxt net.caffemodel net.onnx --images pictures/
     caffeinit verify before.onnx after.onnx --images pictures/
+    caffeinit verify net.prototxt net.caffemodel free.caffemodel --net-b free.prototxt --images pictures/
 
-    A and B are weights for NET, or ONNX files made from it. Of two ONNX models the first is both NET and A. The exit code
-    is 0 if all outputs are the same within the tolerance, else 1.
+    A and B are weights for NET, or ONNX files made from it. Of two ONNX models the first is both NET and A. What rescale
+    --rewrite-lrn has written is a net of its own: --net-b. The exit code is 0 if all outputs are the same within the
+    tolerance, else 1.
     """
     from caffeinit.cli.common import loading_options, read_pictures, write_json
     from caffeinit.cli.tables import progress
@@ -56,10 +65,14 @@ def command(
     from caffeinit.verify import TOLERANCE
 
     loading = loading_options(options)
+    if net_b is not None:
+        if any(map(is_onnx, (net, net_b, b or a))):
+            raise click.UsageError("--net-b is for Caffe nets: an ONNX model has its net within itself")
+        b = b or a
     files = [a, b] if b is not None else [net, a]
     if b is None and not all(map(is_onnx, files)):
         raise click.UsageError("Missing argument 'B': only of two ONNX models none is the net of the other.")
-    network, (one, other), lacking = _open(net, files, loading)
+    network, (one, other), lacking = _open([net, net_b or net], files, loading)
     pictures = read_pictures(network, options)
     with progress("comparing", quiet) as advance:
         found = compare(
@@ -72,26 +85,33 @@ def command(
         )
     found.notes += lacking
     if not quiet and json_file != "-":
-        comparison_table(found, (files[0], files[1]), pictures.describe(), first, network.place)
-    write_json(json_file, {"net": net, "a": files[0], "b": files[1], **found.to_json()}, force)
+        shown = (one.label, other.label)
+        comparison_table(found, shown, pictures.describe(), first, network.place)
+    told = {} if net_b is None else {"net_b": net_b}
+    write_json(json_file, {"net": net, **told, "a": files[0], "b": files[1], **found.to_json()}, force)
     if not found.same:
         raise SystemExit(1)
 
 
-def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, list[Function], list[str]]:
-    """Return the network that tells how pictures are prepared, both sides, and what they lack."""
-    from caffeinit.cli.common import load_network
+def _open(nets: list[str], files: list[str], loading: dict[str, Any]) -> tuple[Any, list[Function], list[str]]:
+    """Return the network that tells how pictures are prepared, both sides, and what they lack.
+
+    Args:
+        nets: of either side; of an ONNX file, the Caffe net that it was made from, or anything.
+    """
+    from caffeinit.cli.common import check_runs, load_network
     from caffeinit.engine.device import find_device
     from caffeinit.engine.onnxrun import OnnxFunction
     from caffeinit.export import missing_outputs
     from caffeinit.functions import NetFunction
 
-    network = load_network(net, None, dict(loading))
+    network = load_network(nets[0], None, dict(loading))
+    is_bare = True
     sides: list[Function] = []
     device, note = find_device(loading["device"], loading["allow_tf32"])
     notes = [note] if note else []
     notes += [f'output "{name}" is not compared: {reason}' for name, reason in missing_outputs(network).items()]
-    for file in files:
+    for net, file in zip(nets, files, strict=True):
         if is_onnx(file):
             side = OnnxFunction(file, loading["threads"], device)
             if side.is_implemented():
@@ -100,9 +120,12 @@ def _open(net: str, files: list[str], loading: dict[str, Any]) -> tuple[Any, lis
                 sides.append(NetFunction(load_network(file, None, dict(loading)), file))
                 notes.append(f"{file} is computed in single precision: onnxruntime lacks its operators for its types")
         else:
-            network = load_network(net, file, dict(loading))
-            sides.append(NetFunction(network, file))
-            layers = dict.fromkeys(layer for layer, _ in network.missing)
+            loaded = load_network(net, file, dict(loading))
+            check_runs(loaded, net, file)
+            sides.append(NetFunction(loaded, file if nets[0] == nets[1] else f"{net} with {file}"))
+            if is_bare and net == nets[0]:
+                network, is_bare = loaded, False
+            layers = dict.fromkeys(layer for layer, _ in loaded.missing)
             notes += [f"{file} holds no numbers for {', '.join(layers)}: zeros are used"] if layers else []
     notes += [f'input "{name}": {words}' for name, words in network.taken.items()]
     return network, sides, notes

@@ -1,6 +1,7 @@
 """verify as a user types it: the exit code tells whether two files are the same function."""
 
 import json
+import re
 
 import pytest
 
@@ -120,3 +121,70 @@ def test_nets_of_different_inputs_are_told_with_both(cli, place, weights, change
 def test_quiet_prints_nothing(cli, place, weights, other):
     outcome = verify(cli, place, weights, other, "--quiet")
     assert (outcome.code, outcome.out, outcome.err) == (1, "", "")
+
+
+def test_a_net_that_was_rewritten_is_verified_with_its_weights(cli, place, weights):
+    net, norm = place / "net.prototxt", place / "lrn.prototxt"
+    layer = 'layer { name: "n" type: "LRN" bottom: "conv1" top: "conv1" lrn_param { alpha: 1 } } layer { name: "ip"'
+    norm.write_text(net.read_text().replace('layer { name: "ip"', layer))
+    images = ("--images", place / "pictures")
+    free, rewritten = place / "free.caffemodel", place / "free.prototxt"
+    assert cli("rescale", norm, weights, *images, "--rewrite-lrn", "-o", free).code == 0
+    assert cli("verify", norm, weights, free, *images).code == 1
+    outcome = cli("verify", norm, weights, free, "--net-b", rewritten, *images)
+    assert outcome.code == 0
+    assert f"{norm} with {weights} and {rewritten} with {free} are the same function" in outcome.out
+    found = json.loads(cli("verify", norm, weights, free, "--net-b", rewritten, *images, "--json", "-").out)
+    assert [found["net"], found["net_b"], found["same"]] == [str(norm), str(rewritten), True]
+    # One file of weights in two nets.
+    assert cli("verify", norm, weights, "--net-b", norm, *images).code == 0
+    told = cli("verify", norm, weights, "--net-b", net, "--first", *images)
+    assert told.code == 1
+    assert "NOT the same function" in told.out
+    assert 'first difference: value "conv1" of layer "n" (LRN)' in told.out
+
+
+def test_outputs_of_two_nets_are_matched_by_name_and_pictures_prepared_once(cli, place, weights):
+    net, other = place / "net.prototxt", place / "other.prototxt"
+    more = 'layer { name: "early" type: "Pooling" bottom: "conv1" top: "early" pooling_param { global_pooling: true } }'
+    prepared = 'type: "Input" transform_param { scale: 0.1 }'
+    other.write_text(net.read_text().replace('type: "Input"', prepared) + more)
+    outcome = cli("verify", net, weights, weights, "--net-b", other, "--images", place / "pictures")
+    assert outcome.code == 0
+    assert 'has the output "early"' in outcome.out
+
+
+@pytest.mark.parametrize("words", [("net.caffemodel", "net.onnx"), ("net.onnx",)])
+def test_a_second_net_is_for_caffe_weights(cli, place, weights, monkeypatch, words):
+    monkeypatch.chdir(place)
+    assert cli("convert", "net.prototxt", weights, "-o", "net.onnx").code == 0
+    outcome = cli("verify", "net.prototxt", *words, "--net-b", "net.prototxt", "--images", "pictures")
+    assert outcome.code == 2
+    assert "--net-b is for Caffe nets" in outcome.err
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+@pytest.mark.parametrize("verb", ["verify", "measure"])
+def test_weights_for_another_size_are_named(cli, place, verb, order):
+    net = place / "open.prototxt"
+    data = 'type: "Data" top: "data" top: "label" data_param { source: "none" batch_size: 2 } }'
+    net.write_text(re.sub(r'type: "Input" top: "data" input_param .*', data, NET))
+    for name, shape in (("a", "3,24,20"), ("b", "3,12,10")):
+        arguments = (
+            "--images",
+            place / "pictures",
+            "--input-shape",
+            f"data={shape}",
+            "-o",
+            place / f"{name}.caffemodel",
+        )
+        assert cli("init", net, *arguments).code == 0
+    files = [place / f"{name}.caffemodel" for name in order]
+    words = (files[0], files[1]) if verb == "verify" else (files[0], "--compare", files[1])
+    outcome = cli(verb, net, *words, "--images", place / "pictures")
+    assert outcome.code == 1
+    assert outcome.err.startswith(
+        f"error: {place / 'b.caffemodel'}: no layer of {net} that has weights can run with these"
+    )
+    assert "label" not in outcome.err
+    assert "3 x 24 x 20 could be taken from the pictures" in outcome.err
