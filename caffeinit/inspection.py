@@ -42,6 +42,7 @@ class LayerReport:
         unit: what of it can be rescaled: "affine", "channel", "norm", or empty.
         reason: why it cannot run or cannot be rescaled.
         apart: why it is no unit, though it runs and has learned numbers.
+        sharing: the layer that it has all its numbers from, and so is scaled with; empty for its own.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LayerReport:
     unit: str
     reason: str
     apart: str = ""
+    sharing: str = ""
 
 
 @dataclass
@@ -189,6 +191,7 @@ def inspect_files(
                 unit=unit.kind if unit else "",
                 reason=found.blocked.get(layer.name, "") or kept.get(layer.name, ""),
                 apart=apart.get(layer.name, ""),
+                sharing=_sharing(found, layer.name),
             )
         )
     return Inspection(
@@ -208,6 +211,12 @@ def inspect_files(
         units=units,
         scales=_find_scales(found, lowered, matched, units) if scales else None,
     )
+
+
+def _sharing(found: Inference, layer: str) -> str:
+    """Return the layer that another has all its arrays from; empty where some are its own."""
+    owners = {found.owners[layer, index][0] for index in range(len(found.params.get(layer, [])))}
+    return owners.pop() if len(owners) == 1 and owners != {layer} else ""
 
 
 def _find_scales(found: Inference, lowered: Lowered, matched: Matched, units: list[Unit]) -> ScaleReport:

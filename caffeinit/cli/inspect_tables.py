@@ -116,6 +116,7 @@ def _layer_table(report: Inspection) -> Table:
     table.add_column("rescaling", overflow="fold")
     for layer in report.layers:
         rescaling = layer.reason or layer.unit or (f"left alone: {layer.apart}" if layer.apart else "")
+        rescaling = rescaling or (f"with {layer.sharing}, whose numbers it shares" if layer.sharing else "")
         tops = " ".join(dims(s) for s in layer.tops)
         cells = [layer.name, layer.type, tops, " ".join(dims(s) for s in layer.params)]
         table.add_row(*map(escape, cells), f"{layer.macs:,}" if layer.macs else "", escape(rescaling))

@@ -133,3 +133,15 @@ def test_layers_with_numbers_that_are_no_units_are_listed_with_the_reason(cli, p
     assert all(f"left alone: {reason}" in rows[name] for name, reason in REASONS.items())
     assert "left alone" not in rows["one"]
     assert cli("inspect", net, weights, "--strict").code == 0
+
+
+def test_a_layer_that_shares_its_numbers_is_shown_with_their_owner(cli, place):
+    param = 'param { name: "w" } param { name: "b" }'
+    layer = 'layer {{ name: "{0}" type: "InnerProduct" bottom: "data" top: "{0}" {1} inner_product_param {{ {2} }} }}'
+    text = NET.partition('layer { name: "conv1"')[0]
+    (place / "net.prototxt").write_text(
+        text + "".join(layer.format(name, param, "num_output: 2") for name in ("one", "two"))
+    )
+    rows = {line.split()[0]: line.rstrip() for line in cli("inspect", place / "net.prototxt").out.splitlines()}
+    assert rows["one"].endswith("  affine")
+    assert rows["two"].endswith("  with one, whose numbers it shares")
