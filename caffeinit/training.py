@@ -131,7 +131,10 @@ def prepare_training(
     if found.changed and not foretold:  # the function has changed, and nothing made up for that
         _measure_again(network, batches, reports, found)
     both.end()
-    return _outcome(network, probe, reports, peak, found, foretold)
+    outcome = _outcome(network, probe, reports, peak, found, foretold)
+    if found.changed and not foretold and not per_channel_rates:
+        outcome.notes += _uneven_notes(reports)
+    return outcome
 
 
 class _Phases:
@@ -266,6 +269,17 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
         if unit.key in moments and report.before is not None:
             report.after = UnitStats.of(moments[unit.key])
             found.scales[unit.key] = np.zeros(unit.num_channels)
+
+
+def _uneven_notes(reports: Sequence[UnitReport]) -> list[str]:
+    """Return a sentence on the units whose channels were made alike, and no longer are since the function was changed."""
+    uneven = []
+    for report in reports:
+        stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
+        if len(stds) and stds.std() > _REACHED * stds.mean():
+            uneven.append(report.name)
+    told = "balancing the rates changed the function: channels that had been made alike are not alike any more in"
+    return [f"{told} {', '.join(uneven)}"] if uneven else []
 
 
 def _outcome(

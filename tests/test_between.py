@@ -280,3 +280,19 @@ def test_what_is_reported_after_the_function_has_changed_is_what_units_put_out()
     found = measure_moments(net, pictures())
     for unit, report in zip(net.units, result.units, strict=True):
         np.testing.assert_allclose(report.after.channel_stds, found[unit.key].std, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["init", "init, not balanced", "normalize"])
+def test_channels_that_balancing_has_made_unlike_are_told(mode):
+    b = NetBuilder()
+    one, two = b.graph.ops("Split", b.conv("data", "stem", 4), np.asarray([2, 2]), outputs=2, axis=1)
+    upper = b.graph.op("Elu", b.conv(b.relu(one), "upper", 2))
+    net = b.finish(b.product(b.graph.op("Concat", upper, b.graph.op("Elu", two), axis=1), "ip", 3))
+    if mode == "normalize":
+        result = caffeinit.rescale(net, pictures(), mode="normalize")
+    else:
+        result = caffeinit.init(net, pictures(), balanced=mode == "init")
+    told = [note.rpartition(" in ")[2] for note in result.notes if "not alike any more" in note]
+    uneven = [u.name for u in caffeinit.measure(net, pictures()).units if u.stats.out_cvar > 0.02]
+    assert uneven == (["stem"] if mode != "init, not balanced" else [])
+    assert told == uneven
