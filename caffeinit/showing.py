@@ -23,6 +23,11 @@ MEASURED_COLUMNS: dict[str, Callable[[UnitMeasurement], str]] = {
 }
 
 
+def pictures_word(count: int) -> str:
+    """Return so many pictures in words."""
+    return "1 picture" if count == 1 else f"{count} pictures"
+
+
 def number(value: float, digits: int = 3) -> str:
     """Return a number in few characters, or a dash where there is none."""
     return "-" if math.isnan(value) else f"{value:.{digits}g}"
@@ -70,6 +75,15 @@ def measured_columns(found: Sequence[Measurement]) -> dict[str, Callable[[UnitMe
     return {heading: show for heading, show in MEASURED_COLUMNS.items() if has_rates or not heading.startswith("rate")}
 
 
+def all_remarks(found: Sequence[Measurement]) -> list[str]:
+    """Return the remarks on one measurement, or on two, A and B, with what is true of both said once."""
+    if len(found) == 1:
+        return remarks(found[0])
+    a, b = map(remarks, found)
+    lines = [f"{'A, B' if line in b else 'A'}: {line}" for line in a]
+    return lines + [f"B: {line}" for line in b if line not in a]
+
+
 def apart_lines(apart: Sequence[Skipped]) -> list[str]:
     """Return which layers with learned numbers are no units, a line for each reason."""
     names: dict[str, list[str]] = {}
@@ -88,7 +102,7 @@ def remarks(found: Measurement) -> list[str]:
     if counted := found.counted:
         low, high = (choose(counted, key=lambda u: u.rate) for choose in (min, max))
         lines.append(
-            f"rates, on {found.num_rate_images} pictures: {number(low.rate)} ({low.name}) to {number(high.rate)} "
+            f"rates, on {pictures_word(found.num_rate_images)}: {number(low.rate)} ({low.name}) to {number(high.rate)} "
             f"({high.name}); spread max |log C - mean| = {number(found.rate_spread)}"
         )
     if found.no_spread:

@@ -64,7 +64,9 @@ def _print_scale_remarks(out: Console, report: Inspection) -> None:
         if layer not in behind:
             out.print(f"left out: {layer.name} ({layer.type}): {layer.reason}", markup=False, soft_wrap=True)
     if behind:
-        out.print(f"left out: {len(behind)} layers behind these", markup=False)
+        causes = len(report.obstacles) - len(behind)
+        layers = "1 layer" if len(behind) == 1 else f"{len(behind)} layers"
+        out.print(f"left out: {layers} behind {'it' if causes == 1 else 'these'}", markup=False)
 
 
 _LEGEND = (

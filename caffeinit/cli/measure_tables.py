@@ -10,7 +10,7 @@ from rich.table import Table
 
 from caffeinit.cli.tables import console, full_width, print_wide
 from caffeinit.measuring import Measurement, UnitMeasurement
-from caffeinit.showing import measured_columns, remarks
+from caffeinit.showing import all_remarks, measured_columns
 
 
 def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictures: str) -> None:
@@ -25,10 +25,8 @@ def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictu
     if len(found) > 1 and full_width(out, table) > out.width:
         table = _one_above_the_other(found, letters)
     print_wide(out, table, full_width(out, table))
-    for letter, measurement in zip(letters, found, strict=True):
-        prefix = f"{letter}: " if letter else ""
-        for line in remarks(measurement):
-            out.print(prefix + line, markup=False, soft_wrap=True)
+    for line in all_remarks(found):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def _style(units: Sequence[UnitMeasurement]) -> str | None:

@@ -52,9 +52,10 @@ def comparison_table(
         )
     elif searched:
         out.print("no value inside the net differs", markup=False, soft_wrap=True)
+    which = "this picture" if found.num_images == 1 else f"these {found.num_images} pictures"
     verdict = "the same function" if found.same else "NOT the same function"
     out.print(
-        f"{files[0]} and {files[1]} are {verdict} on these {found.num_images} pictures (tolerance {found.tolerance:g})",
+        f"{files[0]} and {files[1]} are {verdict} on {which} (tolerance {found.tolerance:g})",
         markup=False,
         soft_wrap=True,
     )

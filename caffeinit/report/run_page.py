@@ -17,13 +17,13 @@ from caffeinit.report.page import facts, page, table, version
 from caffeinit.report.plots import deviations_plots, has_no_place, histograms, rates_plots
 from caffeinit.result import Result
 from caffeinit.showing import (
+    all_remarks,
     apart_lines,
     dead_cell,
     measured_columns,
     number,
     outcome,
     plain,
-    remarks,
     result_columns,
     stats_cells,
 )
@@ -280,6 +280,5 @@ def _notes(found: Found) -> Markup | None:
     if isinstance(found, Result):
         lines = [*apart_lines(found.apart), *found.notes]
     else:
-        for letter, one in zip(("A: ", "B: ") if len(found) > 1 else ("",), found, strict=True):
-            lines += [letter + line.removeprefix("note: ") for line in remarks(one)]
+        lines = [line.removeprefix("note: ").replace(": note: ", ": ", 1) for line in all_remarks(found)]
     return tag("ul", *(tag("li", line) for line in lines)) if lines else None

@@ -114,3 +114,16 @@ def test_the_first_number_that_is_not_finite_is_told(cli, place, weights):
     told = 'The first number that is not finite is NaN in blob "n", which layer "n" (LRN) makes of finite ones'
     assert told in measure(cli, place, weights).out
     assert json.loads(measure(cli, place, weights, "--json", "-").out)["first_not_finite"].startswith(told)
+
+
+def test_what_is_true_of_both_files_is_said_once(cli, place, weights):
+    other = place / "other.caffemodel"
+    assert cli("init", place / "net.prototxt", "--images", place / "pictures", "--seed", "1", "-o", other).code == 0
+    (place / "net.prototxt").write_text(NET + 'layer { name: "p" type: "PReLU" bottom: "ip" top: "p" }')
+    lines = measure(cli, place, weights, "--compare", other).out.splitlines()
+    assert [line.partition(": ")[0] for line in lines if "its slopes" in line] == ["A, B"]
+    assert [line.partition(": ")[0] for line in lines if "rates, on" in line] == ["A", "B"]
+    same = measure(cli, place, weights, "--compare", weights, "--num-images", 1).out
+    assert same.count("A, B: rates, on 1 picture: ") == 1
+    words = ("verify", place / "net.prototxt", weights, weights, "--images", place / "pictures" / "0.png")
+    assert "are the same function on this picture (" in cli(*words).out
