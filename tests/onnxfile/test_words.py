@@ -95,7 +95,7 @@ def test_inspect_counts_what_is_not_finite(tmp_path):
 
     path = nameless(tmp_path / "net.onnx", spoil)
     assert "conv1.weight: 2 of its 135 numbers are NaN or infinite" in inspect_files(path).notes
-    with pytest.raises(CaffeinitError, match="caffeinit inspect counts the numbers that are not finite"):
+    with pytest.raises(CaffeinitError, match="2 of its weights are not finite"):
         caffeinit.rescale(load(path), {"x": batch(4)})
 
 
