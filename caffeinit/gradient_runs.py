@@ -11,15 +11,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
+import onnx
 
 from caffeinit.engine import segments
 from caffeinit.engine.segments import Segment
 from caffeinit.engine.session import Settings
-from caffeinit.gradient_squares import GradientSource, Prepared, gradient_squares, gradient_sum, is_product
-from caffeinit.graph import Graph
+from caffeinit.gradient_squares import GradientSource, Prepared, Way, gradient_squares, gradient_sum
+from caffeinit.graph import Graph, Shape
 from caffeinit.mapped import ScratchArrays, release
 from caffeinit.sizes import made_for, resized, value_bytes
-from caffeinit.squares import ArraySquares, FiledSquares, Squares
+from caffeinit.squares import FiledSquares, KeptSquares, Squares
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
@@ -50,9 +51,6 @@ class WholeRun:
         self._settings = settings
         self._prepared = Prepared(graph, settings, changing)
         self._session = self._prepared.compile(graph)
-        # onnxruntime writes them where they are wanted, and holds no other copy.
-        summed = {s.gradient for of in sources.values() for s in of if not s.rows}
-        self._summed = {n: shape for n in summed if n in graph.outputs and -1 not in (shape := graph.shape(n))}
 
     @property
     def kept_bytes(self) -> int:
@@ -60,13 +58,8 @@ class WholeRun:
         return sum(array.nbytes for array in self._prepared.arrays.values())
 
     def steps(self, pictures: int) -> Iterator[tuple[Graph, int]]:
-        """Yield what runs one after the other on a piece of so many pictures: a graph, and bytes kept beside its values.
-
-        Outputs are copied, but for those that are written where they are wanted.
-        """
-        graph = resized(self.graph, pictures)
-        copied = (n for n in graph.outputs if n not in self._summed)
-        yield graph, sum(value_bytes(graph, n, pictures) for n in copied)
+        """Yield what runs one after the other on a piece of so many pictures: a graph, and bytes kept beside its values."""
+        yield resized(self.graph, pictures), 0
 
     def squares(self, feeds: Sequence[Values]) -> dict[str, list[Squares]]:
         """Return squares of each unit's gradient that add up to those over all pieces.
@@ -84,15 +77,37 @@ class WholeRun:
 
     @np.errstate(over="ignore", invalid="ignore")
     def _piece(self, feeds: Values) -> dict[str, Squares]:
-        into = {name: np.empty(shape, np.float32) for name, shape in self._summed.items()}
+        pictures = _num_pictures(self.graph, feeds)
+        # onnxruntime writes them where they are wanted, and holds no other copy.
+        into = {name: np.empty(shape, np.float32) for name, shape in self._shapes(pictures).items()}
         values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs}, into)}
-        return {key: gradient_squares(sources, values) for key, sources in self._sources.items()}
+        return {key: gradient_squares(sources, values, pictures) for key, sources in self._sources.items()}
+
+    def _shapes(self, pictures: int) -> dict[str, Shape]:
+        graph = self.graph
+        moving = graph.moving_values() if graph.batch_axis_free else ()
+        shapes = {name: graph.shape(name) for name in graph.outputs}
+        return {
+            name: (shape[0] * pictures // made_for(graph), *shape[1:]) if name in moving else shape
+            for name, shape in shapes.items()
+            if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
+        }
+
+
+def _num_pictures(graph: Graph, feeds: Values) -> int:
+    """Return how many pictures a piece has; 1 where they cannot be told apart."""
+    if not graph.batch_axis_free:
+        return 1
+    name, shape = next((n, s) for n, s in graph.inputs.items() if s and n in feeds)
+    return len(feeds[name]) * made_for(graph) // shape[0]
 
 
 def _add(parts: list[Squares], squares: Squares) -> None:
     """Add squares to those of earlier pieces, in one array where that can be."""
     last = parts[-1] if parts else None
-    if not (isinstance(last, ArraySquares) and isinstance(squares, ArraySquares) and last.take(squares)):
+    if isinstance(last, KeptSquares) and isinstance(squares, KeptSquares):
+        last.take(squares)
+    else:
         parts.append(squares)
 
 
@@ -171,11 +186,18 @@ class SegmentedRun:
     @np.errstate(over="ignore", invalid="ignore")
     def _take(self, squares: list[Squares], sources: Sequence[GradientSource], pieces: Sequence[Values]) -> None:
         """Add one unit's squares to those that earlier pieces gave."""
-        if is_product(sources):
-            squares += [gradient_squares(sources, values, self._place) for values in pieces]
+        counts = [_num_pictures(self.graph, values) for values in pieces]
+        if sources[0].way is Way.ROWS:
+            squares += [gradient_squares(sources, v, n, self._place) for v, n in zip(pieces, counts, strict=True)]
             return
         if not squares:
             squares.append(FiledSquares(self._place, self._settings.threads))
-        for values in pieces:
-            assert isinstance(squares[0], FiledSquares)
-            squares[0].add(gradient_sum(sources, values))
+        filed = squares[0]
+        assert isinstance(filed, FiledSquares)
+        for values, count in zip(pieces, counts, strict=True):
+            if sources[0].way is Way.SUM:
+                filed.add(gradient_sum(sources, values))
+                continue
+            found = gradient_squares(sources, values, count)
+            assert isinstance(found, KeptSquares)
+            filed.add_sums(found.sums)

@@ -1,7 +1,9 @@
-"""What rates are made from: values of a graph with gradients, and what their squares add up to.
+"""What rates are made from: values of a graph with gradients, and what squares of the weights' gradients add up to.
 
-The gradient of a weight is asked for, or made from rows where few rows go through a matrix product. What follows from
-the learned arrays alone is computed once for all pieces of a batch.
+Each picture's gradient is squared by itself. It is made from what the unit reads and the gradient of what it puts out;
+where few rows go through a matrix product, only its squares are. Where neither can be done, the weight's gradient is asked
+for, the sum over a piece of pictures, whose square is the same on average, but scatters more. What follows from the learned
+arrays alone is computed once for all pieces of a batch.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,14 @@ import onnx
 from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
 from caffeinit.mapped import ScratchArrays
-from caffeinit.products import PRODUCTS, Product
-from caffeinit.squares import ArraySquares, ProductSquares, Squares
-from caffeinit.units import Use, grouped_view
+from caffeinit.ops import find_rule
+from caffeinit.ops.base import PictureGradient
+from caffeinit.products import PRODUCTS
+from caffeinit.sizes import made_for
+from caffeinit.squares import KeptSquares, PictureSquares, ProductSquares, Squares, array_squares
+from caffeinit.units import Unit, Use, grouped_view
 
+MOST_PICTURES = 8  # in a piece of a batch
 PREPARED_BYTES = 1 << 28  # of a large net's weights no second copy is held; the rest is computed for each piece
 
 
@@ -74,73 +81,154 @@ def _dtype(graph: Graph, value: str) -> np.dtype[Any]:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(value)))
 
 
+class Way(Enum):
+    """How the squares of a unit's gradient are found; later ones need more."""
+
+    ROWS = "from products of few rows"
+    PICTURES = "from each picture's gradient"
+    SUM = "from the gradient of a piece"
+
+
 @dataclass
 class GradientSource:
     """Where the gradient of one use of a weight comes from.
 
-    A matrix product's is made from its rows, where they are few; others are asked for.
+    Attributes:
+        differentiated: the value whose gradient is asked for: what the unit puts out, or the weight.
+        gradient: the value that holds it.
+        read: what the unit reads; empty where the weight's gradient is asked for.
+        factor: what the output's gradient is multiplied with, because the node has a multiple of the weight; or empty.
+        compute: returns the weight's gradient from both.
     """
 
     use: Use
+    way: Way
     differentiated: str
-    rows: str = ""
+    read: str = ""
+    factor: str = ""
+    compute: PictureGradient | None = None
     gradient: str = ""
-
-    @classmethod
-    def of(cls, graph: Graph, use: Use) -> GradientSource:
-        """Return the cheaper source of the two."""
-        node, shape = use.node, graph.shape(use.input)
-        if node.op_type in PRODUCTS:
-            product = Product.of(node, use.side, len(shape))
-            num_rows = math.prod(shape[:-1])
-            is_plain = product.side == 1 and product.input_axis == -1 and product.alpha == 1
-            if is_plain and 2 * num_rows <= min(graph.shape(node.input[1])):
-                return cls(use, node.output[0], rows=use.input)
-        return cls(use, node.input[use.side])
 
     @property
     def values(self) -> list[str]:
         """The values to be computed."""
-        return [self.gradient, self.rows] if self.rows else [self.gradient]
+        return [v for v in (self.gradient, self.read, self.factor) if v]
+
+
+def find_sources(graph: Graph, unit: Unit) -> list[GradientSource]:
+    """Return where the gradients of a unit's uses come from, all in one way."""
+    taken: set[int] = set()
+    found = [_of_use(graph, use, taken) for use in unit.uses]
+    if any(source is None for source in found):
+        return [GradientSource(use, Way.SUM, use.node.input[use.side]) for use in unit.uses]
+    sources = [source for source in found if source is not None]
+    if any(source.way is Way.PICTURES for source in sources):
+        for source in sources:
+            source.way = Way.PICTURES
+    return sources
+
+
+def _of_use(graph: Graph, use: Use, taken: set[int]) -> GradientSource | None:
+    """Return the source for pictures by themselves, if there is one; `taken`: nodes that other uses stand for."""
+    node, factor = (use.node, "") if use.node.op_type in PRODUCTS else _reader(graph, use, taken)
+    rule = find_rule(node) if node is not None else None
+    compute = rule.picture_gradient(node, graph, use.side) if rule and node is not None else None
+    if node is None or compute is None:
+        return None
+    taken.add(id(node))
+    return GradientSource(use, _way(graph, use), node.output[0], use.input, factor, compute)
+
+
+def _way(graph: Graph, use: Use) -> Way:
+    if use.node.op_type not in PRODUCTS:
+        return Way.PICTURES
+    num_rows = math.prod(graph.shape(use.input)[:-1])
+    if graph.batch_axis_free:
+        num_rows = num_rows * MOST_PICTURES // made_for(graph)
+    is_few = num_rows <= MOST_PICTURES or 2 * num_rows <= min(graph.shape(use.node.input[use.side])[-2:])
+    return Way.ROWS if is_few else Way.PICTURES
+
+
+def _reader(graph: Graph, use: Use, taken: set[int]) -> tuple[onnx.NodeProto | None, str]:
+    """Return the convolution that stands for a use, and what it has the weight multiplied with (`absorbing.py`)."""
+    weight = use.node.input[use.side]
+    for node in graph.nodes:
+        if node.op_type != use.node.op_type or node.input[0] != use.input or id(node) in taken:
+            continue
+        if node.input[1] == weight:
+            return node, ""
+        maker = graph.producer(node.input[1])
+        if maker is not None and maker.op_type == "Mul" and maker.input[0] == weight:
+            return node, maker.input[1]
+    return None, ""
 
 
 def gradient_squares(
-    sources: Sequence[GradientSource], values: Mapping[str, np.ndarray], place: ScratchArrays | None = None
+    sources: Sequence[GradientSource],
+    values: Mapping[str, np.ndarray],
+    pictures: int,
+    place: ScratchArrays | None = None,
 ) -> Squares:
     """Return the squares of the sum of all uses' gradients.
 
     Args:
+        pictures: how many there are, one behind the other on axis 0; 1 where that cannot be told.
         place: for rows of products that are not to be kept in memory.
     """
-    if not is_product(sources):
-        return ArraySquares(gradient_sum(sources, values))
+    if sources[0].way is Way.ROWS:
+        return _row_squares(sources, values, pictures, place)
+    if sources[0].way is Way.PICTURES:
+        return _picture_squares(sources, values, pictures)
+    return array_squares(gradient_sum(sources, values))
+
+
+def _row_squares(
+    sources: Sequence[GradientSource], values: Mapping[str, np.ndarray], pictures: int, place: ScratchArrays | None
+) -> ProductSquares:
     diffs, rows = (
-        np.concatenate([values[v].reshape(-1, values[v].shape[-1]) for v in names])
-        for names in ([s.gradient for s in sources], [s.rows for s in sources])
+        [values[v].reshape(-1, values[v].shape[-1]) for v in names]
+        for names in ([s.gradient for s in sources], [s.read for s in sources])
     )
-    return ProductSquares(diffs, rows, place)
+    numbers = [np.arange(len(part)) * pictures // len(part) for part in diffs]
+    return ProductSquares(np.concatenate(diffs), np.concatenate(rows), np.concatenate(numbers), place)
 
 
-def is_product(sources: Sequence[GradientSource]) -> bool:
-    """Tell whether no gradient of the weight's own shape is formed."""
-    return all(s.rows for s in sources)
+def _picture_squares(
+    sources: Sequence[GradientSource], values: Mapping[str, np.ndarray], pictures: int
+) -> PictureSquares | KeptSquares:
+    squares: PictureSquares | None = None
+    given = [(s, values[s.read], _times(values[s.gradient], values.get(s.factor))) for s in sources]
+    for number in range(pictures):
+        gradient: np.ndarray | None = None
+        for source, x, dy in given:
+            assert source.compute is not None
+            one = source.compute(_picture(x, number, pictures), _picture(dy, number, pictures))
+            gradient = one if gradient is None else gradient + one
+        assert gradient is not None
+        if squares is None:
+            squares = PictureSquares(np.zeros(gradient.shape[:3]))
+        squares.add(gradient)
+    assert squares is not None
+    return squares
+
+
+def _picture(array: np.ndarray, number: int, pictures: int) -> np.ndarray:
+    """Return the entries of one picture."""
+    each = len(array) // pictures
+    return array[number * each : (number + 1) * each]
+
+
+def _times(dy: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
+    """Return dy (N, O, ...) with its channels multiplied by a factor (O, 1, ...)."""
+    return dy if factor is None else dy * factor.reshape(1, -1, *[1] * (dy.ndim - 2))
 
 
 def gradient_sum(sources: Sequence[GradientSource], values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the sum of all uses' gradients, (group, O/group, I/group, *kernel)."""
+    """Return the sum of all uses' weight gradients over the pictures, (group, O/group, I/group, *kernel)."""
     total = None
     for source in {s.differentiated: s for s in sources}.values():  # the gradient of a value sums over its uses
-        array = _grouped(source, values)
+        array = grouped_view(source.use.node, values[source.gradient], source.use.side)
+        assert array is not None
         total = array if total is None else total + array
     assert total is not None
     return total
-
-
-def _grouped(source: GradientSource, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    array = values[source.gradient]
-    if source.rows:
-        diffs, rows = (values[v].reshape(-1, values[v].shape[-1]) for v in source.values)
-        return np.asarray((diffs.T @ rows)[None])
-    view = grouped_view(source.use.node, array, source.use.side)
-    assert view is not None
-    return view

@@ -10,7 +10,7 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from caffeinit.engine.session import is_segmented
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.forward import cut
 from caffeinit.gradient_runs import SegmentedRun, WholeRun
-from caffeinit.gradient_squares import GradientSource
+from caffeinit.gradient_squares import MOST_PICTURES, find_sources
 from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
@@ -30,15 +30,17 @@ from caffeinit.nodes import operator_of
 from caffeinit.products import PRODUCTS
 from caffeinit.scale_walk import Link
 from caffeinit.sizes import made_for
-from caffeinit.squares import ArraySquares, FiledSquares, Squares
+from caffeinit.squares import FiledSquares, Squares, array_squares
 from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
 # Batches are cut into pieces that run side by side, one thread each: what a convolution with threads of its own adds up
 # depends on how many they are. Each piece reads all matrices: where that is most of the work, pieces are larger.
-PIECE_PICTURES, LARGE_PIECE_PICTURES = 4, 8
+PIECE_PICTURES, LARGE_PIECE_PICTURES = 4, MOST_PICTURES
 LARGE_PIECE_BYTES = 1 << 28  # of a larger piece's values
-PASS_BYTES = 3 << 28  # of all values of a piece's forward pass, most of which the way back needs
+PASS_BYTES = (
+    3 << 28
+)  # of the values of a piece's forward pass, most of which the way back needs, and of units' gradients
 SEGMENTED_PASS_BYTES = 1 << 27  # the same where weights are so many that they are not in memory at once
 
 
@@ -162,6 +164,7 @@ class RateProbe:
                 "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"
             )
         made = [o for node in self.graph.ancestors(self.heads) for o in node.output if o]
+        made += [use.output for unit in network.units if unit.kind == "affine" for use in unit.uses]
         values = [o for o in made if self.graph.is_typed(o)]  # sequences have no shape
         self._is_segmented = is_segmented(self.graph.part(self.heads), network.settings)
         most = SEGMENTED_PASS_BYTES if self._is_segmented else PASS_BYTES
@@ -169,7 +172,7 @@ class RateProbe:
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads, network.place)
         self.run, self._diffs = self._differentiate()
-        self._noise = [self._draw(batch, np.random.default_rng([seed, n])) for n, batch in enumerate(self.batches)]
+        self._noise = list(self._draw(np.random.default_rng(seed)))
 
     def _is_given(self, head: str) -> bool:
         given = set(self.batches[0])
@@ -181,7 +184,7 @@ class RateProbe:
             graph = absorbed(self.graph, self.heads)
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
             units = [u for u in self._units if u.key not in self.unreached]
-            sources = {u.key: [GradientSource.of(graph, use) for use in u.uses] for u in units}
+            sources = {u.key: find_sources(graph, u) for u in units}
             wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
             try:
                 found = append_backward(graph, diffs, wanted)
@@ -199,15 +202,20 @@ class RateProbe:
             part, settings = graph.part(list(dict.fromkeys(outputs))), self.network.settings
             return (SegmentedRun if self._is_segmented else WholeRun)(part, sources, settings, self._changing), diffs
 
-    def _draw(self, batch: Batch, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        noise = {}
-        given = next(iter(batch.values()), np.zeros(1))
-        for head in self.heads:
-            shape = self.graph.shape(head)
-            if self.graph.batch_axis_free and shape:
-                shape = (shape[0] * given.shape[0] // made_for(self.graph), *shape[1:])
-            noise[self._diffs[head]] = rng.standard_normal(shape, np.float32)
-        return noise
+    def _draw(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+        """Yield each batch's noise, drawn picture by picture: the cut into batches does not show in it."""
+        made = made_for(self.graph)
+        shapes = {self._diffs[head]: self.graph.shape(head) for head in self.heads}
+        for batch in self.batches:
+            if not self.graph.batch_axis_free:
+                yield {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+                continue
+            name, array = next(iter(batch.items()))
+            parts = [
+                {n: rng.standard_normal((s[0] // made, *s[1:]), np.float32) for n, s in shapes.items()}
+                for _ in range(len(array) * made // self.graph.inputs[name][0])
+            ]
+            yield {n: np.concatenate([part[n] for part in parts]) for n in shapes}
 
     @np.errstate(over="ignore", invalid="ignore")
     def measure(self, rough: bool = False) -> dict[str, UnitRates]:
@@ -229,7 +237,7 @@ class RateProbe:
             weights = (
                 FiledSquares.of(unit.weight, place, self.network.settings.threads)
                 if self._is_segmented
-                else ArraySquares(unit.weight, self.network.settings.threads)
+                else array_squares(unit.weight, self.network.settings.threads)
             )
             if key in parts:
                 diffs = _Batches(parts[key], 1 / num_pictures)

@@ -2,17 +2,20 @@
 
 Change rates are quotients of such sums (`rates.py`). The gradient of a matrix product's weight is never formed where few
 rows go through it: for dW = dY^T X, the squares of column j sum up to x_j^T (dY dY^T) x_j, which needs N x N numbers in
-place of O x I. Sums are float64: an explicit float32 sum over 16 million squares is off in the third digit.
+place of O x I; where each picture's gradient is squared by itself, only products of rows of one picture count. Sums are
+float64: an explicit float32 sum over 16 million squares is off in the third digit.
 Of nets whose weights are not to be in memory all at once, squares are not either: they lie in files (`mapped.py`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
+from caffeinit.graph import Shape
 from caffeinit.mapped import ScratchArrays, release
 from caffeinit.workers import each, row_slices
 
@@ -31,35 +34,72 @@ class Squares(Protocol):
         """
 
 
-class ArraySquares:
-    """Squares of an array in the form (group, O/group, I/group, *kernel)."""
+class KeptSquares:
+    """Squares summed over the kernel, in memory."""
 
-    def __init__(self, array: np.ndarray, threads: int = 1, most: int = 1 << 22) -> None:
-        """Look at an array, which must stay as it is as long as sums are asked for.
-
-        Args:
-            threads: that share large arrays; 0 for one per core.
-            most: numbers of an array without kernel whose squares are kept; those of larger ones are formed anew each time.
-        """
-        self._shape = array.shape[:3]
-        self._threads = threads
-        if array.ndim == 3 and array.size > most:
-            self._largest = max(float(np.maximum(array.max(), -array.min())), float(np.finfo(np.float32).tiny))
-            self._array: np.ndarray | None = array
-            release(array)
-        else:
-            self._array = None
-            flat = array.reshape(*self._shape, -1).astype(np.float64)
-            self._squares = np.vecdot(flat, flat)
+    def __init__(self, sums: np.ndarray) -> None:
+        """Take the sums, (group, O/group, I/group) float64."""
+        self.sums = sums
         self._plain: np.ndarray | None = None
 
-    def take(self, other: ArraySquares) -> bool:
-        """Add the squares of another array of this form, if those of both are kept; return whether they were."""
-        if self._array is not None or other._array is not None:
-            return False
-        self._squares += other._squares
+    def take(self, other: KeptSquares) -> None:
+        """Add others of this form."""
+        self.sums += other.sums
         self._plain = None
-        return True
+
+    def columns(self, factors: np.ndarray) -> np.ndarray:
+        """Return the sums for every input channel."""
+        if np.all(factors == factors[0]):
+            if self._plain is None:
+                self._plain = self.sums.sum(axis=1).reshape(-1)
+            return np.asarray(self._plain * factors[0])
+        rows = factors.reshape(self.sums.shape[:2])
+        return np.asarray(np.einsum("go,goj->gj", rows, self.sums).reshape(-1))
+
+
+class PictureSquares(KeptSquares):
+    """The squares of gradients of single pictures, added up."""
+
+    # Sums of squares between these are far from the ends of single precision, and what underflows does not count in them.
+    _LEAST, _MOST = 1e-20, 1e30
+
+    def add(self, gradient: np.ndarray) -> None:
+        """Add the squares of one picture's gradient, (group, O/group, I/group, *kernel) float32."""
+        flat = np.ascontiguousarray(gradient).reshape(-1)
+        scale = 1.0
+        if not self._LEAST < float(np.dot(flat, flat)) < self._MOST:
+            largest = float(np.maximum(flat.max(initial=0), -flat.min(initial=0)))
+            scale = 2.0 ** -np.frexp(largest)[1] if 0 < largest < math.inf else 1.0
+        squares = np.square(flat * np.float32(scale) if scale != 1 else flat).reshape(self.sums.size, -1)
+        places = squares.shape[1]
+        found = squares @ np.ones(places, np.float32) if places > 1 else squares
+        self.sums += found.reshape(self.sums.shape) / scale**2 if scale != 1 else found.reshape(self.sums.shape)
+
+
+def array_squares(array: np.ndarray, threads: int = 1, most: int = 1 << 22) -> Squares:
+    """Return the squares of an array (group, O/group, I/group, *kernel).
+
+    Args:
+        array: has to stay as it is as long as sums are asked for.
+        threads: that share large arrays; 0 for one per core.
+        most: numbers of an array without kernel whose squares are kept; those of larger ones are formed anew each time.
+    """
+    if array.ndim == 3 and array.size > most:
+        return ArraySquares(array, threads)
+    flat = array.reshape(*array.shape[:3], -1).astype(np.float64)
+    return KeptSquares(np.vecdot(flat, flat))
+
+
+class ArraySquares:
+    """Squares of an array (group, O/group, I/group), formed anew for each sum."""
+
+    def __init__(self, array: np.ndarray, threads: int = 1) -> None:
+        """Look at an array; see `array_squares`."""
+        self._array = array
+        self._threads = threads
+        self._largest = max(float(np.maximum(array.max(), -array.min())), float(np.finfo(np.float32).tiny))
+        self._plain: np.ndarray | None = None
+        release(array)
 
     def columns(self, factors: np.ndarray) -> np.ndarray:
         """Return the sums for every input channel."""
@@ -70,20 +110,17 @@ class ArraySquares:
         return self._weighted(factors)
 
     def _weighted(self, factors: np.ndarray) -> np.ndarray:
-        rows = factors.reshape(self._shape[:2])
-        if self._array is None:
-            return np.asarray(np.einsum("go,goj->gj", rows, self._squares).reshape(-1))
+        rows = factors.reshape(self._array.shape[:2])
         # Divided by the largest first: squares of small gradients would leave single precision.
         top = max(float(rows.max()), float(np.finfo(np.float32).tiny))
         roots = (np.sqrt(rows / top) / self._largest).astype(np.float32)
-        cuts = row_slices(self._shape[1], _BLOCK_ROWS)
+        cuts = row_slices(self._array.shape[1], _BLOCK_ROWS)
         total = sum(each(lambda at: self._block(at, roots), cuts, self._threads))
         release(self._array)
         return np.asarray(total) * (self._largest**2 * top)
 
     def _block(self, at: slice, roots: np.ndarray) -> np.ndarray:
         """Return the sums over some rows: few enough to be added up in single precision."""
-        assert self._array is not None
         block = self._array[:, at] * roots[:, at, None]
         return np.asarray(np.square(block, out=block).sum(axis=1).reshape(-1), np.float64)
 
@@ -105,43 +142,53 @@ class FiledSquares:
     def of(cls, array: np.ndarray, place: ScratchArrays, threads: int = 1) -> Squares:
         """Return the squares of one array; without a kernel it is looked at where it lies, and must stay as it is."""
         if array.size == math.prod(array.shape[:3]):
-            return ArraySquares(array.reshape(array.shape[:3]), threads, most=0)
+            return ArraySquares(array.reshape(array.shape[:3]), threads)
         squares = cls(place, threads)
         squares.add(array)
         return squares
 
     def add(self, array: np.ndarray) -> None:
         """Add the squares of an array."""
-        roots = self._place.zeros(array.shape[:3]) if self._roots is None else self._roots
         kernel = tuple(range(3, array.ndim))
+        self._add(array.shape[:3], lambda at: np.square(array[:, at], dtype=np.float64).sum(axis=kernel))
+        release(array)
+
+    def add_sums(self, sums: np.ndarray) -> None:
+        """Add squares that are summed over the kernel, (group, O/group, I/group)."""
+        self._add(sums.shape, lambda at: sums[:, at])
+
+    def _add(self, shape: Shape, squares: Callable[[slice], np.ndarray]) -> None:
+        roots = self._place.zeros(shape) if self._roots is None else self._roots
 
         def take(at: slice) -> None:
             with np.errstate(over="ignore", invalid="ignore"):
-                sums = np.square(array[:, at], dtype=np.float64).sum(axis=kernel)
-                roots[:, at] = np.sqrt(np.square(roots[:, at], dtype=np.float64) + sums)
+                roots[:, at] = np.sqrt(np.square(roots[:, at], dtype=np.float64) + squares(at))
 
         each(take, row_slices(roots.shape[1], _BLOCK_ROWS), self._threads)
-        for seen in (array, roots):
-            release(seen)
+        release(roots)
         self._roots, self._sums = roots, None
 
     def columns(self, factors: np.ndarray) -> np.ndarray:
         """Return the sums for every input channel."""
         assert self._roots is not None
         if self._sums is None:
-            self._sums = ArraySquares(self._roots, self._threads, most=0)
+            self._sums = ArraySquares(self._roots, self._threads)
         return self._sums.columns(factors)
 
 
 class ProductSquares:
-    """Squares of the gradient dY^T X of a matrix product's weight."""
+    """Squares of the gradients dY^T X of a matrix product's weight, each picture's by itself."""
 
-    def __init__(self, diffs: np.ndarray, inputs: np.ndarray, place: ScratchArrays | None = None) -> None:
+    def __init__(
+        self, diffs: np.ndarray, inputs: np.ndarray, pictures: np.ndarray, place: ScratchArrays | None = None
+    ) -> None:
         """Keep the gradient of the product, (N, O), and its input, (N, I).
 
         Args:
+            pictures: (N,) which picture a row is of; the gradient of a picture is that of all its rows.
             place: what is large is kept there and not in memory.
         """
+        self._same = pictures[:, None] == pictures
         if place is not None and diffs.nbytes + inputs.nbytes > _FILED_BYTES:
             self._diffs, self._inputs = place.copy(diffs), place.copy(inputs)
         else:
@@ -152,5 +199,5 @@ class ProductSquares:
         diffs, inputs = (a.astype(np.float64, copy=False) for a in (self._diffs, self._inputs))
         for seen in (self._diffs, self._inputs):
             release(seen)
-        gram = (diffs * factors) @ diffs.T
+        gram = np.where(self._same, (diffs * factors) @ diffs.T, 0)
         return np.asarray(np.vecdot(inputs.T, (gram @ inputs).T)).clip(0)

@@ -9,39 +9,92 @@ from caffeinit.rates import RateProbe, rate_spread
 from tests.nets import NETS, NetBuilder, pictures
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_rates_are_the_roots_of_squared_gradients_over_squared_weights(name):
-    net, batches = NETS[name](), pictures()
-    probe = RateProbe(net, batches[:2])
-    rates = probe.measure()
+def windows(seed=0):
+    """Kernels that start at every other place, with holes, at unlike edges, of one channel each, and turned round."""
+    b = NetBuilder(seed=seed)
+    x = b.relu(b.conv("data", "strided", 6, kernel=5, pad=1, stride=2))
+    weight = b.array("holes", 0, (4, 6, 3, 2))
+    x = b.graph.op("Conv", x, weight, name="holes", kernel_shape=[3, 2], dilations=[2, 1], pads=[2, 0, 1, 2])
+    x = b.relu(b.conv(x, "wise", 8, group=4))
+    weight = b.array("turned", 0, (8, 3, 3, 3))
+    x = b.graph.op(
+        "ConvTranspose", x, weight, name="turned", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 0, 0, 1], group=2
+    )
+    return b.finish(b.product(b.relu(x), "ip", 3))
+
+
+def twice(seed=0):
+    """One weight in two places, and a product of the rows of each picture."""
+    b = NetBuilder(seed=seed)
+    x = b.relu(b.conv("data", "deep", 6))
+    weight, bias = b.array("twice", 0, (6, 6, 3, 3)), b.array("twice", 1, (6,), "bias")
+    for name in ("first", "second"):
+        x = b.relu(b.graph.op("Conv", x, weight, bias, name=name, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    rows = b.graph.op("Transpose", b.graph.reshape(x, [4, 6, 120]), perm=[0, 2, 1])
+    return b.finish(b.graph.op("MatMul", rows, b.array("rows", 0, (6, 5)), name="rows"))
+
+
+ALL = {**NETS, "windows": windows, "twice": twice}
+
+
+def squared_gradients(net, probe):
+    """Return unit name -> squares of the gradient of its weight, each picture's by itself, added up."""
     sums: dict[str, np.ndarray] = {}
     for batch, noise in zip(probe.batches, probe._noise, strict=True):
-        diffs = {head: noise[probe._diffs[head]] for head in probe.heads}
-        found = net.backward(batch, diffs).params
-        for unit in net.units:
-            if unit.kind == "affine":
-                sums[unit.name] = sums.get(unit.name, 0) + found[unit.name][0].astype(float) ** 2
+        for at in range(len(batch["data"])):
+            diffs = {head: noise[probe._diffs[head]][at : at + 1] for head in probe.heads}
+            found = net.backward({"data": batch["data"][at : at + 1]}, diffs).params
+            for unit in net.units:
+                if unit.kind == "affine":
+                    sums[unit.name] = sums.get(unit.name, 0) + found[unit.name][0].astype(float) ** 2
+    return sums
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_rates_are_the_roots_of_squared_gradients_over_squared_weights(name):
+    net, batches = ALL[name](), pictures()
+    probe = RateProbe(net, batches[:2])
+    rates, sums = probe.measure(), squared_gradients(net, probe)
+    assert sums
     for unit in net.units:
-        if unit.kind != "affine":
-            continue
-        weights = net.params[unit.name][0].astype(float)
-        rate = np.sqrt(sums[unit.name].sum() / 8 / (weights**2).sum())
-        np.testing.assert_allclose(rates[unit.initializers[0]].rate, rate, rtol=1e-5)
+        if unit.kind == "affine":
+            weights = net.params[unit.name][0].astype(float)
+            rate = np.sqrt(sums[unit.name].sum() / 8 / (weights**2).sum())
+            np.testing.assert_allclose(rates[unit.key].rate, rate, rtol=1e-5)
 
 
 def test_column_rates_are_those_of_the_weights_that_read_one_channel():
     net, batches = NETS["inception"](), pictures()
     probe = RateProbe(net, batches[:1])
-    rates = probe.measure()
-    diffs = {head: probe._noise[0][probe._diffs[head]] for head in probe.heads}
-    gradient = net.backward(batches[0], diffs).params["last"][0].astype(float)
+    rates, sums = probe.measure(), squared_gradients(net, probe)
     weights = net.params["last"][0].astype(float)
-    expected = np.sqrt((gradient**2).sum((0, 2, 3)) / 4 / (weights**2).sum((0, 2, 3)))
+    expected = np.sqrt(sums["last"].sum((0, 2, 3)) / 4 / (weights**2).sum((0, 2, 3)))
     found = rates[net.units[4].initializers[0]]
     assert net.units[4].name == "last"
     np.testing.assert_allclose(found.column_rates, expected, rtol=1e-5)
     alive = expected[expected > 0]
     np.testing.assert_allclose(found.rate_cvar, alive.std() / alive.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_cut_of_the_pictures_into_batches_does_not_show(name):
+    net = ALL[name]()
+    found = [RateProbe(net, pictures(num=12, batch=size)).measure() for size in (12, 5, 1)]
+    for key, rates in found[0].items():
+        for other in found[1:]:
+            np.testing.assert_allclose(other[key].rate, rates.rate, rtol=1e-5)
+            np.testing.assert_allclose(other[key].column_rates, rates.column_rates, rtol=1e-4)
+
+
+@pytest.mark.parametrize("power", [-90, 80])
+def test_gradients_whose_squares_leave_single_precision_have_rates(power):
+    net = ALL["twice"]()
+    plain = RateProbe(net, pictures()).measure()
+    net.params["rows"][0][...] *= 2.0**power
+    found = RateProbe(net, pictures()).measure()
+    for unit in net.units:
+        shift = -power if unit.name == "rows" else power
+        np.testing.assert_allclose(found[unit.key].rate, plain[unit.key].rate * 2.0**shift, rtol=1e-5)
 
 
 def test_the_same_pictures_and_noise_give_the_same_rates():

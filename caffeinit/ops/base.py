@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from caffeinit.scale_walk import Scales
 
 Diffs = Sequence[str | None]
+# Gets what a node reads beside its weight, and its dy, both of some pictures; returns their weight gradients' sum.
+PictureGradient = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class OpRule:
@@ -49,6 +51,16 @@ class OpRule:
     def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
         """State how the scales of a node's values hang together; by default the operator is a barrier."""
         scales.barrier(node)
+
+    def picture_gradient(self, node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
+        """Return what computes the gradient of a weight outside of the graph, for pictures by themselves; None by default.
+
+        Args:
+            side: which operand the weight is.
+        Returns:
+            Function of the other operand and of dy, with pictures on axis 0, to (group, O/group, I/group, *kernel).
+        """
+        return None
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Tell whether each entry of the output along axis 0 follows from the one there of the inputs that move.

@@ -22,8 +22,9 @@ import numpy as np
 import onnx
 
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, single
 from caffeinit.ops.building import swapped_last, to_shape, total, transposed
+from caffeinit.ops.correlation import correlated
 from caffeinit.ops.scaling import convolves
 from caffeinit.ops.windows import Windows, windows_of
 
@@ -47,9 +48,20 @@ class Conv(OpRule):
         """Return the transposed convolution of dy, the correlation of x with dy, and the sum of dy."""
         x, weight = node.input[:2]
         dy, group = single(dys), attribute(node, "group", 1)
-        w = windows_of(node, graph.shape(x)[2:], graph.shape(node.output[0])[2:], graph.shape(weight)[2:])
+        w = self.windows(node, graph)
         diffs = [input_gradient(graph, dy, weight, w, group), weight_gradient(graph, x, dy, w, group)]
         return [*diffs, *_bias_gradient(graph, node, dy)]
+
+    def picture_gradient(self, node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
+        """Correlate x with dy."""
+        w, group = self.windows(node, graph), attribute(node, "group", 1)
+        return lambda x, dy: correlated(x, dy, w, group)
+
+    @staticmethod
+    def windows(node: onnx.NodeProto, graph: Graph) -> Windows:
+        """Return the windows on the input."""
+        x, weight = node.input[:2]
+        return windows_of(node, graph.shape(x)[2:], graph.shape(node.output[0])[2:], graph.shape(weight)[2:])
 
 
 @op_rule("ConvTranspose")
@@ -78,6 +90,11 @@ class ConvTranspose(OpRule):
             group=group,
         )
         return [dx, weight_gradient(graph, dy, x, w, group), *_bias_gradient(graph, node, dy)]
+
+    def picture_gradient(self, node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
+        """Correlate dy with x."""
+        w, group = self.windows(node, graph), attribute(node, "group", 1)
+        return lambda x, dy: correlated(dy, x, w, group).swapaxes(1, 2)
 
     @staticmethod
     def windows(node: onnx.NodeProto, graph: Graph) -> Windows:

@@ -8,9 +8,10 @@ import onnx
 
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, single
 from caffeinit.ops.building import like, swapped_last, to_shape, unbroadcast
 from caffeinit.ops.scaling import multiplies_matrices
+from caffeinit.products import Product
 
 
 @op_rule("Gemm")
@@ -22,6 +23,10 @@ class Gemm(OpRule):
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Where the rows of a are those of y, and b is a weight."""
         return not attribute(node, "transA", 0) and not graph.depends_on_input(node.input[1])
+
+    def picture_gradient(self, node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
+        """See `_of_rows`."""
+        return _of_rows(node, graph, side)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the products of dy with the other matrix, and beta * dy."""
@@ -55,6 +60,10 @@ class MatMul(OpRule):
             return ranks[0] > 1 and ranks[1] <= 2
         return ranks[1] > 2 and (ranks[0] == ranks[1] if graph.depends_on_input(a) else ranks[0] <= 2)
 
+    def picture_gradient(self, node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
+        """See `_of_rows`."""
+        return _of_rows(node, graph, side)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return dy @ b.T and a.T @ dy, summed where an operand was repeated."""
         a, b = node.input
@@ -75,6 +84,14 @@ class MatMul(OpRule):
         da = unbroadcast(graph, graph.op("MatMul", dy, swapped_last(graph, wide_b)), wide_a)
         db = unbroadcast(graph, graph.op("MatMul", swapped_last(graph, wide_a), dy), wide_b)
         return [like(graph, da, a), like(graph, db, b)]
+
+
+def _of_rows(node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
+    """Return what multiplies rows of dy by rows of x, where the weight is the right operand and nothing is turned."""
+    product = Product.of(node, side, len(graph.shape(node.input[1 - side])))
+    if (product.side, product.input_axis, product.alpha) != (1, -1, 1.0):
+        return None
+    return lambda x, dy: (dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1]))[None]
 
 
 @op_rule("Einsum")
