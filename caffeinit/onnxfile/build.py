@@ -116,6 +116,7 @@ class _Builder:
         self.foreign = foreign  # whether operators of other domains are run
         self.graph = Graph(plain.versions[""])
         self.graph.domains = {d: v for d, v in plain.versions.items() if d}
+        self.named = {*plain.arrays, *(o for node in plain.graph.node for o in node.output)}
         self.instead: dict[str, str] = {}  # input -> the value that is read in its place
         self.lost: dict[str, str] = {}  # value that cannot be computed -> why
         self.skipped: list[Skipped] = []
@@ -137,13 +138,18 @@ class _Builder:
         return Built(graph, self.skipped)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
+        if self._is_there(value.name) or value.name in self.lost:
+            raise FormatError(f'{self.plain.where}: two inputs are named "{value.name}"')
         kind = value.type.tensor_type.elem_type
         if not value.type.HasField("tensor_type") or kind in (TensorProto.STRING, TensorProto.UNDEFINED):
             self.lost[value.name] = f'input "{value.name}" {NOT_TENSORS}'
             return
         self.graph.add_input(value.name, self.shapes[value.name])
         if kind != TensorProto.FLOAT:
-            self.instead[value.name] = self.graph.op("Cast", value.name, name=f"{value.name}@cast", to=kind)
+            name = f"{value.name}@cast"
+            while name in self.named:  # by the model itself
+                name += "@"
+            self.instead[value.name] = self.graph.op("Cast", value.name, name=name, to=kind)
 
     def _node(self, number: int, node: onnx.NodeProto) -> None:
         if node.domain == "ai.onnx" or any(name in self.instead for name in (*node.input, *calls.captured(node))):

@@ -33,6 +33,14 @@ def made_twice(model):
     model.graph.node[1].output[0] = "conv1"
 
 
+def made_twice_at_once(model):
+    model.graph.node.append(helper.make_node("Split", ["x"], ["a", "a"], axis=1, num_outputs=2))
+
+
+def an_input_twice(model):
+    model.graph.input.add().CopyFrom(model.graph.input[0])
+
+
 def two_of_one_name(model):
     model.graph.initializer.add().CopyFrom(model.graph.initializer[0])
 
@@ -132,6 +140,8 @@ BAD = [
     (edited(without_graph), "holds no graph"),
     (edited(unknown_value), 'reads "nowhere", which nothing makes before it'),
     (edited(made_twice), '"conv1" is made twice'),
+    (edited(made_twice_at_once), '"a" is made twice'),
+    (edited(an_input_twice), 'two inputs are named "x"'),
     (edited(two_of_one_name), 'two initializers are named "conv1.weight"'),
     (edited(too_few_numbers), "asks for 162 numbers, 135 are there"),
     (edited(negative_axis), "no tensor can have its shape"),
@@ -177,6 +187,17 @@ def test_weights_and_old_files_are_refused():
         load(shared("onnx/super_resolution.onnx"), weights="x.caffemodel")
     with pytest.raises(CaffeinitError, match=r"opset 1(.|\n)*onnx\.version_converter\.convert_version\(model, 17\)"):
         load(shared("onnx/mnist_2018.onnx"))
+
+
+def test_a_name_that_we_would_give_can_be_taken(tmp_path):
+    model = chain().model()
+    model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.float32), "k@cast"))
+    model.graph.node.append(helper.make_node("Cast", ["k"], ["k@cast@"], to=TensorProto.FLOAT))
+    onnx.save(model, tmp_path / "net.onnx")
+    graph = load(tmp_path / "net.onnx").graph
+    assert "k" in graph.inputs
+    assert "k@cast" in graph.initializers
 
 
 def test_a_model_without_units_is_refused(tmp_path):
