@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from caffeinit.errors import FormatError, OutputError
 
@@ -50,6 +50,12 @@ def check_regular_file(path: str | PathLike[str]) -> Path:
     if not os.access(path, os.R_OK):
         raise FormatError(f"{path}: may not be read")
     return path
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether a name that stands in a file leads out of that file's folder; such names are not followed."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or os.path.isabs(name) or ".." in path.parts
 
 
 def read_bytes_limited(path: str | PathLike[str], most: int, what: str) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from caffeinit.batch.manifest import as_line
 from caffeinit.batch.table import JOBS
 from caffeinit.cli.common import IN_BATCH
 from caffeinit.errors import CaffeinitError, UnmatchedError
@@ -60,8 +61,8 @@ def run_model(task: Mapping[str, Any], folder: Path, done: Path, threads: int) -
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write a record, whole or not at all, and on disk before this returns."""
     temporary = folder / f"{RECORD}.new"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(dict(record), file, ensure_ascii=False)
+    with open(temporary, "wb") as file:
+        file.write(as_line(record))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / RECORD)

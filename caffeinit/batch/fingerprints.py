@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.batch.table import Job, options_of
 from caffeinit.errors import CaffeinitError
+from caffeinit.files import leads_out
 from caffeinit.images.files import PICTURE_SUFFIXES, list_lines, resolve_listed
 
 _MOST_READ = 1 << 28  # bytes; a larger file of pictures counts by size and time
@@ -62,7 +63,7 @@ def _named_in(zoo: Path, net: str) -> dict[str, str]:
     for name in beside:
         for candidate in dict.fromkeys((name, PurePosixPath(name).name)):
             path = str(folder / candidate)
-            if ".." not in candidate and not candidate.startswith("/") and (zoo / path).is_file():
+            if not leads_out(candidate) and os.path.isfile(zoo / path):
                 found[path] = digest_file(zoo / path)
     return found
 
@@ -73,8 +74,8 @@ def external_files(path: Path) -> list[str]:
         graph = onnx.load_model(path, load_external_data=False).graph
     except DecodeError:
         return []  # the job will say so
-    places = {e.value for t in graph.initializer for e in t.external_data if e.key == "location"}
-    return sorted(places)
+    told = [e.value for t in graph.initializer for e in t.external_data if e.key == "location"]
+    return sorted({name for name in told if isinstance(name, str)})  # bytes where it is damaged
 
 
 def digest_file(path: Path) -> str:

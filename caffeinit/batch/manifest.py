@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caffeinit.errors import FormatError
+from caffeinit.files import leads_out
 
 
 @dataclass
@@ -44,9 +45,29 @@ class Entry:
     versions: dict[str, str] = field(default_factory=dict)
     key: str = ""
 
-    def line(self) -> str:
+    def line(self) -> bytes:
         """Return the entry as its line in the manifest."""
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+        return as_line(asdict(self))
+
+
+def as_line(data: Mapping[str, Any]) -> bytes:
+    """Return plain data as a line of JSON; bytes of file names that are no text stand as escapes of their surrogates."""
+    return (json.dumps(dict(data), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _entry_of(line: bytes) -> Entry:
+    """Return the entry of a line; ValueError or TypeError where it is none, or names files outside the batch's folder."""
+    entry = Entry(**json.loads(line))
+    texts = [entry.model, entry.job, entry.reason, entry.summary, entry.net or "", entry.weights or "", entry.key]
+    texts += [*entry.inputs.values(), *entry.versions.values(), *(v for vs in entry.options.values() for v in vs)]
+    sizes = [told["bytes"] for told in entry.outputs.values() if told.keys() == {"bytes", "sha256"}]
+    if not all(isinstance(t, str) for t in texts) or not all(isinstance(s, int) for s in sizes):
+        raise TypeError("a text or a number is none")
+    if any(map(leads_out, entry.outputs)) or len(sizes) < len(entry.outputs):
+        raise ValueError("outputs that no batch writes")
+    if entry.key.strip("0123456789abcdef") or entry.result not in ("ok", "failed", "left out"):
+        raise ValueError("no key or no result")
+    return entry
 
 
 class Manifest:
@@ -67,8 +88,8 @@ class Manifest:
         self._whole = raw.rfind(b"\n") + 1
         for number, line in enumerate(raw[: self._whole].splitlines(), 1):
             try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
+                entry = _entry_of(line)
+            except (ValueError, TypeError, AttributeError, RecursionError):
                 raise FormatError(
                     f"{path}, line {number}: is no line of a batch's manifest. Remove the line to have its model done again"
                 ) from None
@@ -77,7 +98,7 @@ class Manifest:
     def append(self, entry: Entry) -> None:
         """Add a line, whole and on disk before this returns."""
         self.entries[entry.model] = entry
-        data = entry.line().encode()
+        data = entry.line()
         with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
             file.truncate(self._whole)
             file.seek(self._whole)
@@ -93,7 +114,7 @@ class Manifest:
             through: a file on the same disk to write first.
         """
         ordered = {name: self.entries[name] for name in names}
-        data = "".join(e.line() for e in ordered.values()).encode()
+        data = b"".join(e.line() for e in ordered.values())
         self.entries, self._whole = ordered, len(data)
         if self.path.exists() and self.path.read_bytes() == data:
             return
@@ -106,5 +127,5 @@ class Manifest:
 
 def append_time(path: Path, times: Mapping[str, Any]) -> None:
     """Add a line to times.jsonl: model, result, seconds, peak memory, machine, when."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(times), ensure_ascii=False) + "\n")
+    with open(path, "ab") as file:
+        file.write(as_line(times))

@@ -239,4 +239,4 @@ def complete(out: Path, entry: Entry, move: bool) -> bool:
 
 
 def _is(path: Path, told: Mapping[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == told["bytes"] and describe(path) == told
+    return os.path.isfile(path) and path.stat().st_size == told["bytes"] and describe(path) == told
