@@ -394,6 +394,6 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
         if entry.name == name:
             value = helper.get_attribute_value(entry)
             if isinstance(value, bytes):
-                return value.decode()
+                return value.decode("utf-8", "replace")
             return list(value) if entry.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
     return default

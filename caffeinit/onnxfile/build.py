@@ -138,8 +138,6 @@ class _Builder:
         return Built(graph, self.skipped)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
-        if self._is_there(value.name) or value.name in self.lost:
-            raise FormatError(f'{self.plain.where}: two inputs are named "{value.name}"')
         kind = value.type.tensor_type.elem_type
         if not value.type.HasField("tensor_type") or kind in (TensorProto.STRING, TensorProto.UNDEFINED):
             self.lost[value.name] = f'input "{value.name}" {NOT_TENSORS}'

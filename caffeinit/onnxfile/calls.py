@@ -43,6 +43,23 @@ def nodes_within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
             yield from nodes_within(inner)
 
 
+def inlined_size(model: onnx.ModelProto) -> int:
+    """Return how many nodes a model has with its functions in place of their calls; functions in a circle count once."""
+    bodies = {(f.domain, f.name): [n for node in f.node for n in nodes_within(node)] for f in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    begun: set[tuple[str, str]] = set()
+    pending = list(bodies)
+    while pending:
+        key = pending[-1]
+        first = [] if key in begun else [(n.domain, n.op_type) for n in bodies[key]]
+        begun.add(key)
+        if below := [k for k in dict.fromkeys(first) if k in bodies and k not in begun]:
+            pending += below
+            continue
+        sizes[pending.pop()] = sum(sizes.get((n.domain, n.op_type), 1) for n in bodies[key])
+    return sum(sizes.get((n.domain, n.op_type), 1) for node in model.graph.node for n in nodes_within(node))
+
+
 def as_call(
     node: onnx.NodeProto, number: int, versions: Mapping[str, int]
 ) -> tuple[onnx.NodeProto, onnx.FunctionProto]:

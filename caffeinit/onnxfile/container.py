@@ -23,13 +23,14 @@ from google.protobuf.message import DecodeError
 from caffeinit import wire
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
-from caffeinit.files import check_regular_file, check_target, replacing
+from caffeinit.files import check_regular_file, check_target, leads_out, replacing
 from caffeinit.mapped import release, scratch_copy
 from caffeinit.onnxfile.calls import nodes_within, subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
 
+MOST_NODES = 100_000
 _GRAPH, _NODE, _INITIALIZER, _SPARSE = 7, 1, 5, 15
 _SCRATCH_LEAST = 1 << 29  # bytes from which a data file is worked on in a copy on the disk, not in memory
 _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 2, 4, 5, 5
@@ -209,6 +210,8 @@ def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
         raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
     if not model.graph.node:
         raise FormatError(f"{path}: is no ONNX model: it holds no graph of any nodes")
+    if (count := sum(1 for _ in _nodes(model))) > MOST_NODES:
+        raise FormatError(f"{path}: {count} nodes are more than any real net has")
     if any(isinstance(name, bytes) for name in _names(model)):
         raise FormatError(f"{path}: a name in it is no text: it is damaged")
     if not all(node.output for node in _nodes(model)):
@@ -233,6 +236,9 @@ def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
     yield from (v.name for v in (*model.graph.input, *model.graph.output, *model.graph.value_info))
     for function in model.functions:
         yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+        yield from (entry.domain for entry in function.opset_import)
+    yield from (entry.domain for entry in model.opset_import)
+    yield from (d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim)
 
 
 def _index(found: Container, open_data: OpenData) -> None:
@@ -287,8 +293,7 @@ def _open_data(model: Path, location: str, where: str) -> DataFile:
     Raises:
         FormatError: it does not, or cannot be read.
     """
-    parts = PurePosixPath(location.replace("\\", "/"))
-    if not parts.name or "\0" in location or parts.is_absolute() or ".." in parts.parts or os.path.isabs(location):
+    if not PurePosixPath(location).name or "\0" in location or leads_out(location):
         raise FormatError(f"{where}: its numbers are said to lie in {location!r}: only the model's own folder is read")
     folder = os.path.realpath(model.parent)
     if os.path.commonpath([folder, os.path.realpath(os.path.join(folder, location))]) != folder:

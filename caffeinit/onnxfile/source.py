@@ -19,9 +19,10 @@ from caffeinit.images import Preprocessing
 from caffeinit.netnumbers import NetNumber
 from caffeinit.network import Network, Params, Skipped
 from caffeinit.nodes import check_made_once, operator_of
+from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Plain, build_graph
-from caffeinit.onnxfile.container import Container, open_onnx
+from caffeinit.onnxfile.container import MOST_NODES, Container, open_onnx
 from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
@@ -176,6 +177,10 @@ def _numbers(tensor: Tensor, keeps_doubles: bool) -> np.ndarray:
 
 
 def _inlined(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    if (size := calls.inlined_size(model)) > MOST_NODES:
+        raise FormatError(
+            f"{where}: its functions call each other until they are {size} nodes, more than any real net has"
+        )
     try:
         return onnx.inliner.inline_local_functions(model)
     except Exception as error:  # the inliner raises whatever its C++ does

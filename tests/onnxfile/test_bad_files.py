@@ -1,6 +1,7 @@
 """Files that are no ONNX models, or damaged ones: refused in words, whatever byte is wrong."""
 
 import contextlib
+import itertools
 
 import numpy as np
 import onnx
@@ -39,6 +40,18 @@ def made_twice_at_once(model):
 
 def an_input_twice(model):
     model.graph.input.add().CopyFrom(model.graph.input[0])
+
+
+def functions_of_many_nodes(model):
+    """Twelve functions, each of ten calls of the one before: a thousand billion nodes."""
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    for level in range(12):
+        kind, domain = ("Relu", "") if level == 0 else (f"f{level - 1}", "own")
+        names = ["a", *"cdefghijk", "b"]
+        nodes = [helper.make_node(kind, [i], [o], domain=domain) for i, o in itertools.pairwise(names)]
+        model.functions.append(helper.make_function("own", f"f{level}", ["a"], ["b"], nodes, domains))
+    model.graph.node.append(helper.make_node("f11", ["x"], ["many"], domain="own"))
+    model.opset_import.append(domains[1])
 
 
 def two_of_one_name(model):
@@ -142,6 +155,7 @@ BAD = [
     (edited(made_twice), '"conv1" is made twice'),
     (edited(made_twice_at_once), '"a" is made twice'),
     (edited(an_input_twice), 'two inputs are named "x"'),
+    (edited(functions_of_many_nodes), "until they are 1000000000003 nodes"),
     (edited(two_of_one_name), 'two initializers are named "conv1.weight"'),
     (edited(too_few_numbers), "asks for 162 numbers, 135 are there"),
     (edited(negative_axis), "no tensor can have its shape"),
@@ -157,6 +171,7 @@ BAD = [
     (edited(endless_input), "which no memory holds"),
     (edited(cast_to_no_type), '"relu" .Cast. does not fit what it reads'),
     (edited(constant_of_a_number), "damaged"),
+    (WHOLE.replace(b"\x12\x01N", b"\x12\x01\xff"), "a name in it is no text"),
     *((_no_text(name), "a name in it is no text") for name in (b"innernam", b"thenname", b"conditio", b"then_branch")),
     (edited(odd_bias_of_a_product), r"an array of \(1, 4\) cannot be added to a product of \(1, 5\)"),
 ]
