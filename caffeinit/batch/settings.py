@@ -28,11 +28,13 @@ from caffeinit.batch.table import JOBS, options_of, setting_name
 from caffeinit.cli import VERBS
 from caffeinit.cli.common import parse_memory
 from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.files import read_bytes_limited
 
 HINT = (
     "An option that a reason asks for can be given to one net alone, in a file caffeinit.toml beside it: "
     "input_shape = { data = [3, 224, 224] }"
 )
+_MOST_BYTES, _LONGEST_LINE = 1 << 18, 4096
 # Settings that are the batch's own.
 OWN = {"skip": (bool, str), "weights": (str,), "time_limit": (int, float), "model_memory": (str,)}
 
@@ -90,13 +92,7 @@ class Settings:
         return said
 
     def _read(self, file: str) -> dict[str, Any]:
-        try:
-            with open(self.root / file, "rb") as stream:
-                table = tomllib.load(stream)
-        except OSError as error:
-            raise FormatError(f"{self.root / file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise FormatError(f"{self.root / file}: is no TOML: {error}") from None
+        table = _parsed(self.root / file)
         nets = table.get("nets", {})
         if not isinstance(nets, dict) or not all(isinstance(t, dict) for t in nets.values()):
             raise FormatError(f'{self.root / file}: nets: tables are needed, such as [nets."deploy*.prototxt"]')
@@ -132,6 +128,33 @@ class Settings:
                 base = self.root / folder
                 said.options[option.name] = [absolute(option, t, base) for t in _texts(option, key, value, where)]
                 said.origin[option.name] = where
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """Return what a settings file says.
+
+    Raises:
+        FormatError: it is no TOML, or larger than one: keys of a thousand parts keep the parser busy for hours.
+    """
+    raw = read_bytes_limited(path, _MOST_BYTES, "file of settings")
+    if max(map(len, raw.split(b"\n"))) > _LONGEST_LINE:
+        raise FormatError(f"{path}: a line of it is longer than {_LONGEST_LINE} characters; spread it over several")
+    try:
+        table = tomllib.loads(raw.decode())
+        _check_range(table)
+    except RecursionError:
+        raise FormatError(f"{path}: its lists and tables are nested too deep") from None
+    except ValueError as error:
+        raise FormatError(f"{path}: is no TOML: {error}") from None
+    return table
+
+
+def _check_range(value: Any) -> None:
+    """Refuse whole numbers of more than 64 bits, as TOML has it: with ValueError."""
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_range(inner)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("a whole number of more than 64 bits")
 
 
 def _check_own(key: str, value: Any, where: str) -> None:
@@ -188,6 +211,6 @@ def absolute(option: click.Option, text: str, base: Path) -> str:
     if option.name != "sources":
         return text
     name, separator, rest = text.partition("=")
-    if separator and name.isidentifier() and not (base / text).exists():
+    if separator and name.isidentifier() and not os.path.exists(base / text):
         return f"{name}={os.path.abspath(base / rest)}"
     return os.path.abspath(base / text)

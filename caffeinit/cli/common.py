@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -200,8 +200,8 @@ def parse_sources(given: Sequence[str], inputs: Sequence[str]) -> dict[str | Non
     sources: dict[str | None, list[str]] = {}
     for text in given:
         name, separator, rest = text.partition("=")
-        key = name if separator and name in inputs and not Path(text).exists() else None
-        if separator and key is None and name.isidentifier() and not glob.has_magic(text) and not Path(text).exists():
+        key = name if separator and name in inputs and not os.path.exists(text) else None
+        if separator and key is None and name.isidentifier() and not glob.has_magic(text) and not os.path.exists(text):
             raise click.BadParameter(
                 f'"{text}": there is no input "{name}"; inputs: {", ".join(inputs)}', param_hint="--images"
             )
