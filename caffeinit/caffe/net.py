@@ -8,6 +8,7 @@ the solver's.
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.caffe.textformat import Reading, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
-from caffeinit.files import read_bytes_limited
+from caffeinit.files import leads_out, read_bytes_limited
 from caffeinit.netnumbers import NetNumber
 
 MAX_NET_BYTES = 1 << 28
@@ -231,9 +232,10 @@ def _read_solver(text: str, path: Path, phase: str) -> tuple[Any, Reading, str] 
 
 
 def _read_named(path: Path, named: str) -> tuple[Any, Reading, str]:
-    """Return the net that a solver file names."""
-    for candidate in (path.parent / named, path.parent / Path(named).name, Path(named)):
-        if candidate.is_file() and candidate.resolve() != path.resolve():
+    """Return the net that a solver file names; of a name that leads out of its folder only the last part counts."""
+    beside = path.parent / Path(named).name
+    for candidate in [beside] if leads_out(named) else [path.parent / named, beside, Path(named)]:
+        if os.path.isfile(candidate) and candidate.resolve() != path.resolve():
             return _read_message(candidate)
     raise FormatError(
         f'{path}: is a solver file; the net that it names, "{named}", is not beside it. Give the net itself'
@@ -274,6 +276,7 @@ def _meets(rule: Any, phase: str, level: int, stages: Sequence[str]) -> bool:
 def _make_names_unique(net: Net) -> None:
     """Give layers of one name names of their own; Caffe loads weights into the first of them only."""
     seen: Counter[str] = Counter()
+    tried: dict[str, int] = {}
     taken = {entry.name for entry in net.layers}
     for entry in net.layers:
         given = entry.name
@@ -283,8 +286,9 @@ def _make_names_unique(net: Net) -> None:
         stem = given or entry.type
         name, count = (stem, 1) if not given and stem not in taken else (f"{stem}#{seen[given]}", seen[given])
         while name in taken:
-            count += 1
+            count = max(count, tried.get(stem, 0)) + 1  # what was taken once still is
             name = f"{stem}#{count}"
+        tried[stem] = count
         taken.add(name)
         entry.name = name
         net.file_names[name] = given

@@ -235,7 +235,7 @@ class _Parser:
         values = found.enum_type.values_by_name
         if word in values:
             return int(values[word].number)
-        if kind == "number" and word.isdigit() and int(word) in found.enum_type.values_by_number:
+        if kind == "number" and word.isdigit() and len(word) < 10 and int(word) in found.enum_type.values_by_number:
             return int(word)
         near = difflib.get_close_matches(word, list(values), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from caffeinit.errors import ImagesError
+from caffeinit.files import leads_out
 from caffeinit.images.means import MEAN_HINT
 from caffeinit.images.preprocess import Preprocessing, Resize
 from caffeinit.printing import printable
@@ -130,21 +131,16 @@ def mean_name(layer: Any) -> str | None:
 
 def find_mean(name: str, folder: str | os.PathLike[str] | None) -> Path | None:
     """Return where a mean file lies that a net names; None where it is not to be had, or lies elsewhere."""
-    if _lies_elsewhere(name):
+    if leads_out(name):
         return None
     candidates = [Path(f, name) for f in (folder, ".") if f is not None]
     candidates += [Path(folder, Path(name).name)] if folder is not None else []
-    return next((c for c in candidates if c.is_file()), None)
-
-
-def _lies_elsewhere(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.is_absolute() or os.path.isabs(name) or ".." in PurePosixPath(name.replace("\\", "/")).parts
+    return next((c for c in candidates if os.path.isfile(c)), None)
 
 
 def _mean_problem(layer: Any, name: str) -> str:
     """Return why there is no mean file."""
     where = f'layer "{printable(layer.name)}": mean_file "{printable(name)}"'
-    if _lies_elsewhere(name):
+    if leads_out(name):
         return f"{where} lies elsewhere and is only read when asked for. {MEAN_HINT}"
     return f"{where} is neither beside the net nor below the current folder. {MEAN_HINT}"

@@ -266,6 +266,18 @@ def test_the_state_that_files_name_joins_what_is_asked_for(tmp_path):
     assert "stage" not in [layer.name for layer in read_net(tmp_path / "solver.prototxt", "TRAIN").layers]
 
 
+def test_a_name_in_a_solver_does_not_lead_out_of_its_folder(tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "net.prototxt").write_text(DATA)
+    for name in ("../net.prototxt", str(tmp_path / "net.prototxt"), "n" * 5000):
+        (tmp_path / "inside" / "solver.prototxt").write_text(f'net: "{name}" base_lr: 1')
+        with pytest.raises(FormatError, match="is not beside it"):
+            read_net(tmp_path / "inside" / "solver.prototxt")
+    (tmp_path / "inside" / "net.prototxt").write_text(DATA)
+    (tmp_path / "inside" / "solver.prototxt").write_text('net: "/home/author/net.prototxt" base_lr: 1')
+    assert read_net(tmp_path / "inside" / "solver.prototxt").path.name == "solver.prototxt"
+
+
 def test_an_unknown_value_inside_a_solver_refuses_its_layer(tmp_path):
     odd = 'layer { name: "pool" type: "Pooling" bottom: "data" top: "pool" pooling_param { pool: MEDIAN kernel_size: 2 } }'
     (tmp_path / "solver.prototxt").write_text(f"net_param {{ {DATA} {odd} }}")
