@@ -14,6 +14,7 @@ and (N, H, W, C) is the first.
 from __future__ import annotations
 
 import gzip
+import lzma
 import math
 import os
 import zipfile
@@ -26,11 +27,12 @@ import numpy as np
 
 from caffeinit.errors import ImagesError
 from caffeinit.images.files import Skipped, open_regular
-from caffeinit.images.means import HEADER_ERRORS
+from caffeinit.images.means import HEADER_ERRORS, load_npy
 from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
 
 MAX_UNPACKED = 1 << 32  # bytes that a compressed array may take in memory
+_ARCHIVE_ERRORS = (*HEADER_ERRORS, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -126,10 +128,7 @@ def values_shape(row: Sequence[int]) -> tuple[int, int, int]:
 
 def open_npy(path: str) -> ArraySource:
     """Map a .npy file."""
-    try:
-        return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), path)
-    except HEADER_ERRORS as error:
-        raise ImagesError(f"{printable(path)}: no usable NumPy array: {printable(error)}") from error
+    return ArraySource(load_npy(path), path)
 
 
 def npz_names(path: str) -> list[str]:
@@ -137,7 +136,7 @@ def npz_names(path: str) -> list[str]:
     try:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             return [n[:-4] for n in archive.namelist() if n.endswith(".npy")]
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except _ARCHIVE_ERRORS as error:
         raise ImagesError(f"{printable(path)}: no usable .npz file: {printable(error)}") from error
 
 
@@ -150,7 +149,7 @@ def open_npz(path: str, input_name: str) -> ArraySource:
                 _refuse_large(member, path)
             with archive.open(chosen + ".npy") as member:
                 array = np.lib.format.read_array(member, allow_pickle=False)
-    except (*HEADER_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _ARCHIVE_ERRORS as error:
         raise ImagesError(f"{printable(path)}: array {printable(chosen)}: {printable(error)}") from error
     return ArraySource(array, path)
 

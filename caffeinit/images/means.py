@@ -10,6 +10,7 @@ import numpy as np
 from caffeinit.caffe.blobs import read_blob
 from caffeinit.errors import CaffeinitError, ImagesError, WeightsError
 from caffeinit.files import check_regular_file
+from caffeinit.printing import printable
 from caffeinit.wire import WireError
 
 # What NumPy raises on damaged headers; one of an old kind is cut into tokens by Python's own tokenizer.
@@ -43,12 +44,23 @@ def read_mean(path: str | PathLike[str]) -> np.ndarray:
     return array
 
 
-def _read_npy(path: PathLike[str]) -> np.ndarray:
+def load_npy(path: str | PathLike[str]) -> np.ndarray:
+    """Map the array in a .npy file: a header that claims more than the file holds is refused before memory is asked for.
+
+    Raises:
+        ImagesError: there is none; np.load alone would open an archive of arrays, too.
+    """
     try:
-        # Mapped: a header that claims more than the file holds is refused before memory is asked for.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False), np.float32)
+        return np.lib.format.open_memmap(path, "r")
     except HEADER_ERRORS as error:
-        raise ImagesError(f"{path}: is no .npy file that can be read: {error}") from None
+        raise ImagesError(f"{printable(path)}: is no .npy file that can be read: {printable(error)}") from None
+
+
+def _read_npy(path: PathLike[str]) -> np.ndarray:
+    array = load_npy(path)
+    if array.dtype.kind not in "buif":
+        raise ImagesError(f"{path}: is no mean picture: it holds {array.dtype}, no numbers")
+    return np.array(array, np.float32)
 
 
 def _read_blob(path: PathLike[str]) -> np.ndarray:

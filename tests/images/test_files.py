@@ -133,3 +133,10 @@ def test_listed_names_start_beside_the_list_then_here_or_at_the_root(tmp_path, m
 def test_control_characters_are_spelt_out() -> None:
     assert printable("a\x1b[31m\nb\udcff") == "a\\x1b[31m\\nb\\udcff"
     assert printable("Grüße.png") == "Grüße.png"
+
+
+def test_lines_of_many_numbers_are_read_in_time(tmp_path) -> None:
+    """One pattern for all numbers behind a name would take minutes: it begins anew at each."""
+    line = "a" + " 1" * 4000 + " x"
+    (tmp_path / "list.txt").write_text(f"{line}\n" * 100 + "a b.jpg  1 -2.5e3\n7\n7 8\n")
+    assert list_lines(tmp_path / "list.txt") == [line] * 100 + ["a b.jpg", "7", "7"]

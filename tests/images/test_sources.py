@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -87,6 +88,25 @@ def test_mnist_itself() -> None:
     assert 25 < np.concatenate([b["data"] for b in calibration]).mean() < 42  # the test set's mean is 33.8
 
 
+def npz_packed(method: int, damage: Callable[[bytearray], None]) -> bytes:
+    """Return a .npz file with something changed in it."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as packed:
+        packed.writestr("data.npy", bytes(range(256)))
+    raw = bytearray(archive.getvalue())
+    damage(raw)
+    return bytes(raw)
+
+
+def encrypted(raw: bytearray) -> None:
+    raw[6] |= 1
+    raw[raw.index(b"PK\1\2") + 8] |= 1
+
+
+def overwritten(raw: bytearray) -> None:
+    raw[50:60] = b"\xff" * 10
+
+
 def npz_of(name: str, shape: tuple[int, ...], held: int) -> bytes:
     """Return a .npz file whose array claims a shape, uint8, and holds so many zeros."""
     array, archive = io.BytesIO(), io.BytesIO()
@@ -104,11 +124,14 @@ BAD_FILES = [
     ("huge.gz", gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "claims to hold"),
     ("cut.gz", gzip.compress(idx(np.zeros((4, 6, 8), np.uint8)))[:-12], "end-of-stream|incomplete"),
     ("other.gz", gzip.compress(b"hello"), "not an idx file"),
-    ("foreign.npy", b"hello", "no usable NumPy array"),
-    ("pickle.npy", b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (2,), }".ljust(128), "NumPy"),
+    ("foreign.npy", b"hello", "is no .npy file that can be read"),
+    ("pickle.npy", b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (2,), }".ljust(128), "objects"),
     ("foreign.npz", b"hello", "no usable .npz"),
     ("bomb.npz", npz_of("data", (1 << 20, 3, 60, 80), 1 << 20), "too large packed"),
     ("cut.npz", npz_of("data", (1 << 10, 3, 60, 80), 1 << 20), "data: "),
+    ("locked.npz", npz_packed(zipfile.ZIP_STORED, encrypted), "is encrypted"),
+    ("damaged.npz", npz_packed(zipfile.ZIP_LZMA, overwritten), "data: "),
+    ("archive.npy", npz_of("data", (2, 3), 6), "is no .npy file that can be read"),
     ("foreign.h5", b"hello", "no usable HDF5"),
     ("foreign.mdb", b"hello", "not an LMDB database"),
     ("empty.txt", b"\n", "an empty list"),
