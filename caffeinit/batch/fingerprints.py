@@ -9,6 +9,7 @@ import functools
 import glob
 import hashlib
 import importlib.metadata
+import mmap
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,13 @@ import click
 import onnx
 from google.protobuf.message import DecodeError
 
+from caffeinit import wire
 from caffeinit.batch.table import Job, options_of
 from caffeinit.errors import CaffeinitError
 from caffeinit.files import leads_out
 from caffeinit.images.files import PICTURE_SUFFIXES, list_lines, resolve_listed
 
+_NUMBERS: wire.PruneTree = {7: {5: {9: None}}}  # the bytes of an ONNX model's arrays
 _MOST_READ = 1 << 28  # bytes; a larger file of pictures counts by size and time
 _PACKAGES = ("caffeinit", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "scikit-learn", "scipy", "Pillow")
 
@@ -70,11 +73,13 @@ def _named_in(zoo: Path, net: str) -> dict[str, str]:
 
 def external_files(path: Path) -> list[str]:
     """Return the names of the files that hold an ONNX model's large arrays; none for a file that is no ONNX model."""
+    model = onnx.ModelProto()
     try:
-        graph = onnx.load_model(path, load_external_data=False).graph
-    except DecodeError:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            model.ParseFromString(wire.pruned(data, 0, len(data), _NUMBERS))
+    except (DecodeError, ValueError):
         return []  # the job will say so
-    told = [e.value for t in graph.initializer for e in t.external_data if e.key == "location"]
+    told = [e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"]
     return sorted({name for name in told if isinstance(name, str)})  # bytes where it is damaged
 
 

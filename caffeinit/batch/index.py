@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from caffeinit.batch.manifest import Entry
 from caffeinit.batch.settings import HINT, asks_for_options
-from caffeinit.errors import OptionError
+from caffeinit.errors import FormatError, OptionError
 from caffeinit.files import check_target, replacing
 from caffeinit.report.markup import Markup, join, tag
 from caffeinit.report.page import facts, generator, page, resource, table, version
@@ -125,7 +125,15 @@ def _read(out: Path, entry: Entry) -> _Found:
     name = next((p for p in entry.outputs if p.endswith(".json")), None)
     if name is None:
         return _Found()
-    told = json.loads((out / name).read_bytes())
+    try:
+        return _found(json.loads((out / name).read_bytes()))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise FormatError(
+            f"{out / name}: is no result of a job ({type(error).__name__}: {error}). Remove it to have its model done again"
+        ) from None
+
+
+def _found(told: dict[str, Any]) -> _Found:
     units = told["units"]
     rates, deviations = _lines(units, "rate"), _lines(units, "out_std")
     rated = any(math.isfinite(v) for line in rates for v in line)

@@ -17,7 +17,9 @@ from typing import Any
 from caffeinit.batch.settings import Said
 from caffeinit.batch.zoo import Zoo, claims_net, claims_weights
 from caffeinit.caffe.fits import Fit, NetShapes, StoredShapes, fit, net_shapes, stored_shapes
+from caffeinit.caffe.net import MAX_NET_BYTES
 from caffeinit.errors import CaffeinitError
+from caffeinit.files import read_bytes_limited
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,11 @@ class Matchmaker:
 
     def _look(self, path: str, arguments: Mapping[str, Any]) -> _Net:
         full = self.zoo.root / path
-        digest = hashlib.sha256(full.read_bytes() + repr(arguments).encode()).hexdigest()
+        try:
+            raw = read_bytes_limited(full, MAX_NET_BYTES, "net definition")
+        except CaffeinitError as error:
+            return _Net(path, None, "", one_line(error, full))
+        digest = hashlib.sha256(raw + repr(arguments).encode()).hexdigest()
         if digest not in self._known:
             try:
                 self._known[digest] = net_shapes(full, **arguments), ""

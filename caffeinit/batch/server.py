@@ -191,8 +191,13 @@ def _needed(arguments: list[str]) -> list[str]:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / RECORD).read_bytes())
-    return record
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_bytes())
+        if isinstance(record["reason"], str) and not any("/" in name for name in record.get("outputs", {})):
+            return record
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return {"result": "failed", "reason": f"{folder / RECORD}: is no record of a model. Remove the folder"}
 
 
 def _ending(code: int) -> str:

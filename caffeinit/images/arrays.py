@@ -32,6 +32,7 @@ from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
 
 MAX_UNPACKED = 1 << 32  # bytes that a compressed array may take in memory
+MAX_NUMBERS = 1 << 28  # in one row
 _ARCHIVE_ERRORS = (*HEADER_ERRORS, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
@@ -86,6 +87,7 @@ class ArraySource(Source):
             raise ImagesError(f"{printable(origin)}: holds {array.dtype}: numbers are needed.")
         if array.ndim < 2:
             raise ImagesError(f"{printable(origin)}: an array of shape {array.shape}: (N, C, H, W) is needed.")
+        check_row(origin, array.shape[1:])
         self.array = array
         self.holds_pictures = array.dtype == np.uint8 and array.ndim > 2
 
@@ -116,6 +118,12 @@ class ArraySource(Source):
         if row.shape[0] in (1, shape[0]) or row.shape[2] not in (1, 3):
             return Sample(row.transpose(1, 2, 0), "net", stored=True)
         return Sample(row, "rgb", stored=True)
+
+
+def check_row(origin: str, row: Sequence[int]) -> None:
+    """Refuse rows that a few bytes of a file with holes may claim, and no memory holds."""
+    if math.prod(row) > MAX_NUMBERS:
+        raise ImagesError(f"{printable(origin)}: {' x '.join(map(str, row))} numbers are more than any picture holds.")
 
 
 def values_shape(row: Sequence[int]) -> tuple[int, int, int]:

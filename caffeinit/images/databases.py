@@ -1,82 +1,37 @@
 """Rows from where Caffe users keep pictures: LMDB databases of Datum records, and the files of an HDF5Data layer.
 
-Both need an extra package: `pip install caffeinit[lmdb]`, `pip install caffeinit[hdf5]`. A Datum holds 8-bit planes
-(BGR by Caffe's custom), an encoded picture, or floats; mean and scale apply to all three, as in Caffe's Data layer. HDF5
-values are fed as they are, as in Caffe's HDF5Data layer, unless preprocessing is asked for explicitly.
+A Datum holds 8-bit planes (BGR by Caffe's custom), an encoded picture, or floats; mean and scale apply to all three, as
+in Caffe's Data layer. HDF5 values are fed as they are, as in Caffe's HDF5Data layer, unless preprocessing is asked for
+explicitly; reading them needs an extra package: `pip install caffeinit[hdf5]`.
 """
 
 from __future__ import annotations
 
 import importlib
 import io
+import math
 import os
-import threading
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from caffeinit.caffe.hdf5 import DAMAGE
 from caffeinit.errors import ImagesError
-from caffeinit.images.arrays import Source, choose_named, values_shape
+from caffeinit.images.arrays import Source, check_row, choose_named, values_shape
 from caffeinit.images.decode import check_header, decode, read_shape
-from caffeinit.images.files import open_regular
+from caffeinit.images.lmdbfile import LmdbFile
 from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
 
-_LMDB_MAGIC = b"\xde\xc0\xef\xbe"  # at offset 16 of the first page, little endian
-# An environment must not be opened twice in one process.
-_environments: weakref.WeakValueDictionary[str, _Environment] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
 
-
-def _need(module: str, extra: str, path: str) -> Any:
+def _h5py(path: str) -> Any:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("h5py")
     except ImportError as error:
         raise ImagesError(
-            f"{printable(path)}: reading it needs the package {module}. Install it with: pip install caffeinit[{extra}]"
+            f"{printable(path)}: reading it needs the package h5py. Install it with: pip install caffeinit[hdf5]"
         ) from error
-
-
-class _Environment:
-    """One open LMDB file, read-only and without a lock file: nothing is written beside the user's data."""
-
-    def __init__(self, path: str) -> None:
-        self.lmdb = _need("lmdb", "lmdb", path)
-        try:
-            with open_regular(path) as stream:
-                head = stream.read(20)
-            if head[16:20] != _LMDB_MAGIC:
-                raise ImagesError(
-                    f"{printable(path)}: not an LMDB database, or written on a machine of another byte order."
-                )
-            self.handle = self.lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False, max_readers=64)
-        except (OSError, self.lmdb.Error) as error:
-            raise ImagesError(f"{printable(path)}: cannot be opened as an LMDB database: {printable(error)}") from error
-
-    def keys(self) -> list[bytes]:
-        try:
-            with self.handle.begin() as transaction:
-                return list(transaction.cursor().iternext(keys=True, values=False))
-        except self.lmdb.Error as error:
-            raise ImagesError(f"LMDB: {printable(error)}") from error
-
-    def get(self, key: bytes) -> bytes | None:
-        try:
-            with self.handle.begin() as transaction:
-                return transaction.get(key)  # type: ignore[no-any-return]
-        except self.lmdb.Error as error:
-            raise ImagesError(f"LMDB: {printable(error)}") from error
-
-
-def _environment(path: str) -> _Environment:
-    real = os.path.realpath(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
-    with _lock:
-        found = _environments.get(real)
-        if found is None:
-            found = _environments[real] = _Environment(real)
-        return found
 
 
 class LmdbSource(Source):
@@ -84,16 +39,19 @@ class LmdbSource(Source):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        self._environment = _environment(path)
-        self._keys = self._environment.keys()
-        if not self._keys:
+        try:
+            self._file = LmdbFile(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
+            self._records = self._file.records()
+        except (OSError, ImagesError) as error:
+            raise ImagesError(f"{printable(path)}: cannot be read as an LMDB database: {printable(error)}.") from error
+        if not self._records:
             raise ImagesError(f"{printable(path)}: an empty database.")
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._records)
 
     def name(self, index: int) -> str:
-        return f"{self.origin}[{self._keys[index].decode('utf-8', 'backslashreplace')}]"
+        return f"{self.origin}[{self._records[index].key.decode('utf-8', 'backslashreplace')}]"
 
     def check(self, index: int) -> None:
         datum = self._datum(index)
@@ -110,10 +68,7 @@ class LmdbSource(Source):
         return datum_sample(self._datum(index), shape, preprocessing)
 
     def _datum(self, index: int) -> Any:
-        raw = self._environment.get(self._keys[index])
-        if raw is None:
-            raise ImagesError("the record is gone")
-        return parse_datum(raw)
+        return parse_datum(self._file.value(self._records[index]))
 
 
 def parse_datum(raw: bytes) -> Any:
@@ -161,44 +116,47 @@ class Hdf5Source(Source):
     def __init__(self, path: str, input_name: str) -> None:
         super().__init__(path)
         self.holds_pictures = False
-        h5py = _need("h5py", "hdf5", path)
+        h5py = _h5py(path)
         try:
             self._file = h5py.File(path, "r")
             # Links and virtual datasets may name other files: those are not what the user asked to read.
             names = [n for n in self._file if isinstance(self._file.get(n, getlink=True), h5py.HardLink)]
             names = [n for n in names if isinstance(self._file[n], h5py.Dataset)]
             self._rows = self._file[choose_named(names, input_name, path)]
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+            self._shape: tuple[int, ...] = self._rows.shape or ()
+            dtype, chunks = self._rows.dtype, self._rows.chunks or ()
+            lies_elsewhere = self._rows.is_virtual or self._rows.external
+        except DAMAGE as error:
             raise ImagesError(f"{printable(path)}: no usable HDF5 file: {printable(error)}") from error
-        if self._rows.is_virtual or self._rows.external:
+        if lies_elsewhere:
             raise ImagesError(f"{printable(path)}: its values lie in other files: give those files themselves.")
-        if self._rows.ndim < 2 or self._rows.dtype.kind not in "buif":
-            raise ImagesError(
-                f"{printable(path)}: {printable(self._rows.name)} is {self._rows.dtype} {self._rows.shape}."
-            )
+        if len(self._shape) < 2 or dtype.kind not in "buif":
+            raise ImagesError(f"{printable(path)}: {printable(self._rows.name)} is {dtype} {self._shape}.")
+        # What was never written takes no room in the file, and a chunk is unpacked as a whole.
+        check_row(path, max(self._shape[1:], chunks, key=math.prod))
 
     def __len__(self) -> int:
-        return int(self._rows.shape[0])
+        return int(self._shape[0])
 
     def name(self, index: int) -> str:
         return f"{self.origin}[{index}]"
 
     def shape(self, index: int, channels: int = 0) -> tuple[int, int, int]:
-        return values_shape(self._rows.shape[1:])
+        return values_shape(self._shape[1:])
 
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         try:
             row = self._rows[index]
-        except (OSError, RuntimeError, ValueError) as error:
+        except DAMAGE as error:
             raise ImagesError(printable(error)) from error
         return Sample(np.asarray(row, np.float32), stored=True)
 
 
 def hdf5_names(path: str) -> list[str]:
     """Return the names of the datasets in an HDF5 file."""
-    h5py = _need("h5py", "hdf5", path)
+    h5py = _h5py(path)
     try:
         with h5py.File(path, "r") as file:
             return [n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)]
-    except (OSError, RuntimeError) as error:
+    except DAMAGE as error:
         raise ImagesError(f"{printable(path)}: no usable HDF5 file: {printable(error)}") from error

@@ -6,34 +6,41 @@ anything else is a mistake of ours. `tests/fuzz/test_fuzz.py` runs each for seco
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
 import numpy as np
-import onnx
 from PIL import Image
 
 import caffeinit
-from caffeinit import wire
+from caffeinit.batch.index import index_page
+from caffeinit.batch.manifest import Entry, Manifest
+from caffeinit.batch.planning import Order, plan
 from caffeinit.batch.settings import Settings
 from caffeinit.between import scale_system
 from caffeinit.caffe.lower import infer_net
 from caffeinit.caffe.net import read_net
+from caffeinit.caffe.rewrite import upgrade_file
+from caffeinit.caffe.source import CaffeSource
 from caffeinit.caffe.weights import open_weights
 from caffeinit.engine.onnxrun import OnnxFunction
-from caffeinit.errors import CaffeinitError
+from caffeinit.errors import CaffeinitError, ImagesError
 from caffeinit.heads import find_heads
+from caffeinit.images.databases import datum_sample, parse_datum
 from caffeinit.images.decode import check_header, decode
 from caffeinit.images.means import read_mean
-from caffeinit.images.sources import open_sources
-from tests.fuzz.models import DATA, DATA_BYTES, MODELS
+from caffeinit.images.preprocess import Preprocessing
+from caffeinit.images.sources import open_sources, source_names
+from caffeinit.inspection import inspect_files
+from tests.fuzz.models import DATA, DATA_BYTES
+from tests.fuzz.seeds import SMALL_NET, weights_of_the_small_net
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "layers"
-NETS = ("lstm", "pool_max_pad", "conv_group2", "net_inception", "net_siamese", "slice_points")
+ENDINGS = (".npy", ".npz", ".h5", ".mdb", ".txt", ".gz", ".jpg", "")
+ZOO_NAMES = ("a.prototxt", "a.caffemodel", "a.onnx", "caffeinit.toml", "a.binaryproto", "a")
 
 
 @contextmanager
@@ -66,6 +73,41 @@ def read_blobs(path: Path) -> None:
                 blob.array()
 
 
+def net(raw: bytes) -> None:
+    """All that is done to a net before pictures go through it, and what inspect tells of it."""
+    with file_of(raw, "net.prototxt") as path:
+        inspect_files(path, scales=True).to_json()
+        found = caffeinit.load(path)
+        assert isinstance(found.source, CaffeSource)
+        found.source.preprocessing()
+        found.source.lower({name: (2 * shape[0], *shape[1:]) for name, shape in found.inputs.items() if shape})
+        scale_system(found, lambda unit: "", find_heads(found.graph, found.learned), relaxed=False)
+
+
+def weights(raw: bytes) -> None:
+    """Weights of a small net, in whatever form: loaded, changed, written and read again."""
+    with file_of(raw, "net.weights") as path:
+        (path.parent / "net.prototxt").write_text(SMALL_NET)
+        inspect_files(path.parent / "net.prototxt", path).to_json()
+        found = caffeinit.load(path.parent / "net.prototxt", path)
+        for array in (a for arrays in found.params.values() for a in arrays):
+            array *= 0.5
+        found.round_as_stored()
+        found.save(path.parent / "out")
+        again = caffeinit.load(path.parent / "net.prototxt", path.parent / "out")
+        for name, arrays in found.params.items():
+            for one, other in zip(arrays, again.params[name], strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def upgrade(raw: bytes) -> None:
+    """Whatever is upgraded is in today's form, and stays as it is when it is upgraded again."""
+    with file_of(raw, "old") as path:
+        out, again = path.parent / "new", path.parent / "again"
+        upgrade_file(path, out, drop_unknown=True)
+        assert upgrade_file(out, again).copied
+
+
 def mean_file(raw: bytes) -> None:
     with file_of(raw, "mean.binaryproto") as path:
         read_mean(path)
@@ -92,6 +134,25 @@ def arrays(raw: bytes) -> None:
             source.check(index)
 
 
+def named(raw: bytes) -> None:
+    """Whatever --images takes, judged by the name's ending, which the first byte chooses; rows are read, too."""
+    with file_of(raw[1:], f"rows{ENDINGS[raw[0] % len(ENDINGS)] if raw else ''}") as path:
+        Image.new("RGB", (4, 4)).save(path.parent / "one.png")
+        source_names(path)
+        source = open_sources(str(path), "data")
+        for index in range(min(len(source), 3)):
+            source.name(index)
+            with contextlib.suppress(ImagesError):
+                source.check(index)
+                source.shape(index, 3)
+                source.read(index, (3, 4, 4), Preprocessing())
+
+
+def datum(raw: bytes) -> None:
+    """A record of a database."""
+    datum_sample(parse_datum(raw), (3, 4, 4), Preprocessing())
+
+
 def onnx_file(raw: bytes) -> None:
     with file_of(raw, "net.onnx") as path:
         function = OnnxFunction(path)
@@ -112,100 +173,38 @@ def onnx_model(raw: bytes) -> None:
         assert {str(p.relative_to(path.parent)) for p in path.parent.rglob("*")} <= allowed
 
 
+def zoo(raw: bytes) -> None:
+    """What a batch does with a file of its folder before any work; the first byte chooses the file's name."""
+    with file_of(raw[1:], ZOO_NAMES[raw[0] % len(ZOO_NAMES)] if raw else "a.prototxt") as path:
+        (path.parent / "good.prototxt").write_text(SMALL_NET)
+        (path.parent / "good.caffemodel").write_bytes(weights_of_the_small_net()[0])
+        out = path.parent / "out"
+        plan(Order(path.parent, out, "measure", {"sources": [str(path)]}), Manifest(out / "manifest.jsonl"))
+        assert not out.exists()
+
+
+def manifest(raw: bytes) -> None:
+    """The state of a batch: the manifest, a zero byte, and what it has found of a model."""
+    lines, _, result = raw.partition(b"\0")
+    with file_of(lines, "manifest.jsonl") as path:
+        (path.parent / "a.json").write_bytes(result)
+        found = Manifest(path)
+        found.append(Entry("another", "measure", "ok"))
+        assert Manifest(path).entries == found.entries
+        index_page(path.parent / "index.html", path.parent, "measure", list(found.entries.values())).encode()
+
+
 def settings(raw: bytes) -> None:
     with file_of(raw, "caffeinit.toml") as path:
         Settings(path.parent, [path.name]).of("net.prototxt", "rescale")
 
 
+_NETS = (prototxt, net, caffemodel, hdf5, weights, upgrade)
+_IMAGES = (mean_file, mean_npy, picture, arrays, named, datum)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    f.__name__: f
-    for f in (prototxt, caffemodel, hdf5, mean_file, mean_npy, picture, arrays, onnx_file, onnx_model, settings)
-}
-
-
-def seeds(name: str) -> list[bytes]:
-    """Return good files for a target."""
-    return _SEEDS[name]()
-
-
-def _nets() -> list[bytes]:
-    return [path.read_bytes() for path in sorted(GOLDEN.glob("*.prototxt")) if path.stem in NETS]
-
-
-def _blob() -> bytes:
-    shape = wire.encode_bytes(7, wire.encode_bytes(1, b"".join(wire.encode_varint(d) for d in (2, 3))))
-    return shape + wire.encode_bytes(5, np.arange(6, dtype="<f4").tobytes())
-
-
-def _caffemodels() -> list[bytes]:
-    today = wire.encode_bytes(1, b"conv") + wire.encode_bytes(2, b"Convolution") + wire.encode_bytes(7, _blob())
-    old = wire.encode_bytes(4, b"conv") + wire.encode_number(5, 4) + wire.encode_bytes(6, _blob())
-    return [wire.encode_bytes(100, today) * 2, wire.encode_bytes(2, old)]
-
-
-def _hdf5() -> list[bytes]:
-    raw = io.BytesIO()
-    with h5py.File(raw, "w") as file:
-        file["data/conv/0"] = np.ones((2, 3), np.float32)
-        file["data/conv/1"] = np.ones(2, np.float32)
-        file["data/again"] = h5py.SoftLink("/data/conv")
-    return [raw.getvalue()]
-
-
-def _means() -> list[bytes]:
-    legacy = b"".join(wire.encode_number(i + 1, d) for i, d in enumerate((1, 3, 2, 2)))
-    return [legacy + wire.encode_bytes(5, np.ones(12, "<f4").tobytes())]
-
-
-def _mean_arrays() -> list[bytes]:
-    stream = io.BytesIO()
-    np.save(stream, np.zeros((3, 4, 4), np.float32))
-    return [stream.getvalue()]
-
-
-def _pictures() -> list[bytes]:
-    pixels = np.arange(16 * 12 * 3, dtype=np.uint8).reshape(16, 12, 3)
-    found = []
-    for kind in ("JPEG", "PNG", "BMP", "PPM", "TIFF", "GIF", "WEBP"):
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, kind)
-        found.append(stream.getvalue())
-    return found
-
-
-def _arrays() -> list[bytes]:
-    npy, npz = io.BytesIO(), io.BytesIO()
-    np.save(npy, np.zeros((2, 3, 4, 4), np.float32))
-    np.savez_compressed(npz, data=np.zeros((2, 3, 4, 4), np.uint8))
-    idx = b"\0\0\x08\x03" + b"".join(int(d).to_bytes(4, "big") for d in (2, 3, 3)) + bytes(18)
-    rows = io.BytesIO()
-    with h5py.File(rows, "w") as file:
-        file["data"] = np.zeros((2, 3, 4, 4), np.float32)
-    return [npy.getvalue(), npz.getvalue(), idx, rows.getvalue()]
-
-
-def _onnx() -> list[bytes]:
-    value = onnx.helper.make_tensor_value_info
-    node = onnx.helper.make_node("Relu", ["x"], ["y"])
-    ends = [[value(n, onnx.TensorProto.FLOAT, [1, 2])] for n in "xy"]
-    return [onnx.helper.make_model(onnx.helper.make_graph([node], "net", *ends)).SerializeToString()]
-
-
-def _settings() -> list[bytes]:
-    return [b'mode = "equalize"\nbeta = 0.5\ntime_limit = 3\n[nets."a*"]\nskip = "no"\nmodel_memory = "2G"\n']
-
-
-_SEEDS: dict[str, Callable[[], list[bytes]]] = {
-    "prototxt": _nets,
-    "caffemodel": _caffemodels,
-    "hdf5": _hdf5,
-    "mean_file": _means,
-    "mean_npy": _mean_arrays,
-    "picture": _pictures,
-    "arrays": _arrays,
-    "onnx_file": _onnx,
-    "onnx_model": lambda: [model().SerializeToString() for model in MODELS],
-    "settings": _settings,
+    f.__name__: f for f in (*_NETS, *_IMAGES, onnx_file, onnx_model, zoo, manifest, settings)
 }
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from tests.fuzz.models import hurt
-from tests.fuzz.targets import TARGETS, refused, seeds
+from tests.fuzz.seeds import seeds
+from tests.fuzz.targets import TARGETS, refused
 
 hypothesis = pytest.importorskip("hypothesis")
 st = pytest.importorskip("hypothesis.strategies")
