@@ -70,11 +70,12 @@ def read_bytes_limited(path: str | PathLike[str], most: int, what: str) -> bytes
     """
     path = check_regular_file(path)
     try:
+        size = path.stat().st_size
         with open(path, "rb") as file:
-            content = file.read(most + 1)
+            content = file.read(most + 1) if size <= most else b""
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {_reason(error)}") from None
-    if len(content) > most:
+    if max(size, len(content)) > most:  # it may grow
         raise FormatError(f"{path}: is larger than any {what}")
     return content
 

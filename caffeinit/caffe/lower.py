@@ -201,9 +201,8 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
 def _missing_reason(found: Inference, blob: str) -> str:
     if blob in found.unshaped:
         return f'the shape of input "{blob}" is not known: give --input-shape {blob}=C,H,W{found.why.get(blob, "")}'
-    for entry in found.net.named_layers:
-        if blob in entry.tops:
-            return f'{BEHIND}"{entry.layer.name}" ({entry.layer.type}), which cannot run'
+    if (entry := found.net.makers.get(blob)) is not None:
+        return f'{BEHIND}"{entry.layer.name}" ({entry.layer.type}), which cannot run'
     return f'blob "{blob}" is not there'
 
 
@@ -230,6 +229,7 @@ class _LoweringGraph(ParamGraph):
         super().__init__()
         self._found = found
         self._arrays = arrays
+        self._layers = {entry.name: entry for entry in found.net.layers}
         self.learned: dict[str, Learned] = {}
         self._entered: dict[ParamKey, str] = {}
         # Names of our own must not be those of blobs that are still to come.
@@ -271,7 +271,7 @@ class _LoweringGraph(ParamGraph):
         return [self._describe(key) for key in owned if key not in self._entered]
 
     def _describe(self, key: ParamKey) -> Learned:
-        layer = next(entry for entry in self._found.net.layers if entry.name == key[0])
+        layer = self._layers[key[0]]
         param = self._found.params[key[0]][key[1]]
         frozen = key[1] < len(layer.param) and layer.param[key[1]].lr_mult == 0
         return Learned(*key, param.role, frozen, param.filler)

@@ -29,7 +29,7 @@ from caffeinit.files import leads_out, read_bytes_limited
 from caffeinit.netnumbers import NetNumber
 
 MAX_NET_BYTES = 1 << 28
-MAX_LAYERS = 100_000
+MAX_LAYERS = 20_000
 
 
 @dataclass
@@ -86,6 +86,11 @@ class Net:
             return name_values(self.layers, self.path)
         except FormatError as error:
             raise FormatError(f"{error}{self._left_out_hint(str(error))}") from None
+
+    @cached_property
+    def makers(self) -> dict[str, NamedLayer]:
+        """Value -> the layer that makes it."""
+        return {top: entry for entry in self.named_layers for top in entry.tops}
 
     @property
     def left_out(self) -> list[Any]:

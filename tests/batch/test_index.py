@@ -10,6 +10,7 @@ import pytest
 
 from caffeinit.batch.index import index_page
 from caffeinit.batch.manifest import Entry
+from caffeinit.errors import FormatError
 from caffeinit.showing import plain
 from tests.batch.conftest import NAMES, content
 from tests.batch.test_run import batch, entries
@@ -87,6 +88,13 @@ def test_an_index_takes_results_of_any_job(tmp_path):
     labels = [a["aria-label"] for a in page.images]
     assert labels == ["rates of 2 units: measured 2 to 8", "deviations of 1 units: measured 3 to 3"]
     assert page.texts["b"][:3] == ["5", "1", "1"]
+
+
+@pytest.mark.parametrize("told", ["[]", "{}", '{"units": [3]}', '{"units": [{"rate": "x"}]}', "[" * 100_000, "\x00"])
+def test_a_result_that_no_job_writes_is_refused(tmp_path, told):
+    (tmp_path / "a.json").write_text(told)
+    with pytest.raises(FormatError, match=r"a\.json: is no result of a job"):
+        index_page(tmp_path / "index.html", tmp_path, "measure", [Entry("a", "measure", "ok", outputs={"a.json": {}})])
 
 
 def test_a_long_reason_is_whole_and_folded(tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 
+from caffeinit.batch.fingerprints import external_files
 from caffeinit.batch.pairing import Matchmaker, Model, pair
 from caffeinit.batch.settings import Settings
 from caffeinit.batch.zoo import search_zoo
@@ -119,3 +120,19 @@ def test_all_real_models_find_their_nets():
     chosen = {m.weights.split("/")[0]: m.net.split("/")[1] for m in done.models}
     assert chosen["lenet_small_jwcom79"] == "deploy_derived.prototxt"  # deploy_upstream really does not fit
     assert all("deploy" in net for net in chosen.values())
+
+
+def test_a_text_larger_than_any_net_is_not_read(tmp_path):
+    write_weights(write_net(tmp_path))
+    with open(tmp_path / "endless.prototxt", "wb") as file:
+        file.write(b"layer {\n" + b" " * 5000)
+        file.truncate(1 << 40)  # a hole: it takes no room on the disk
+    done = found(tmp_path)
+    assert done.models == [Model("deploy.prototxt", "net.caffemodel")]
+    assert "is larger than any net definition" in done.left_out["endless.prototxt"]
+
+
+def test_a_model_of_endless_size_is_not_read_to_find_its_data_files(tmp_path):
+    with open(tmp_path / "endless.onnx", "wb") as file:
+        file.truncate(1 << 40)
+    assert external_files(tmp_path / "endless.onnx") == []

@@ -7,7 +7,24 @@ from random import Random
 
 from tests.fuzz.seeds import GOLDEN
 
-_NUMBERS = ("0", "1", "2", "3", "5", "7", "16", "-1", "-3", "0.5", "1e-30", "1e30", "nan", "inf", "2147483647", "4294967295")
+_NUMBERS = (
+    "0",
+    "1",
+    "2",
+    "3",
+    "5",
+    "7",
+    "16",
+    "-1",
+    "-3",
+    "0.5",
+    "1e-30",
+    "1e30",
+    "nan",
+    "inf",
+    "2147483647",
+    "4294967295",
+)
 _TOKEN = re.compile(r'"[^"]*"|-?\b[0-9][0-9.e+-]*\b|\b[a-z_]+(?=\s*:)|\b[A-Z_]{2,}\b|\w+_param(?=\s*\{)')
 
 
@@ -30,7 +47,8 @@ def hurt_net(seed: int) -> bytes:
             new = ""
         else:  # a word of the same kind, of this net or of another
             other = text if rng.random() < 0.5 else rng.choice(texts)
-            alike = [w for w in _TOKEN.findall(other) if w[:1].isalpha() == word[:1].isalpha() and w[0] == '"' or word[0] != '"']
+            words = [w for w in _TOKEN.findall(other) if w[0] not in "-0123456789"]
+            alike = [w for w in words if (w[0] == '"') == (word[0] == '"')]
             new = rng.choice(alike or [word])
         text = text[: place.start()] + new + text[place.end() :]
     return text.encode()

@@ -235,6 +235,17 @@ def test_hdf5_links_to_other_files_are_not_followed(tmp_path) -> None:
         read_images(SHAPES, tmp_path / "a.h5")
 
 
+@pytest.mark.parametrize(("shape", "chunks"), [((2, 1 << 20, 1 << 10), None), ((2, 3, 6, 8), (2, 1 << 20, 100, 100))])
+def test_hdf5_rows_that_no_memory_holds_are_refused(tmp_path, shape, chunks) -> None:
+    """What was never written takes no room in the file."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        largest = None if chunks is None else (None,) * len(shape)
+        file.create_dataset("data", shape, np.float32, chunks=chunks or (1, 1, 8), maxshape=largest)
+    with pytest.raises(ImagesError, match="more than any picture holds"):
+        read_images(SHAPES, tmp_path / "a.h5")
+
+
 def test_several_inputs(tmp_path) -> None:
     write(tmp_path / "a" / "1.png", 10)
     write(tmp_path / "a" / "2.png", 20)
