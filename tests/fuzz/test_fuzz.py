@@ -3,6 +3,7 @@
 import pytest
 
 from tests.fuzz.models import hurt
+from tests.fuzz.nets import hurt_net
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import TARGETS, refused
 
@@ -29,7 +30,9 @@ def test_good_files_are_read(name):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_files_are_read_or_refused(name):
-    @hypothesis.settings(max_examples=60, deadline=5000, derandomize=True, database=None)
+    @hypothesis.settings(
+        max_examples=15 if name in ("net", "zoo") else 60, deadline=5000, derandomize=True, database=None
+    )
     @hypothesis.given(damaged(name))
     def check(raw):
         refused(name, raw)
@@ -51,6 +54,11 @@ def test_an_empty_idx_file_with_endless_axes_is_refused():
 def test_models_with_something_wrong_are_read_or_refused():
     for seed in range(200):
         refused("onnx_model", hurt(seed))
+
+
+def test_nets_with_something_wrong_are_read_or_refused():
+    for seed in range(40):
+        refused("net", hurt_net(seed))
 
 
 @pytest.mark.parametrize("seed", [369, 1398, 1678, 2194, 2940, 3003, 3084, 3782, 3807, 4853, 10125])
