@@ -250,7 +250,7 @@ def _weights_file(file: WeightsFile) -> FileReport:
     inside = schema.message("NetParameter")()
     if isinstance(file, BinaryWeights):
         try:
-            inside.ParseFromString(file.embedded_net())
+            inside = schema.parsed("NetParameter", file.embedded_net())
         except (DecodeError, FormatError):
             form += "; the net in it is damaged beside its numbers"
     return FileReport(str(path), form, digest, path.stat().st_size, fork_fields=fork_fields(inside))

@@ -193,7 +193,8 @@ def _needed(arguments: list[str]) -> list[str]:
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_bytes())
-        if isinstance(record["reason"], str) and not any("/" in name for name in record.get("outputs", {})):
+        is_whole = isinstance(record["reason"], str) and record["result"] in ("ok", "failed")
+        if is_whole and not any("/" in name for name in record.get("outputs", {})):
             return record
     except (ValueError, TypeError, KeyError, RecursionError):
         pass

@@ -173,9 +173,8 @@ def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
     if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise FormatError(f"{path}: is text in UTF-16; Caffe reads UTF-8: save it as that")
     if _looks_binary(raw):
-        message = schema.message("NetParameter")()
         try:
-            message.ParseFromString(raw)
+            message = schema.parsed("NetParameter", raw)
         except DecodeError:
             kind = foreign_kind(raw[:4096])
             what = (

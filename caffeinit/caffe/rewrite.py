@@ -95,9 +95,8 @@ def _upgrade_text(source: Path, target: str | PathLike[str], drop: bool, force: 
 
 
 def _upgrade_binary(weights: BinaryWeights, target: str | PathLike[str], drop: bool, force: bool) -> Upgraded:
-    old = schema.message("NetParameter")()
     try:
-        old.ParseFromString(weights.embedded_net())
+        old = schema.parsed("NetParameter", weights.embedded_net())
     except DecodeError:
         raise FormatError(f"{weights.path}: what it says beside its blobs does not parse") from None
     done = Upgraded("binary", generation(old))

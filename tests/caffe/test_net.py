@@ -6,6 +6,7 @@ import pytest
 
 from caffeinit.caffe import schema
 from caffeinit.caffe.net import name_values, read_net
+from caffeinit.caffe.rewrite import upgrade_file
 from caffeinit.caffe.textformat import read_text
 from caffeinit.errors import CaffeinitError, FormatError
 from tests.conftest import SHARED
@@ -231,6 +232,17 @@ def test_a_binary_net_is_the_text_net(tmp_path):
     binary = read_net(tmp_path / "net.bin")
     assert binary.form == "binary"
     assert [layer.name for layer in binary.layers] == [layer.name for layer in net.layers]
+
+
+@pytest.mark.parametrize("name", [b"data", b"Input"])
+def test_a_binary_net_with_a_text_that_is_none_is_refused(tmp_path, name):
+    raw = net_of(tmp_path, RULED).message.SerializeToString()
+    assert name in raw
+    (tmp_path / "net.bin").write_bytes(raw.replace(name, b"\x9d" * len(name)))
+    with pytest.raises(FormatError, match="neither a text nor a binary net, or one that is damaged"):
+        read_net(tmp_path / "net.bin")
+    with pytest.raises(FormatError, match="does not parse"):
+        upgrade_file(tmp_path / "net.bin", tmp_path / "new")
 
 
 def test_a_solver_gives_its_net(tmp_path):
