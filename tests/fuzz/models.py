@@ -127,7 +127,29 @@ def nested() -> onnx.ModelProto:
     return _model(nodes, [_array("w", 3, 2, 1, 1), _array("v", 2, 3, 1, 1), choice], functions=[twice])
 
 
+def whole_numbers() -> onnx.ModelProto:
+    """Bytes as input, and a weight in 8 bits that is worked out in the graph."""
+    node = helper.make_node
+    nodes = [
+        node("DequantizeLinear", ["q", "scale"], ["w"]),
+        node("Cast", ["x"], ["real"], to=TensorProto.FLOAT),
+        node("Conv", ["real", "w"], ["y"]),
+    ]
+    model = _model(nodes, [_array("q", 3, 2, 1, 1, dtype=np.int8), numpy_helper.from_array(np.float32(0.1), "scale")])
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    return model
+
+
+def sparse() -> onnx.ModelProto:
+    """A product with a weight of which most numbers are 0."""
+    model = _model([helper.make_node("MatMul", ["x", "w"], ["y"])], [], shape=(2, 4))
+    places = numpy_helper.from_array(np.array([1, 5, 11], np.int64), "")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(_array("w", 3), places, [4, 3]))
+    return model
+
+
 MODELS = [convolutions, beside, arithmetic, nested]
+MORE_MODELS = [whole_numbers, sparse]  # not for `hurt`, whose seeds would mean other models then
 
 
 def _nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

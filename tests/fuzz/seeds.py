@@ -18,7 +18,7 @@ from PIL import Image
 from caffeinit import wire
 from caffeinit.batch.manifest import Entry
 from caffeinit.caffe.weights import write_new
-from tests.fuzz.models import MODELS
+from tests.fuzz.models import MODELS, MORE_MODELS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "layers"
 SMALL_NET = """
@@ -186,6 +186,6 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "picture": _pictures,
     "arrays": _arrays,
     "onnx_file": _onnx,
-    "onnx_model": lambda: [model().SerializeToString() for model in MODELS],
+    "onnx_model": lambda: [model().SerializeToString() for model in (*MODELS, *MORE_MODELS)],
     "settings": _settings,
 }
