@@ -115,10 +115,14 @@ class GradientSource:
         return [v for v in (self.gradient, self.read, self.factor) if v]
 
 
-def find_sources(graph: Graph, unit: Unit) -> list[GradientSource]:
-    """Return where the gradients of a unit's uses come from, all in one way."""
+def find_sources(graph: Graph, unit: Unit, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> list[GradientSource]:
+    """Return where the gradients of a unit's uses come from, all in one way.
+
+    Args:
+        readers: value -> the nodes of `graph` that read it.
+    """
     taken: set[int] = set()
-    found = [_of_use(graph, use, taken) for use in unit.uses]
+    found = [_of_use(graph, use, readers.get(use.input, ()), taken) for use in unit.uses]
     if any(source is None for source in found):
         return [GradientSource(use, Way.SUM, use.node.input[use.side]) for use in unit.uses]
     sources = [source for source in found if source is not None]
@@ -128,9 +132,10 @@ def find_sources(graph: Graph, unit: Unit) -> list[GradientSource]:
     return sources
 
 
-def _of_use(graph: Graph, use: Use, taken: set[int]) -> GradientSource | None:
-    """Return the source for pictures by themselves, if there is one; `taken`: nodes that other uses stand for."""
-    node, factor = (use.node, "") if use.node.op_type in PRODUCTS else _reader(graph, use, taken)
+def _of_use(graph: Graph, use: Use, readers: Sequence[onnx.NodeProto], taken: set[int]) -> GradientSource | None:
+    """Return the source for pictures by themselves, if there is one; `taken`: nodes that stand for other uses."""
+    free = [node for node in readers if id(node) not in taken]
+    node, factor = (use.node, "") if use.node.op_type in PRODUCTS else _standing_for(graph, use, free)
     rule = find_rule(node) if node is not None else None
     compute = rule.picture_gradient(node, graph, use.side) if rule and node is not None else None
     if node is None or compute is None:
@@ -149,11 +154,11 @@ def _way(graph: Graph, use: Use) -> Way:
     return Way.ROWS if is_few else Way.PICTURES
 
 
-def _reader(graph: Graph, use: Use, taken: set[int]) -> tuple[onnx.NodeProto | None, str]:
+def _standing_for(graph: Graph, use: Use, readers: Sequence[onnx.NodeProto]) -> tuple[onnx.NodeProto | None, str]:
     """Return the convolution that stands for a use, and what it has the weight multiplied with (`absorbing.py`)."""
     weight = use.node.input[use.side]
-    for node in graph.nodes:
-        if node.op_type != use.node.op_type or node.input[0] != use.input or id(node) in taken:
+    for node in readers:
+        if node.op_type != use.node.op_type or node.input[0] != use.input:
             continue
         if node.input[1] == weight:
             return node, ""

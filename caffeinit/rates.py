@@ -184,7 +184,8 @@ class RateProbe:
             graph = absorbed(self.graph, self.heads)
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
             units = [u for u in self._units if u.key not in self.unreached]
-            sources = {u.key: find_sources(graph, u) for u in units}
+            readers = graph.consumers()
+            sources = {u.key: find_sources(graph, u, readers) for u in units}
             wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
             try:
                 found = append_backward(graph, diffs, wanted)
