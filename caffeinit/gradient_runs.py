@@ -38,19 +38,29 @@ class WholeRun:
 
     is_whole = True
 
-    def __init__(self, graph: Graph, sources: Sources, settings: Settings, changing: Collection[str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        sources: Sources,
+        settings: Settings,
+        changing: Collection[str],
+        inputs: Mapping[str, Shape],
+    ) -> None:
         """Compile.
 
         Args:
-            graph: puts out what the sources need.
+            graph: puts out what the sources need and is not given.
             sources: unit's first initializer -> where its gradients come from.
             changing: initializers that change from one call of `squares` to the next.
+            inputs: all that is given, with the shape that it has for as many pictures as the graph was made for.
         """
         self.graph = graph
+        self._inputs = dict(inputs)
         self._sources = sources
         self._settings = settings
         self._prepared = Prepared(graph, settings, changing)
-        self._session = self._prepared.compile(graph)
+        # Of a net of one layer all that is needed is given.
+        self._session = self._prepared.compile(graph) if graph.outputs else None
 
     @property
     def kept_bytes(self) -> int:
@@ -77,10 +87,11 @@ class WholeRun:
 
     @np.errstate(over="ignore", invalid="ignore")
     def _piece(self, feeds: Values) -> dict[str, Squares]:
-        pictures = _num_pictures(self.graph, feeds)
+        pictures = _num_pictures(self.graph, self._inputs, feeds)
         # onnxruntime writes them where they are wanted, and holds no other copy.
         into = {name: np.empty(shape, np.float32) for name, shape in self._shapes(pictures).items()}
-        values = {**feeds, **self._session.run({n: feeds[n] for n in self._session.inputs}, into)}
+        made = self._session.run({n: feeds[n] for n in self._session.inputs}, into) if self._session else {}
+        values = {**feeds, **made}
         return {key: gradient_squares(sources, values, pictures) for key, sources in self._sources.items()}
 
     def _shapes(self, pictures: int) -> dict[str, Shape]:
@@ -88,18 +99,23 @@ class WholeRun:
         moving = graph.moving_values() if graph.batch_axis_free else ()
         shapes = {name: graph.shape(name) for name in graph.outputs}
         return {
-            name: (shape[0] * pictures // made_for(graph), *shape[1:]) if name in moving else shape
+            name: (shape[0] * pictures // _made_for(self._inputs), *shape[1:]) if name in moving else shape
             for name, shape in shapes.items()
             if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
         }
 
 
-def _num_pictures(graph: Graph, feeds: Values) -> int:
+def _num_pictures(graph: Graph, inputs: Mapping[str, Shape], feeds: Values) -> int:
     """Return how many pictures a piece has; 1 where they cannot be told apart."""
     if not graph.batch_axis_free:
         return 1
-    name, shape = next((n, s) for n, s in graph.inputs.items() if s and n in feeds)
-    return len(feeds[name]) * made_for(graph) // shape[0]
+    name, shape = next((n, s) for n, s in inputs.items() if s and n in feeds)
+    return len(feeds[name]) * _made_for(inputs) // shape[0]
+
+
+def _made_for(inputs: Mapping[str, Shape]) -> int:
+    """Return how many pictures a graph with these inputs was made for."""
+    return max(1, next((shape[0] for shape in inputs.values() if shape), 1))
 
 
 def _add(parts: list[Squares], squares: Squares) -> None:
@@ -117,9 +133,17 @@ class SegmentedRun:
     is_whole = False
     kept_bytes = 0
 
-    def __init__(self, graph: Graph, sources: Sources, settings: Settings, changing: Collection[str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        sources: Sources,
+        settings: Settings,
+        changing: Collection[str],
+        inputs: Mapping[str, Shape],
+    ) -> None:
         """Cut the graph; see `WholeRun`."""
         self.graph = graph
+        self._inputs = dict(inputs)
         self._sources = sources
         self._settings = settings
         self._changing = changing
@@ -147,26 +171,35 @@ class SegmentedRun:
 
     def _abreast(self, feeds: Values) -> int:
         """Return how many pieces of this size are to go side by side."""
-        first, shape = next(iter(self.graph.inputs.items()))
-        pictures = len(feeds[first]) * made_for(self.graph) // max(1, shape[0])
+        pictures = _num_pictures(self.graph, self._inputs, feeds)
+        steps = self.steps(pictures)
         piece = max(
-            beside + sum(value_bytes(part, n, made_for(part)) for n in part.inputs)
-            for part, beside in self.steps(pictures)
+            (b + sum(value_bytes(part, n, made_for(part)) for n in part.inputs) for part, b in steps), default=0
         )
         return max(1, min(self._settings.workers, ABREAST_BYTES // max(1, piece)))
 
     def _run(self, pieces: Sequence[dict[str, np.ndarray]], found: dict[str, list[Squares]]) -> None:
         pending = dict(self._sources)
         with worker_pool(len(pieces)) as pool:
+            self._take_ready(pending, pieces, found)  # what needs no more than is given
             for number, segment in enumerate(self._segments):
                 self._step(segment, pieces, pool)
-                for key in [k for k, of in pending.items() if all(v in pieces[0] for s in of for v in s.values)]:
-                    self._take(found[key], pending.pop(key), pieces)
+                self._take_ready(pending, pieces, found)
                 needed = {v for of in pending.values() for s in of for v in s.values}
                 needed |= {name for name, last in self._last.items() if last > number}
                 for values in pieces:
                     for name in values.keys() - needed:
                         del values[name]
+
+    def _take_ready(
+        self,
+        pending: dict[str, Sequence[GradientSource]],
+        pieces: Sequence[Values],
+        found: Mapping[str, list[Squares]],
+    ) -> None:
+        """Take the squares of the units for which all is there."""
+        for key in [k for k, of in pending.items() if all(v in pieces[0] for s in of for v in s.values)]:
+            self._take(found[key], pending.pop(key), pieces)
 
     def _part(self, segment: Segment) -> Graph:
         return self.graph.part(segment.outputs, segment.inputs)
@@ -186,7 +219,7 @@ class SegmentedRun:
     @np.errstate(over="ignore", invalid="ignore")
     def _take(self, squares: list[Squares], sources: Sequence[GradientSource], pieces: Sequence[Values]) -> None:
         """Add one unit's squares to those that earlier pieces gave."""
-        counts = [_num_pictures(self.graph, values) for values in pieces]
+        counts = [_num_pictures(self.graph, self._inputs, values) for values in pieces]
         if sources[0].way is Way.ROWS:
             squares += [gradient_squares(sources, v, n, self._place) for v, n in zip(pieces, counts, strict=True)]
             return

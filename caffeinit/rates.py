@@ -198,10 +198,11 @@ class RateProbe:
                 for source in of:
                     source.gradient = found[source.differentiated]
             outputs = [v for of in sources.values() for s in of for v in s.values if v not in graph.inputs]
-            if not outputs:
+            if not sources:
                 raise CaffeinitError(_no_rates(self._units, self.unreached))
             part, settings = graph.part(list(dict.fromkeys(outputs))), self.network.settings
-            return (SegmentedRun if self._is_segmented else WholeRun)(part, sources, settings, self._changing), diffs
+            run = SegmentedRun if self._is_segmented else WholeRun
+            return run(part, sources, settings, self._changing, graph.inputs), diffs
 
     def _draw(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """Yield each batch's noise, drawn picture by picture: the cut into batches does not show in it."""

@@ -68,6 +68,16 @@ def test_rates_are_those_of_one_run(name, most, segmented):
             np.testing.assert_allclose(found[key].column_rates, rates.column_rates, rtol=1e-4)
 
 
+def test_a_net_of_one_layer_has_rates_without_a_segment(segmented):
+    b = NetBuilder()
+    net = b.finish(b.conv("data", "only", 4))
+    (wanted,) = RateProbe(net, pictures()).measure().values()
+    segmented(1)
+    (found,) = RateProbe(net, pictures()).measure().values()
+    assert wanted.rate > 0
+    np.testing.assert_allclose(found.rate, wanted.rate, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_rates_follow_scales_and_weights_as_those_of_one_run_do(name, segmented):
     net, batches = ALL[name](), pictures()

@@ -34,7 +34,13 @@ def twice(seed=0):
     return b.finish(b.graph.op("MatMul", rows, b.array("rows", 0, (6, 5)), name="rows"))
 
 
-ALL = {**NETS, "windows": windows, "twice": twice}
+def single(seed=0):
+    """One layer, which reads the pictures and gets the noise: no value has to be computed."""
+    b = NetBuilder(seed=seed)
+    return b.finish(b.conv("data", "only", 4))
+
+
+ALL = {**NETS, "windows": windows, "twice": twice, "single": single}
 
 
 def squared_gradients(net, probe):
