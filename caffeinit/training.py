@@ -132,7 +132,7 @@ def prepare_training(
         _measure_again(network, batches, reports, found)
     both.end()
     outcome = _outcome(network, probe, reports, peak, found, foretold)
-    if found.changed and not foretold and not per_channel_rates:
+    if not foretold and not per_channel_rates:
         outcome.notes += _uneven_notes(reports)
     return outcome
 
@@ -272,13 +272,13 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
 
 
 def _uneven_notes(reports: Sequence[UnitReport]) -> list[str]:
-    """Return a sentence on the units whose channels were made alike, and no longer are since the function was changed."""
+    """Return a sentence on the units whose channels were made alike, and no longer are since the rates were balanced."""
     uneven = []
     for report in reports:
         stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
         if len(stds) and stds.std() > _REACHED * stds.mean():
             uneven.append(report.name)
-    told = "balancing the rates changed the function: channels that had been made alike are not alike any more in"
+    told = "balancing the rates has scaled channels of one unit apart: they are not alike any more in"
     return [f"{told} {', '.join(uneven)}"] if uneven else []
 
 

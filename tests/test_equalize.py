@@ -85,7 +85,7 @@ def test_a_loss_without_labels_is_compared_by_what_it_judges(tmp_path):
     caffeinit.init(net, batches, normalized=False)
     result = caffeinit.rescale(net, batches, mode="equalize")
     assert next(u.done for u in result.units) == "equalized"
-    assert next(note for note in result.notes if "moved by" in note).startswith('output "ip2"')
+    assert next(note for note in result.notes if "moved by" in note).startswith('value "ip2", before the output,')
 
 
 def test_a_loss_without_top_leaves_its_scores_to_compare(tmp_path):

@@ -67,7 +67,7 @@ def test_operators_that_nobody_knows_are_named_and_hold_what_they_touch():
     graph.op("Relu", graph.op("Add", x, 1.0))
     system = find_scales(graph, ["w"])
     assert system.num_unknowns == 0
-    assert system.unknown_operators == ["Fancy strange"]
+    assert system.unknown_operators == ['com.example.Fancy that makes "strange"']
 
 
 def test_what_follows_from_learned_arrays_is_that_of_now():

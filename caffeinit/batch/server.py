@@ -193,7 +193,7 @@ def _needed(arguments: list[str]) -> list[str]:
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_bytes())
-        is_whole = isinstance(record["reason"], str) and record["result"] in ("ok", "failed")
+        is_whole = isinstance(record["reason"], str) and record["result"] in ("ok", "failed", "left out")
         if is_whole and not any("/" in name for name in record.get("outputs", {})):
             return record
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -26,6 +26,12 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(autouse=True)
+def _as_in_a_pipe(monkeypatch):
+    """Tables are as wide as they need to be, wherever the tests themselves run."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def cli(capfd):
     """Run the command line; a traceback of ours would be an exception here."""
