@@ -96,10 +96,12 @@ class WholeRun:
 
     def _shapes(self, pictures: int) -> dict[str, Shape]:
         graph = self.graph
-        moving = graph.moving_values() if graph.batch_axis_free else ()
+        moving = graph.moving_values() if graph.batch_axis_free else set()
+        # A weight's own gradient is shaped like the weight.
+        rows = {v for of in self._sources.values() for s in of if s.way is not Way.SUM for v in (s.gradient, s.read)}
         shapes = {name: graph.shape(name) for name in graph.outputs}
         return {
-            name: (shape[0] * pictures // _made_for(self._inputs), *shape[1:]) if name in moving else shape
+            name: (shape[0] * pictures // _made_for(self._inputs), *shape[1:]) if name in moving & rows else shape
             for name, shape in shapes.items()
             if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
         }

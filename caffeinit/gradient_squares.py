@@ -1,8 +1,9 @@
 """What rates are made from: values of a graph with gradients, and what squares of the weights' gradients add up to.
 
 Each picture's gradient is squared by itself. It is made from what the unit reads and the gradient of what it puts out;
-where few rows go through a matrix product, only its squares are. Where neither can be done, the weight's gradient is asked
-for, the sum over a piece of pictures, whose square is the same on average, but scatters more. What follows from the learned
+where few rows go through a matrix product, only its squares are. On a device, where these values are better left, pieces
+have one picture each, and the weight's gradient is asked for. So it is where nothing else can be done; over a piece of
+several pictures it is their sum, whose square is the same on average, but scatters more. What follows from the learned
 arrays alone is computed once for all pieces of a batch.
 """
 
@@ -22,7 +23,7 @@ from caffeinit.graph import Graph
 from caffeinit.mapped import ScratchArrays
 from caffeinit.ops import find_rule
 from caffeinit.ops.base import PictureGradient
-from caffeinit.products import PRODUCTS
+from caffeinit.products import PRODUCTS, Product
 from caffeinit.sizes import made_for
 from caffeinit.squares import KeptSquares, PictureSquares, ProductSquares, Squares, array_squares
 from caffeinit.units import Unit, Use, grouped_view
@@ -115,20 +116,23 @@ class GradientSource:
         return [v for v in (self.gradient, self.read, self.factor) if v]
 
 
-def find_sources(graph: Graph, unit: Unit, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> list[GradientSource]:
+def find_sources(
+    graph: Graph, unit: Unit, readers: Mapping[str, Sequence[onnx.NodeProto]], is_alone: bool = False
+) -> list[GradientSource]:
     """Return where the gradients of a unit's uses come from, all in one way.
 
     Args:
         readers: value -> the nodes of `graph` that read it.
+        is_alone: whether a piece is one picture, so that the sum over it is what is wanted.
     """
     taken: set[int] = set()
     found = [_of_use(graph, use, readers.get(use.input, ()), taken) for use in unit.uses]
-    if any(source is None for source in found):
-        return [GradientSource(use, Way.SUM, use.node.input[use.side]) for use in unit.uses]
     sources = [source for source in found if source is not None]
-    if any(source.way is Way.PICTURES for source in sources):
-        for source in sources:
-            source.way = Way.PICTURES
+    are_rows = all(source.way is Way.ROWS for source in sources)
+    if len(sources) < len(found) or (is_alone and not are_rows):
+        return [GradientSource(use, Way.SUM, use.node.input[use.side]) for use in unit.uses]
+    for source in sources:
+        source.way = Way.ROWS if are_rows else Way.PICTURES
     return sources
 
 
@@ -146,6 +150,9 @@ def _of_use(graph: Graph, use: Use, readers: Sequence[onnx.NodeProto], taken: se
 
 def _way(graph: Graph, use: Use) -> Way:
     if use.node.op_type not in PRODUCTS:
+        return Way.PICTURES
+    product = Product.of(use.node, use.side, len(graph.shape(use.input)))
+    if (product.side, product.input_axis, product.alpha) != (1, -1, 1.0):
         return Way.PICTURES
     num_rows = math.prod(graph.shape(use.input)[:-1])
     if graph.batch_axis_free:
@@ -184,7 +191,8 @@ def gradient_squares(
         return _row_squares(sources, values, pictures, place)
     if sources[0].way is Way.PICTURES:
         return _picture_squares(sources, values, pictures)
-    return array_squares(gradient_sum(sources, values))
+    gradient = gradient_sum(sources, values)
+    return array_squares(gradient, most=gradient.size)
 
 
 def _row_squares(

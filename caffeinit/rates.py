@@ -168,7 +168,8 @@ class RateProbe:
         values = [o for o in made if self.graph.is_typed(o)]  # sequences have no shape
         self._is_segmented = is_segmented(self.graph.part(self.heads), network.settings)
         most = SEGMENTED_PASS_BYTES if self._is_segmented else PASS_BYTES
-        self.batches = list(cut(self.graph, self.batches, values, most, _piece_pictures(self.graph, values)))
+        pictures = 1 if network.settings.device.resident else _piece_pictures(self.graph, values)
+        self.batches = list(cut(self.graph, self.batches, values, most, pictures))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads, network.place)
         self.run, self._diffs = self._differentiate()
@@ -185,7 +186,8 @@ class RateProbe:
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
             units = [u for u in self._units if u.key not in self.unreached]
             readers = graph.consumers()
-            sources = {u.key: find_sources(graph, u, readers) for u in units}
+            is_alone = self.network.settings.device.resident and graph.batch_axis_free
+            sources = {u.key: find_sources(graph, u, readers, is_alone) for u in units}
             wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
             try:
                 found = append_backward(graph, diffs, wanted)

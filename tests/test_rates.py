@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.engine.device import Device
+from caffeinit.engine.session import Settings
 from caffeinit.errors import CaffeinitError
 from caffeinit.rates import RateProbe, rate_spread
 from tests.nets import NETS, NetBuilder, pictures
@@ -90,6 +92,18 @@ def test_the_cut_of_the_pictures_into_batches_does_not_show(name):
         for other in found[1:]:
             np.testing.assert_allclose(other[key].rate, rates.rate, rtol=1e-5)
             np.testing.assert_allclose(other[key].column_rates, rates.column_rates, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_rates_are_the_same_where_values_live_on_a_device(name):
+    net = ALL[name]()
+    found = []
+    for is_resident in (False, True):
+        net.settings = Settings(1, Device(resident=is_resident))
+        found.append(RateProbe(net, pictures()).measure())
+    for key, rates in found[0].items():
+        np.testing.assert_allclose(found[1][key].rate, rates.rate, rtol=1e-5)
+        np.testing.assert_allclose(found[1][key].column_rates, rates.column_rates, rtol=1e-4)
 
 
 @pytest.mark.parametrize("power", [-90, 80])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
@@ -87,11 +88,18 @@ class MatMul(OpRule):
 
 
 def _of_rows(node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
-    """Return what multiplies rows of dy by rows of x, where the weight is the right operand and nothing is turned."""
+    """Return what multiplies all rows of dy by those of x, whichever operand the weight is."""
     product = Product.of(node, side, len(graph.shape(node.input[1 - side])))
-    if (product.side, product.input_axis, product.alpha) != (1, -1, 1.0):
-        return None
-    return lambda x, dy: (dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1]))[None]
+
+    def rows(value: np.ndarray, axis: int) -> np.ndarray:
+        moved = np.moveaxis(value, axis, -1)
+        return moved.reshape(-1, moved.shape[-1])
+
+    def gradient(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        found = rows(dy, product.output_axis).T @ rows(x, product.input_axis)
+        return np.asarray(found if product.alpha == 1 else found * np.float32(product.alpha))[None]
+
+    return gradient
 
 
 @op_rule("Einsum")
