@@ -70,10 +70,9 @@ class PictureSquares(KeptSquares):
         if not self._LEAST < float(np.dot(flat, flat)) < self._MOST:
             largest = float(np.maximum(flat.max(initial=0), -flat.min(initial=0)))
             scale = 2.0 ** -np.frexp(largest)[1] if 0 < largest < math.inf else 1.0
-        squares = np.square(flat * np.float32(scale) if scale != 1 else flat).reshape(self.sums.size, -1)
-        places = squares.shape[1]
-        found = squares @ np.ones(places, np.float32) if places > 1 else squares
-        self.sums += found.reshape(self.sums.shape) / scale**2 if scale != 1 else found.reshape(self.sums.shape)
+        rows = (flat * np.float32(scale) if scale != 1 else flat).reshape(self.sums.size, -1)
+        found = np.einsum("nk,nk->n", rows, rows).reshape(self.sums.shape)
+        self.sums += found / scale**2 if scale != 1 else found
 
 
 def array_squares(array: np.ndarray, threads: int = 1, most: int = 1 << 22) -> Squares:
