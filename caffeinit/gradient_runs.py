@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,8 +29,8 @@ Sources = Mapping[str, Sequence[GradientSource]]
 ABREAST_BYTES = 1 << 29  # of the values and gradients of all pieces that go through a segment side by side
 
 
-class WholeRun:
-    """A graph that runs as a whole.
+class GradientRun:
+    """What a whole and a segmented run have in common.
 
     Attributes:
         graph: what runs.
@@ -46,7 +47,7 @@ class WholeRun:
         changing: Collection[str],
         inputs: Mapping[str, Shape],
     ) -> None:
-        """Compile.
+        """Take what runs.
 
         Args:
             graph: puts out what the sources need and is not given.
@@ -58,7 +59,28 @@ class WholeRun:
         self._inputs = dict(inputs)
         self._sources = sources
         self._settings = settings
-        self._prepared = Prepared(graph, settings, changing)
+        self._changing = changing
+
+    def _num_pictures(self, feeds: Values) -> int:
+        """Return how many pictures a piece has; 1 where they cannot be told apart."""
+        if not self.graph.batch_axis_free:
+            return 1
+        name, shape = next((n, s) for n, s in self._inputs.items() if s and n in feeds)
+        return len(feeds[name]) * self._made_for // shape[0]
+
+    @property
+    def _made_for(self) -> int:
+        """How many pictures the inputs' shapes are for."""
+        return max(1, next((shape[0] for shape in self._inputs.values() if shape), 1))
+
+
+class WholeRun(GradientRun):
+    """A graph that runs as a whole."""
+
+    def __init__(self, graph: Graph, *given: Any) -> None:
+        """Compile; see `GradientRun`."""
+        super().__init__(graph, *given)
+        self._prepared = Prepared(graph, self._settings, self._changing)
         # Of a net of one layer all that is needed is given.
         self._session = self._prepared.compile(graph) if graph.outputs else None
 
@@ -87,7 +109,7 @@ class WholeRun:
 
     @np.errstate(over="ignore", invalid="ignore")
     def _piece(self, feeds: Values) -> dict[str, Squares]:
-        pictures = _num_pictures(self.graph, self._inputs, feeds)
+        pictures = self._num_pictures(feeds)
         # onnxruntime writes them where they are wanted, and holds no other copy.
         into = {name: np.empty(shape, np.float32) for name, shape in self._shapes(pictures).items()}
         made = self._session.run({n: feeds[n] for n in self._session.inputs}, into) if self._session else {}
@@ -101,23 +123,10 @@ class WholeRun:
         rows = {v for of in self._sources.values() for s in of if s.way is not Way.SUM for v in (s.gradient, s.read)}
         shapes = {name: graph.shape(name) for name in graph.outputs}
         return {
-            name: (shape[0] * pictures // _made_for(self._inputs), *shape[1:]) if name in moving & rows else shape
+            name: (shape[0] * pictures // self._made_for, *shape[1:]) if name in moving & rows else shape
             for name, shape in shapes.items()
             if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
         }
-
-
-def _num_pictures(graph: Graph, inputs: Mapping[str, Shape], feeds: Values) -> int:
-    """Return how many pictures a piece has; 1 where they cannot be told apart."""
-    if not graph.batch_axis_free:
-        return 1
-    name, shape = next((n, s) for n, s in inputs.items() if s and n in feeds)
-    return len(feeds[name]) * _made_for(inputs) // shape[0]
-
-
-def _made_for(inputs: Mapping[str, Shape]) -> int:
-    """Return how many pictures a graph with these inputs was made for."""
-    return max(1, next((shape[0] for shape in inputs.values() if shape), 1))
 
 
 def _add(parts: list[Squares], squares: Squares) -> None:
@@ -129,26 +138,15 @@ def _add(parts: list[Squares], squares: Squares) -> None:
         parts.append(squares)
 
 
-class SegmentedRun:
+class SegmentedRun(GradientRun):
     """A graph that runs in segments; used like a `WholeRun`."""
 
     is_whole = False
     kept_bytes = 0
 
-    def __init__(
-        self,
-        graph: Graph,
-        sources: Sources,
-        settings: Settings,
-        changing: Collection[str],
-        inputs: Mapping[str, Shape],
-    ) -> None:
-        """Cut the graph; see `WholeRun`."""
-        self.graph = graph
-        self._inputs = dict(inputs)
-        self._sources = sources
-        self._settings = settings
-        self._changing = changing
+    def __init__(self, graph: Graph, *given: Any) -> None:
+        """Cut the graph; see `GradientRun`."""
+        super().__init__(graph, *given)
         self._segments = segments.cut(graph, segments.SEGMENT_BYTES)
         self._place = ScratchArrays()
         self._last = {name: number for number, segment in enumerate(self._segments) for name in segment.inputs}
@@ -173,7 +171,7 @@ class SegmentedRun:
 
     def _abreast(self, feeds: Values) -> int:
         """Return how many pieces of this size are to go side by side."""
-        pictures = _num_pictures(self.graph, self._inputs, feeds)
+        pictures = self._num_pictures(feeds)
         steps = self.steps(pictures)
         piece = max(
             (b + sum(value_bytes(part, n, made_for(part)) for n in part.inputs) for part, b in steps), default=0
@@ -221,7 +219,7 @@ class SegmentedRun:
     @np.errstate(over="ignore", invalid="ignore")
     def _take(self, squares: list[Squares], sources: Sequence[GradientSource], pieces: Sequence[Values]) -> None:
         """Add one unit's squares to those that earlier pieces gave."""
-        counts = [_num_pictures(self.graph, self._inputs, values) for values in pieces]
+        counts = [self._num_pictures(values) for values in pieces]
         if sources[0].way is Way.ROWS:
             squares += [gradient_squares(sources, v, n, self._place) for v, n in zip(pieces, counts, strict=True)]
             return
