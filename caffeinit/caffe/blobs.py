@@ -92,7 +92,8 @@ def _checked(blob: StoredArray, chunks: dict[int, list[Chunk]], raw_type: int | 
         blob.dtype, blob.chunks = np.dtype("<f8"), chunks[_DOUBLE_DATA]
     else:
         blob.chunks = chunks[_DATA]
-    if any(dim > _MAX_EXTENT for dim in blob.shape) and 0 in blob.shape:
+    # Nothing has any shape with a 0 in it, but for numpy, which counts as if there were none.
+    if 0 in blob.shape and (max(blob.shape) > _MAX_EXTENT or math.prod(dim or 1 for dim in blob.shape) >= 1 << 59):
         raise WeightsError(f"{blob.where}: no blob can have its shape {blob.shape}; the file is damaged")
     wanted = math.prod(blob.shape)
     if wanted != blob.count:

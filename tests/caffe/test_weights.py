@@ -264,6 +264,7 @@ HOSTILE = {
     "axes without end": wire.encode_bytes(7, wire.encode_bytes(1, b"\xff\xff\xff\xff\x07" * 1_000_000)),
     "shapes without end": wire.encode_bytes(7, b"\x08\x01") * 500_000,
     "nothing, by a shape that cannot be": dims(0, 2**63, 2**63),
+    "nothing, by axes that can be and do not go together": dims(0, *[2**30] * 3),
     "a negative axis": wire.encode_number(1, 2**64 - 2) + wire.encode_number(2, 2**64 - 3) + bytes.fromhex("2a00"),
 }
 
