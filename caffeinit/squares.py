@@ -20,6 +20,8 @@ from caffeinit.mapped import ScratchArrays, release
 from caffeinit.workers import each, row_slices
 
 _BLOCK_ROWS = 32  # summed in single precision
+# Sums of squares between these are far from the ends of single precision, and what underflows does not count in them.
+_LEAST, _MOST = 1e-20, 1e30
 _FILED_BYTES = 1 << 16  # of a product's rows; fewer are not worth a place in a file
 
 
@@ -60,14 +62,11 @@ class KeptSquares:
 class PictureSquares(KeptSquares):
     """The squares of gradients of single pictures, added up."""
 
-    # Sums of squares between these are far from the ends of single precision, and what underflows does not count in them.
-    _LEAST, _MOST = 1e-20, 1e30
-
     def add(self, gradient: np.ndarray) -> None:
         """Add the squares of one picture's gradient, (group, O/group, I/group, *kernel) float32."""
         flat = np.ascontiguousarray(gradient).reshape(-1)
         scale = 1.0
-        if not self._LEAST < float(np.dot(flat, flat)) < self._MOST:
+        if not _LEAST < float(np.dot(flat, flat)) < _MOST:
             largest = float(np.maximum(flat.max(initial=0), -flat.min(initial=0)))
             scale = 2.0 ** -np.frexp(largest)[1] if 0 < largest < math.inf else 1.0
         rows = (flat * np.float32(scale) if scale != 1 else flat).reshape(self.sums.size, -1)
@@ -96,7 +95,9 @@ class ArraySquares:
         """Look at an array; see `array_squares`."""
         self._array = array
         self._threads = threads
-        self._largest = max(float(np.maximum(array.max(), -array.min())), float(np.finfo(np.float32).tiny))
+        self._largest = 1.0  # what numbers are divided by before they are squared
+        if not _LEAST < float(np.einsum("goj,goj->", array, array)) < _MOST:
+            self._largest = max(float(np.maximum(array.max(), -array.min())), float(np.finfo(np.float32).tiny))
         self._plain: np.ndarray | None = None
         release(array)
 
@@ -121,7 +122,7 @@ class ArraySquares:
     def _block(self, at: slice, roots: np.ndarray) -> np.ndarray:
         """Return the sums over some rows: few enough to be added up in single precision."""
         block = self._array[:, at] * roots[:, at, None]
-        return np.asarray(np.square(block, out=block).sum(axis=1).reshape(-1), np.float64)
+        return np.asarray(np.einsum("goj,goj->gj", block, block).reshape(-1), np.float64)
 
 
 class FiledSquares:
