@@ -127,6 +127,11 @@ def _read(out: Path, entry: Entry) -> _Found:
         return _Found()
     try:
         return _found(json.loads((out / name).read_bytes()))
+    except OSError as error:
+        raise FormatError(
+            f"{out / name}: the manifest says that it was written, and it cannot be read "
+            f"({(error.strerror or str(error)).lower()}). Run the batch again with its model, or take its line out of manifest.jsonl"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(
             f"{out / name}: is no result of a job ({type(error).__name__}: {error}). Remove it to have its model done again"

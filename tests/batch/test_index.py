@@ -97,6 +97,11 @@ def test_a_result_that_no_job_writes_is_refused(tmp_path, told):
         index_page(tmp_path / "index.html", tmp_path, "measure", [Entry("a", "measure", "ok", outputs={"a.json": {}})])
 
 
+def test_a_result_that_is_gone_is_told(tmp_path):
+    with pytest.raises(FormatError, match=r"a\.json: .* cannot be read \(no such file or directory\)"):
+        index_page(tmp_path / "index.html", tmp_path, "measure", [Entry("a", "measure", "ok", outputs={"a.json": {}})])
+
+
 def test_a_long_reason_is_whole_and_folded(tmp_path):
     lines = [f"line {n}" for n in range(8)]
     rows = [Entry("a", "measure", "failed", "\n".join(lines[:3])), Entry("b", "measure", "failed", "\n".join(lines))]
