@@ -130,7 +130,8 @@ def _read(out: Path, entry: Entry) -> _Found:
     except OSError as error:
         raise FormatError(
             f"{out / name}: the manifest says that it was written, and it cannot be read "
-            f"({(error.strerror or str(error)).lower()}). Run the batch again with its model, or take its line out of manifest.jsonl"
+            f"({(error.strerror or str(error)).lower()}). Run the batch again with its model, or take its line out of "
+            "manifest.jsonl"
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(
