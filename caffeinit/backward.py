@@ -19,13 +19,13 @@ from caffeinit.absorbing import absorbed
 from caffeinit.engine.session import Session, Settings
 from caffeinit.gradients import append_backward
 from caffeinit.graph import Graph
-from caffeinit.rowwise import is_rowwise
+from caffeinit.rowwise import is_rowwise, row_pieces
 from caffeinit.sizes import made_for
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
 Compile = Callable[[Graph, Sequence[str], Settings], Session]
-PIECE_PICTURES = 4
+PIECE_PICTURES = 4  # that go through gradients at once, on one thread
 
 
 class Backward:
@@ -83,8 +83,7 @@ class Backward:
         counts = {len(a) if a.ndim else 0 for a in feeds.values()}
         if not self._is_cut or len(counts) > 1 or max(counts) <= PIECE_PICTURES or not settings.device.is_cpu:
             return [feeds]
-        starts = range(0, max(counts), PIECE_PICTURES)
-        return [{name: array[start : start + PIECE_PICTURES] for name, array in feeds.items()} for start in starts]
+        return list(row_pieces(feeds, PIECE_PICTURES))
 
     def _joined(self, pieces: Iterable[Values]) -> dict[str, np.ndarray]:
         """Return the sum of the arrays' gradients, and those of the inputs one behind the other."""

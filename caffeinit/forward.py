@@ -17,6 +17,7 @@ from caffeinit.engine.session import Session, compile_graph
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
+from caffeinit.rowwise import row_pieces
 from caffeinit.sizes import made_for
 from caffeinit.workers import worker_pool
 
@@ -72,9 +73,7 @@ def cut(
     most = max(1, min(limit // max(picture, 1), pictures or limit)) if graph.batch_axis_free else None
     for batch in batches:
         count = len(next(iter(batch.values())))
-        size = most or count
-        for start in range(0, count, size):
-            yield {name: array[start : start + size] for name, array in batch.items()}
+        yield from row_pieces(batch, most or count) if count else ()
 
 
 def measure_moments(

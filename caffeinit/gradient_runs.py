@@ -45,7 +45,7 @@ class GradientRun:
         sources: Sources,
         settings: Settings,
         changing: Collection[str],
-        inputs: Mapping[str, Shape],
+        whole: Graph,
     ) -> None:
         """Take what runs.
 
@@ -53,10 +53,10 @@ class GradientRun:
             graph: puts out what the sources need and is not given.
             sources: unit's first initializer -> where its gradients come from.
             changing: initializers that change from one call of `squares` to the next.
-            inputs: all that is given, with the shape that it has for as many pictures as the graph was made for.
+            whole: what it is a part of; its inputs are given.
         """
         self.graph = graph
-        self._inputs = dict(inputs)
+        self._whole = whole
         self._sources = sources
         self._settings = settings
         self._changing = changing
@@ -65,13 +65,8 @@ class GradientRun:
         """Return how many pictures a piece has; 1 where they cannot be told apart."""
         if not self.graph.batch_axis_free:
             return 1
-        name, shape = next((n, s) for n, s in self._inputs.items() if s and n in feeds)
-        return len(feeds[name]) * self._made_for // shape[0]
-
-    @property
-    def _made_for(self) -> int:
-        """How many pictures the inputs' shapes are for."""
-        return max(1, next((shape[0] for shape in self._inputs.values() if shape), 1))
+        name, shape = next((n, s) for n, s in self._whole.inputs.items() if s and n in feeds)
+        return len(feeds[name]) * made_for(self._whole) // shape[0]
 
 
 class WholeRun(GradientRun):
@@ -123,7 +118,7 @@ class WholeRun(GradientRun):
         rows = {v for of in self._sources.values() for s in of if s.way is not Way.SUM for v in (s.gradient, s.read)}
         shapes = {name: graph.shape(name) for name in graph.outputs}
         return {
-            name: (shape[0] * pictures // self._made_for, *shape[1:]) if name in moving & rows else shape
+            name: (shape[0] * pictures // made_for(self._whole), *shape[1:]) if name in moving & rows else shape
             for name, shape in shapes.items()
             if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
         }

@@ -25,7 +25,7 @@ from caffeinit.ops import find_rule
 from caffeinit.ops.base import PictureGradient
 from caffeinit.products import PRODUCTS, Product
 from caffeinit.sizes import made_for
-from caffeinit.squares import KeptSquares, PictureSquares, ProductSquares, Squares, array_squares
+from caffeinit.squares import PictureSquares, ProductSquares, Squares, array_squares
 from caffeinit.units import Unit, Use, grouped_view
 
 MOST_PICTURES = 8  # in a piece of a batch
@@ -208,7 +208,7 @@ def _row_squares(
 
 def _picture_squares(
     sources: Sequence[GradientSource], values: Mapping[str, np.ndarray], pictures: int
-) -> PictureSquares | KeptSquares:
+) -> PictureSquares:
     squares: PictureSquares | None = None
     given = [(s, values[s.read], _times(values[s.gradient], values.get(s.factor))) for s in sources]
     for number in range(pictures):

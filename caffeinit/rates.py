@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffeinit.absorbing import absorbed
+from caffeinit.backward import PIECE_PICTURES
 from caffeinit.engine.session import is_segmented
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.forward import cut
@@ -36,7 +37,7 @@ from caffeinit.units import Unit
 Batch = Mapping[str, np.ndarray]
 # Batches are cut into pieces that run side by side, one thread each: what a convolution with threads of its own adds up
 # depends on how many they are. Each piece reads all matrices: where that is most of the work, pieces are larger.
-PIECE_PICTURES, LARGE_PIECE_PICTURES = 4, MOST_PICTURES
+LARGE_PIECE_PICTURES = MOST_PICTURES
 LARGE_PIECE_BYTES = 1 << 28  # of a larger piece's values
 PASS_BYTES = (
     3 << 28
@@ -204,7 +205,7 @@ class RateProbe:
                 raise CaffeinitError(_no_rates(self._units, self.unreached))
             part, settings = graph.part(list(dict.fromkeys(outputs))), self.network.settings
             run = SegmentedRun if self._is_segmented else WholeRun
-            return run(part, sources, settings, self._changing, graph.inputs), diffs
+            return run(part, sources, settings, self._changing, graph), diffs
 
     def _draw(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """Yield each batch's noise, drawn picture by picture: the cut into batches does not show in it."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import onnx
 
 from caffeinit.graph import Graph
 from caffeinit.ops import find_rule
+
+
+def row_pieces(batch: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield a batch in pieces of so many rows, the last of as many as are left."""
+    for start in range(0, len(next(iter(batch.values()))), size):
+        yield {name: array[start : start + size] for name, array in batch.items()}
 
 
 def is_rowwise(graph: Graph) -> bool:
