@@ -32,6 +32,7 @@ from caffeinit.factors import copied
 from caffeinit.network import Network
 from caffeinit.plan import Plan, apply, can_apply
 from caffeinit.rates import RateProbe, UnitRates, rate_spread
+from caffeinit.restoring import Restorer
 from caffeinit.scales import ScaleSystem
 from caffeinit.transfer import Transfer, measure_transfers
 from caffeinit.units import Unit
@@ -175,7 +176,7 @@ def iterate(
     limit: float = 0.01,
     rounds: int = ROUNDS,
     relaxed: Relaxed | None = None,
-    restore: Callable[[Mapping[str, np.ndarray]], object] = lambda scales: None,
+    restorer: Restorer | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Balanced:
     """Give the units one rate, and change the function for that where the graph would not allow it otherwise.
@@ -187,12 +188,12 @@ def iterate(
             deep net without BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
         rounds: measurements at most; fewer if the last six brought nothing better. The best of them counts.
         relaxed: that `approach` has gone some steps with.
-        restore: called after each change of the function with the scales that the units' outputs were to be given so far;
-            brings their channels to what they would have been without what passed from layer to layer beside that.
+        restorer: what makes up for changes of the function beside what was planned; nothing does without.
     """
     exact = scale_system(network, chosen, probe.heads, relaxed=False)
     relaxed = relaxed or Relaxed(network, probe, chosen, counted)
     relaxed.start()
+    restorer = restorer or Restorer()
     state = _Best(network, relaxed.units)
     before: dict[str, UnitRates] = {}
     done = since_best = 0
@@ -209,26 +210,23 @@ def iterate(
         change = relaxed.step(rates)[0]
         if not np.abs(change.scales).max(initial=0) > 0:
             break
+        restorer.prepare(state.given_by(change))
         try:
             given = state.leave(change)
         except WeightsError:  # no number can take this step; the best point can be gone back to
             break
-        restore(given)
+        restorer.restore(given)
     return Balanced(state.finish(), before, state.rates, done, state.is_moved)
 
 
-def approach(
-    relaxed: Relaxed, *, limit: float, rounds: int, restore: Callable[[Mapping[str, np.ndarray]], float]
-) -> dict[str, np.ndarray]:
+def approach(relaxed: Relaxed, *, limit: float, rounds: int, restorer: Restorer) -> dict[str, np.ndarray]:
     """Bring the units' rates near to each other; return the scales that the units have been given, as `iterate` does.
 
     Args:
         limit: of the spread that a step is expected to lead to, at which it is the last; nothing is measured after it.
             After a long step another follows, unless restoring found values to be of the sizes that it foretold.
         rounds: steps at most.
-        restore: as for `iterate`; returns by how much, log, a unit's values were off the sizes that they were to have,
-            infinite where it does not look. Not called after the last step if that is short: a pass over all pictures is
-            to follow.
+        restorer: as for `iterate`. Not called after the last step if that is short: a pass over all pictures is to follow.
     """
     network, probe = relaxed.network, relaxed.probe
     given = {u.key: np.zeros(u.num_channels) for u in network.units}
@@ -237,12 +235,14 @@ def approach(
         if not can_apply(network, change):
             relaxed.forget()
             break
+        planned = _with(network, given, change)
+        restorer.prepare(planned)
         apply(network, change, roughly=True)
-        given = _with(network, given, change)
+        given = planned
         is_short = np.abs(change.scales).max(initial=0) <= _LONG
         if (expected <= limit and is_short) or number == rounds - 1:
             break
-        if restore(given) <= _CLOSE and expected <= limit:
+        if restorer.restore(given) <= _CLOSE and expected <= limit:
             break
     return given
 
@@ -331,8 +331,12 @@ class _Best:
         if not self._arrays:
             self._arrays.keep()
         apply(self.network, change, roughly=True)
-        self._given = _with(self.network, self._given, change)
+        self._given = self.given_by(change)
         return self._given
+
+    def given_by(self, change: Plan) -> dict[str, np.ndarray]:
+        """Return all scales that will have been given once a change is applied."""
+        return _with(self.network, self._given, change)
 
     def finish(self) -> dict[str, np.ndarray]:
         """Go back to the best point, apply its plan, and return the scales that the units have been given."""

@@ -9,7 +9,6 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +22,7 @@ from caffeinit.forward import measure_moments
 from caffeinit.network import Network, digest
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
+from caffeinit.restoring import Normalizer, Restorer, find_restorer, scale_targets
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
 from caffeinit.sizes import made_for
@@ -37,8 +37,6 @@ RATE_PICTURES = 16
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 _REACHED = 0.02
-# A channel's deviation on one batch is compared with itself if it is taken over at least this many values.
-_MANY_VALUES = 1500
 
 
 @dataclass
@@ -101,16 +99,17 @@ def prepare_training(
     left: dict[str, int] = {}
     relaxed = Relaxed(network, probe, chosen, learns)
     if relaxed.system.bonds:
-        restore: Callable[[Scales], float]
+        few = probe.rough_batches
         if samplers:
             as_found = normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers)[0]
-            restore = _restorer(network, first, chosen)
-        else:  # What is normalised on the first batch alone is so again after each round.
-            ones = _targets(beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
-            as_found = normalize(network, first, chosen=chosen, targets=ones)[0]
-            restore = _normalizer(network, first, chosen, beta)
+            restorer = find_restorer(network, few, chosen)
+        else:  # What is normalised on a few pictures alone is so again after each round.
+            ones = scale_targets(beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
+            as_found = normalize(network, few, chosen=chosen, targets=ones)[0]
+            restorer = Normalizer(network, few, chosen, beta)
         left = _left_alone(network, as_found, chosen)
-        targets = _targets(beta, approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restore=restore))
+        given = approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
+        targets = scale_targets(beta, given)
         samplers = {}
     both = _Phases(progress)
     reports, peak = normalize(
@@ -119,8 +118,8 @@ def prepare_training(
     for report, earlier in zip(reports, as_found, strict=False):
         report.before = earlier.before
     left = _left_alone(network, reports, chosen) | left
-    restored = _restorer(network, first, chosen) if targets else _nothing
-    found = iterate(network, probe, chosen, learns, relaxed=relaxed, restore=restored, progress=both.second)
+    restorer = find_restorer(network, first, chosen) if targets else Restorer()
+    found = iterate(network, probe, chosen, learns, relaxed=relaxed, restorer=restorer, progress=both.second)
     if per_channel_rates:
         found = _balance_columns(network, probe, first, chosen, found)
     for unit, report in zip(network.units, reports, strict=True):
@@ -176,8 +175,8 @@ def _balance_columns(
     system = scale_system(network, chosen, probe.heads, relaxed=False)
     plan = plan_column_rates(network, probe.measure(), learns, system)
     apply(network, plan)
-    restore = _restorer(network, first, chosen) if network.graph.nearly_homogeneous else _nothing
-    again = iterate(network, probe, chosen, learns, restore=restore)
+    restorer = find_restorer(network, first, chosen) if network.graph.nearly_homogeneous else Restorer()
+    again = iterate(network, probe, chosen, learns, restorer=restorer)
     scales = {
         unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]
         for unit in network.units
@@ -208,58 +207,6 @@ def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
             for name, array in parts[0].items()
         }
     ]
-
-
-def _nothing(scales: Scales) -> float:
-    """Restore nothing, and do not look."""
-    return math.inf
-
-
-def _normalizer(
-    network: Network, first: list[Batch], chosen: Callable[[Unit], str], beta: float
-) -> Callable[[Scales], float]:
-    """Return what gives the channels on the first batch deviations of given sizes, and beta times that as their mean."""
-
-    def restore(scales: Scales) -> float:
-        targets = _targets(beta, scales, Trust.SAMPLE)
-        return _missed(network.units, normalize(network, first, chosen=chosen, targets=targets)[0], targets)
-
-    return restore
-
-
-def _targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dict[str, Target]:
-    return {key: Target(beta * np.exp(logs), np.exp(logs), trust) for key, logs in scales.items()}
-
-
-def _missed(units: Sequence[Unit], reports: Sequence[UnitReport], targets: Mapping[str, Target]) -> float:
-    """Return by how much, log, a unit's deviations were off its target before it was normalised, at most, on average."""
-    most = 0.0
-    for unit, report in zip(units, reports, strict=True):
-        if unit.kind == "affine" and unit.key in targets and report.done and report.before is not None:
-            alive = np.delete(np.arange(unit.num_channels), report.dead)
-            wanted = np.broadcast_to(targets[unit.key].std, unit.num_channels)
-            most = max(most, float(np.abs(np.log(report.before.channel_stds[alive] / wanted[alive]).mean())))
-    return most
-
-
-def _restorer(network: Network, first: list[Batch], chosen: Callable[[Unit], str]) -> Callable[[Scales], float]:
-    """Return what gives the units' channels on the first batch the moments that they have now, times given scales.
-
-    The moments over all pictures then are what they were to within the share that the change had in them. Where a channel
-    has few values in a batch, in fully connected units among others, its own change would be noise: those of one unit get
-    one factor. Stored statistics are not of one batch, and so nets with BatchNorm are left alone.
-    """
-    if any(unit.kind == "norm" for unit in network.units):
-        return _nothing
-    known = measure_moments(network, first)
-
-    def restore(scales: Scales) -> float:
-        sizes = {key: np.exp(logs) for key, logs in scales.items()}
-        trusts = {key: Trust.NONE if m.count < _MANY_VALUES else Trust.FULL for key, m in known.items()}
-        targets = {k: Target(m.mean * sizes[k], m.std * sizes[k], trusts[k]) for k, m in known.items()}
-        return _missed(network.units, normalize(network, first, chosen=chosen, targets=targets)[0], targets)
-
-    return restore
 
 
 def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence[UnitReport], found: Balanced) -> None:

@@ -20,6 +20,7 @@ from caffeinit.bonds import Bond, values_below
 from caffeinit.forward import measure_moments
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe
+from caffeinit.restoring import Restorer
 from caffeinit.rounds import Accelerated, Relaxed, approach, iterate
 from caffeinit.transfer import Curve, Transfer, measure_transfers
 from tests.conftest import GOLDEN
@@ -241,7 +242,7 @@ def test_an_approach_that_no_number_can_take_ends_where_it_was():
     probe = RateProbe(net, batches[:1])
     chosen, counted = (lambda unit: ""), (lambda unit: unit.kind == "affine")
     relaxed = Relaxed(net, probe, chosen, counted)
-    given = approach(relaxed, limit=0.01, rounds=12, restore=lambda scales: np.inf)
+    given = approach(relaxed, limit=0.01, rounds=12, restorer=Restorer())
     assert all(np.isfinite(u.weight).all() for u in units)
     first = units[0].initializers[0]
     assert given[first].max() == pytest.approx(np.log(np.abs(units[0].weight).max()) - before[first], abs=1e-4)
