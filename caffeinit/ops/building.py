@@ -8,6 +8,7 @@ import numpy as np
 
 from caffeinit.folding import known_value
 from caffeinit.graph import Graph, Operand
+from caffeinit.ops.signs import is_positive
 
 
 def like(graph: Graph, value: str, model: str) -> str:
@@ -50,6 +51,8 @@ def masked(graph: Graph, dy: str, condition: str) -> str:
 
 def ratio(graph: Graph, value: str, divisor: str) -> str:
     """Return value / divisor, and 0 where the divisor is 0: there the slope is not finite, or any number will do."""
+    if is_positive(graph, divisor):
+        return graph.op("Div", value, divisor)
     is_zero = graph.op("Equal", divisor, 0.0)
     quotient = graph.op("Div", value, choose(graph, is_zero, graph.constant(1.0), divisor))
     return choose(graph, is_zero, graph.constant(0.0), quotient)
