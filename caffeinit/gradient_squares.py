@@ -44,7 +44,7 @@ class Prepared:
         self._settings = replace(settings, threads=1)
         names = _following(graph, changing)
         self.arrays = {n: np.empty(graph.shape(n), _dtype(graph, n)) for n in names}
-        self._session = Session(graph.part(names), self._settings, fed=changing) if names else None
+        self._session = Session(graph.part(names), settings, fed=changing) if names else None
 
     def refresh(self) -> None:
         """Compute the arrays from the changing ones as they now are."""

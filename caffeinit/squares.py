@@ -74,7 +74,7 @@ class PictureSquares(KeptSquares):
         self.sums += found / scale**2 if scale != 1 else found
 
 
-def array_squares(array: np.ndarray, threads: int = 1, most: int = 1 << 22) -> Squares:
+def array_squares(array: np.ndarray, threads: int = 1, most: int = 1 << 20) -> Squares:
     """Return the squares of an array (group, O/group, I/group, *kernel).
 
     Args:
@@ -84,8 +84,9 @@ def array_squares(array: np.ndarray, threads: int = 1, most: int = 1 << 22) -> S
     """
     if array.ndim == 3 and array.size > most:
         return ArraySquares(array, threads)
-    flat = array.reshape(*array.shape[:3], -1).astype(np.float64)
-    return KeptSquares(np.vecdot(flat, flat))
+    squares = PictureSquares(np.zeros(array.shape[:3]))
+    squares.add(array)
+    return squares
 
 
 class ArraySquares:
@@ -96,32 +97,42 @@ class ArraySquares:
         self._array = array
         self._threads = threads
         self._largest = 1.0  # what numbers are divided by before they are squared
-        if not _LEAST < float(np.einsum("goj,goj->", array, array)) < _MOST:
-            self._largest = max(float(np.maximum(array.max(), -array.min())), float(np.finfo(np.float32).tiny))
         self._plain: np.ndarray | None = None
-        release(array)
 
     def columns(self, factors: np.ndarray) -> np.ndarray:
         """Return the sums for every input channel."""
+        if self._plain is None:
+            self._plain = self._first()
         if np.all(factors == factors[0]):
-            if self._plain is None:
-                self._plain = self._weighted(np.ones_like(factors))
             return np.asarray(self._plain * factors[0])
         return self._weighted(factors)
+
+    def _first(self) -> np.ndarray:
+        """Return the plain sums, and see whether numbers have to be divided before they are squared."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = self._sum(None)
+        if _LEAST < float(found.sum()) < _MOST:
+            return found
+        largest = max(float(self._array.max()), -float(self._array.min()), float(np.finfo(np.float32).tiny))
+        self._largest = largest
+        return self._weighted(np.ones(math.prod(self._array.shape[:2])))
 
     def _weighted(self, factors: np.ndarray) -> np.ndarray:
         rows = factors.reshape(self._array.shape[:2])
         # Divided by the largest first: squares of small gradients would leave single precision.
         top = max(float(rows.max()), float(np.finfo(np.float32).tiny))
         roots = (np.sqrt(rows / top) / self._largest).astype(np.float32)
+        return self._sum(roots) * (self._largest**2 * top)
+
+    def _sum(self, roots: np.ndarray | None) -> np.ndarray:
         cuts = row_slices(self._array.shape[1], _BLOCK_ROWS)
         total = sum(each(lambda at: self._block(at, roots), cuts, self._threads))
         release(self._array)
-        return np.asarray(total) * (self._largest**2 * top)
+        return np.asarray(total)
 
-    def _block(self, at: slice, roots: np.ndarray) -> np.ndarray:
+    def _block(self, at: slice, roots: np.ndarray | None) -> np.ndarray:
         """Return the sums over some rows: few enough to be added up in single precision."""
-        block = self._array[:, at] * roots[:, at, None]
+        block = self._array[:, at] if roots is None else self._array[:, at] * roots[:, at, None]
         return np.asarray(np.einsum("goj,goj->gj", block, block).reshape(-1), np.float64)
 
 
