@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from caffeinit.workers import each, row_slices
 from .rng import unit_rng
 
 _PART = 4  # pictures that a thread gathers from at a time
+_ABREAST = 64  # patches that are put together from the vectors of their places at a time
+_LONG = 16  # channels of a group from which on that is faster than to copy each row of the kernel
 
 
 class Remote(Protocol):
@@ -52,8 +54,8 @@ class Geometry(Protocol):
         """Return the length of one group's patch."""
         ...
 
-    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return the patches (m, group, d) of the given pictures of the batch at the given flat positions."""
+    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray, into: np.ndarray) -> None:
+        """Write the patches of the given pictures of the batch at the given flat positions into (group, m, d)."""
         ...
 
 
@@ -89,16 +91,27 @@ class Window:
         """Return I/group * kH * kW."""
         return shape[1] // self.group * math.prod(self.kernel)
 
-    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return the im2col columns (m, group, d), d ordered (I/group, *kernel)."""
+    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray, into: np.ndarray) -> None:
+        """Write im2col columns into (group, m, d), d ordered (I/group, *kernel)."""
         places = np.unravel_index(positions, self.placements(value.shape))
-        if not isinstance(value, np.ndarray):
-            vectors = value.vectors(self._flat(value.shape, pictures, places), 1)
-            return vectors.transpose(0, 2, 1).reshape(len(pictures), self.group, -1)
-        windows = self._windows(value)
-        index: tuple[Any, ...] = (pictures, slice(None), *places)
-        columns: np.ndarray = windows[index]
-        return columns.reshape(len(pictures), self.group, -1)
+        channels = value.shape[1] // self.group
+        if isinstance(value, np.ndarray) and channels < _LONG:
+            index: tuple[Any, ...] = (pictures, slice(None), *places)
+            columns = self._windows(value)[index]
+            into[...] = columns.reshape(len(pictures), self.group, -1).transpose(1, 0, 2)
+            return
+        flat = self._flat(value.shape, pictures, places)
+        into = into.reshape(*into.shape[:2], channels, -1)
+        if isinstance(value, np.ndarray):
+            vectors = _channels_last(value)
+            for rows in row_slices(len(flat), _ABREAST):  # few enough to be in the cache when they are turned
+                self._turn(vectors[flat[rows]], into[:, rows])
+        else:
+            self._turn(value.vectors(flat, 1), into)
+
+    def _turn(self, vectors: np.ndarray, into: np.ndarray) -> None:
+        """Write vectors (m, places in a kernel, C) into (group, m, C/group, places)."""
+        into[...] = vectors.reshape(*vectors.shape[:2], self.group, -1).transpose(2, 0, 3, 1)
 
     def _flat(self, shape: tuple[int, ...], pictures: np.ndarray, places: tuple[np.ndarray, ...]) -> np.ndarray:
         """Return where windows lie in (N, *spatial), (m, places in a kernel) flat; -1 in the padding."""
@@ -145,16 +158,15 @@ class Rows:
         """Return K."""
         return self.features
 
-    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return the rows (m, 1, K)."""
+    def gather(self, value: np.ndarray | Remote, pictures: np.ndarray, positions: np.ndarray, into: np.ndarray) -> None:
+        """Write rows into (1, m, K)."""
         if not isinstance(value, np.ndarray):
-            return value.vectors((pictures * self.positions(value.shape) + positions)[:, None], self.axis)
-        if self.axis == -1:
-            rows: np.ndarray = value.reshape(len(value), -1, 1, self.features)[pictures, positions]
-            return rows
-        moved = np.moveaxis(value, self.axis, -1)
-        places = np.unravel_index(positions, moved.shape[1:-1])
-        return np.asarray(moved[(pictures, *places)][:, None])
+            into[0] = value.vectors((pictures * self.positions(value.shape) + positions)[:, None], self.axis)[:, 0]
+        elif self.axis == -1:
+            into[0] = value.reshape(len(value), -1, self.features)[pictures, positions]
+        else:
+            moved = np.moveaxis(value, self.axis, -1)
+            into[0] = moved[(pictures, *np.unravel_index(positions, moved.shape[1:-1]))]
 
 
 class PatchSampler:
@@ -206,8 +218,8 @@ class PatchSampler:
         def take(part: slice) -> None:
             rows = slice(ends[part.start], ends[part.stop])
             of_part = value[part.start * frames : part.stop * frames] if isinstance(value, np.ndarray) else value
-            patches = geometry.gather(of_part, entries[rows] - part.start * frames, picked[rows] % positions)
-            buffer[:, filled + rows.start : filled + rows.stop] = patches.transpose(1, 0, 2)
+            into = buffer[:, filled + rows.start : filled + rows.stop]
+            geometry.gather(of_part, entries[rows] - part.start * frames, picked[rows] % positions, into)
 
         each(take, row_slices(stop - start, _PART if isinstance(value, np.ndarray) else stop - start), self._threads)
         self._filled[use] = filled + len(entries)
@@ -236,6 +248,16 @@ class PatchSampler:
             rows = int(np.minimum(self._quotas[use], available).sum())
             self._buffers[use] = np.empty((geometry.group, rows, geometry.dimension(shape)), np.float32)
         return self._buffers[use]
+
+
+def _channels_last(value: np.ndarray) -> np.ndarray:
+    """Return the vectors of all places of a value (N, C, *spatial), (N * places + 1, C); the last is 0."""
+    count, channels = value.shape[:2]
+    places = math.prod(value.shape[2:])
+    vectors = np.empty((count * places + 1, channels), value.dtype)
+    vectors[:-1].reshape(count, places, channels)[...] = value.reshape(count, channels, places).transpose(0, 2, 1)
+    vectors[-1] = 0
+    return vectors
 
 
 def _shares(total: int, parts: int) -> np.ndarray:

@@ -45,9 +45,10 @@ def columns_by_loops(window, value):
     return np.array(columns, np.float32).reshape(len(value), -1, window.group, taps)
 
 
+@pytest.mark.parametrize("channels", [6, 96])  # a few channels of a group are gathered in another way than many
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_all_positions_are_im2col(window):
-    value = value_for(window)
+def test_all_positions_are_im2col(window, channels):
+    value = value_for(window, channels=channels)
     expected = columns_by_loops(window, value)
     num_positions = expected.shape[1]
     sampler = PatchSampler("conv", [window], num_positions * 5 * 10, 5, seed=0)

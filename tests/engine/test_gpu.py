@@ -11,7 +11,7 @@ from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.forward import measure_moments
 from caffeinit.moments import Moments
 from caffeinit.within import normalize
-from tests.engine.test_resident import MORE, WINDOWS, assert_same_params
+from tests.engine.test_resident import MORE, WINDOWS, assert_same_params, gathered
 from tests.nets import pictures
 
 pytestmark = pytest.mark.gpu
@@ -67,7 +67,7 @@ def test_patches_from_the_gpu_are_those_of_the_array(shape, geometry):
     piece = Piece(DeviceArray.place(GPU.device, values), GPU)
     each = geometry.positions(shape)
     chosen = np.repeat(np.arange(shape[0]), each), np.tile(np.arange(each), shape[0])
-    np.testing.assert_array_equal(geometry.gather(piece, *chosen), geometry.gather(values, *chosen))
+    np.testing.assert_array_equal(gathered(geometry, piece, *chosen), gathered(geometry, values, *chosen))
     del session
 
 
