@@ -23,8 +23,8 @@ Batch = Mapping[str, np.ndarray]
 Scales = Mapping[str, np.ndarray]  # unit's key -> log factors that its output's channels were to be given so far
 # Channels are left as they are until they were given scales of this length, log: deviations are off by 4 to 8 % of it.
 _SMALL = 0.1
-# A channel's deviation on one batch is compared with itself if it is taken over at least this many values.
-_MANY_VALUES = 1500
+# Values over which a channel's deviation on one batch is as good as that on all.
+MANY_VALUES = 1500
 
 
 class Restorer:
@@ -58,14 +58,13 @@ class Normalizer(Restorer):
 class Keeper(Restorer):
     """Gives the channels the moments that they had on some pictures, times the scales.
 
-    The moments over all pictures then are what they were to within the share that the change had in them. Where a channel
-    has few values on these pictures, in fully connected units among others, its own change would be noise: those of one
-    unit get one factor. Short steps are left to be made up for together with later ones.
+    The moments over all pictures then are what they were to within the share that the change had in them. Short steps are
+    left to be made up for together with later ones.
     """
 
-    def __init__(self, network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str]) -> None:
-        """Take a network; nothing is measured before it is needed."""
-        self._network, self._pictures, self._chosen = network, pictures, chosen
+    def __init__(self, network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], least: int) -> None:
+        """Take a network; nothing is measured before it is needed; `least` as for `find_restorer`."""
+        self._network, self._pictures, self._chosen, self._least = network, pictures, chosen, least
         self._now: Scales = {unit.key: np.zeros(1) for unit in network.units}
         self._restored: Scales = self._now
         self._known: tuple[dict[str, Moments], Scales] | None = None
@@ -85,7 +84,7 @@ class Keeper(Restorer):
         targets = {}
         for key, known in moments.items():
             sizes = np.exp(scales[key] - then[key])
-            trust = Trust.NONE if known.count < _MANY_VALUES else Trust.FULL
+            trust = Trust.NONE if known.count < self._least else Trust.FULL
             targets[key] = Target(known.mean * sizes, known.std * sizes, trust)
         return _missed(self._network, self._pictures, self._chosen, targets)
 
@@ -99,10 +98,18 @@ def scale_targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dic
     return {key: Target(beta * np.exp(logs), np.exp(logs), trust) for key, logs in scales.items()}
 
 
-def find_restorer(network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str]) -> Restorer:
-    """Return what keeps moments where that can be: stored statistics are not of one batch, and nets with them are left."""
+def find_restorer(
+    network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], least: int = MANY_VALUES
+) -> Restorer:
+    """Return what keeps moments where that can be: stored statistics are not of one batch, and nets with them are left.
+
+    Args:
+        least: values on these pictures that a channel must have to be brought back by itself; where it has fewer, as in
+            fully connected units, its own change is half noise, and all channels of the unit get one factor. 0 if all
+            pictures are to follow, which take the noise out again.
+    """
     has_statistics = any(unit.kind == "norm" for unit in network.units)
-    return Restorer() if has_statistics else Keeper(network, pictures, chosen)
+    return Restorer() if has_statistics else Keeper(network, pictures, chosen, least)
 
 
 def _missed(

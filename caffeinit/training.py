@@ -99,11 +99,11 @@ def prepare_training(
     left: dict[str, int] = {}
     relaxed = Relaxed(network, probe, chosen, learns)
     if relaxed.system.bonds:
-        few = probe.rough_batches
         if samplers:
             as_found = normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers)[0]
-            restorer = find_restorer(network, few, chosen)
+            restorer = find_restorer(network, first, chosen, least=0)
         else:  # What is normalised on a few pictures alone is so again after each round.
+            few = probe.rough_batches
             ones = scale_targets(beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
             as_found = normalize(network, few, chosen=chosen, targets=ones)[0]
             restorer = Normalizer(network, few, chosen, beta)

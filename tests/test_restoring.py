@@ -36,7 +36,7 @@ def stretched(net, factor):
 def test_a_long_step_is_made_up_for(normalised):
     net, batches = normalised
     before = stds(net, batches)
-    keeper = Keeper(net, batches, lambda unit: "")
+    keeper = Keeper(net, batches, lambda unit: "", least=100)
     keeper.prepare(given(net, 0.3))
     stretched(net, 1.5)
     missed = keeper.restore(given(net, 0.3))
@@ -47,7 +47,7 @@ def test_a_long_step_is_made_up_for(normalised):
 
 def test_short_steps_are_made_up_for_once_they_are_a_long_one_together(normalised):
     net, batches = normalised
-    keeper = Keeper(net, batches, lambda unit: "")
+    keeper = Keeper(net, batches, lambda unit: "", least=100)
     before = stds(net, batches)
     weights = {name: array.copy() for name, array in net.graph.initializers.items()}
     for logs in (0.04, 0.08):
@@ -74,3 +74,18 @@ def test_nets_with_stored_statistics_are_left_alone():
     net, batches = NETS["residual"](), pictures()
     assert type(find_restorer(net, batches, lambda unit: "")) is Restorer
     assert find_restorer(net, batches, lambda unit: "").restore(given(net, 5)) == math.inf
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0, True), (10**6, False)])
+def test_channels_with_few_values_share_one_factor(normalised, least, kept):
+    net, batches = normalised
+    before = stds(net, batches)
+    keeper = Keeper(net, batches, lambda unit: "", least)
+    keeper.prepare(given(net, 0.3))
+    weight = net.graph.initializers[net.units[0].initializers[0]]
+    weight *= np.linspace(0.5, 2, len(weight)).astype(np.float32).reshape(-1, 1, 1, 1)  # each channel by itself
+    keeper.restore(given(net, 0.3))
+    first = net.units[0].key
+    ratios = np.log(stds(net, batches)[first] / before[first]) - 0.3
+    assert np.allclose(ratios, 0, atol=1e-3) is kept
+    assert ratios.mean() == pytest.approx(0, abs=1e-3)
