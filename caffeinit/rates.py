@@ -222,11 +222,6 @@ class RateProbe:
             ]
             yield {n: np.concatenate([part[n] for part in parts]) for n in shapes}
 
-    @property
-    def rough_batches(self) -> list[Batch]:
-        """The pictures that rough measurements are made on."""
-        return _half(self.batches) if self.graph.batch_axis_free else self.batches
-
     @np.errstate(over="ignore", invalid="ignore")
     def measure(self, rough: bool = False) -> dict[str, UnitRates]:
         """Return unit's key -> its rates with the weights of now, for all affine units.

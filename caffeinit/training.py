@@ -102,11 +102,10 @@ def prepare_training(
         if samplers:
             as_found = normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers)[0]
             restorer = find_restorer(network, first, chosen, least=0)
-        else:  # What is normalised on a few pictures alone is so again after each round.
-            few = probe.rough_batches
+        else:  # What is normalised on the first pictures alone is so again after each round.
             ones = scale_targets(beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
-            as_found = normalize(network, few, chosen=chosen, targets=ones)[0]
-            restorer = Normalizer(network, few, chosen, beta)
+            as_found = normalize(network, first, chosen=chosen, targets=ones)[0]
+            restorer = Normalizer(network, first, chosen, beta)
         left = _left_alone(network, as_found, chosen)
         given = approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
         targets = scale_targets(beta, given)
