@@ -118,9 +118,14 @@ class Relaxed:
         chosen: Callable[[Unit], str],
         counted: Callable[[Unit], bool],
     ) -> None:
-        """Look at a network; `chosen` and `counted` as for `iterate`."""
-        self.network = network
-        self.probe = probe
+        """Look at a network.
+
+        Args:
+            chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+            counted: which units' rates are to become equal.
+        """
+        self.network, self.probe = network, probe
+        self.chosen, self.counted = chosen, counted
         system = scale_system(network, chosen, probe.heads, relaxed=True)
         self.system = system.tied(free_groups(system))
         self.units = [u for u in network.units if counted(u)]
@@ -168,30 +173,24 @@ class Relaxed:
 
 
 def iterate(
-    network: Network,
-    probe: RateProbe,
-    chosen: Callable[[Unit], str],
-    counted: Callable[[Unit], bool],
+    relaxed: Relaxed,
     *,
     limit: float = 0.01,
     rounds: int = ROUNDS,
-    relaxed: Relaxed | None = None,
     restorer: Restorer | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Balanced:
     """Give the units one rate, and change the function for that where the graph would not allow it otherwise.
 
     Args:
-        chosen: returns why a unit's arrays are to be left alone; empty to let them change.
-        counted: which units' rates are to become equal.
+        relaxed: `approach` may have gone some steps with it.
         limit: of the spread max |log C - mean log C| at which it ends; 1.5 times that from the third measurement on. In a
             deep net without BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
         rounds: measurements at most; fewer if the last six brought nothing better. The best of them counts.
-        relaxed: that `approach` has gone some steps with.
         restorer: what makes up for changes of the function beside what was planned; nothing does without.
     """
-    exact = scale_system(network, chosen, probe.heads, relaxed=False)
-    relaxed = relaxed or Relaxed(network, probe, chosen, counted)
+    network, probe = relaxed.network, relaxed.probe
+    exact = scale_system(network, relaxed.chosen, probe.heads, relaxed=False)
     relaxed.start()
     restorer = restorer or Restorer()
     state = _Best(network, relaxed.units)
@@ -202,7 +201,7 @@ def iterate(
         before = before or rates
         done += 1
         progress(done, rounds)
-        plan = plan_balance(network, rates, counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
+        plan = plan_balance(network, rates, relaxed.counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
         spread = state.offer(plan, predict(network.units, rates, plan))
         since_best = 0 if spread <= state.spread else since_best + 1
         if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best == _PATIENCE or done == rounds:

@@ -118,7 +118,7 @@ def prepare_training(
         report.before = earlier.before
     left = _left_alone(network, reports, chosen) | left
     restorer = find_restorer(network, first, chosen) if targets else Restorer()
-    found = iterate(network, probe, chosen, learns, relaxed=relaxed, restorer=restorer, progress=both.second)
+    found = iterate(relaxed, restorer=restorer, progress=both.second)
     if per_channel_rates:
         found = _balance_columns(network, probe, first, chosen, found)
     for unit, report in zip(network.units, reports, strict=True):
@@ -175,7 +175,7 @@ def _balance_columns(
     plan = plan_column_rates(network, probe.measure(), learns, system)
     apply(network, plan)
     restorer = find_restorer(network, first, chosen) if network.graph.nearly_homogeneous else Restorer()
-    again = iterate(network, probe, chosen, learns, restorer=restorer)
+    again = iterate(Relaxed(network, probe, chosen, learns), restorer=restorer)
     scales = {
         unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]
         for unit in network.units
