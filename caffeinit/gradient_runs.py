@@ -20,7 +20,7 @@ from caffeinit.engine.session import Settings
 from caffeinit.gradient_squares import GradientSource, Prepared, Way, gradient_squares, gradient_sum
 from caffeinit.graph import Graph, Shape
 from caffeinit.mapped import ScratchArrays, release
-from caffeinit.sizes import made_for, resized, value_bytes
+from caffeinit.sizes import count_pictures, made_for, resized, value_bytes
 from caffeinit.squares import FiledSquares, KeptSquares, Squares
 from caffeinit.workers import worker_pool
 
@@ -63,10 +63,7 @@ class GradientRun:
 
     def _num_pictures(self, feeds: Values) -> int:
         """Return how many pictures a piece has; 1 where they cannot be told apart."""
-        if not self.graph.batch_axis_free:
-            return 1
-        name, shape = next((n, s) for n, s in self._whole.inputs.items() if s and n in feeds)
-        return len(feeds[name]) * made_for(self._whole) // shape[0]
+        return count_pictures(self._whole, feeds) if self.graph.batch_axis_free else 1
 
 
 class WholeRun(GradientRun):

@@ -30,7 +30,7 @@ from caffeinit.network import Network, Place
 from caffeinit.nodes import operator_of
 from caffeinit.products import PRODUCTS
 from caffeinit.scale_walk import Link
-from caffeinit.sizes import made_for
+from caffeinit.sizes import count_pictures, made_for
 from caffeinit.squares import FiledSquares, Squares, array_squares
 from caffeinit.units import Unit
 
@@ -215,10 +215,9 @@ class RateProbe:
             if not self.graph.batch_axis_free:
                 yield {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
                 continue
-            name, array = next(iter(batch.items()))
             parts = [
                 {n: rng.standard_normal((s[0] // made, *s[1:]), np.float32) for n, s in shapes.items()}
-                for _ in range(len(array) * made // self.graph.inputs[name][0])
+                for _ in range(count_pictures(self.graph, batch))
             ]
             yield {n: np.concatenate([part[n] for part in parts]) for n in shapes}
 
@@ -232,9 +231,9 @@ class RateProbe:
             rough: on the first half of the pictures.
         """
         feeds: list[Batch] = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
-        feeds = _half(feeds) if rough and self.graph.batch_axis_free else feeds
+        feeds = _half(self.graph, feeds) if rough and self.graph.batch_axis_free else feeds
         parts, place = self.run.squares(feeds), ScratchArrays()
-        num_pictures = sum(_num_pictures(feed) for feed in feeds)
+        num_pictures = sum(count_pictures(self.graph, feed) for feed in feeds)
         found = {}
         for unit in self._units:
             key = unit.key
@@ -259,15 +258,12 @@ def _no_rates(units: Sequence[Unit], unreached: Mapping[str, str]) -> str:
     return "no gradient reaches weights: " + "; ".join(dict.fromkeys(unreached[unit.key] for unit in units))
 
 
-def _half(feeds: list[Batch]) -> list[Batch]:
+def _half(graph: Graph, feeds: list[Batch]) -> list[Batch]:
     """Return pieces with half of the pictures: half of each where there are too few for all cores."""
     if len(feeds) > 2:
         return feeds[: math.ceil(len(feeds) / 2)]
-    return [_rows(feed, math.ceil(_num_pictures(feed) / 2), _num_pictures(feed)) for feed in feeds]
-
-
-def _num_pictures(feed: Batch) -> int:
-    return len(next(iter(feed.values())))
+    counts = [count_pictures(graph, feed) for feed in feeds]
+    return [_rows(feed, math.ceil(count / 2), count) for feed, count in zip(feeds, counts, strict=True)]
 
 
 def _rows(feed: Batch, share: int, whole: int) -> Batch:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import onnx
 from onnx.shape_inference import InferenceError
 
@@ -13,6 +15,12 @@ from caffeinit.graph import Graph, Shape
 def made_for(graph: Graph) -> int:
     """Return the number of pictures that a graph's shapes are for."""
     return max(1, next((s[0] for s in graph.inputs.values() if s), 1))
+
+
+def count_pictures(graph: Graph, feeds: Mapping[str, np.ndarray]) -> int:
+    """Return how many pictures are fed to a graph's inputs; others may be fed beside them."""
+    name, shape = next((n, s) for n, s in graph.inputs.items() if s and n in feeds)
+    return len(feeds[name]) * made_for(graph) // shape[0]
 
 
 def value_bytes(graph: Graph, name: str, pictures: int, moving: bool = True) -> int:
