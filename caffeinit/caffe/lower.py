@@ -207,19 +207,28 @@ def _missing_reason(found: Inference, blob: str) -> str:
 
 
 def _share(found: Inference, layer: Layer, params: Sequence[Param], named: dict[str, ParamKey]) -> None:
-    """Tell which array each parameter is: its own, or that of an earlier layer with the same `param { name }`."""
+    """Tell which array each parameter is: its own, or that of an earlier layer with the same `param { name }`.
+
+    A layer that cannot share one of them owns none, and lends none to later ones.
+    """
+    owners: dict[ParamKey, ParamKey] = {}
+    own: dict[str, ParamKey] = {}
     for index, param in enumerate(params):
         key = (layer.name, index)
         name = layer.param[index].name if index < len(layer.param) else ""
-        owner = named.setdefault(name, key) if name else key
+        owner = named.get(name) or own.setdefault(name, key) if name else key
         if owner != key:
+            if owner[0] == layer.name:
+                raise LayerError(f'has one array, "{name}", for two of its parameters, which is not supported')
             theirs = found.params[owner[0]][owner[1]].shape
             permissive = layer.param[index].share_mode == 1
             if theirs != param.shape and not (permissive and np.prod(theirs) == np.prod(param.shape)):
                 raise LayerError(
                     f'shares parameter "{name}" with layer "{owner[0]}", but needs {param.shape}, not {theirs}'
                 )
-        found.owners[key] = owner
+        owners[key] = owner
+    found.owners.update(owners)
+    named.update(own)
 
 
 class _LoweringGraph(ParamGraph):

@@ -6,6 +6,7 @@ import pytest
 import caffeinit
 from caffeinit.caffe import schema
 from caffeinit.errors import CaffeinitError
+from caffeinit.inspection import inspect_files
 
 WINDOWS = "convolution_param { num_output: 4 kernel_size: 3 }"
 CONV = f'layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" {WINDOWS} }}\n'
@@ -276,6 +277,31 @@ def test_an_array_shared_in_two_shapes_has_each_layers_own(tmp_path):
     diffs = net.backward(x, {"a": np.ones((2, 6)), "b": np.full((2, 2, 3), 10)}).params
     assert diffs["a"][0].tolist() == [22] * 6
     assert diffs["b"][0].tolist() == [[22] * 3] * 2
+
+
+def test_a_layer_that_cannot_share_one_array_lends_no_other(tmp_path):
+    def product(name, outputs, *names):
+        shared = " ".join(f'param {{ name: "{n}" }}' for n in names)
+        return (
+            f'layer {{ name: "{name}" type: "InnerProduct" bottom: "data" top: "{name}" {shared} '
+            f"inner_product_param {{ num_output: {outputs} }} }}\n"
+        )
+
+    text = input_layer(2, 6) + product("a", 3, "x", "bias") + product("b", 4, "w", "bias") + product("c", 4, "w", "own")
+    (tmp_path / "net.prototxt").write_text(text)
+    layers = {layer.name: layer for layer in inspect_files(tmp_path / "net.prototxt", scales=True).layers}
+    assert 'shares parameter "bias" with layer "a", but needs (4,), not (3,)' in layers["b"].reason
+    assert not layers["a"].reason
+    assert not layers["c"].reason
+    assert set(load(tmp_path, text).params) == {"a", "c"}
+
+
+def test_a_layer_with_one_array_for_both_parameters_cannot_run(tmp_path):
+    both = 'param { name: "s" } param { name: "s" } scale_param { bias_term: true }'
+    text = input_layer(2, 6) + f'layer {{ name: "a" type: "Scale" bottom: "data" top: "a" {both} }}\n'
+    (tmp_path / "net.prototxt").write_text(text)
+    (layer,) = [layer for layer in inspect_files(tmp_path / "net.prototxt").layers if layer.name == "a"]
+    assert 'has one array, "s", for two of its parameters' in layer.reason
 
 
 @pytest.mark.parametrize("own", ["", "bias_term: false"])
