@@ -71,3 +71,12 @@ def test_a_root_is_guarded_where_it_may_be_of_zero(build, guards):
     diff = graph.add_input("dy", graph.shape(root))
     append_backward(graph, {root: diff}, ["x"])
     assert sum(node.op_type == "Where" for node in graph.nodes) == guards
+
+
+def test_sums_of_sums_are_looked_at_once_each():
+    graph = Graph()
+    graph.add_input("x", (1, 2, 3, 3))
+    value, other = graph.op("Relu", "x"), graph.op("Abs", "x")
+    for _ in range(2000):
+        value, other = graph.op("Add", value, other), graph.op("Add", other, value)
+    assert not is_positive(graph, graph.op("Add", value, 1.0))  # too far below, and not 2 to the power of 2000 steps
