@@ -88,7 +88,7 @@ def _trusted(scale: np.ndarray, count: float, trust: Trust) -> np.ndarray:
 def set_statistics(unit: Unit, moments: Moments, target: Target) -> Moments:
     """Store the moments of a norm unit's input as its statistics; return the moments of its output.
 
-    The unit's factor becomes the deviation aimed at, and its shift 0, where it has them.
+    The unit's factor and shift become the deviation and the mean aimed at, where it has them.
     """
     assert unit.mean is not None
     assert unit.variance is not None
@@ -104,6 +104,8 @@ def set_statistics(unit: Unit, moments: Moments, target: Target) -> Moments:
     if unit.weight is not None:
         unit.weight[...] = target.std
         scale = scale * target.std
+    shift = -moments.mean * scale
     if unit.bias is not None:
-        unit.bias[...] = 0
-    return moments.scaled(scale, -moments.mean * scale)
+        unit.bias[...] = target.mean
+        shift = shift + target.mean
+    return moments.scaled(scale, shift)

@@ -124,8 +124,10 @@ class _Watch:
         self.waiting: dict[str, set[int]] = {}
         for unit in network.units:
             if unit.name in samplers:
-                self.waiting[unit.name] = set(range(len(unit.uses)))
-                for number, use in enumerate(unit.uses):
+                # What it makes of its own result cannot be seen before it is drawn.
+                seen = unit.uses[:1] if _is_fed_back(self.graph, unit) else unit.uses
+                self.waiting[unit.name] = set(range(len(seen)))
+                for number, use in enumerate(seen):
                     self.values.setdefault(use.input, []).append((unit.name, number))
 
     def look_at(self, instead: Mapping[str, str]) -> None:
@@ -259,13 +261,17 @@ def _with_folded(correction: Correction, folded: Sequence[Unit]) -> Correction:
 
 def _obstacle(network: Network, unit: Unit) -> str:
     """Return why a unit cannot be normalised; empty if it can."""
-    outputs = [use.output for use in unit.uses]
-    graph = network.graph
-    for output in outputs if len(outputs) > 1 else []:
-        below = {o for node in graph.ancestors([output]) for o in node.output} - {output}
-        if any(o in below for o in outputs):
-            return "its weights are used again on a value that depends on their first use"
+    if _is_fed_back(network.graph, unit):
+        return "its weights are used again on a value that depends on their first use"
     return ""
+
+
+def _is_fed_back(graph: Graph, unit: Unit) -> bool:
+    """Tell whether what a unit reads somewhere depends on what it puts out elsewhere."""
+    if len(unit.uses) == 1:
+        return False
+    below = {o for node in graph.ancestors([use.input for use in unit.uses]) for o in node.output}
+    return any(use.output in below for use in unit.uses)
 
 
 def _finish_stage(

@@ -114,6 +114,33 @@ def test_what_shares_an_array_with_a_unit_left_alone_before_it_is_left_alone(nam
     np.testing.assert_allclose(found.mean, 0.1, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["gaussian", "pca", "kmeans"])
+def test_what_follows_weights_that_read_their_own_result_is_normalised_with_the_drawn_ones(method):
+    b = NetBuilder()
+    weight, bias = b.array("conv", 0, (3, 3, 3, 3)), b.array("conv", 1, (3,), "bias")
+    x = "data"
+    for number in range(2):
+        x = b.relu(b.graph.op("Conv", x, weight, bias, name=f"conv{number}", kernel_shape=[3, 3], pads=[1] * 4))
+    net, batches = b.finish(b.product(x, "ip", 4)), pictures()
+    result = caffeinit.init(net, batches, method=method, balanced=False)
+    again = measured(net, batches)["ip"]
+    np.testing.assert_allclose(again.std, 1, atol=1e-3)
+    np.testing.assert_allclose(result.units[-1].after.channel_stds, again.std, atol=1e-4)
+
+
+def test_a_batch_normalisation_with_a_shift_has_the_mean_aimed_at():
+    b = NetBuilder()
+    x = b.conv("data", "conv", 4, bias=False)
+    roles = ("weight", "bias", "mean", "variance")
+    arrays = [b.array("bn", i, (4,), role, np.full(4, 1.0 + i)) for i, role in enumerate(roles)]
+    net, batches = b.finish(b.graph.op("BatchNormalization", x, *arrays, epsilon=1e-5, name="bn")), pictures()
+    reports, _ = normalize(net, batches, beta=0.3)
+    again = measured(net, batches)["bn"]
+    np.testing.assert_allclose(again.mean, 0.3, atol=1e-3)
+    np.testing.assert_allclose(again.std, 1, atol=1e-3)
+    np.testing.assert_allclose(reports[-1].after.channel_means, again.mean, atol=1e-4)
+
+
 def test_weights_that_are_not_finite_are_refused():
     net = NETS["chain"]()
     net.params["conv2"][0][0, 0, 0, 0] = np.nan
