@@ -131,7 +131,7 @@ def prepare_training(
     both.end()
     outcome = _outcome(network, probe, reports, peak, found, foretold)
     if not foretold and not per_channel_rates:
-        outcome.notes += _uneven_notes(reports)
+        outcome.notes += _uneven_notes(network.units, reports)
     return outcome
 
 
@@ -217,10 +217,12 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
             found.scales[unit.key] = np.zeros(unit.num_channels)
 
 
-def _uneven_notes(reports: Sequence[UnitReport]) -> list[str]:
+def _uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[str]:
     """Return a sentence on the units whose channels were made alike, and no longer are since the rates were balanced."""
     uneven = []
-    for report in reports:
+    for unit, report in zip(units, reports, strict=True):
+        if unit.weight is None and unit.kind != "norm":
+            continue  # without a factor, its channels never were
         stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
         if len(stds) and stds.std() > _REACHED * stds.mean():
             uneven.append(report.name)

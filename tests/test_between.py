@@ -297,3 +297,13 @@ def test_channels_that_balancing_has_made_unlike_are_told(mode):
     uneven = [u.name for u in caffeinit.measure(net, pictures()).units if u.stats.out_cvar > 0.02]
     assert uneven == (["stem"] if mode != "init, not balanced" else [])
     assert told == uneven
+
+
+def test_a_shift_without_a_factor_is_not_told_to_have_been_made_alike():
+    b = NetBuilder()
+    x = b.graph.op("Max", b.conv("data", "one", 4), b.conv("data", "two", 4))
+    shift = b.graph.op("Reshape", b.array("shift", 0, (4,), "bias"), [1, 4, 1, 1])
+    net = b.finish(b.product(b.graph.op("Add", x, shift, name="shift"), "ip", 3))
+    result = caffeinit.init(net, pictures())
+    assert "shift" in [unit.name for unit in net.units]
+    assert not [note for note in result.notes if "not alike any more" in note]
