@@ -24,7 +24,7 @@ Scales = Mapping[str, np.ndarray]  # unit's key -> log factors that its output's
 # Channels are left as they are until they were given scales of this length, log: deviations are off by 4 to 8 % of it.
 _SMALL = 0.1
 # Values over which a channel's deviation on one batch is as good as that on all.
-MANY_VALUES = 1500
+_MANY_VALUES = 1500
 
 
 class Restorer:
@@ -99,7 +99,7 @@ def scale_targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dic
 
 
 def find_restorer(
-    network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], least: int = MANY_VALUES
+    network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], least: int = _MANY_VALUES
 ) -> Restorer:
     """Return what keeps moments where that can be: stored statistics are not of one batch, and nets with them are left.
 

@@ -25,7 +25,7 @@ from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.restoring import Normalizer, Restorer, find_restorer, scale_targets
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
-from caffeinit.sizes import made_for
+from caffeinit.sizes import count_pictures, made_for
 from caffeinit.units import Unit
 from caffeinit.within import InputSampler, normalize
 
@@ -195,7 +195,7 @@ def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
     num_pictures = 0
     for batch in batches:
         parts.append(batch)
-        num_pictures += round(max(len(a) / each[n] for n, a in batch.items() if n in each))
+        num_pictures += count_pictures(network.graph, batch)
         if num_pictures >= RATE_PICTURES:
             break
     return [
