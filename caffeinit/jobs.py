@@ -17,6 +17,7 @@ from caffeinit.patterns import check_matched
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.preserving import rescale_preserving
 from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
+from caffeinit.responses import refiners
 from caffeinit.result import NO_SPREAD, Result
 from caffeinit.training import RATE_PICTURES, Outcome, prepare_training
 from caffeinit.units import Learned, Unit
@@ -130,7 +131,13 @@ def init(
         else:
             found = Outcome(
                 *normalize(
-                    network, calibration, chosen=reason, samplers=drawing.samplers, correct=False, progress=progress
+                    network,
+                    calibration,
+                    chosen=reason,
+                    samplers=drawing.samplers,
+                    turners=refiners(drawing.uncorrelated),
+                    correct=False,
+                    progress=progress,
                 )
             )
     network.missing = [key for key in network.missing if key[0] not in drawn]
@@ -282,6 +289,7 @@ def _train(
         beta=BETA if beta is None else beta,
         chosen=reason,
         samplers=drawing.samplers,
+        uncorrelated=drawing.uncorrelated,
         balanced=balanced,
         per_channel_rates=per_channel_rates,
         progress=progress,

@@ -165,12 +165,12 @@ def picture_moments(
     found = None if isinstance(values, np.ndarray) else values.moments(axis)
     if found is not None:
         return found
-    blocks = _as_blocks(np.asarray(values), axis)
+    blocks = as_blocks(np.asarray(values), axis)
     look = partial(_block_moments, magnitudes=magnitudes)
     return list(pool.map(look, blocks) if pool else map(look, blocks))
 
 
-def _as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
+def as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
     """Cut an activation into (n, C, P) views (P positions) of about `BLOCK_ELEMENTS`."""
     axis %= values.ndim
     channels = values.shape[axis]

@@ -62,10 +62,19 @@ class Drawing:
     kept: dict[str, str] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
 
+    @property
+    def uncorrelated(self) -> dict[str, list[int]]:
+        """Unit name -> how many filters of each group promise to respond without correlation, its first; once drawn."""
+        return {name: s.determined for name, s in self.samplers.items() if find_method(s.method).in_order}
+
 
 @dataclass
 class UnitSampler:
-    """Collects a unit's input patches and then draws its weights from them."""
+    """Collects a unit's input patches and then draws its weights from them.
+
+    Attributes:
+        determined: how many filters of each group, its first, the patches determined; filled in when it is drawn.
+    """
 
     unit: Unit
     method: str
@@ -74,6 +83,7 @@ class UnitSampler:
     seed: int
     options: DrawOptions
     notes: list[str]
+    determined: list[int] = field(default_factory=list)
 
     def observe(self, values: np.ndarray | Remote, use: int, pictures: int) -> None:
         """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
@@ -83,6 +93,7 @@ class UnitSampler:
         """Write the unit's weights."""
         drawn = draw(self.method, self.spec, self.seed, self.sampler.samples(), self.options)
         self.sampler.release()
+        self.determined[:] = drawn.determined
         _write(self.unit, drawn, self.notes, self.options.threads)
 
 

@@ -15,6 +15,7 @@ from caffeinit.correction import Target, Trust
 from caffeinit.forward import measure_moments
 from caffeinit.moments import Moments
 from caffeinit.network import Network
+from caffeinit.responses import ResponseKeeper, Responses
 from caffeinit.result import UnitReport
 from caffeinit.units import Unit
 from caffeinit.within import normalize
@@ -23,18 +24,24 @@ Batch = Mapping[str, np.ndarray]
 Scales = Mapping[str, np.ndarray]  # unit's key -> log factors that its output's channels were to be given so far
 # Channels are left as they are until they were given scales of this length, log: deviations are off by 4 to 8 % of it.
 _SMALL = 0.1
+# The same where responses are kept: two of them are correlated by as much as half of it.
+_SMALL_KEPT = 0.05
 # Values over which a channel's deviation on one batch is as good as that on all.
-_MANY_VALUES = 1500
+MANY_VALUES = 1500
 
 
 class Restorer:
     """Leaves everything as it is, and does not look: for nets in which nothing passes beside what is planned."""
 
-    def prepare(self, scales: Scales) -> None:
-        """Look at the net as it is, before it is changed so that the channels are given these scales."""
+    def prepare(self, scales: Scales, point: np.ndarray) -> None:
+        """Look at the net as it is, before it is changed so that the channels are given these scales.
 
-    def restore(self, scales: Scales) -> float:
-        """Give the channels the moments that belong to these scales.
+        Args:
+            point: the log scales among them through which the function changes; the others pass nothing on.
+        """
+
+    def restore(self, scales: Scales, point: np.ndarray) -> float:
+        """Give the channels the moments that belong to these scales; arguments as for `prepare`.
 
         Returns:
             By how much deviations were off before, log, at most, on average over a unit; infinite where it did not look.
@@ -49,7 +56,7 @@ class Normalizer(Restorer):
         """Take what `normalize` needs."""
         self._network, self._pictures, self._chosen, self._beta = network, pictures, chosen, beta
 
-    def restore(self, scales: Scales) -> float:
+    def restore(self, scales: Scales, point: np.ndarray) -> float:
         """Normalise; see `Restorer`."""
         targets = scale_targets(self._beta, scales, Trust.SAMPLE)
         return _missed(self._network, self._pictures, self._chosen, targets)
@@ -62,35 +69,60 @@ class Keeper(Restorer):
     left to be made up for together with later ones.
     """
 
-    def __init__(self, network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], least: int) -> None:
-        """Take a network; nothing is measured before it is needed; `least` as for `find_restorer`."""
+    def __init__(
+        self,
+        network: Network,
+        pictures: Sequence[Batch],
+        chosen: Callable[[Unit], str],
+        least: int,
+        keepers: Mapping[str, ResponseKeeper] | None = None,
+    ) -> None:
+        """Take a network; nothing is measured before it is needed; arguments as for `find_restorer`."""
         self._network, self._pictures, self._chosen, self._least = network, pictures, chosen, least
+        self._keepers = keepers or {}
         self._now: Scales = {unit.key: np.zeros(1) for unit in network.units}
-        self._restored: Scales = self._now
+        self._restored: np.ndarray | float = 0.0
         self._known: tuple[dict[str, Moments], Scales] | None = None
 
-    def prepare(self, scales: Scales) -> None:
+    def prepare(self, scales: Scales, point: np.ndarray) -> None:
         """Measure the moments, once; see `Restorer`."""
-        if self._known is None and self._is_far(scales):
-            self._known = measure_moments(self._network, self._pictures), self._now
+        if self._known is None and self._is_far(point):
+            self._known = self._measure(), self._now
 
-    def restore(self, scales: Scales) -> float:
-        """Normalise if the scales are far from what was restored last; see `Restorer`."""
+    def restore(self, scales: Scales, point: np.ndarray) -> float:
+        """Normalise if the function is far from what was restored last; see `Restorer`."""
         self._now = scales
-        if self._known is None or not self._is_far(scales):
+        if self._known is None or not self._is_far(point):
             return math.inf
-        self._restored = scales
+        self._restored = point
         moments, then = self._known
         targets = {}
         for key, known in moments.items():
             sizes = np.exp(scales[key] - then[key])
             trust = Trust.NONE if known.count < self._least else Trust.FULL
             targets[key] = Target(known.mean * sizes, known.std * sizes, trust)
-        return _missed(self._network, self._pictures, self._chosen, targets)
+        return _missed(self._network, self._pictures, self._chosen, targets, self._keepers)
 
-    def _is_far(self, scales: Scales) -> bool:
-        """Tell whether scales differ from those that were restored last by more than what may be left."""
-        return any(np.abs(logs - self._restored[key]).max(initial=0) > _SMALL for key, logs in scales.items())
+    def _measure(self) -> dict[str, Moments]:
+        """Return the moments, and have the keepers see what they keep."""
+        threads = self._network.settings.threads
+        seen = [(unit, keeper) for unit in self._network.units if (keeper := self._keepers.get(unit.name))]
+        found = {unit.key: Responses(unit, max(keeper.determined, default=0), threads) for unit, keeper in seen}
+
+        def see(values: Mapping[str, np.ndarray]) -> None:
+            for unit, _ in seen:
+                for use in unit.uses:
+                    found[unit.key].add(values[use.output], use.axis)
+
+        outputs = [use.output for unit, _ in seen for use in unit.uses]
+        moments = measure_moments(self._network, self._pictures, outputs, see)
+        for unit, keeper in seen:
+            keeper.see(found[unit.key])
+        return moments
+
+    def _is_far(self, point: np.ndarray) -> bool:
+        """Tell whether the function was changed, since it was restored last, by more than what may be left."""
+        return bool(np.abs(point - self._restored).max(initial=0) > (_SMALL_KEPT if self._keepers else _SMALL))
 
 
 def scale_targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dict[str, Target]:
@@ -99,7 +131,11 @@ def scale_targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dic
 
 
 def find_restorer(
-    network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], least: int = _MANY_VALUES
+    network: Network,
+    pictures: Sequence[Batch],
+    chosen: Callable[[Unit], str],
+    least: int = MANY_VALUES,
+    keepers: Mapping[str, ResponseKeeper] | None = None,
 ) -> Restorer:
     """Return what keeps moments where that can be: stored statistics are not of one batch, and nets with them are left.
 
@@ -107,16 +143,21 @@ def find_restorer(
         least: values on these pictures that a channel must have to be brought back by itself; where it has fewer, as in
             fully connected units, its own change is half noise, and all channels of the unit get one factor. 0 if all
             pictures are to follow, which take the noise out again.
+        keepers: unit name -> what gives its responses more than their moments back.
     """
     has_statistics = any(unit.kind == "norm" for unit in network.units)
-    return Restorer() if has_statistics else Keeper(network, pictures, chosen, least)
+    return Restorer() if has_statistics else Keeper(network, pictures, chosen, least, keepers)
 
 
 def _missed(
-    network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], targets: Mapping[str, Target]
+    network: Network,
+    pictures: Sequence[Batch],
+    chosen: Callable[[Unit], str],
+    targets: Mapping[str, Target],
+    turners: Mapping[str, ResponseKeeper] | None = None,
 ) -> float:
     """Normalise to these targets; return by how much deviations were off before; see `Restorer.restore`."""
-    reports: Sequence[UnitReport] = normalize(network, pictures, chosen=chosen, targets=targets)[0]
+    reports: Sequence[UnitReport] = normalize(network, pictures, chosen=chosen, targets=targets, turners=turners)[0]
     most = 0.0
     for unit, report in zip(network.units, reports, strict=True):
         if unit.kind == "affine" and unit.key in targets and report.done and report.before is not None:

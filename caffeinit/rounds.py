@@ -64,6 +64,7 @@ class Balanced:
         after: rates as they now are, by the prediction of the last step, which kept the function.
         rounds: how often they were measured.
         changed: whether steps before the last one changed the function.
+        moved: the largest log scale through which they did.
     """
 
     scales: dict[str, np.ndarray]
@@ -71,6 +72,7 @@ class Balanced:
     after: dict[str, UnitRates]
     rounds: int
     changed: bool
+    moved: float = 0.0
 
 
 class Accelerated:
@@ -109,6 +111,9 @@ class Relaxed:
 
     It changes through the scales at curves, or through all of them, where terms of a sum have scales of their own; these
     are accelerated, and the others follow from them.
+
+    Attributes:
+        point: log scales through which the function has changed since the start.
     """
 
     def __init__(
@@ -202,20 +207,20 @@ def iterate(
         done += 1
         progress(done, rounds)
         plan = plan_balance(network, rates, relaxed.counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
-        spread = state.offer(plan, predict(network.units, rates, plan))
+        spread = state.offer(plan, predict(network.units, rates, plan), relaxed.point)
         since_best = 0 if spread <= state.spread else since_best + 1
         if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best == _PATIENCE or done == rounds:
             break
         change = relaxed.step(rates)[0]
         if not np.abs(change.scales).max(initial=0) > 0:
             break
-        restorer.prepare(state.given_by(change))
+        restorer.prepare(state.given_by(change), relaxed.point)
         try:
             given = state.leave(change)
         except WeightsError:  # no number can take this step; the best point can be gone back to
             break
-        restorer.restore(given)
-    return Balanced(state.finish(), before, state.rates, done, state.is_moved)
+        restorer.restore(given, relaxed.point)
+    return Balanced(state.finish(), before, state.rates, done, state.is_moved, state.moved)
 
 
 def approach(relaxed: Relaxed, *, limit: float, rounds: int, restorer: Restorer) -> dict[str, np.ndarray]:
@@ -230,18 +235,19 @@ def approach(relaxed: Relaxed, *, limit: float, rounds: int, restorer: Restorer)
     network, probe = relaxed.network, relaxed.probe
     given = {u.key: np.zeros(u.num_channels) for u in network.units}
     for number in range(rounds):
+        earlier = relaxed.point
         change, expected = relaxed.step(probe.measure(rough=True))
         if not can_apply(network, change):
             relaxed.forget()
             break
         planned = _with(network, given, change)
-        restorer.prepare(planned)
+        restorer.prepare(planned, relaxed.point)
         apply(network, change, roughly=True)
         given = planned
-        is_short = np.abs(change.scales).max(initial=0) <= _LONG
+        is_short = np.abs(relaxed.point - earlier).max(initial=0) <= _LONG
         if (expected <= limit and is_short) or number == rounds - 1:
             break
-        if restorer.restore(given) <= _CLOSE and expected <= limit:
+        if restorer.restore(given, relaxed.point) <= _CLOSE and expected <= limit:
             break
     return given
 
@@ -292,6 +298,7 @@ class _Best:
 
     Attributes:
         spread, rates: what that plan leads to.
+        moved: the largest log scale through which the function has changed until then.
     """
 
     def __init__(self, network: Network, units: Sequence[Unit]) -> None:
@@ -299,6 +306,7 @@ class _Best:
         self.units = units
         self.rates: dict[str, UnitRates] = {}
         self.spread = np.inf
+        self.moved = 0.0
         self._measured = 0  # units with a rate, at the point that had most of them
         self._given = {u.key: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
@@ -309,7 +317,7 @@ class _Best:
         """Whether a change of the function led to it."""
         return self._best is not None and any(logs.any() for logs in self._best[1].values())
 
-    def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
+    def offer(self, plan: Plan, rates: dict[str, UnitRates], point: np.ndarray) -> float:
         """Look at the point where the network is, with the plan that ends there; return the spread then.
 
         It is infinite where units have lost their rates, because values are not finite or no gradient is left.
@@ -320,6 +328,7 @@ class _Best:
         spread = known if measured == self._measured else np.inf
         if spread < self.spread or self._best is None:
             self.spread, self.rates = spread, rates
+            self.moved = float(np.abs(point).max(initial=0))
             self._best = (plan, self._given)
             self._arrays.forget()
         return spread

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from caffeinit.between import scale_system, spread_of
 from caffeinit.columns import plan_column_rates
-from caffeinit.correction import Target, Trust
+from caffeinit.correction import Trust
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.network import Network, digest
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
-from caffeinit.restoring import Normalizer, Restorer, find_restorer, scale_targets
+from caffeinit.responses import ResponseKeeper, refiners
+from caffeinit.restoring import MANY_VALUES, Normalizer, Restorer, find_restorer, scale_targets
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
 from caffeinit.sizes import count_pictures, made_for
@@ -37,6 +40,8 @@ RATE_PICTURES = 16
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 _REACHED = 0.02
+# Log scales at curves that a pass over all pictures outlasts, and how many passes there are at most.
+_FAR, _PASSES = 0.3, 3
 
 
 @dataclass
@@ -71,6 +76,7 @@ def prepare_training(
     beta: float,
     chosen: Callable[[Unit], str],
     samplers: Mapping[str, InputSampler],
+    uncorrelated: Mapping[str, Sequence[int]] | None = None,
     balanced: bool = True,
     per_channel_rates: bool = False,
     progress: Progress = lambda done, total: None,
@@ -81,58 +87,135 @@ def prepare_training(
         batches: input -> array dictionaries; may be iterated over several times.
         chosen: returns why a unit is to be left alone; empty to change it.
         samplers: unit name -> what draws its weights from its inputs first.
+        uncorrelated: unit name -> how many filters of each group, its first, are to respond without correlation; known
+            once it is drawn.
         balanced: False leaves the rates as they come.
         per_channel_rates: make the rates of each unit's columns equal at the end, instead of its channels' deviations.
     Raises:
         WeightsError: a unit's output is not finite; the network must not be saved then.
     """
+    work = _Work(network, batches, chosen, beta, uncorrelated or {})
     if not balanced:
-        return Outcome(*normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers, progress=progress))
-    first = first_pictures(network, batches)
+        return Outcome(*work.normalized(samplers=samplers, progress=progress))
     try:
-        probe = RateProbe(network, first)
+        probe = RateProbe(network, work.first)
     except CaffeinitError as error:
-        done = normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers, progress=progress)
-        return Outcome(*done, [f"the rates of the units were left as they are: {error}"])
-    targets: dict[str, Target] = {}
-    as_found: list[UnitReport] = []
-    left: dict[str, int] = {}
+        reports, peak = work.normalized(samplers=samplers, progress=progress)
+        return Outcome(reports, peak, [f"the rates of the units were left as they are: {error}"])
     relaxed = Relaxed(network, probe, chosen, learns)
-    if relaxed.system.bonds:
-        if samplers:
-            as_found = normalize(network, batches, beta=beta, chosen=chosen, samplers=samplers)[0]
-            restorer = find_restorer(network, first, chosen, least=0)
-        else:  # What is normalised on the first pictures alone is so again after each round.
-            ones = scale_targets(beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
-            as_found = normalize(network, first, chosen=chosen, targets=ones)[0]
-            restorer = Normalizer(network, first, chosen, beta)
-        left = _left_alone(network, as_found, chosen)
-        given = approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
-        targets = scale_targets(beta, given)
-        samplers = {}
     both = _Phases(progress)
-    reports, peak = normalize(
-        network, batches, beta=beta, chosen=chosen, samplers=samplers, targets=targets, progress=both.first
-    )
-    for report, earlier in zip(reports, as_found, strict=False):
-        report.before = earlier.before
-    left = _left_alone(network, reports, chosen) | left
-    restorer = find_restorer(network, first, chosen) if targets else Restorer()
-    found = iterate(relaxed, restorer=restorer, progress=both.second)
+    bent = bool(relaxed.system.bonds)
+    if bent:
+        done = _bend(work, relaxed, samplers, both)
+    else:
+        reports, peak = work.normalized(samplers=samplers, progress=both.first)
+        left = _left_alone(network, reports, chosen)
+        done = _Done(reports, peak, left, iterate(relaxed, progress=both.second))
+    reports, found = done.reports, done.found
     if per_channel_rates:
-        found = _balance_columns(network, probe, first, chosen, found)
+        restorer = work.keeper() if network.graph.nearly_homogeneous else Restorer()
+        found = _balance_columns(network, probe, restorer, chosen, found)
     for unit, report in zip(network.units, reports, strict=True):
-        known = left.get(unit.key)
+        known = done.left.get(unit.key)
         if not report.done and known not in (None, _numbers(network, unit)):
             report.done = "scaled"
-    foretold = found.changed and bool(targets)
+    foretold = found.changed and bent
     if found.changed and not foretold:  # the function has changed, and nothing made up for that
         _measure_again(network, batches, reports, found)
     both.end()
-    outcome = _outcome(network, probe, reports, peak, found, foretold)
+    outcome = _outcome(network, probe, reports, done.peak, found, foretold)
     if not foretold and not per_channel_rates:
         outcome.notes += _uneven_notes(network.units, reports)
     return outcome
+
+
+@dataclass
+class _Work:
+    """What is to be trained, and with what.
+
+    Attributes:
+        turned: unit name -> how many filters of each group respond without correlation.
+        first: the first pictures, in a list of one batch.
+    """
+
+    network: Network
+    batches: Iterable[Batch]
+    chosen: Callable[[Unit], str]
+    beta: float
+    turned: Mapping[str, Sequence[int]]
+
+    @cached_property
+    def first(self) -> list[Batch]:
+        return first_pictures(self.network, self.batches)
+
+    def normalized(self, *, refined: bool = True, **more: Any) -> tuple[list[UnitReport], int]:
+        """Normalise on all pictures, and make responses uncorrelated that are to be so; see `within.normalize`."""
+        turners = refiners(self.turned) if refined else {}
+        return normalize(self.network, self.batches, beta=self.beta, chosen=self.chosen, turners=turners, **more)
+
+    def keeper(self, least: int = MANY_VALUES) -> Restorer:
+        """Return what makes up for changes of the function, on the first pictures; see `find_restorer`."""
+        keepers = {name: ResponseKeeper(determined) for name, determined in self.turned.items()}
+        return find_restorer(self.network, self.first, self.chosen, least, keepers)
+
+
+@dataclass
+class _Done:
+    """What is reached.
+
+    Attributes:
+        left: unit's key -> numbers of the units that could not be normalised, as `_left_alone` returns them.
+    """
+
+    reports: list[UnitReport]
+    peak: int
+    left: dict[str, int]
+    found: Balanced
+
+
+def _bend(work: _Work, relaxed: Relaxed, samplers: Mapping[str, InputSampler], both: _Phases) -> _Done:
+    """Draw, normalise and give one rate where scales change the function, so that one undoes the other.
+
+    Where rates still move scales far after all pictures were seen, what these would show has changed, and they are looked
+    at once more.
+    """
+    network, chosen = work.network, work.chosen
+    as_found, given = _find_scales(work, relaxed, samplers)
+    left = _left_alone(network, as_found, chosen)
+    before: dict[str, UnitRates] = {}
+    for number in range(_PASSES):
+        reports, peak = work.normalized(
+            targets=scale_targets(work.beta, given), progress=_nothing if number else both.first
+        )
+        left = _left_alone(network, reports, chosen) | left
+        found = iterate(relaxed, restorer=work.keeper(), progress=both.second)
+        before = before or found.before
+        if found.moved <= _FAR:
+            break
+        given = {key: given[key] + logs for key, logs in found.scales.items()}
+    for report, earlier in zip(reports, as_found, strict=True):
+        report.before = earlier.before
+    return _Done(reports, peak, left, replace(found, before=before))
+
+
+def _find_scales(
+    work: _Work, relaxed: Relaxed, samplers: Mapping[str, InputSampler]
+) -> tuple[list[UnitReport], dict[str, np.ndarray]]:
+    """Return what the units put out at first, and roughly the scales with which their rates are one."""
+    network, chosen = work.network, work.chosen
+    if samplers:
+        # Responses are made uncorrelated when the scales are found, on which they depend.
+        as_found = work.normalized(refined=False, samplers=samplers)[0]
+        restorer = work.keeper(least=0)
+    else:  # What is normalised on the first pictures alone is so again after each round.
+        ones = scale_targets(work.beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
+        as_found = normalize(network, work.first, chosen=chosen, targets=ones)[0]
+        restorer = Normalizer(network, work.first, chosen, work.beta)
+    return as_found, approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
+
+
+def _nothing(done: int, total: int) -> None:
+    """Show no progress."""
 
 
 class _Phases:
@@ -168,13 +251,12 @@ def _numbers(network: Network, unit: Unit) -> int:
 
 
 def _balance_columns(
-    network: Network, probe: RateProbe, first: list[Batch], chosen: Callable[[Unit], str], found: Balanced
+    network: Network, probe: RateProbe, restorer: Restorer, chosen: Callable[[Unit], str], found: Balanced
 ) -> Balanced:
     """Give the columns of each unit one rate, which keeps the function, and the units one rate again."""
     system = scale_system(network, chosen, probe.heads, relaxed=False)
     plan = plan_column_rates(network, probe.measure(), learns, system)
     apply(network, plan)
-    restorer = find_restorer(network, first, chosen) if network.graph.nearly_homogeneous else Restorer()
     again = iterate(Relaxed(network, probe, chosen, learns), restorer=restorer)
     scales = {
         unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]

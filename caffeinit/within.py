@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ import onnx
 
 from caffeinit.correction import Correction, Target, plan_correction, set_statistics
 from caffeinit.engine.affine import Affine
+from caffeinit.engine.mixing import Mixing
 from caffeinit.engine.resident import Piece
 from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.staged import StagedRun
@@ -28,6 +29,7 @@ from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 from caffeinit.nonfinite import check_finite
+from caffeinit.responses import Responses, Turner, is_enough, turn_filters
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.sizes import made_for
 from caffeinit.units import Unit
@@ -60,6 +62,7 @@ class _Pass:
     folded: dict[str, list[Unit]]  # value -> following units that its correction takes along
     rectified: set[str]  # values whose correction takes the ReLU after them along as well
     moments: dict[str, Moments]
+    turners: Mapping[str, Turner] = field(default_factory=dict)
 
 
 def normalize(
@@ -69,6 +72,7 @@ def normalize(
     beta: float = 0.1,
     chosen: Callable[[Unit], str] = lambda unit: "",
     samplers: Mapping[str, InputSampler] | None = None,
+    turners: Mapping[str, Turner] | None = None,
     correct: bool = True,
     targets: Mapping[str, Target] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -79,7 +83,8 @@ def normalize(
         batches: input -> array dictionaries; may be iterated over several times.
         chosen: returns why a unit is to be left alone; empty to normalise it.
         samplers: unit name -> what draws its weights from its inputs first.
-        correct: False only measures, and draws what is to be drawn.
+        turners: unit name -> what turns its filters by what they respond, before it is normalised.
+        correct: False only measures, and draws and turns what is to be.
         beta: the mean to reach; the deviation is 1.
         targets: unit's key -> what to reach there instead.
         progress: called with the number of finished stages and of all.
@@ -93,6 +98,7 @@ def normalize(
         raise OptionError(f"beta {beta}: has to be a finite number")
     samplers = samplers or {}
     state = _prepare(network, Target(beta), chosen, correct, targets or {})
+    state.turners = turners or {}
     watch = _Watch(network, samplers)
     watch.see_inputs(batches)
     graph, instead = _fold(state, set(watch.values))
@@ -289,9 +295,14 @@ def _finish_stage(
             pooled.merge(part.count, part.mean, part.squares)
             pooled.largest = np.maximum(pooled.largest, part.largest)
         check_finite(state.network, {key: pooled}, batches)
+        pooled, matrix = _turn(state, run, unit, pooled)
         if not state.correct:
             state.reports[key].before = UnitStats.of(pooled)
             state.reports[key].dead = [int(i) for i in np.flatnonzero(pooled.dead)]
+            if matrix is not None:
+                scale, shift = np.ones(unit.num_channels, np.float32), np.zeros(unit.num_channels, np.float32)
+                for use in unit.uses:
+                    run.change(use.output, Mixing(scale, shift, use.axis, matrix=matrix))
             continue
         correction = plan_correction(unit, pooled, state.targets.get(key, state.target))
         unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
@@ -300,7 +311,31 @@ def _finish_stage(
             _follow(state, use.output, after)
             whole = _with_folded(correction, state.folded.get(use.output, []))
             scale, shift = whole.scale.astype(np.float32), whole.shift.astype(np.float32)
-            run.change(use.output, Affine(scale, shift, use.axis, use.output in state.rectified))
+            rectify = use.output in state.rectified
+            if matrix is None:
+                run.change(use.output, Affine(scale, shift, use.axis, rectify))
+            else:
+                run.change(use.output, Mixing(scale, shift, use.axis, rectify, matrix=matrix))
+
+
+def _turn(
+    state: _Pass, run: StagedRun | ResidentRun, unit: Unit, moments: Moments
+) -> tuple[Moments, np.ndarray | None]:
+    """Turn a unit's filters as is wanted; return the moments then, and the matrices of its groups if it was turned."""
+    turner = state.turners.get(unit.name)
+    counts = [count for count in turner.determined if is_enough(count, moments.count)] if turner else []
+    if turner is None or not counts:
+        return moments, None
+    threads = state.network.settings.threads
+    responses = Responses(unit, max(counts), threads)
+    for use in unit.uses:
+        for piece in run.values(use.output):
+            responses.add(np.asarray(piece), use.axis)
+    matrix = turner.turn(responses)
+    if matrix is None:
+        return moments, None
+    turn_filters(unit, matrix, threads)
+    return responses.turned(moments, matrix), matrix
 
 
 def _follow(state: _Pass, value: str, moments: Moments) -> None:

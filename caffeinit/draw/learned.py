@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .rng import fill_normal, unit_rng
 from .spec import Drawn, DrawOptions, WeightSpec
 from .whitening import fit_whitening
 
-FITTED_SAMPLES = 4000  # what a whitening is fitted to; the leading directions are refined on all
+FITTED_SAMPLES = 4000  # what a whitening is fitted to
 
 Directions = Callable[[PatchSet, int], np.ndarray]
 
@@ -41,13 +41,13 @@ def draw_learned(
     assert samples.shape[2] == spec.fan_in, f"{spec.name}: {samples.shape}"
     weight = np.empty((spec.group, spec.group_outputs, spec.fan_in), np.float32)
 
-    def draw_group(index: int) -> list[str]:
+    def draw_group(index: int) -> tuple[int, list[str]]:
         rng = unit_rng(seed, spec.name, index)
         return _draw_rows(weight[index], samples[index], rng, options, directions, in_order)
 
     with single_threaded():
-        notes = each(draw_group, range(spec.group), options.threads)
-    return Drawn(weight.reshape(spec.shape), _merge_notes(notes))
+        counts, notes = zip(*each(draw_group, range(spec.group), options.threads), strict=True)
+    return Drawn(weight.reshape(spec.shape), _merge_notes(notes), list(counts))
 
 
 def _draw_rows(
@@ -57,27 +57,25 @@ def _draw_rows(
     options: DrawOptions,
     directions: Directions,
     in_order: bool,
-) -> list[str]:
-    """Draw one group's filters into `rows` (group_outputs, fan_in); return notes."""
+) -> tuple[int, list[str]]:
+    """Draw one group's filters into `rows` (group_outputs, fan_in); return how many the data determined, and notes."""
     given = len(samples)
     everything, notes = _usable(samples)
     samples = _different(_spread(everything, FITTED_SAMPLES))
     whitening = fit_whitening(samples, options.regulariser, len(rows) if in_order else None, options.threads)
-    if in_order and len(samples) < len(everything):
-        whitening = whitening.refined(everything, options.threads)
     patches = PatchSet(samples, whitening, rng, options, notes)
     if whitening.rank == 0:
         fill_normal(rows, rng, options.threads)
         rows /= np.float32(np.sqrt(rows.shape[1]))
         too_few = len(samples) == 0 or given == 1
         seen = f"{_patches(len(samples))} to draw from" if too_few else "input patches do not vary"
-        return [*notes, f"{seen}: drawn as gaussian"]
+        return 0, [*notes, f"{seen}: drawn as gaussian"]
     found = whitening.filters(_distinct(directions(patches, len(rows))), options.threads)
     found = found[_sound(found)]
     rows[: len(found)] = found
     if len(found) < len(rows):
         POLICIES[options.fill](patches, rows[len(found) :])
-    return notes
+    return len(found), notes
 
 
 def _usable(samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -133,7 +131,7 @@ def _patches(count: int) -> str:
     return f"{count} input patch{'' if count == 1 else 'es'}"
 
 
-def _merge_notes(groups: list[list[str]]) -> list[str]:
+def _merge_notes(groups: Sequence[list[str]]) -> list[str]:
     """Say what several groups have in common once, with the number of groups where it is not all of them."""
     counts = Counter(note for notes in groups for note in notes)
     everywhere = len(groups)

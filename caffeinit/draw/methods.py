@@ -19,9 +19,6 @@ from .learned import FITTED_SAMPLES, Directions, draw_learned
 from .rng import unit_rng
 from .spec import Drawn, DrawOptions, WeightSpec
 
-MOST_SAMPLES = 40000  # a correlation is then known to .02 at four deviations, heavy tails not counted
-MOST_NUMBERS = 75_000_000  # of all groups' samples together: 300 MB
-
 DataFree = Callable[[WeightSpec, np.random.Generator, DrawOptions], Drawn]
 
 
@@ -109,9 +106,9 @@ def wanted_samples(name: str, spec: WeightSpec) -> int:
     """Return how many patches per group a data-driven method does well with, if the pictures have as many.
 
     Beyond 4000 filters hardly change, even where that is but twice the dimension: the whitening's floor rises instead.
-    `pca` promises more, responses without correlation on all that the net sees; what is sampled then is bounded by memory.
+    `pca` wants all of them: its responses are made uncorrelated afterwards, on all that the net sees.
     """
     if METHODS[name].in_order:
-        return min(max(MOST_NUMBERS // (spec.group * spec.fan_in), FITTED_SAMPLES), MOST_SAMPLES)
+        return FITTED_SAMPLES
     clusters = 20 * spec.group_outputs if name == "kmeans" else 0
     return min(max(40 * spec.fan_in, clusters, 1000), FITTED_SAMPLES)

@@ -118,7 +118,12 @@ class DrawOptions:
 
 @dataclass
 class Drawn:
-    """A drawn weight in canonical form, float32, and what a reader of the report should know about it."""
+    """A drawn weight in canonical form, float32, and what a reader of the report should know about it.
+
+    Attributes:
+        determined: how many rows of each group, its first, are directions that the method found in the data.
+    """
 
     weight: np.ndarray
     notes: list[str] = field(default_factory=list)
+    determined: list[int] = field(default_factory=list)

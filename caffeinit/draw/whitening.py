@@ -75,31 +75,6 @@ class Whitening:
         each(block, row_slices(len(samples)), threads)
         return out
 
-    def refined(self, samples: np.ndarray, threads: int | None = None) -> Whitening:
-        """Return the whitening with its directions turned, within their span, to the principal ones of more samples.
-
-        A few thousand samples find the span of the leading directions, but sampling noise turns each a little towards
-        the stronger ones, which correlates their responses by .1 and more. Their covariance over many samples (n, d)
-        costs n k^2, not n d^2 (Rayleigh-Ritz).
-        """
-        if self.rank == 0:
-            return self
-        projection = np.ascontiguousarray(self.directions.T)
-
-        def block(rows: slice) -> tuple[np.ndarray, np.ndarray]:
-            coordinates = (samples[rows] - self.mean) @ projection
-            return coordinates.sum(axis=0, dtype=np.float64), coordinates.T @ coordinates
-
-        total, products = np.zeros(self.rank), np.zeros((self.rank, self.rank))
-        blocks = row_slices(len(samples), 2048)
-        for start in range(0, len(blocks), 4):  # a few at a time, as in _covariance
-            for sums, part in each(block, blocks[start : start + 4], threads):
-                total += sums
-                products += part
-        centre = total / len(samples)
-        variances, turns = _leading_eigenvectors(products / len(samples) - np.outer(centre, centre), None)
-        return Whitening(self.mean, _fix_signs(turns @ self.directions), variances, self.floor)
-
     def filters(self, coordinates: np.ndarray, threads: int | None = None) -> np.ndarray:
         """Return the filters (k, d), float32, that look along `coordinates` (k, r) of the whitened space."""
         out = np.empty((len(coordinates), len(self.mean)), np.float32)
