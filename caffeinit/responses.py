@@ -20,8 +20,9 @@ from caffeinit.moments import Moments, as_blocks
 from caffeinit.units import Unit
 from caffeinit.workers import each, single_threaded
 
-# Responses of each filter from which on their correlations are more than chance, for each filter.
-LEAST_RESPONSES = 2
+# Responses of each filter from which on their correlations are more than chance, for each filter; and the same for those
+# on a few pictures, which are to stand for all.
+LEAST_RESPONSES, LEAST_KEPT = 2, 5
 # Variances below this fraction of the largest are rounding.
 RANK_TOLERANCE = 1e-6
 # Added to correlations, which are 1 of each filter with itself: what hardly ever happens together is not blown up.
@@ -145,7 +146,9 @@ class ResponseKeeper:
         """Look at what is to be kept."""
         covariance = responses.covariance()
         self._known = [
-            Correlations.of(covariance[group, :count, :count]) if is_enough(count, responses.count) else None
+            Correlations.of(covariance[group, :count, :count])
+            if is_enough(count, responses.count, LEAST_KEPT)
+            else None
             for group, count in enumerate(self.determined)
         ]
 
@@ -208,9 +211,9 @@ def _turned(
     return matrix if is_turned else None
 
 
-def is_enough(filters: int, values: int) -> bool:
+def is_enough(filters: int, values: int, least: int = LEAST_RESPONSES) -> bool:
     """Tell whether so many values of each of the filters say how they go together; one alone goes with nothing."""
-    return filters > 1 and values >= LEAST_RESPONSES * filters
+    return filters > 1 and values >= least * filters
 
 
 def _principal(covariance: np.ndarray, rows: np.ndarray) -> np.ndarray | None:

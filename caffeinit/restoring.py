@@ -26,6 +26,9 @@ Scales = Mapping[str, np.ndarray]  # unit's key -> log factors that its output's
 _SMALL = 0.1
 # The same where responses are kept: two of them are correlated by as much as half of it.
 _SMALL_KEPT = 0.05
+# Scales of this length, log, and deviations that were off by so much before they were restored, ask for one more pass over
+# all pictures; and how many more there are at most.
+_FAR, _OFF, _PASSES = 0.3, 0.05, 6
 # Values over which a channel's deviation on one batch is as good as that on all.
 MANY_VALUES = 1500
 
@@ -47,6 +50,9 @@ class Restorer:
             By how much deviations were off before, log, at most, on average over a unit; infinite where it did not look.
         """
         return math.inf
+
+    def begin(self, scales: Scales, point: np.ndarray) -> None:
+        """Take the net as it is now, when it has been given these scales, for what is to be kept."""
 
 
 class Normalizer(Restorer):
@@ -80,8 +86,12 @@ class Keeper(Restorer):
         """Take a network; nothing is measured before it is needed; arguments as for `find_restorer`."""
         self._network, self._pictures, self._chosen, self._least = network, pictures, chosen, least
         self._keepers = keepers or {}
-        self._now: Scales = {unit.key: np.zeros(1) for unit in network.units}
-        self._restored: np.ndarray | float = 0.0
+        self.begin({unit.key: np.zeros(1) for unit in network.units}, np.zeros(1))
+
+    def begin(self, scales: Scales, point: np.ndarray) -> None:
+        """Forget what was measured; see `Restorer`."""
+        self._now = scales
+        self._restored = point
         self._known: tuple[dict[str, Moments], Scales] | None = None
 
     def prepare(self, scales: Scales, point: np.ndarray) -> None:
@@ -99,7 +109,7 @@ class Keeper(Restorer):
         targets = {}
         for key, known in moments.items():
             sizes = np.exp(scales[key] - then[key])
-            trust = Trust.NONE if known.count < self._least else Trust.FULL
+            trust = Trust.SAMPLE if known.count < self._least else Trust.FULL
             targets[key] = Target(known.mean * sizes, known.std * sizes, trust)
         return _missed(self._network, self._pictures, self._chosen, targets, self._keepers)
 
@@ -125,6 +135,40 @@ class Keeper(Restorer):
         return bool(np.abs(point - self._restored).max(initial=0) > (_SMALL_KEPT if self._keepers else _SMALL))
 
 
+class Thorough(Restorer):
+    """Restores as another does, and normalises on all pictures where that is not enough.
+
+    In deep nets whose filters respond without correlation, a scale that changes by a tenth before LRN changes deviations
+    above by as much, and on a few pictures that is made up for with errors as large.
+    """
+
+    def __init__(self, usual: Restorer, normalize: Callable[[Scales], None]) -> None:
+        """Take what restores as a rule, and what gives channels their scales as deviations on all pictures."""
+        self._usual, self._normalize = usual, normalize
+        self._settled = np.zeros(1)
+        self._left = _PASSES
+
+    @property
+    def was_needed(self) -> bool:
+        """Whether all pictures had to be seen again: what is foretold of values there is off by percents."""
+        return self._left < _PASSES
+
+    def prepare(self, scales: Scales, point: np.ndarray) -> None:
+        """Look at the net as the usual restorer does."""
+        self._usual.prepare(scales, point)
+
+    def restore(self, scales: Scales, point: np.ndarray) -> float:
+        """Restore, and normalise if much was off or the function has changed by much since all pictures were seen."""
+        missed = self._usual.restore(scales, point)
+        is_off = math.isfinite(missed) and missed > _OFF
+        if self._left and (is_off or np.abs(point - self._settled).max(initial=0) > _FAR):
+            self._left -= 1
+            self._settled = point
+            self._normalize(scales)
+            self._usual.begin(scales, point)
+        return missed
+
+
 def scale_targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dict[str, Target]:
     """Return for each unit the scales as deviations, and beta times that as means."""
     return {key: Target(beta * np.exp(logs), np.exp(logs), trust) for key, logs in scales.items()}
@@ -141,8 +185,8 @@ def find_restorer(
 
     Args:
         least: values on these pictures that a channel must have to be brought back by itself; where it has fewer, as in
-            fully connected units, its own change is half noise, and all channels of the unit get one factor. 0 if all
-            pictures are to follow, which take the noise out again.
+            fully connected units, as much scatter as chance would make is left out of its change. 0 if all pictures are
+            to follow, which take the noise out again.
         keepers: unit name -> what gives its responses more than their moments back.
     """
     has_statistics = any(unit.kind == "norm" for unit in network.units)

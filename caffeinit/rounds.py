@@ -43,6 +43,8 @@ _LONG = 0.5
 _CLOSE = 0.15
 # A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
 _GAIN = 0.5
+# A step that asks for so much of itself back was too long.
+_TURNED = 0.25
 # How many times its length an accelerated step may go.
 _FURTHER = 3.0
 # Measurements after which a spread half as large again will do. What is missing then is as large as what chance adds: on
@@ -64,7 +66,6 @@ class Balanced:
         after: rates as they now are, by the prediction of the last step, which kept the function.
         rounds: how often they were measured.
         changed: whether steps before the last one changed the function.
-        moved: the largest log scale through which they did.
     """
 
     scales: dict[str, np.ndarray]
@@ -72,7 +73,6 @@ class Balanced:
     after: dict[str, UnitRates]
     rounds: int
     changed: bool
-    moved: float = 0.0
 
 
 class Accelerated:
@@ -85,13 +85,15 @@ class Accelerated:
         self._depth = depth
         self._points: list[np.ndarray] = []
         self._steps: list[np.ndarray] = []
+        self._last: tuple[np.ndarray, float] | None = None  # a long step, and how much of it was gone
 
     def next(self, point: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Return the next point; after long steps nothing is taken to be linear, nor where that would lead far away."""
         length = np.abs(step).max(initial=0)
         if length > _LONG:
             self._points, self._steps = [], []
-            return np.asarray(point + step)
+            return np.asarray(point + self._part(step) * step)
+        self._last = None
         self._points = [*self._points, point][-self._depth - 1 :]
         self._steps = [*self._steps, step][-self._depth - 1 :]
         if len(self._points) == 1:
@@ -104,6 +106,16 @@ class Accelerated:
             self._points, self._steps = [point], [step]
             further = step
         return np.asarray(point + further)
+
+    def _part(self, step: np.ndarray) -> float:
+        """Return how much of a long step to go: after one that had led too far, as much as would have been right then."""
+        part = 1.0
+        if self._last is not None:
+            last, part = self._last
+            back = -float(last @ step) / float(last @ last)
+            part = part / (1 + back) if back > _TURNED else min(1.0, 2 * part)
+        self._last = step, part
+        return part
 
 
 class Relaxed:
@@ -207,7 +219,7 @@ def iterate(
         done += 1
         progress(done, rounds)
         plan = plan_balance(network, rates, relaxed.counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
-        spread = state.offer(plan, predict(network.units, rates, plan), relaxed.point)
+        spread = state.offer(plan, predict(network.units, rates, plan))
         since_best = 0 if spread <= state.spread else since_best + 1
         if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best == _PATIENCE or done == rounds:
             break
@@ -220,7 +232,7 @@ def iterate(
         except WeightsError:  # no number can take this step; the best point can be gone back to
             break
         restorer.restore(given, relaxed.point)
-    return Balanced(state.finish(), before, state.rates, done, state.is_moved, state.moved)
+    return Balanced(state.finish(), before, state.rates, done, state.is_moved)
 
 
 def approach(relaxed: Relaxed, *, limit: float, rounds: int, restorer: Restorer) -> dict[str, np.ndarray]:
@@ -298,7 +310,6 @@ class _Best:
 
     Attributes:
         spread, rates: what that plan leads to.
-        moved: the largest log scale through which the function has changed until then.
     """
 
     def __init__(self, network: Network, units: Sequence[Unit]) -> None:
@@ -306,7 +317,6 @@ class _Best:
         self.units = units
         self.rates: dict[str, UnitRates] = {}
         self.spread = np.inf
-        self.moved = 0.0
         self._measured = 0  # units with a rate, at the point that had most of them
         self._given = {u.key: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
@@ -317,7 +327,7 @@ class _Best:
         """Whether a change of the function led to it."""
         return self._best is not None and any(logs.any() for logs in self._best[1].values())
 
-    def offer(self, plan: Plan, rates: dict[str, UnitRates], point: np.ndarray) -> float:
+    def offer(self, plan: Plan, rates: dict[str, UnitRates]) -> float:
         """Look at the point where the network is, with the plan that ends there; return the spread then.
 
         It is infinite where units have lost their rates, because values are not finite or no gradient is left.
@@ -328,7 +338,6 @@ class _Best:
         spread = known if measured == self._measured else np.inf
         if spread < self.spread or self._best is None:
             self.spread, self.rates = spread, rates
-            self.moved = float(np.abs(point).max(initial=0))
             self._best = (plan, self._given)
             self._arrays.forget()
         return spread

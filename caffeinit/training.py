@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from caffeinit.network import Network, digest
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.responses import ResponseKeeper, refiners
-from caffeinit.restoring import MANY_VALUES, Normalizer, Restorer, find_restorer, scale_targets
+from caffeinit.restoring import MANY_VALUES, Normalizer, Restorer, Thorough, find_restorer, scale_targets
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
 from caffeinit.sizes import count_pictures, made_for
@@ -40,8 +40,6 @@ RATE_PICTURES = 16
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 _REACHED = 0.02
-# Log scales at curves that a pass over all pictures outlasts, and how many passes there are at most.
-_FAR, _PASSES = 0.3, 3
 
 
 @dataclass
@@ -119,8 +117,8 @@ def prepare_training(
         known = done.left.get(unit.key)
         if not report.done and known not in (None, _numbers(network, unit)):
             report.done = "scaled"
-    foretold = found.changed and bent
-    if found.changed and not foretold:  # the function has changed, and nothing made up for that
+    foretold = found.changed and bent and not done.is_off
+    if found.changed and not foretold:  # the function has changed, and nothing made up for that, or not enough
         _measure_again(network, batches, reports, found)
     both.end()
     outcome = _outcome(network, probe, reports, done.peak, found, foretold)
@@ -165,37 +163,32 @@ class _Done:
 
     Attributes:
         left: unit's key -> numbers of the units that could not be normalised, as `_left_alone` returns them.
+        is_off: whether what is foretold of deviations is off by percents.
     """
 
     reports: list[UnitReport]
     peak: int
     left: dict[str, int]
     found: Balanced
+    is_off: bool = False
 
 
 def _bend(work: _Work, relaxed: Relaxed, samplers: Mapping[str, InputSampler], both: _Phases) -> _Done:
-    """Draw, normalise and give one rate where scales change the function, so that one undoes the other.
-
-    Where rates still move scales far after all pictures were seen, what these would show has changed, and they are looked
-    at once more.
-    """
+    """Draw, normalise and give one rate where scales change the function, so that one undoes the other."""
     network, chosen = work.network, work.chosen
     as_found, given = _find_scales(work, relaxed, samplers)
     left = _left_alone(network, as_found, chosen)
-    before: dict[str, UnitRates] = {}
-    for number in range(_PASSES):
-        reports, peak = work.normalized(
-            targets=scale_targets(work.beta, given), progress=_nothing if number else both.first
-        )
-        left = _left_alone(network, reports, chosen) | left
-        found = iterate(relaxed, restorer=work.keeper(), progress=both.second)
-        before = before or found.before
-        if found.moved <= _FAR:
-            break
-        given = {key: given[key] + logs for key, logs in found.scales.items()}
+    reports, peak = work.normalized(targets=scale_targets(work.beta, given), progress=both.first)
+    left = _left_alone(network, reports, chosen) | left
+
+    def normalize_again(scales: Scales) -> None:
+        work.normalized(targets=scale_targets(work.beta, {key: given[key] + logs for key, logs in scales.items()}))
+
+    restorer = Thorough(work.keeper(), normalize_again)
+    found = iterate(relaxed, restorer=restorer, progress=both.second)
     for report, earlier in zip(reports, as_found, strict=True):
         report.before = earlier.before
-    return _Done(reports, peak, left, replace(found, before=before))
+    return _Done(reports, peak, left, found, restorer.was_needed)
 
 
 def _find_scales(
@@ -212,10 +205,6 @@ def _find_scales(
         as_found = normalize(network, work.first, chosen=chosen, targets=ones)[0]
         restorer = Normalizer(network, work.first, chosen, work.beta)
     return as_found, approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
-
-
-def _nothing(done: int, total: int) -> None:
-    """Show no progress."""
 
 
 class _Phases:

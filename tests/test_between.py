@@ -258,6 +258,15 @@ def test_acceleration_solves_a_linear_fixed_point_in_as_many_steps_as_it_has_dim
     np.testing.assert_allclose(point, goal, atol=1e-9)
 
 
+@pytest.mark.parametrize("slope", [0.7, 1.0, 1.8, 2.5, 4.0])
+def test_long_steps_that_lead_too_far_are_shortened(slope):
+    # At 2 steps of their full length go to and fro for ever, above it they grow.
+    accelerated, point, goal = Accelerated(), np.zeros(2), np.array([30.0, -8.0])
+    for _ in range(12):
+        point = accelerated.next(point, slope * (goal - point))
+    np.testing.assert_allclose(point, goal, atol=1e-6)
+
+
 def test_acceleration_does_not_follow_noise_far_away():
     accelerated, start, step = Accelerated(), np.array([0.1, 0.2]), np.array([0.03, 0.0])
     second = accelerated.next(start, step)
