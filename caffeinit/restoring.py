@@ -1,7 +1,8 @@
 """Gives channels back the moments that they were to have, after a change that passed from layer to layer beside its plan.
 
 A step towards one rate foretells what it does to the values of every unit. Through layers that bend a scale (LRN) it is
-off by some percent of its length, in log scales. What is off is made up for on a few pictures, layer by layer.
+off by some percent of its length, in log scales. What is off is made up for on a few pictures, layer by layer, or on all of
+them where a few do not stand for the rest.
 """
 
 from __future__ import annotations

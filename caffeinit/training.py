@@ -2,7 +2,8 @@
 
 Where layers such as LRN tie the rates to the function, the second step would undo the first in what follows those layers.
 So the scales are found on the first batch before all else, and the pass over all pictures gives the channels deviations
-of these sizes. What is left to the second step then is small, and made up for on the first batch.
+of these sizes, and makes responses uncorrelated that promise to be. What is left to the second step then is small as a
+rule, and made up for on the first batch; where it is not, all pictures are seen again.
 Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, Algorithms 1 and 2.
 """
 
