@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from scipy import linalg
 
+from caffeinit.draw.whitening import RANK_TOLERANCE, largest_signs
 from caffeinit.factors import put
 from caffeinit.moments import Moments, as_blocks
 from caffeinit.units import Unit
@@ -23,8 +24,6 @@ from caffeinit.workers import each, single_threaded
 # Responses of each filter from which on their correlations are more than chance, for each filter; and the same for those
 # on a few pictures, which are to stand for all.
 LEAST_RESPONSES, LEAST_KEPT = 2, 5
-# Variances below this fraction of the largest are rounding.
-RANK_TOLERANCE = 1e-6
 # Added to correlations, which are 1 of each filter with itself: what hardly ever happens together is not blown up.
 RIDGE = 1e-2
 # Deviations from which on a mean is taken out first: squares would leave less than four digits of what varies.
@@ -226,9 +225,7 @@ def _principal(covariance: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
     if not variances[0] > RANK_TOLERANCE * variances[-1]:
         return None
     matrix = (combinations / np.sqrt(variances)).T[::-1]
-    turned = matrix @ rows
-    largest = turned[np.arange(len(turned)), np.abs(turned).argmax(axis=1)]
-    return np.asarray(matrix * np.where(largest < 0, -1, 1)[:, None])
+    return np.asarray(matrix * largest_signs(matrix @ rows)[:, None])
 
 
 def _correlated(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

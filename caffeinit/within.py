@@ -300,9 +300,9 @@ def _finish_stage(
             state.reports[key].before = UnitStats.of(pooled)
             state.reports[key].dead = [int(i) for i in np.flatnonzero(pooled.dead)]
             if matrix is not None:
-                scale, shift = np.ones(unit.num_channels, np.float32), np.zeros(unit.num_channels, np.float32)
+                same = Correction(np.ones(unit.num_channels), np.zeros(unit.num_channels), pooled.dead)
                 for use in unit.uses:
-                    run.change(use.output, Mixing(scale, shift, use.axis, matrix=matrix))
+                    run.change(use.output, _as_change(same, use.axis, False, matrix))
             continue
         correction = plan_correction(unit, pooled, state.targets.get(key, state.target))
         unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
@@ -310,12 +310,16 @@ def _finish_stage(
         for use in unit.uses:
             _follow(state, use.output, after)
             whole = _with_folded(correction, state.folded.get(use.output, []))
-            scale, shift = whole.scale.astype(np.float32), whole.shift.astype(np.float32)
             rectify = use.output in state.rectified
-            if matrix is None:
-                run.change(use.output, Affine(scale, shift, use.axis, rectify))
-            else:
-                run.change(use.output, Mixing(scale, shift, use.axis, rectify, matrix=matrix))
+            run.change(use.output, _as_change(whole, use.axis, rectify, matrix))
+
+
+def _as_change(correction: Correction, axis: int, rectify: bool, matrix: np.ndarray | None) -> Affine:
+    """Return a correction of kept values, of what the matrices make of their groups where there are any."""
+    scale, shift = correction.scale.astype(np.float32), correction.shift.astype(np.float32)
+    if matrix is None:
+        return Affine(scale, shift, axis, rectify)
+    return Mixing(scale, shift, axis, rectify, matrix=matrix)
 
 
 def _turn(

@@ -193,7 +193,11 @@ def _leading_eigenvectors(
 
 def _fix_signs(rows: np.ndarray) -> np.ndarray:
     """Make the entry of largest magnitude positive: an eigenvector's sign is otherwise up to the library."""
-    largest = rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)]
-    signs = np.where(largest < 0, -1, 1).astype(rows.dtype)
-    rows *= signs[:, None]
+    rows *= largest_signs(rows).astype(rows.dtype)[:, None]
     return rows
+
+
+def largest_signs(rows: np.ndarray) -> np.ndarray:
+    """Return the sign of the entry of largest magnitude of each row, (k,); 1 for rows of zeros."""
+    largest = rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)]
+    return np.where(largest < 0, -1, 1)

@@ -44,7 +44,7 @@ class Affine:
         np.multiply(values, self.scale[channels].reshape(-1, *(1,) * trailing), out=values)
         np.add(values, self.shift[channels].reshape(-1, *(1,) * trailing), out=values)
         if self.rectify:
-            _rectify(values)
+            take_positive(values)
 
     def add_to(self, graph: Graph, value: str, name: str) -> None:
         """Append the nodes that make it of `value`; the result is called `name`."""
@@ -97,7 +97,7 @@ def with_corrections(
     return other, renamed
 
 
-def _rectify(values: np.ndarray) -> None:
+def take_positive(values: np.ndarray) -> None:
     """Take max(x, 0) in place; numpy is four times as fast on two arrays as on an array and a number."""
     if not values.flags.c_contiguous:
         np.maximum(values, np.float32(0), out=values)

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from caffeinit.engine.affine import Affine
+from caffeinit.engine.affine import Affine, take_positive
 from caffeinit.graph import Graph
 
 
@@ -49,7 +49,7 @@ class Mixing(Affine):
             mixed = matrix[group] @ values[part].reshape(channels, -1)
             mixed += self.shift[part, None]
             if self.rectify:
-                np.maximum(mixed, np.float32(0), out=mixed)
+                take_positive(mixed)
             values[part] = mixed.reshape(values[part].shape)
 
     def add_to(self, graph: Graph, value: str, name: str) -> None:
