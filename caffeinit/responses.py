@@ -49,6 +49,7 @@ class Responses:
         unit: whose outputs they are.
         groups, channels: of the unit; channels in each group.
         count: values of each channel.
+        threads: workers; None is one per core.
     """
 
     def __init__(self, unit: Unit, most: int, threads: int = 0) -> None:
@@ -57,7 +58,7 @@ class Responses:
         self.unit = unit
         self.groups, self.channels = unit.weight.shape[:2]
         self.count = 0
-        self._threads = threads or None
+        self.threads = threads or None
         self._centre: np.ndarray | None = None  # near the means, where they are large
         self._sums = np.zeros((self.groups, most))
         self._products = np.zeros((self.groups, most, most))
@@ -73,7 +74,7 @@ class Responses:
             self._centre = _find_centre(blocks[0])
         with single_threaded():
             for start in range(0, len(blocks), _BLOCKS):
-                for sums, products in each(self._look, blocks[start : start + _BLOCKS], self._threads):
+                for sums, products in each(self._look, blocks[start : start + _BLOCKS], self.threads):
                     self._sums += sums
                     self._products += products
         self.count += values.size // (self.groups * self.channels)
@@ -200,14 +201,17 @@ def _turned(
     """Return the matrices of all groups, from what `turned` makes of a group's number and covariance; None if nothing."""
     covariance = responses.covariance()
     matrix = np.tile(np.eye(responses.channels), (responses.groups, 1, 1))
-    is_turned = False
-    for group, count in enumerate(counts):
-        if is_enough(count, responses.count):
-            found = turned(group, covariance[group, :count, :count])
-            if found is not None:
-                matrix[group, :count, :count] = found
-                is_turned = True
-    return matrix if is_turned else None
+
+    def turn(group: int) -> bool:
+        count = counts[group]
+        found = turned(group, covariance[group, :count, :count]) if is_enough(count, responses.count) else None
+        if found is not None:
+            matrix[group, :count, :count] = found
+        return found is not None
+
+    with single_threaded():
+        is_turned = each(turn, range(len(counts)), responses.threads)
+    return matrix if any(is_turned) else None
 
 
 def is_enough(filters: int, values: int, least: int = LEAST_RESPONSES) -> bool:

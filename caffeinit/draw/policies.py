@@ -61,10 +61,15 @@ def balanced(patches: PatchSet, rows: np.ndarray) -> None:
     left = 1 - (1 - (1 - damping) ** 2) @ directions**2
     columns /= np.sqrt(np.maximum(left, LEAST_COLUMN**2))
     directions, damping = _damping(patches, columns)
+    # Weighted, the directions in which samples vary lie in the span of these: what a filter responds, its part in there
+    # tells, which is at hand.
+    responses = directions @ (_spread(patches) * columns).T * (1 - damping)[:, None]
 
-    def shape(chunk: np.ndarray) -> None:
-        chunk -= (chunk @ directions.T * damping) @ directions
+    def shape(chunk: np.ndarray) -> np.ndarray:
+        along = chunk @ directions.T
+        chunk -= (along * damping) @ directions
         chunk *= columns
+        return np.asarray(along @ responses)
 
     _noise(patches, rows, shape)
 
@@ -83,19 +88,27 @@ def _damping(patches: PatchSet, columns: np.ndarray) -> tuple[np.ndarray, np.nda
 def gaussian(patches: PatchSet, rows: np.ndarray) -> None:
     """Plain noise."""
     patches.notes.append(f"{len(rows)} filled with gaussian noise")
-    _noise(patches, rows, lambda chunk: None)
+    spread = _spread(patches).T
+    _noise(patches, rows, lambda chunk: np.asarray(chunk @ spread))
 
 
-def _noise(patches: PatchSet, rows: np.ndarray, shape: Callable[[np.ndarray], None]) -> None:
-    """Fill rows with normal values, shaped in place block by block, and bring their responses to unit deviation."""
+def _spread(patches: PatchSet) -> np.ndarray:
+    """Return (r, d) float32: the principal directions, each as long as the samples deviate along it."""
     whitening = patches.whitening
-    spread = (whitening.directions * np.sqrt(whitening.variances)[:, None]).astype(np.float32)
+    return (whitening.directions * np.sqrt(whitening.variances)[:, None]).astype(np.float32)
+
+
+def _noise(patches: PatchSet, rows: np.ndarray, shape: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Fill rows with normal values, shaped in place block by block, and bring their responses to unit deviation.
+
+    Args:
+        shape: shapes rows (k, d) and returns what they respond, (k, any), up to a rotation.
+    """
     fill_normal(rows, patches.rng, patches.options.threads)
 
     def block(part: slice) -> None:
         chunk = rows[part]
-        shape(chunk)
-        deviations = np.linalg.norm(chunk @ spread.T, axis=1, keepdims=True)
+        deviations = np.linalg.norm(shape(chunk), axis=1, keepdims=True)
         deviations[deviations == 0] = 1
         chunk /= deviations
 
