@@ -89,13 +89,13 @@ def gaussian(patches: PatchSet, rows: np.ndarray) -> None:
     """Plain noise."""
     patches.notes.append(f"{len(rows)} filled with gaussian noise")
     spread = _spread(patches).T
-    _noise(patches, rows, lambda chunk: np.asarray(chunk @ spread))
+    _noise(patches, rows, lambda chunk: chunk @ spread)
 
 
 def _spread(patches: PatchSet) -> np.ndarray:
     """Return (r, d) float32: the principal directions, each as long as the samples deviate along it."""
     whitening = patches.whitening
-    return (whitening.directions * np.sqrt(whitening.variances)[:, None]).astype(np.float32)
+    return np.asarray(whitening.directions * np.sqrt(whitening.variances)[:, None], np.float32)
 
 
 def _noise(patches: PatchSet, rows: np.ndarray, shape: Callable[[np.ndarray], np.ndarray]) -> None:
