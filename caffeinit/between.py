@@ -21,12 +21,13 @@ from caffeinit.plan import Plan
 from caffeinit.rates import UnitRates, known_spread
 from caffeinit.scale_walk import Link
 from caffeinit.scales import ScaleSystem, find_scales
+from caffeinit.sums import Growth
 from caffeinit.transfer import Transfer
 from caffeinit.units import Unit
 
 FLOOR = "the variance that BatchNorm stores would be negative"
 # Scales that no rate depends on stay where they are; the weight is far too small to be seen in those that matter.
-_RIDGE = 1e-4
+RIDGE = 1e-4
 # A curve is kept to a hundred times better than rates are made equal.
 _STIFFNESS = 100.0
 
@@ -59,14 +60,14 @@ class Term:
         unit: the unit's key.
         diffs, weights: (blocks,) logarithms of the sums of squares.
         rows: (blocks, unknowns) log factor of the block's weights for a unit of each unknown.
-        bends: the layers that all of its gradient comes back through and that do not pass it on as they pass values on.
+        bends: what layers above do that do not pass gradients on as they pass values on.
     """
 
     unit: str
     diffs: np.ndarray
     weights: np.ndarray
     rows: np.ndarray
-    bends: Sequence[Bend] = ()
+    bends: Sequence[Growth] = ()
 
     def log_rate(self, unknowns: np.ndarray) -> float:
         """Return log C."""
@@ -128,23 +129,26 @@ class Held:
         return self.row
 
 
-def balance(terms: Sequence[Term], num_unknowns: int, bends: Sequence[Bend | Held] = ()) -> np.ndarray:
+def balance(
+    terms: Sequence[Term], num_unknowns: int, bends: Sequence[Bend | Held] = (), ridge: float = RIDGE
+) -> np.ndarray:
     """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares.
 
     Args:
         bends: curves to be kept to, and scales that are asked for.
+        ridge: the weight, beside rates, of scales that stay where they are.
     """
     if num_unknowns == 0 or len(terms) < 2:
         return np.zeros(num_unknowns)
 
     def residuals(x: np.ndarray) -> np.ndarray:
         logs = np.array([t.log_rate(x) for t in terms])
-        return np.concatenate([logs - logs.mean(), _RIDGE * x, [_STIFFNESS * b.gap(x) for b in bends]])
+        return np.concatenate([logs - logs.mean(), ridge * x, [_STIFFNESS * b.gap(x) for b in bends]])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
         rows = np.stack([t.gradient(x) for t in terms])
         held = [_STIFFNESS * b.gradient(x)[None] for b in bends]
-        return np.concatenate([rows - rows.mean(axis=0), _RIDGE * np.eye(num_unknowns), *held])
+        return np.concatenate([rows - rows.mean(axis=0), ridge * np.eye(num_unknowns), *held])
 
     start = np.zeros(num_unknowns)
     return np.asarray(least_squares(residuals, start, jacobian, method="lm", xtol=1e-12, ftol=1e-12).x)

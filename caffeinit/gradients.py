@@ -16,13 +16,19 @@ from caffeinit.ops import find_rule
 from caffeinit.ops.building import zeros_like
 
 
-def append_backward(graph: Graph, top_diffs: Mapping[str, str], wrt: Sequence[str]) -> dict[str, str]:
+def append_backward(
+    graph: Graph,
+    top_diffs: Mapping[str, str],
+    wrt: Sequence[str],
+    apart: dict[tuple[str, str], list[str]] | None = None,
+) -> dict[str, str]:
     """Append the nodes that compute gradients.
 
     Args:
         graph: gets the nodes; only those needed for the results stay.
         top_diffs: value -> the value that holds the gradient of the objective with respect to it, shaped like it.
         wrt: values whose gradients are wanted: initializers, graph inputs, or values in between.
+        apart: gets (value, first output of a node that reads it) -> what that node adds to the value's gradient.
     Returns:
         wanted value -> its gradient, shaped like it; zeros where no top depends on it.
     Raises:
@@ -36,7 +42,7 @@ def append_backward(graph: Graph, top_diffs: Mapping[str, str], wrt: Sequence[st
             continue
         dys = [_collect(graph, parts, o) if o in live else None for o in node.output]
         if any(dys):
-            _add_contributions(graph, node, dys, live, parts)
+            _add_contributions(graph, node, dys, live, parts, apart)
     found = {value: _collect(graph, parts, value) or zeros_like(graph, value) for value in wrt}
     graph.drop(forward, needed=found.values())
     return found
@@ -51,7 +57,12 @@ def _descendants(nodes: Iterable[onnx.NodeProto], values: Iterable[str]) -> set[
 
 
 def _add_contributions(
-    graph: Graph, node: onnx.NodeProto, dys: list[str | None], live: set[str], parts: dict[str, list[str]]
+    graph: Graph,
+    node: onnx.NodeProto,
+    dys: list[str | None],
+    live: set[str],
+    parts: dict[str, list[str]],
+    apart: dict[tuple[str, str], list[str]] | None,
 ) -> None:
     rule = find_rule(node)
     scope, graph.scope = graph.scope, "grad"
@@ -67,6 +78,8 @@ def _add_contributions(
     for value, diff in zip(node.input, diffs, strict=True):
         if value in live and diff is not None:
             parts.setdefault(value, []).append(diff)
+            if apart is not None:
+                apart.setdefault((value, node.output[0]), []).append(diff)
 
 
 def _collect(graph: Graph, parts: dict[str, list[str]], value: str) -> str | None:

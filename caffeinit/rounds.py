@@ -14,9 +14,12 @@ from functools import partial
 
 import numpy as np
 
+from caffeinit.acceleration import LONG, Accelerated
 from caffeinit.between import (
+    RIDGE,
     Bend,
     Held,
+    Term,
     balance,
     find_terms,
     free_groups,
@@ -34,19 +37,17 @@ from caffeinit.plan import Plan, apply, can_apply
 from caffeinit.rates import RateProbe, UnitRates, rate_spread
 from caffeinit.restoring import Restorer
 from caffeinit.scales import ScaleSystem
+from caffeinit.sums import Sums
 from caffeinit.transfer import Transfer, measure_transfers
 from caffeinit.units import Unit
 
-# Log scales over which no curve is taken to be straight.
-_LONG = 0.5
+# The weight of scales that stay where they are, in nets whose terms of sums are scaled apart: rates hardly follow some of
+# them, and steps of e to the power of 10 and back would be made for the last percents.
+_SUMS_RIDGE = 1e-2
 # Log sizes of values that are as good as foretold: with random weights CaffeNet's then are, with PCA's they are .3 off.
 _CLOSE = 0.15
 # A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
 _GAIN = 0.5
-# A step that asks for so much of itself back was too long.
-_TURNED = 0.25
-# How many times its length an accelerated step may go.
-_FURTHER = 3.0
 # Measurements after which a spread half as large again will do. What is missing then is as large as what chance adds: on
 # 16 pictures, rates move by 1 or 2 % when some ReLUs flip.
 _STRICT = 3
@@ -73,49 +74,6 @@ class Balanced:
     after: dict[str, UnitRates]
     rounds: int
     changed: bool
-
-
-class Accelerated:
-    """Anderson acceleration of x -> x + step: the next point from the last few, as if the steps were linear in x.
-
-    Method: Walker & Ni, Anderson acceleration for fixed-point iterations, SIAM J. Numer. Anal. 49(4), 2011.
-    """
-
-    def __init__(self, depth: int = 5) -> None:
-        self._depth = depth
-        self._points: list[np.ndarray] = []
-        self._steps: list[np.ndarray] = []
-        self._last: tuple[np.ndarray, float] | None = None  # a long step, and how much of it was gone
-
-    def next(self, point: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Return the next point; after long steps nothing is taken to be linear, nor where that would lead far away."""
-        length = np.abs(step).max(initial=0)
-        if length > _LONG:
-            self._points, self._steps = [], []
-            return np.asarray(point + self._part(step) * step)
-        self._last = None
-        self._points = [*self._points, point][-self._depth - 1 :]
-        self._steps = [*self._steps, step][-self._depth - 1 :]
-        if len(self._points) == 1:
-            return np.asarray(point + step)
-        steps, points = np.diff(self._steps, axis=0).T, np.diff(self._points, axis=0).T
-        weights = np.linalg.lstsq(steps, step, rcond=1e-6)[0]
-        further = step - (points + steps) @ weights
-        if np.abs(further).max() > _FURTHER * length:
-            # Near the end steps are as small as their noise, and a line through them may lead anywhere.
-            self._points, self._steps = [point], [step]
-            further = step
-        return np.asarray(point + further)
-
-    def _part(self, step: np.ndarray) -> float:
-        """Return how much of a long step to go: after one that had led too far, as much as would have been right then."""
-        part = 1.0
-        if self._last is not None:
-            last, part = self._last
-            back = -float(last @ step) / float(last @ last)
-            part = part / (1 + back) if back > _TURNED else min(1.0, 2 * part)
-        self._last = step, part
-        return part
 
 
 class Relaxed:
@@ -151,6 +109,9 @@ class Relaxed:
         self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
         below = [values_below(network.graph, bond, probe.heads) for bond in bonds]
         self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
+        self._sums = Sums(network, probe.heads, _gains(self.system))
+        self._summed = {u.key: self._sums.of(u) for u in self.units}
+        self._ridge = _SUMS_RIDGE if self.system.sums else RIDGE
         self._transfers: list[Transfer] = []
         self._spread, self._misled = np.inf, False  # the last one, and whether a step has not made it smaller
         self.start()
@@ -170,23 +131,39 @@ class Relaxed:
 
         The change is to be made, before rates are measured again.
         """
-        terms = find_terms(self.units, self.system, rates)
+        terms = self.terms(rates)
         spread = rate_spread(np.exp([term.log_rate(np.zeros(self.system.num_unknowns)) for term in terms]))
-        self._misled |= spread > max(_LONG, _GAIN * self._spread)
+        self._misled |= spread > max(LONG, _GAIN * self._spread)
         self._spread = spread
         if not self._transfers:
             self._transfers = measure_transfers(self.network, self.probe.batches[0], self.system.bonds)
+        self._sums.look(self.probe.batches[0])
         bends = _bends(self.system, self._transfers)
         for term in terms:
-            term.bends = [] if self._misled else list(itertools.compress(bends, self._above[term.unit]))
-        found = balance(terms, self.system.num_unknowns, bends)
-        moved = self._accelerated.next(self.point, self.keys @ found) - self.point
-        self.point = self.point + moved
-        asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
-        unknowns = balance(terms, self.system.num_unknowns, [*bends, *asked])
-        expected = rate_spread(np.exp([term.log_rate(unknowns) for term in terms]))
+            curves = [] if self._misled else list(itertools.compress(bends, self._above[term.unit]))
+            term.bends = [*term.bends, *curves]
+        found = balance(terms, self.system.num_unknowns, bends, self._ridge)
+        to = self._accelerated.next(self.point, self.keys @ found)
+        unknowns, expected = self._go(to - self.point, terms, bends)
+        if self.system.sums and expected > spread:
+            to = self._accelerated.restart(self.point, self.keys @ found)
+            unknowns, expected = self._go(to - self.point, terms, bends)
+        self.point = to
         self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in bends]
         return Plan(self.system, self.system.expand(unknowns)), expected
+
+    def terms(self, rates: Mapping[str, UnitRates]) -> list[Term]:
+        """Return the terms of the units, with what sums do to them."""
+        terms = find_terms(self.units, self.system, rates)
+        for term in terms:
+            term.bends = self._summed[term.unit]
+        return terms
+
+    def _go(self, moved: np.ndarray, terms: Sequence[Term], bends: Sequence[Bend]) -> tuple[np.ndarray, float]:
+        """Return the unknowns that move the point by so much, and the spread of the rates that is expected then."""
+        asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
+        unknowns = balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge)
+        return unknowns, rate_spread(np.exp([term.log_rate(unknowns) for term in terms]))
 
 
 def iterate(
@@ -256,7 +233,7 @@ def approach(relaxed: Relaxed, *, limit: float, rounds: int, restorer: Restorer)
         restorer.prepare(planned, relaxed.point)
         apply(network, change, roughly=True)
         given = planned
-        is_short = np.abs(relaxed.point - earlier).max(initial=0) <= _LONG
+        is_short = np.abs(relaxed.point - earlier).max(initial=0) <= LONG
         if (expected <= limit and is_short) or number == rounds - 1:
             break
         if restorer.restore(given, relaxed.point) <= _CLOSE and expected <= limit:
@@ -362,6 +339,16 @@ class _Best:
         plan, given = self._best
         apply(self.network, plan)
         return _with(self.network, given, plan)
+
+
+def _gains(system: ScaleSystem) -> dict[tuple[str, str], np.ndarray]:
+    """Return (sum, term) -> by how much the term's scale is above the sum's, log, as a function of the unknowns."""
+    rows = system.solution.matrix
+
+    def mean(value: str) -> np.ndarray:
+        return np.asarray(rows[system.labels[value].ravel()].mean(axis=0)).reshape(-1)
+
+    return {(total, term): mean(term) - mean(total) for total, terms in system.sums.items() for term in terms}
 
 
 def _bends(system: ScaleSystem, transfers: Sequence[Transfer]) -> list[Bend]:

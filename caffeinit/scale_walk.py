@@ -84,6 +84,7 @@ class Scales:
         self.values: dict[str, Labels] = {}
         self.links: list[Link] = []
         self.bonds: list[Bond] = []
+        self.sums: dict[str, tuple[str, ...]] = {}
         self.unknown_operators: list[str] = []
         self._uses: dict[str, list[tuple[int, Use]]] = {}
 
@@ -143,10 +144,11 @@ class Scales:
         """Tie values to each other, element by element, and return their common labels."""
         return self.constraints.merge(*same_rank([self.of(v) for v in values]))
 
-    def total(self, *values: str) -> Labels:
+    def total(self, node: onnx.NodeProto, *values: str) -> Labels:
         """Return the labels of a sum: all terms have one scale. Relaxed, it has the mean of its terms' scales."""
         if not self.relaxed or len(values) < 2:
             return self.merge(*values)
+        self.sums[node.output[0]] = values
         arrays = same_rank([self.of(v) for v in values])
         return self.constraints.combine(*((1 / len(values), a) for a in arrays))
 

@@ -36,6 +36,7 @@ class ScaleSystem:
         solution: labels in terms of the unknowns.
         unknown_operators: operators without a rule, which are barriers.
         bonds: layers whose output's scale follows their input's by a curve; in relaxed systems only.
+        sums: value -> the terms of which it is the sum and that have scales of their own; in relaxed systems only.
     """
 
     labels: dict[str, Labels]
@@ -45,6 +46,7 @@ class ScaleSystem:
     solution: Solution = field(init=False)
     unknown_operators: list[str] = field(default_factory=list)
     bonds: list[Bond] = field(default_factory=list)
+    sums: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.solution = solve(self.constraints)
@@ -185,4 +187,5 @@ def find_scales(
             scales.constraints.pin(scales.values[name], reason)
     scales.close()
     uses = scales.first_uses()
-    return ScaleSystem(scales.values, scales.links, uses, scales.constraints, scales.unknown_operators, scales.bonds)
+    unknown, bonds, sums = scales.unknown_operators, scales.bonds, scales.sums
+    return ScaleSystem(scales.values, scales.links, uses, scales.constraints, unknown, bonds, sums)

@@ -5,6 +5,7 @@ import pytest
 from scipy.interpolate import CubicSpline
 
 import caffeinit
+from caffeinit.acceleration import Accelerated
 from caffeinit.between import (
     Bend,
     Term,
@@ -21,7 +22,7 @@ from caffeinit.forward import measure_moments
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe
 from caffeinit.restoring import Restorer
-from caffeinit.rounds import Accelerated, Relaxed, approach, iterate
+from caffeinit.rounds import Relaxed, approach, iterate
 from caffeinit.transfer import Curve, Transfer, measure_transfers
 from tests.conftest import GOLDEN
 from tests.nets import NETS, NetBuilder, pictures

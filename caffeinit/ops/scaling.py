@@ -31,7 +31,7 @@ def passes(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
 def adds(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """A sum or a maximum: all operands have one scale; a constant other than 0 has scale 1, a learned one takes it up."""
     moving = [i for i in node.input if scales.is_moving(i)]
-    joined = scales.total(*moving) if node.op_type in ("Add", "Sub", "Sum") else scales.merge(*moving)
+    joined = scales.total(node, *moving) if node.op_type in ("Add", "Sub", "Sum") else scales.merge(*moving)
     labels = scales.wide(joined, node.output[0])
     for value in node.input:
         if not scales.is_moving(value):

@@ -1,0 +1,170 @@
+"""Sums whose terms take scales of their own: what that does to rates, foretold and measured."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.plan import Plan, apply
+from caffeinit.rates import RateProbe
+from caffeinit.rounds import Relaxed
+from caffeinit.sums import Mixtures
+
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }\n'
+
+
+def conv(name, below, outputs=8, kernel=3, stride=1):
+    """Return the text of a convolution that keeps the extent, or divides it by its stride."""
+    return (
+        f'layer {{ name: "{name}" type: "Convolution" bottom: "{below}" top: "{name}" convolution_param {{ '
+        f"num_output: {outputs} kernel_size: {kernel} stride: {stride} pad: {kernel // 2} }} }}\n"
+    )
+
+
+def relu(value, top=""):
+    return f'layer {{ name: "relu_{value}" type: "ReLU" bottom: "{value}" top: "{top or value}" }}\n'
+
+
+def total(name, *terms):
+    bottoms = " ".join(f'bottom: "{term}"' for term in terms)
+    return f'layer {{ name: "{name}" type: "Eltwise" top: "{name}" {bottoms} }}\n'
+
+
+def classifier(below):
+    return f'layer {{ name: "fc" type: "InnerProduct" bottom: "{below}" top: "fc" inner_product_param {{ num_output: 7 }} }}\n'
+
+
+def doubled(name, below, channels):
+    """Return the text of a bilinear enlargement that is not trained."""
+    return (
+        f'layer {{ name: "{name}" type: "Deconvolution" bottom: "{below}" top: "{name}" param {{ lr_mult: 0 }} '
+        f"convolution_param {{ num_output: {channels} group: {channels} kernel_size: 4 stride: 2 pad: 1 bias_term: false "
+        'weight_filler { type: "bilinear" } } }\n'
+    )
+
+
+def residual():
+    """A residual net without normalisation, whose identities carry on what is before a ReLU."""
+    text, below = conv("c", "data"), "c"
+    for i in range(4):
+        text += relu(below, f"r{i}") + conv(f"a{i}", f"r{i}") + relu(f"a{i}") + conv(f"b{i}", f"a{i}")
+        text, below = text + total(f"e{i}", below, f"b{i}"), f"e{i}"
+    return text + classifier(below)
+
+
+def pyramid():
+    """Three scales, each added to the one above it once that is enlarged."""
+    text = (
+        conv("c1", "data") + relu("c1") + conv("c2", "c1", 12, stride=2) + relu("c2") + conv("c3", "c2", 16, stride=2)
+    )
+    text += relu("c3") + conv("l3", "c3", kernel=1) + doubled("u3", "l3", 8) + conv("l2", "c2", kernel=1)
+    text += total("m2", "u3", "l2") + doubled("u2", "m2", 8) + conv("l1", "c1", kernel=1) + total("m1", "u2", "l1")
+    return text + conv("head", "m1", 5)
+
+
+def scores():
+    """Scores of three scales, added up: each of its units sets its rate through scores alone."""
+    text = (
+        conv("c1", "data") + relu("c1") + conv("c2", "c1", 12, stride=2) + relu("c2") + conv("c3", "c2", 16, stride=2)
+    )
+    text += relu("c3") + conv("s3", "c3", 5, 1) + doubled("u3", "s3", 5) + conv("s2", "c2", 5, 1)
+    return text + total("m2", "u3", "s2") + doubled("u2", "m2", 5) + conv("s1", "c1", 5, 1) + total("m1", "u2", "s1")
+
+
+def gathered():
+    """Sums of three layers that follow on each other."""
+    text, below = conv("c", "data") + relu("c"), "c"
+    for i in range(2):
+        text += conv(f"x{i}", below) + relu(f"x{i}") + conv(f"y{i}", f"x{i}") + relu(f"y{i}") + conv(f"z{i}", f"y{i}")
+        text, below = text + relu(f"z{i}") + total(f"s{i}", f"x{i}", f"y{i}", f"z{i}"), f"s{i}"
+    return text + classifier(below)
+
+
+NETS = {net.__name__: net for net in (residual, pyramid, scores, gathered)}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text):
+        (tmp_path / "net.prototxt").write_text(INPUT + text)
+        return caffeinit.load(tmp_path / "net.prototxt")
+
+    return load
+
+
+def pictures(count=16):
+    return np.random.default_rng(0).standard_normal((count, 3, 16, 16)).astype("f4")
+
+
+def every_unit(unit):
+    return unit.kind == "affine" and not unit.frozen
+
+
+def reason_to_keep(unit):
+    return "frozen" if unit.frozen else ""
+
+
+def relaxed_of(net):
+    return Relaxed(net, RateProbe(net, [{"data": pictures()}]), reason_to_keep, every_unit)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NETS)
+def test_nets_with_sums_get_one_rate(load, name, seed):
+    net = load(NETS[name]())
+    told = caffeinit.init(net, [pictures()], seed=seed).rate_spread
+    measured = caffeinit.measure(net, [pictures()]).rate_spread
+    assert told < 0.02
+    assert measured == pytest.approx(told, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_step_leads_to_the_rates_that_it_foretells(load, name):
+    net = load(NETS[name]())
+    caffeinit.init(net, [pictures()])
+    relaxed = relaxed_of(net)
+    before = relaxed.probe.measure()
+    relaxed.step(before)  # looks at energies
+    moved = np.random.default_rng(1).normal(0, 0.1, relaxed.system.num_unknowns)
+    foretold = {term.unit: term.log_rate(moved) for term in relaxed.terms(before)}
+    apply(net, Plan(relaxed.system, relaxed.system.expand(moved)))
+    after = relaxed.probe.measure()
+    changes = {key: np.log(after[key].rate / before[key].rate) for key in foretold}
+    errors = [np.log(after[key].rate) - log for key, log in foretold.items()]
+    assert max(map(abs, changes.values())) > 0.1
+    assert np.abs(errors - np.mean(errors)).max() < 0.25 * np.std(list(changes.values()))
+
+
+def test_what_is_foretold_of_gradients_below_one_sum_is_exact(load):
+    net = load(conv("a", "data") + conv("b", "data") + relu("b") + conv("c", "b") + total("s", "a", "c"))
+    caffeinit.init(net, [pictures()], balanced=False)
+    relaxed = relaxed_of(net)
+    before = relaxed.probe.measure()
+    moved = np.random.default_rng(1).normal(0, 1, relaxed.system.num_unknowns)
+    foretold = {term.unit: term.log_rate(moved) for term in relaxed.terms(before)}
+    apply(net, Plan(relaxed.system, relaxed.system.expand(moved)))
+    for key, rates in relaxed.probe.measure().items():
+        assert np.log(rates.rate) == pytest.approx(foretold[key], abs=1e-4)
+
+
+def test_mixtures_have_the_derivatives_that_they_tell():
+    rng = np.random.default_rng(0)
+    mixtures = Mixtures(3)
+    first = mixtures.add([(0, rng.normal(size=3), ("a", "x")), (0, rng.normal(size=3), ("a", "y"))])
+    second = mixtures.add([(first, rng.normal(size=3), ("b", "x")), (0, rng.normal(size=3), ("b", "y"))])
+    mixtures.weigh({("a", "x"): 3.0, ("a", "y"): 1.0, ("b", "x"): np.nan, ("b", "y"): 1.0})
+    x, step = rng.normal(size=3), 1e-6
+    slopes = mixtures.at(x)[1]
+    for axis in range(3):
+        there, back = (mixtures.at(x + sign * step * np.eye(3)[axis])[0] for sign in (1, -1))
+        np.testing.assert_allclose((there - back) / (2 * step), slopes[:, axis], atol=1e-7)
+    assert mixtures.at(np.zeros(3))[0][second] == pytest.approx(0)
+
+
+def test_equal_parts_of_a_mixture_are_one():
+    mixtures = Mixtures(2)
+    zero, row = np.zeros(2), np.ones(2)
+    assert mixtures.add([(0, zero, ("a", "x")), (0, zero, ("a", "y"))]) == 0
+    number = mixtures.add([(0, row, ("b", "x")), (0, row, ("b", "y"))])
+    assert mixtures.at(np.array([0.5, 1.0]))[0][number] == pytest.approx(1.5)
+    assert mixtures.add([(number, zero, ("c", "x"))]) == number
+    assert mixtures.add([]) == 0
