@@ -130,7 +130,7 @@ class Held:
 
 
 def balance(
-    terms: Sequence[Term], num_unknowns: int, bends: Sequence[Bend | Held] = (), ridge: float = RIDGE
+    terms: Sequence[Term], num_unknowns: int, bends: Sequence[Bend | Held] = (), ridge: float = RIDGE, gone: np.ndarray | float = 0.0
 ) -> np.ndarray:
     """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares.
 
@@ -143,7 +143,7 @@ def balance(
 
     def residuals(x: np.ndarray) -> np.ndarray:
         logs = np.array([t.log_rate(x) for t in terms])
-        return np.concatenate([logs - logs.mean(), ridge * x, [_STIFFNESS * b.gap(x) for b in bends]])
+        return np.concatenate([logs - logs.mean(), ridge * (x + gone), [_STIFFNESS * b.gap(x) for b in bends]])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
         rows = np.stack([t.gradient(x) for t in terms])

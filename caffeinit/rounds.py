@@ -53,6 +53,8 @@ _GAIN = 0.5
 _STRICT = 3
 # Rounds without a better one after which no more are tried.
 _PATIENCE = 6
+# Log scales of a change from which nothing is to be had.
+_STILL = 1e-3
 # Measurements at most.
 ROUNDS = 24
 
@@ -92,12 +94,14 @@ class Relaxed:
         probe: RateProbe,
         chosen: Callable[[Unit], str],
         counted: Callable[[Unit], bool],
+        restored: bool = False,
     ) -> None:
         """Look at a network.
 
         Args:
             chosen: returns why a unit's arrays are to be left alone; empty to let them change.
             counted: which units' rates are to become equal.
+            restored: a restorer gives the chosen units' outputs the sizes that their scales say, after each step.
         """
         self.network, self.probe = network, probe
         self.chosen, self.counted = chosen, counted
@@ -109,9 +113,11 @@ class Relaxed:
         self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
         below = [values_below(network.graph, bond, probe.heads) for bond in bonds]
         self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
-        self._sums = Sums(network, probe.heads, _gains(self.system))
+        keys = {u.key for u in network.units if restored and not chosen(u)}
+        self._sums = Sums(network, probe.heads, _gains(self.system), keys)
         self._summed = {u.key: self._sums.of(u) for u in self.units}
-        self._ridge = _SUMS_RIDGE if self.system.sums else RIDGE
+        self._gone = np.zeros(self.system.num_unknowns)
+        self._ridge = float(__import__("os").environ.get("R",1e-2)) if 1 else _SUMS_RIDGE if self.system.sums else RIDGE
         self._transfers: list[Transfer] = []
         self._spread, self._misled = np.inf, False  # the last one, and whether a step has not made it smaller
         self.start()
@@ -142,13 +148,14 @@ class Relaxed:
         for term in terms:
             curves = [] if self._misled else list(itertools.compress(bends, self._above[term.unit]))
             term.bends = [*term.bends, *curves]
-        found = balance(terms, self.system.num_unknowns, bends, self._ridge)
+        found = balance(terms, self.system.num_unknowns, bends, self._ridge, self._gone)
         to = self._accelerated.next(self.point, self.keys @ found)
         unknowns, expected = self._go(to - self.point, terms, bends)
         if self.system.sums and expected > spread:
             to = self._accelerated.restart(self.point, self.keys @ found)
             unknowns, expected = self._go(to - self.point, terms, bends)
         self.point = to
+        self._gone = self._gone + unknowns
         self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in bends]
         return Plan(self.system, self.system.expand(unknowns)), expected
 
@@ -162,7 +169,7 @@ class Relaxed:
     def _go(self, moved: np.ndarray, terms: Sequence[Term], bends: Sequence[Bend]) -> tuple[np.ndarray, float]:
         """Return the unknowns that move the point by so much, and the spread of the rates that is expected then."""
         asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
-        unknowns = balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge)
+        unknowns = balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, self._gone)
         return unknowns, rate_spread(np.exp([term.log_rate(unknowns) for term in terms]))
 
 
@@ -201,7 +208,7 @@ def iterate(
         if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best == _PATIENCE or done == rounds:
             break
         change = relaxed.step(rates)[0]
-        if not np.abs(change.scales).max(initial=0) > 0:
+        if not np.abs(change.scales).max(initial=0) > _STILL:
             break
         restorer.prepare(state.given_by(change), relaxed.point)
         try:

@@ -15,11 +15,12 @@ uncorrelated. What is foretold so leads to the next round; what is reached is me
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import onnx
 
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import GradientError
@@ -30,9 +31,27 @@ from caffeinit.units import Unit
 
 _PICTURES = 4  # on which energies are measured
 
-# What brings an energy to a value: the value, and the term or the first output of the node that brings it.
-Edge = tuple[str, str]
-_Part = tuple[int, np.ndarray, Edge]
+# What brings an energy to a value: "value" or "diff", the value, and the term, or the first output of the node that brings it.
+Edge = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One exponent of a mixture: a weighted sum of earlier functions, and a row times the unknowns."""
+
+    functions: tuple[tuple[int, float], ...]  # number, weight
+    row: np.ndarray
+    edge: Edge
+
+    @classmethod
+    def of(cls, functions: Iterable[tuple[int, float]], row: np.ndarray, edge: Edge) -> Part:
+        """Return a part without the functions that are 0."""
+        return cls(tuple((number, weight) for number, weight in functions if number), row, edge)
+
+    @property
+    def key(self) -> Hashable:
+        """What equal exponents have in common."""
+        return self.functions, self.row.tobytes()
 
 
 class Growth(Protocol):
@@ -46,14 +65,14 @@ class Growth(Protocol):
 
 
 class Mixtures:
-    """Functions of the unknowns, each log(mean(exp(2 (f + row unknowns)))) / 2 over some (f, row), f an earlier function.
+    """Functions of the unknowns, each log(mean(exp(2 part))) / 2 over some parts.
 
     Function number 0 is 0.
     """
 
     def __init__(self, size: int) -> None:
         """Take the number of unknowns."""
-        self._above: list[list[int]] = [[]]
+        self._parts: list[list[Part]] = [[]]
         self._rows: list[np.ndarray] = [np.zeros((0, size))]
         self._edges: list[list[list[Edge]]] = [[]]
         self._shares: list[np.ndarray] = [np.zeros(0)]  # log
@@ -64,22 +83,22 @@ class Mixtures:
         """What energies are asked for."""
         return [edge for parts in self._edges if len(parts) > 1 for edges in parts for edge in edges]
 
-    def add(self, parts: Iterable[_Part]) -> int:
-        """Return the number of a mixture; equal parts are one, and a part by itself that adds nothing is what it is."""
-        apart: dict[tuple[int, bytes], tuple[int, np.ndarray, list[Edge]]] = {}
-        for number, row, edge in parts:
-            apart.setdefault((number, row.tobytes()), (number, row, []))[2].append(edge)
-        found = list(apart.values())
+    def add(self, parts: Iterable[Part]) -> int:
+        """Return the number of a mixture; equal parts are one, and a function by itself is that function."""
+        apart: dict[Hashable, tuple[Part, list[Edge]]] = {}
+        for part in parts:
+            apart.setdefault(part.key, (part, []))[1].append(part.edge)
+        found = [part for part, _ in apart.values()]
         if not found:
             return 0
-        if len(found) == 1 and not found[0][1].any():
-            return found[0][0]
-        self._above.append([number for number, _, _ in found])
-        self._rows.append(np.stack([row for _, row, _ in found]))
-        self._edges.append([edges for _, _, edges in found])
+        if len(found) == 1 and not found[0].row.any() and (is_known := _alone(found[0])) is not None:
+            return is_known
+        self._parts.append(found)
+        self._rows.append(np.stack([part.row for part in found]))
+        self._edges.append([edges for _, edges in apart.values()])
         self._shares.append(np.zeros(0))
         self.weigh({})
-        return len(self._above) - 1
+        return len(self._parts) - 1
 
     def weigh(self, energies: Mapping[Edge, float]) -> None:
         """Take the shares of the energies; those of a mixture that are not all known, or no numbers, are equal."""
@@ -94,114 +113,124 @@ class Mixtures:
     def at(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return all values, (functions,), and their derivatives, (functions, unknowns)."""
         if self._known is None or not np.array_equal(self._known[0], unknowns):
-            values, slopes = np.zeros(len(self._above)), np.zeros((len(self._above), len(unknowns)))
-            for number, above in enumerate(self._above):
-                if above:
-                    parts = 2 * (values[above] + self._rows[number] @ unknowns) + self._shares[number]
-                    values[number] = np.logaddexp.reduce(parts) / 2
-                    weights = np.exp(parts - 2 * values[number])
-                    slopes[number] = weights @ (slopes[above] + self._rows[number])
+            values, slopes = np.zeros(len(self._parts)), np.zeros((len(self._parts), len(unknowns)))
+            for number, parts in enumerate(self._parts):
+                if parts:
+                    rows = self._rows[number].copy()
+                    logs = rows @ unknowns
+                    for i, part in enumerate(parts):
+                        for other, weight in part.functions:
+                            logs[i] += weight * values[other]
+                            rows[i] += weight * slopes[other]
+                    logs = 2 * logs + self._shares[number]
+                    values[number] = np.logaddexp.reduce(logs) / 2
+                    slopes[number] = np.exp(logs - 2 * values[number]) @ rows
             self._known = unknowns.copy(), values, slopes
         return self._known[1:]
 
 
+def _alone(part: Part) -> int | None:
+    """Return the function that a part without a row is, if it is one."""
+    if not part.functions:
+        return 0
+    return part.functions[0][0] if len(part.functions) == 1 and part.functions[0][1] == 1 else None
+
+
 @dataclass(frozen=True)
 class SumGrowth:
-    """That of a unit by what sums do above and below it; see `Growth`.
+    """That of a unit by what sums do; see `Growth`."""
 
-    Attributes:
-        above, below: numbers of the functions.
-    """
-
-    sums: Sums
-    above: int
-    below: int
+    mixtures: Mixtures
+    number: int
 
     def growth(self, unknowns: np.ndarray) -> float:
         """Return the growth."""
-        return float(self.sums.diffs.at(unknowns)[0][self.above] + self.sums.values.at(unknowns)[0][self.below])
+        return float(self.mixtures.at(unknowns)[0][self.number])
 
     def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
         """Return its derivatives, (unknowns,)."""
-        diffs, values = self.sums.diffs.at(unknowns)[1], self.sums.values.at(unknowns)[1]
-        return np.asarray(diffs[self.above] + values[self.below])
+        return np.asarray(self.mixtures.at(unknowns)[1][self.number])
 
 
 class Sums:
-    """What the sums of a graph do to all values, and to their gradients.
+    """What the sums of a graph do to all values, and to their gradients."""
 
-    Attributes:
-        values: by how much values are larger than their scales say.
-        diffs: by how much gradients are larger than the scales of their values say.
-    """
-
-    def __init__(self, network: Network, heads: Collection[str], gains: Mapping[Edge, np.ndarray]) -> None:
+    def __init__(
+        self, network: Network, heads: Collection[str], gains: Mapping[tuple[str, str], np.ndarray], restored: Collection[str]
+    ) -> None:
         """Walk a graph from its inputs to the heads, and back.
 
         Args:
             gains: (sum, term) -> (unknowns,): by how much the term's scale is above the sum's, log.
+            restored: keys of the units whose outputs are given the sizes that their scales say, after each step.
         """
-        self._network, self._heads = network, heads
+        self._network, self._heads, self._gains, self._restored = network, heads, gains, restored
         self._zero = np.zeros(len(next(iter(gains.values()), ())))
-        self.values, self.diffs = Mixtures(len(self._zero)), Mixtures(len(self._zero))
+        self.mixtures = Mixtures(len(self._zero))
+        uses = [use for unit in network.units if unit.key in restored for use in unit.uses]
+        self._ends = {use.output for use in uses}
+        self._starts = {(use.input, use.node.output[0]) for use in uses}
         nodes = network.graph.ancestors(heads) if gains else []
-        self._below: dict[str, int] = {}
+        self._values: dict[str, int] = {}  # by how much a value is larger than its scale says
         for node in nodes:
-            self._pass_up(node.output, [i for i in dict.fromkeys(node.input) if i], gains)
-        self._above: dict[str, int] = {}
-        brought: dict[str, list[_Part]] = {head: [(0, self._zero, (head, ""))] for head in heads}
+            self._pass_up(node)
+        self._diffs: dict[str, int] = {}  # by how much a gradient is larger than its value's scale says
+        brought = {head: [Part((), self._zero, ("diff", head, ""))] for head in heads}
         for node in reversed(nodes):
-            self._pass_down(node.output, node.input, gains, brought)
+            self._pass_down(node, brought)
 
-    def _pass_up(self, outputs: Sequence[str], inputs: Sequence[str], gains: Mapping[Edge, np.ndarray]) -> None:
-        for output in outputs:
-            terms = [i for i in inputs if (output, i) in gains] or [i for i in inputs if i in self._below]
-            parts = [(self._below.get(i, 0), gains.get((output, i), self._zero), (output, i)) for i in terms]
-            if parts and (number := self.values.add(parts)):
-                self._below[output] = number
+    def _pass_up(self, node: onnx.NodeProto) -> None:
+        inputs = [i for i in dict.fromkeys(node.input) if i]
+        for output in node.output:
+            if output in self._ends:
+                continue
+            terms = [i for i in inputs if (output, i) in self._gains] or [i for i in inputs if i in self._values]
+            rows = [self._gains.get((output, i), self._zero) for i in terms]
+            edges = [("value", output, i) for i in terms]
+            known = [[(self._values.get(i, 0), 1.0)] for i in terms]
+            if number := self.mixtures.add(map(Part.of, known, rows, edges)):
+                self._values[output] = number
 
-    def _pass_down(
-        self,
-        outputs: Sequence[str],
-        inputs: Sequence[str],
-        gains: Mapping[Edge, np.ndarray],
-        brought: dict[str, list[_Part]],
-    ) -> None:
-        reached = [o for o in outputs if o in brought]
+    def _pass_down(self, node: onnx.NodeProto, brought: dict[str, list[Part]]) -> None:
+        reached = [o for o in node.output if o in brought]
         for output in reached:
-            self._above[output] = self.diffs.add(brought[output])
-        for value in dict.fromkeys(i for i in inputs if i):
-            parts = [(self._above[o], gains.get((o, value), self._zero), (value, outputs[0])) for o in reached]
-            brought.setdefault(value, []).extend(parts)
+            self._diffs[output] = self.mixtures.add(brought[output])
+        for value in dict.fromkeys(i for i in node.input if i):
+            # Weights that make up for an input's size pass less on of what comes back.
+            is_start = (value, node.output[0]) in self._starts
+            taken_up = [(self._values.get(value, 0), -1.0)] if is_start else []
+            for output in reached:
+                row, edge = self._gains.get((output, value), self._zero), ("diff", value, node.output[0])
+                brought.setdefault(value, []).append(Part.of([(self._diffs[output], 1.0), *taken_up], row, edge))
 
     def of(self, unit: Unit) -> list[Growth]:
-        """Return what sums do to the gradient of a unit; empty for nothing."""
-        outputs = [use.output for use in unit.uses if use.output in self._above]
-        above = self.diffs.add((self._above[value], self._zero, (value, "")) for value in outputs)
-        below = self.values.add((self._below.get(use.input, 0), self._zero, (use.input, "")) for use in unit.uses)
-        return [SumGrowth(self, above, below)] if above or below else []
+        """Return what sums do to the rate of a unit; empty for nothing."""
+        uses = [use for use in unit.uses if use.output in self._diffs]
+        # The gradient grows with the input, and restored weights shrink as it grows.
+        times = 2.0 if unit.key in self._restored else 1.0
+        number = self.mixtures.add(
+            Part.of([(self._diffs[use.output], 1.0), (self._values.get(use.input, 0), times)], self._zero, ("", "", ""))
+            for use in uses
+        )
+        return [SumGrowth(self.mixtures, number)] if number else []
 
     def look(self, batch: Mapping[str, np.ndarray]) -> None:
         """Measure the energies that terms, and what comes back to values, have on some pictures of a batch."""
-        asked = [edge for edge in self.diffs.edges if edge[1]]
-        terms = [edge for edge in self.values.edges if edge[1]]
+        terms = [edge for edge in self.mixtures.edges if edge[0] == "value"]
+        asked = [edge for edge in self.mixtures.edges if edge[0] == "diff" and edge[2]]
         if not asked and not terms:
             return
         graph = self._network.graph.copy()
         noise = {head: graph.add_input(graph.fresh("noise"), graph.shape(head)) for head in self._heads}
-        parts: dict[Edge, list[str]] = {}
+        parts: dict[tuple[str, str], list[str]] = {}
         try:
-            append_backward(graph, noise, list(dict.fromkeys(value for value, _ in asked)), parts)
+            append_backward(graph, noise, list(dict.fromkeys(value for _, value, _ in asked)), parts)
         except GradientError:  # where no gradient passes, nothing has a rate that depends on it
             parts = {}
-        wanted = {("diff", *edge): parts[edge] for edge in asked if edge in parts}
-        wanted |= {("value", *edge): [edge[1]] for edge in terms}
-        squares = {key: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for key, values in wanted.items()}
-        names = [name for of in squares.values() for name in of]
-        found = _run(self._network, graph, names, batch)
-        energies = {key: sum(float(found[name]) for name in of) for key, of in squares.items()}
-        self.diffs.weigh({(v, by): e for (kind, v, by), e in energies.items() if kind == "diff"})
-        self.values.weigh({(v, by): e for (kind, v, by), e in energies.items() if kind == "value"})
+        wanted = {edge: parts[edge[1:]] for edge in asked if edge[1:] in parts} | {edge: [edge[2]] for edge in terms}
+        squares = {edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()}
+        found = _run(self._network, graph, [name for of in squares.values() for name in of], batch)
+        self.mixtures.weigh({edge: sum(float(found[name]) for name in of) for edge, of in squares.items()})
 
 
 def _run(

@@ -101,9 +101,10 @@ def prepare_training(
     except CaffeinitError as error:
         reports, peak = work.normalized(samplers=samplers, progress=progress)
         return Outcome(reports, peak, [f"the rates of the units were left as they are: {error}"])
-    relaxed = Relaxed(network, probe, chosen, learns)
+    restored = not any(u.kind == "norm" for u in network.units)
+    relaxed = Relaxed(network, probe, chosen, learns, restored)
     both = _Phases(progress)
-    bent = bool(relaxed.system.bonds)
+    bent = bool(relaxed.system.bonds) or (bool(relaxed.system.sums) and not any(u.kind == "norm" for u in network.units))
     if bent:
         done = _bend(work, relaxed, samplers, both)
     else:

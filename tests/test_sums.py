@@ -30,7 +30,8 @@ def total(name, *terms):
 
 
 def classifier(below):
-    return f'layer {{ name: "fc" type: "InnerProduct" bottom: "{below}" top: "fc" inner_product_param {{ num_output: 7 }} }}\n'
+    of = "inner_product_param { num_output: 7 }"
+    return f'layer {{ name: "fc" type: "InnerProduct" bottom: "{below}" top: "fc" {of} }}\n'
 
 
 def doubled(name, below, channels):
