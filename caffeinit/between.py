@@ -38,16 +38,17 @@ def scale_system(
     heads: Sequence[str],
     relaxed: bool,
     rewritten: bool = False,
+    loose: bool = False,
 ) -> ScaleSystem:
     """Return the scales that may change; those of the heads are held, so that gradients can be compared.
 
     Args:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
-        relaxed, rewritten: as for `find_scales`.
+        relaxed, rewritten, loose: as for `find_scales`.
     """
     learned = [i for unit in network.units if not chosen(unit) for i in unit.initializers]
     outputs = [*(network.graph.outputs or network.graph.unused()), *heads]
-    return find_scales(network.graph, learned, outputs, relaxed, rewritten)
+    return find_scales(network.graph, learned, outputs, relaxed, rewritten, loose)
 
 
 @dataclass
@@ -130,13 +131,17 @@ class Held:
 
 
 def balance(
-    terms: Sequence[Term], num_unknowns: int, bends: Sequence[Bend | Held] = (), ridge: float = RIDGE, gone: np.ndarray | float = 0.0
+    terms: Sequence[Term],
+    num_unknowns: int,
+    bends: Sequence[Bend | Held] = (),
+    ridge: float = RIDGE,
+    gone: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares.
 
     Args:
         bends: curves to be kept to, and scales that are asked for.
-        ridge: the weight, beside rates, of scales that stay where they are.
+        ridge, gone: the weight, beside rates, of scales that stay where they were, and how far they have gone from there.
     """
     if num_unknowns == 0 or len(terms) < 2:
         return np.zeros(num_unknowns)

@@ -161,6 +161,7 @@ def find_scales(
     outputs: Sequence[str] | None = None,
     relaxed: bool = False,
     rewritten: bool = False,
+    loose: bool = False,
 ) -> ScaleSystem:
     """Find the free scales of a graph.
 
@@ -170,6 +171,7 @@ def find_scales(
         relaxed: let scales differ where nothing but the function forbids it: nearly homogeneous layers (LRN) pass them on
             by a curve, and the terms of a sum have scales of their own.
         rewritten: let numbers of the net's text (alpha of LRN) make up for scales.
+        loose: let the outputs have a scale, one for all of them; as far as nothing else holds them.
     """
     scales = Scales(graph, learned, relaxed, rewritten)
     for name, shape in graph.inputs.items():
@@ -178,7 +180,10 @@ def find_scales(
         if any(i in scales.values for i in node.input):
             scales.visit(node)
     own = graph.outputs or graph.unused()
-    for name in outputs or own:
+    ends = [scales.values[name].reshape(-1) for name in outputs or own if name in scales.values]
+    for end in ends if loose else ():
+        scales.constraints.tie(ends[0][:1], end)
+    for name in outputs or own if not loose else ():
         if name in scales.values:
             kind = "output" if name in own else "head"
             scales.constraints.pin(scales.values[name], f"net {kind} {name}")

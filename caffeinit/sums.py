@@ -31,7 +31,7 @@ from caffeinit.units import Unit
 
 _PICTURES = 4  # on which energies are measured
 
-# What brings an energy to a value: "value" or "diff", the value, and the term, or the first output of the node that brings it.
+# What brings an energy to a value: "value" or "diff", the value, and the term or the first output of the node that does.
 Edge = tuple[str, str, str]
 
 
@@ -156,12 +156,17 @@ class Sums:
     """What the sums of a graph do to all values, and to their gradients."""
 
     def __init__(
-        self, network: Network, heads: Collection[str], gains: Mapping[tuple[str, str], np.ndarray], restored: Collection[str]
+        self,
+        network: Network,
+        heads: Collection[str],
+        gains: Mapping[tuple[str, str], np.ndarray],
+        restored: Collection[str],
     ) -> None:
         """Walk a graph from its inputs to the heads, and back.
 
         Args:
-            gains: (sum, term) -> (unknowns,): by how much the term's scale is above the sum's, log.
+            gains: (sum, term) -> (unknowns,): by how much the term's scale is above the sum's, log; and (head, head) -> the
+                head's scale, whose gradient does not follow it.
             restored: keys of the units whose outputs are given the sizes that their scales say, after each step.
         """
         self._network, self._heads, self._gains, self._restored = network, heads, gains, restored
@@ -175,7 +180,7 @@ class Sums:
         for node in nodes:
             self._pass_up(node)
         self._diffs: dict[str, int] = {}  # by how much a gradient is larger than its value's scale says
-        brought = {head: [Part((), self._zero, ("diff", head, ""))] for head in heads}
+        brought = {head: [Part((), gains.get((head, head), self._zero), ("diff", head, ""))] for head in heads}
         for node in reversed(nodes):
             self._pass_down(node, brought)
 
@@ -228,7 +233,9 @@ class Sums:
         except GradientError:  # where no gradient passes, nothing has a rate that depends on it
             parts = {}
         wanted = {edge: parts[edge[1:]] for edge in asked if edge[1:] in parts} | {edge: [edge[2]] for edge in terms}
-        squares = {edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()}
+        squares = {
+            edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()
+        }
         found = _run(self._network, graph, [name for of in squares.values() for name in of], batch)
         self.mixtures.weigh({edge: sum(float(found[name]) for name in of) for edge, of in squares.items()})
 

@@ -41,6 +41,10 @@ RATE_PICTURES = 16
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 _REACHED = 0.02
+_LOOSE = (
+    "the net's outputs do not deviate by 1: sums tie the units' rates, which would differ from their mean by up to a "
+    "factor of {:.3g} with outputs of that size. `--no-balance` leaves them at 1"
+)
 
 
 @dataclass
@@ -93,24 +97,24 @@ def prepare_training(
     Raises:
         WeightsError: a unit's output is not finite; the network must not be saved then.
     """
-    work = _Work(network, batches, chosen, beta, uncorrelated or {})
+    work = _Work(network, batches, chosen, beta, samplers, uncorrelated or {})
     if not balanced:
-        return Outcome(*work.normalized(samplers=samplers, progress=progress))
+        return Outcome(*work.drawn(progress=progress))
     try:
         probe = RateProbe(network, work.first)
     except CaffeinitError as error:
-        reports, peak = work.normalized(samplers=samplers, progress=progress)
+        reports, peak = work.drawn(progress=progress)
         return Outcome(reports, peak, [f"the rates of the units were left as they are: {error}"])
-    restored = not any(u.kind == "norm" for u in network.units)
-    relaxed = Relaxed(network, probe, chosen, learns, restored)
     both = _Phases(progress)
-    bent = bool(relaxed.system.bonds) or (bool(relaxed.system.sums) and not any(u.kind == "norm" for u in network.units))
+    relaxed = work.relaxed(probe)
+    bent = bool(relaxed.system.bonds) or (relaxed.has_sums and work.is_restored)
     if bent:
-        done = _bend(work, relaxed, samplers, both)
+        done = _bend(work, relaxed, both)
     else:
-        reports, peak = work.normalized(samplers=samplers, progress=both.first)
+        reports, peak = work.drawn(progress=both.first)
         left = _left_alone(network, reports, chosen)
-        done = _Done(reports, peak, left, iterate(relaxed, progress=both.second))
+        relaxed = work.relaxed(probe, relaxed)
+        done = _Done(reports, peak, left, iterate(relaxed, progress=both.second), relaxed.held)
     reports, found = done.reports, done.found
     if per_channel_rates:
         restorer = work.keeper() if network.graph.nearly_homogeneous else Restorer()
@@ -124,6 +128,8 @@ def prepare_training(
         _measure_again(network, batches, reports, found)
     both.end()
     outcome = _outcome(network, probe, reports, done.peak, found, foretold)
+    if done.held is not None and found.changed:
+        outcome.notes.append(_LOOSE.format(np.exp(done.held)))
     if not foretold and not per_channel_rates:
         outcome.notes += _uneven_notes(network.units, reports)
     return outcome
@@ -134,6 +140,7 @@ class _Work:
     """What is to be trained, and with what.
 
     Attributes:
+        samplers: unit name -> what draws its weights.
         turned: unit name -> how many filters of each group respond without correlation.
         first: the first pictures, in a list of one batch.
     """
@@ -142,11 +149,31 @@ class _Work:
     batches: Iterable[Batch]
     chosen: Callable[[Unit], str]
     beta: float
+    samplers: Mapping[str, InputSampler]
     turned: Mapping[str, Sequence[int]]
 
     @cached_property
     def first(self) -> list[Batch]:
         return first_pictures(self.network, self.batches)
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether values are given their sizes again after each step; see `find_restorer`."""
+        return not any(unit.kind == "norm" for unit in self.network.units)
+
+    def relaxed(self, probe: RateProbe, before: Relaxed | None = None) -> Relaxed:
+        """Return the scales that may change; what was found `before` weights were drawn, where they do not matter.
+
+        Weights that are drawn and then left alone tie scales as they are, and all zero they tie nothing.
+        """
+        late = any(unit.name in self.samplers and self.chosen(unit) for unit in self.network.units)
+        if before is not None and not late:
+            return before
+        return Relaxed(self.network, probe, self.chosen, learns, self.is_restored)
+
+    def drawn(self, **more: Any) -> tuple[list[UnitReport], int]:
+        """Draw what is to be drawn from data, and normalise; see `normalized`."""
+        return self.normalized(samplers=self.samplers, **more)
 
     def normalized(self, *, refined: bool = True, **more: Any) -> tuple[list[UnitReport], int]:
         """Normalise on all pictures, and make responses uncorrelated that are to be so; see `within.normalize`."""
@@ -165,6 +192,7 @@ class _Done:
 
     Attributes:
         left: unit's key -> numbers of the units that could not be normalised, as `_left_alone` returns them.
+        held: as in `Relaxed`.
         is_off: whether what is foretold of deviations is off by percents.
     """
 
@@ -172,13 +200,16 @@ class _Done:
     peak: int
     left: dict[str, int]
     found: Balanced
+    held: float | None
     is_off: bool = False
 
 
-def _bend(work: _Work, relaxed: Relaxed, samplers: Mapping[str, InputSampler], both: _Phases) -> _Done:
+def _bend(work: _Work, relaxed: Relaxed, both: _Phases) -> _Done:
     """Draw, normalise and give one rate where scales change the function, so that one undoes the other."""
     network, chosen = work.network, work.chosen
-    as_found, given = _find_scales(work, relaxed, samplers)
+    as_found, restorer = _look_first(work)
+    relaxed = work.relaxed(relaxed.probe, relaxed)
+    given, before = approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
     left = _left_alone(network, as_found, chosen)
     reports, peak = work.normalized(targets=scale_targets(work.beta, given), progress=both.first)
     left = _left_alone(network, reports, chosen) | left
@@ -186,27 +217,24 @@ def _bend(work: _Work, relaxed: Relaxed, samplers: Mapping[str, InputSampler], b
     def normalize_again(scales: Scales) -> None:
         work.normalized(targets=scale_targets(work.beta, {key: given[key] + logs for key, logs in scales.items()}))
 
-    restorer = Thorough(work.keeper(), normalize_again)
-    found = iterate(relaxed, restorer=restorer, progress=both.second)
+    thorough = Thorough(work.keeper(), normalize_again)
+    found = iterate(relaxed, restorer=thorough, progress=both.second)
+    found.before = before
     for report, earlier in zip(reports, as_found, strict=True):
         report.before = earlier.before
-    return _Done(reports, peak, left, found, restorer.was_needed)
+    return _Done(reports, peak, left, found, relaxed.held, thorough.was_needed)
 
 
-def _find_scales(
-    work: _Work, relaxed: Relaxed, samplers: Mapping[str, InputSampler]
-) -> tuple[list[UnitReport], dict[str, np.ndarray]]:
-    """Return what the units put out at first, and roughly the scales with which their rates are one."""
+def _look_first(work: _Work) -> tuple[list[UnitReport], Restorer]:
+    """Return what the units put out at first, and what restores their outputs while scales are found roughly."""
     network, chosen = work.network, work.chosen
-    if samplers:
+    if work.samplers:
         # Responses are made uncorrelated when the scales are found, on which they depend.
-        as_found = work.normalized(refined=False, samplers=samplers)[0]
-        restorer = work.keeper(least=0)
-    else:  # What is normalised on the first pictures alone is so again after each round.
-        ones = scale_targets(work.beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
-        as_found = normalize(network, work.first, chosen=chosen, targets=ones)[0]
-        restorer = Normalizer(network, work.first, chosen, work.beta)
-    return as_found, approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
+        return work.drawn(refined=False)[0], work.keeper(least=0)
+    # What is normalised on the first pictures alone is so again after each round.
+    ones = scale_targets(work.beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
+    as_found = normalize(network, work.first, chosen=chosen, targets=ones)[0]
+    return as_found, Normalizer(network, work.first, chosen, work.beta)
 
 
 class _Phases:

@@ -243,7 +243,7 @@ def test_an_approach_that_no_number_can_take_ends_where_it_was():
     probe = RateProbe(net, batches[:1])
     chosen, counted = (lambda unit: ""), (lambda unit: unit.kind == "affine")
     relaxed = Relaxed(net, probe, chosen, counted)
-    given = approach(relaxed, limit=0.01, rounds=12, restorer=Restorer())
+    given, _ = approach(relaxed, limit=0.01, rounds=12, restorer=Restorer())
     assert all(np.isfinite(u.weight).all() for u in units)
     first = units[0].initializers[0]
     assert given[first].max() == pytest.approx(np.log(np.abs(units[0].weight).max()) - before[first], abs=1e-4)

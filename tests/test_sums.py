@@ -7,7 +7,7 @@ import caffeinit
 from caffeinit.plan import Plan, apply
 from caffeinit.rates import RateProbe
 from caffeinit.rounds import Relaxed
-from caffeinit.sums import Mixtures
+from caffeinit.sums import Mixtures, Part
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }\n'
 
@@ -112,10 +112,37 @@ def relaxed_of(net):
 @pytest.mark.parametrize("name", NETS)
 def test_nets_with_sums_get_one_rate(load, name, seed):
     net = load(NETS[name]())
-    told = caffeinit.init(net, [pictures()], seed=seed).rate_spread
-    measured = caffeinit.measure(net, [pictures()]).rate_spread
-    assert told < 0.02
-    assert measured == pytest.approx(told, abs=1e-3)
+    batches = np.split(pictures(64), 4)
+    told = caffeinit.init(net, batches, seed=seed)
+    measured = caffeinit.measure(net, batches)
+    assert told.rate_spread < 0.02
+    assert measured.rate_spread == pytest.approx(told.rate_spread, abs=1e-3)
+    deviations = [u.stats.channel_stds for u in measured.units if u.kind == "affine" and not u.frozen]
+    assert max(found.std() / found.mean() for found in deviations) < 0.05  # one for all channels of a unit
+    assert min(found.min() for found in deviations) > 1e-3  # no branch is given up
+
+
+@pytest.mark.parametrize(("name", "is_held"), [("residual", False), ("gathered", True)])
+def test_outputs_deviate_by_1_unless_sums_tie_the_rates_to_them(load, name, is_held):
+    net = load(NETS[name]())
+    result = caffeinit.init(net, [pictures()])
+    assert any("outputs do not deviate by 1" in note for note in result.notes) == (not is_held)
+    assert (abs(result.units[-1].after.std - 1) < 0.1) == is_held
+
+
+@pytest.mark.parametrize("methods", [{"*": "pca"}, {"*": "gaussian", "b": "pca"}])
+def test_weights_that_are_drawn_and_then_left_alone_pass_scales_on_as_they_are(load, methods):
+    frozen = conv("b", "t").replace('top: "b"', 'top: "b" param { lr_mult: 0 } param { lr_mult: 0 }')
+    text = conv("a", "data") + 'layer { name: "t" type: "TanH" bottom: "a" top: "t" }\n' + frozen + relu("b")
+    net = load(text + conv("c", "b") + relu("c") + classifier("c"))
+    told = caffeinit.init(net, [pictures()], method=methods)
+    units = {u.name: u.stats for u in caffeinit.measure(net, [pictures()]).units}
+    for name in ("c", "fc"):
+        np.testing.assert_allclose(
+            units[name].channel_stds, told.units[[u.name for u in told.units].index(name)].after.channel_stds, rtol=1e-3
+        )
+        assert units[name].channel_stds.std() < 1e-3 * units[name].channel_stds.mean()
+    assert units["fc"].std == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -147,12 +174,18 @@ def test_what_is_foretold_of_gradients_below_one_sum_is_exact(load):
         assert np.log(rates.rate) == pytest.approx(foretold[key], abs=1e-4)
 
 
+def part(row, *edge, functions=()):
+    return Part.of(functions, np.asarray(row, float), ("value", *edge))
+
+
 def test_mixtures_have_the_derivatives_that_they_tell():
     rng = np.random.default_rng(0)
     mixtures = Mixtures(3)
-    first = mixtures.add([(0, rng.normal(size=3), ("a", "x")), (0, rng.normal(size=3), ("a", "y"))])
-    second = mixtures.add([(first, rng.normal(size=3), ("b", "x")), (0, rng.normal(size=3), ("b", "y"))])
-    mixtures.weigh({("a", "x"): 3.0, ("a", "y"): 1.0, ("b", "x"): np.nan, ("b", "y"): 1.0})
+    first = mixtures.add([part(rng.normal(size=3), "a", "x"), part(rng.normal(size=3), "a", "y")])
+    above = part(rng.normal(size=3), "b", "x", functions=[(first, -2.0)])
+    second = mixtures.add([above, part(rng.normal(size=3), "b", "y")])
+    energies = {("a", "x"): 3.0, ("a", "y"): 1.0, ("b", "x"): np.nan, ("b", "y"): 1.0}
+    mixtures.weigh({("value", *edge): energy for edge, energy in energies.items()})
     x, step = rng.normal(size=3), 1e-6
     slopes = mixtures.at(x)[1]
     for axis in range(3):
@@ -163,9 +196,10 @@ def test_mixtures_have_the_derivatives_that_they_tell():
 
 def test_equal_parts_of_a_mixture_are_one():
     mixtures = Mixtures(2)
-    zero, row = np.zeros(2), np.ones(2)
-    assert mixtures.add([(0, zero, ("a", "x")), (0, zero, ("a", "y"))]) == 0
-    number = mixtures.add([(0, row, ("b", "x")), (0, row, ("b", "y"))])
+    assert mixtures.add([part([0, 0], "a", "x"), part([0, 0], "a", "y")]) == 0
+    number = mixtures.add([part([1, 1], "b", "x"), part([1, 1], "b", "y")])
     assert mixtures.at(np.array([0.5, 1.0]))[0][number] == pytest.approx(1.5)
-    assert mixtures.add([(number, zero, ("c", "x"))]) == number
+    assert mixtures.add([part([0, 0], "c", "x", functions=[(number, 1.0)])]) == number
+    half = mixtures.add([part([0, 0], "d", "x", functions=[(number, 0.5)])])
+    assert mixtures.at(np.array([0.5, 1.0]))[0][half] == pytest.approx(0.75)
     assert mixtures.add([]) == 0
