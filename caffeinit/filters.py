@@ -121,14 +121,27 @@ def save_filters(
     Raises:
         CaffeinitError: there is no convolution with windows. OutputError: the picture cannot be written.
     """
-    found = first_filters(units)
-    if found is None:
-        raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")
-    name, weight = found
+    name, weight = _known_filters(units)
     with replacing(path, force) as temporary:
         save_mosaic(weight, temporary, bgr=is_bgr(channels))
     order = f", {colour_order(channels)}" if weight.shape[1] == 3 else ""
     return f"drew the {len(weight)} filters of {name} to {path}{order}"
+
+
+def check_filters(units: Iterable[Unit]) -> None:
+    """Refuse a net whose filters cannot be drawn.
+
+    Raises:
+        CaffeinitError: there is no convolution with windows.
+    """
+    _known_filters(units)
+
+
+def _known_filters(units: Iterable[Unit]) -> tuple[str, np.ndarray]:
+    found = first_filters(units)
+    if found is None:
+        raise CaffeinitError("the net has no convolution with windows whose filters could be drawn")
+    return found
 
 
 def is_bgr(channels: str | None) -> bool:

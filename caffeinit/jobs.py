@@ -217,14 +217,14 @@ def rescale(
 
 def drawn_by_init(network: Network, layers: Sequence[str] | None) -> set[str]:
     """Return the layers that `init` draws, given those that are chosen by shell patterns."""
-    return select(network.params, layers) | {layer for layer, _ in network.missing}
+    return select(network, layers) | {layer for layer, _ in network.missing}
 
 
 def drawn_by_rescale(network: Network, mode: str, reinit: Sequence[str]) -> set[str]:
     """Return the layers that `rescale` draws: none where the function is kept."""
     if mode in PRESERVING:
         return set()
-    return {layer for layer, _ in network.missing} | select(network.params, reinit)
+    return {layer for layer, _ in network.missing} | select(network, reinit)
 
 
 def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> None:
@@ -249,7 +249,7 @@ def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
     if not network.units:
         raise _no_unit(network)
     check_matched("--layers", layers or (), network.params)
-    return select(network.params, layers)
+    return select(network, layers)
 
 
 def _no_unit(network: Network) -> CaffeinitError:

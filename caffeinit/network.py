@@ -158,6 +158,18 @@ class Network:
         return list(self.graph.outputs)
 
     @cached_property
+    def lenders(self) -> dict[str, str]:
+        """Layer that is no unit of its own, since its arrays are all those of one earlier layer -> that layer."""
+        own = {unit.layer for unit in self.units}
+        first: dict[int, str] = {}
+        found = {}
+        for layer, arrays in self.params.items():
+            owners = {first.setdefault(array.ctypes.data, layer) for array in arrays if array.size}
+            if len(owners) == 1 and not {layer} & {*own, *owners}:
+                (found[layer],) = owners
+        return found
+
+    @cached_property
     def units(self) -> list[Unit]:
         """All units, in graph order, with writable views of their arrays."""
         return find_units(self.graph, self.learned, {value: name for value, (name, _) in self.makers.items()})

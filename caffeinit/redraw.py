@@ -8,7 +8,7 @@ layers that cannot run follow their filler whatever the method, and are not norm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,11 +97,13 @@ class UnitSampler:
         _write(self.unit, drawn, self.notes, self.options.threads)
 
 
-def method_for(name: str, methods: str | Mapping[str, str]) -> str:
-    """Return the method of a layer: one for all, or the last pattern that matches it."""
+def method_for(network: Network, layer: str, methods: str | Mapping[str, str]) -> str:
+    """Return the method of a layer: one for all, or the last whose pattern matches it or one that shares its arrays."""
     if isinstance(methods, str):
         return methods
-    return next((m for pattern, m in reversed(list(methods.items())) if matches(name, pattern)), METHOD)
+    names = [layer, *(name for name, lender in network.lenders.items() if lender == layer)]
+    fitting = (m for pattern, m in reversed(list(methods.items())) if any(matches(name, pattern) for name in names))
+    return next(fitting, METHOD)
 
 
 def draw_network(
@@ -139,7 +141,7 @@ def draw_network(
             if unit.kind != "affine" or is_drawn:
                 drawing.begun.add(unit.name)
             else:
-                method = method_for(unit.layer, methods)
+                method = method_for(network, unit.layer, methods)
                 _draw_unit(drawing, network, unit, method, seed, num_images, options)
     for name, learned in network.learned.items():
         if name not in owned and layers(learned.layer):
@@ -161,7 +163,7 @@ def drawing_memory(
         if unit.kind != "affine" or unit.weight is None or not layers(unit.layer):
             continue
         most = max(most, unit.weight.nbytes)
-        method = find_method(method_for(unit.layer, methods))
+        method = find_method(method_for(network, unit.layer, methods))
         if not method.needs_samples or _without_patches(network.graph, unit):
             continue
         spec = _spec(unit, network.learned[unit.initializers[0]])
@@ -307,8 +309,9 @@ def _follow_filler(array: np.ndarray, learned: Learned, seed: int) -> None:
         array[...] = 0
 
 
-def select(names: Collection[str], patterns: Sequence[str] | None) -> set[str]:
-    """Return the names that match any of the shell patterns; all of them without patterns."""
+def select(network: Network, patterns: Sequence[str] | None) -> set[str]:
+    """Return the layers that match any of the shell patterns, and those whose arrays they share; all without patterns."""
     if patterns is None:
-        return set(names)
-    return {n for n in names if any(matches(n, p) for p in patterns)}
+        return set(network.params)
+    found = {n for n in network.params if any(matches(n, p) for p in patterns)}
+    return found | {lender for name, lender in network.lenders.items() if name in found}

@@ -210,3 +210,16 @@ def test_progress_goes_one_way_to_the_end(job):
     assert seen == sorted(seen)
     assert seen[-1] == 1
     assert len(seen) > 3
+
+
+@pytest.mark.parametrize("methods", [{"two": "pca"}, {"one": "gaussian", "two": "pca"}, {"one": "pca"}])
+def test_shared_weights_are_chosen_by_the_name_of_either_layer(tmp_path, methods):
+    drawn = []
+    (tmp_path / "net.prototxt").write_text(SHARED)
+    for method in (methods, "pca"):
+        net = caffeinit.load(tmp_path / "net.prototxt")
+        assert net.lenders == {"two": "one"}
+        batches = np.random.default_rng(0).standard_normal((16, 8, 12, 10)).astype("f4")
+        caffeinit.init(net, [batches], method=method, layers=["two"])
+        drawn.append(net.params["one"][0])
+    np.testing.assert_array_equal(*drawn)

@@ -26,7 +26,7 @@ from caffeinit.cli.tables import console, print_units, progress
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.files import check_target, is_hdf5, is_onnx
-from caffeinit.filters import save_filters
+from caffeinit.filters import check_filters, save_filters
 from caffeinit.network import Network
 from caffeinit.patterns import check_matched, unmatched
 from caffeinit.preserving import MODES as PRESERVING
@@ -59,6 +59,8 @@ def run_job(
         _check_targets(targets, force, net, weights)
     network = load_network(net, weights, options)
     _check_form(output, net, weights)
+    if filters is not None:
+        check_filters(network.units)
     methods = options.pop("methods")
     given = {
         "beta": options.pop("beta"),

@@ -31,7 +31,7 @@ def kmeans(patches: PatchSet, count: int) -> np.ndarray:
     clusters = max(count, LEAST_CLUSTERS)
     if len(points) <= clusters:
         chosen = patches.rng.permutation(len(points))[:count]
-        patches.notes.append(f"{len(points)} patches are too few for {count} clusters: each is its own centre")
+        patches.notes.append(f"{len(points)} patches are too few to be clustered: each is its own centre")
         return points[chosen]
     centres = cluster(points, clusters, patches.rng, patches.options.clustering_rounds, patches.options.threads)
     lengths = np.linalg.norm(centres, axis=1)

@@ -173,6 +173,16 @@ def test_init_without_normalising_only_measures(cli, place):
     assert not caffeinit.load(place / "net.prototxt", target).params["ip"][1].any()
 
 
+def test_filters_of_a_net_without_windows_are_refused_before_the_work(cli, place):
+    text = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 4 } }"""
+    (place / "flat.prototxt").write_text(text)
+    target = place / "flat.caffemodel"
+    arguments = ("init", place / "flat.prototxt", "--images", place / "pictures", "-o", target)
+    refused(cli(*arguments, "--filters", place / "filters.png"), place, "no convolution with windows")
+    assert not target.exists()
+
+
 def test_filters_are_drawn_on_request(cli, place):
     target = place / "x.caffemodel"
     picture = place / "filters.png"

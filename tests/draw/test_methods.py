@@ -168,7 +168,7 @@ def test_reports_say_what_was_done():
         "37 filled with random rotations of the 27-dimensional whitened space"
     ]
     assert notes("kmeans", _samples(20, 27)[None]) == [
-        "20 patches are too few for 64 clusters: each is its own centre",
+        "20 patches are too few to be clustered: each is its own centre",
         "44 filled with noise shaped by 20 samples",
     ]
     assert notes("zca", _samples(1, 27)[None]) == ["1 input patch to draw from: drawn as gaussian"]
