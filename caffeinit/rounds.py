@@ -43,6 +43,8 @@ from caffeinit.units import Unit
 _SUMS_RIDGE = 1e-3
 # The spread from which on the outputs are given a scale, where sums tie rates to it.
 _REACHABLE = 0.02
+# The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
+_FARTHEST = 6.0
 # Log sizes of values that are as good as foretold: with random weights CaffeNet's then are, with PCA's they are .3 off.
 _CLOSE = 0.15
 # A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
@@ -147,9 +149,8 @@ class Relaxed:
 
         The change is to be made, before rates are measured again.
         """
-        if self._is_new and self.has_sums and (held := self._expected(rates)) > _REACHABLE:
-            self.held = held
-            self._look_at(scale_system(self.network, self.chosen, self.probe.heads, relaxed=True, loose=True))
+        if self._is_new and self.has_sums:
+            self._loosen(rates)
         self._is_new = False
         terms, bends, spread = self._prepare(rates)
         found = balance(terms, self.system.num_unknowns, bends, self._ridge, self._gone)
@@ -163,11 +164,25 @@ class Relaxed:
         self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in bends]
         return Plan(self.system, self.system.expand(unknowns)), expected
 
-    def _expected(self, rates: Mapping[str, UnitRates]) -> float:
-        """Return the least spread that a step is expected to lead to."""
+    def _loosen(self, rates: Mapping[str, UnitRates]) -> None:
+        """Give the outputs a scale, if rates cannot be one without, and need not go far for it."""
+        held = self._foresee(rates)[0]
+        if held <= _REACHABLE:
+            return
+        holding, heads = self.system, self.probe.heads
+        self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True))
+        found = self._foresee(rates)[1]
+        sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]
+        if max(np.abs(size).max() for size in sizes) <= _FARTHEST:
+            self.held = held
+        else:
+            self._look_at(holding)
+
+    def _foresee(self, rates: Mapping[str, UnitRates]) -> tuple[float, np.ndarray]:
+        """Return the least spread that a step is expected to lead to, and its unknowns."""
         terms, bends, _ = self._prepare(rates)
         found = balance(terms, self.system.num_unknowns, bends, self._ridge, self._gone)
-        return _spread_at(terms, found)
+        return _spread_at(terms, found), found
 
     def _prepare(self, rates: Mapping[str, UnitRates]) -> tuple[list[Term], list[Bend], float]:
         """Return the units' terms and the curves, as they are now, and the rates' spread."""

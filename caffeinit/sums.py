@@ -219,6 +219,10 @@ class Sums:
         )
         return [SumGrowth(self.mixtures, number)] if number else []
 
+    def excess(self, value: str, unknowns: np.ndarray) -> float:
+        """Return by how much a value is larger than its scale says, log."""
+        return float(self.mixtures.at(unknowns)[0][self._values.get(value, 0)])
+
     def look(self, batch: Mapping[str, np.ndarray]) -> None:
         """Measure the energies that terms, and what comes back to values, have on some pictures of a batch."""
         terms = [edge for edge in self.mixtures.edges if edge[0] == "value"]

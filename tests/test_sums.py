@@ -203,3 +203,15 @@ def test_equal_parts_of_a_mixture_are_one():
     half = mixtures.add([part([0, 0], "d", "x", functions=[(number, 0.5)])])
     assert mixtures.at(np.array([0.5, 1.0]))[0][half] == pytest.approx(0.75)
     assert mixtures.add([]) == 0
+
+
+def test_outputs_do_not_go_far_for_one_rate(load):
+    text, below = "", "data"
+    for i in range(18):
+        text, below = text + conv(f"d{i}", below) + relu(f"d{i}"), f"d{i}"
+    text += conv("s15", "d17", 5, 1) + conv("s10", "d9", 5, 1) + conv("s7", "d6", 5, 1)
+    net = load(text + total("both", "s15", "s10") + total("all", "both", "s7"))
+    result = caffeinit.init(net, [pictures()])
+    assert 0.1 < net.forward({"data": pictures()})["all"].std() < 10  # it would be 1800
+    assert 0.1 < result.rate_spread < 1
+    assert any("could not be made equal" in note for note in result.notes)
