@@ -160,7 +160,8 @@ class Relaxed:
             to = self._accelerated.restart(self.point, self.keys @ found)
             unknowns, expected = self._go(to - self.point, terms, bends)
         self.moved, self.point = to - self.point, to
-        self._gone = self._gone + unknowns
+        if self.has_sums:  # else rates follow all scales, and steps are small in the end
+            self._gone = self._gone + unknowns
         self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in bends]
         return Plan(self.system, self.system.expand(unknowns)), expected
 
