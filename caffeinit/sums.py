@@ -96,18 +96,13 @@ class Mixtures:
         self._parts.append(found)
         self._rows.append(np.stack([part.row for part in found]))
         self._edges.append([edges for _, edges in apart.values()])
-        self._shares.append(np.zeros(0))
-        self.weigh({})
+        self._shares.append(_log_shares(self._edges[-1], {}))
+        self._known = None
         return len(self._parts) - 1
 
     def weigh(self, energies: Mapping[Edge, float]) -> None:
         """Take the shares of the energies; those of a mixture that are not all known, or no numbers, are equal."""
-        for number, parts in enumerate(self._edges):
-            known = np.array([sum(energies.get(edge, math.nan) for edge in edges) for edges in parts])
-            total = known.sum()
-            sound = bool(np.isfinite(total)) and total > 0
-            with np.errstate(divide="ignore"):
-                self._shares[number] = np.log(known / total if sound else np.full(len(parts), 1 / max(len(parts), 1)))
+        self._shares = [_log_shares(parts, energies) for parts in self._edges]
         self._known = None
 
     def at(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +122,15 @@ class Mixtures:
                     slopes[number] = np.exp(logs - 2 * values[number]) @ rows
             self._known = unknowns.copy(), values, slopes
         return self._known[1:]
+
+
+def _log_shares(parts: Sequence[Sequence[Edge]], energies: Mapping[Edge, float]) -> np.ndarray:
+    """Return the logarithms of the shares that parts have in the energies of all their edges; see `Mixtures.weigh`."""
+    known = np.array([sum(energies.get(edge, math.nan) for edge in edges) for edges in parts])
+    total = known.sum()
+    is_sound = bool(np.isfinite(total)) and total > 0
+    with np.errstate(divide="ignore"):
+        return np.log(known / total if is_sound else np.full(len(parts), 1 / max(len(parts), 1)))
 
 
 def _alone(part: Part) -> int | None:

@@ -1,6 +1,6 @@
 """A start for training: unit channels within layers (`within.py`), then one rate between them (`rounds.py`).
 
-Where layers such as LRN tie the rates to the function, the second step would undo the first in what follows those layers.
+Where layers such as LRN, or sums, tie the rates to the function, the second step would undo the first in what follows.
 So the scales are found on the first batch before all else, and the pass over all pictures gives the channels deviations
 of these sizes, and makes responses uncorrelated that promise to be. What is left to the second step then is small as a
 rule, and made up for on the first batch; where it is not, all pictures are seen again.
