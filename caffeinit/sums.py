@@ -130,7 +130,7 @@ def _log_shares(parts: Sequence[Sequence[Edge]], energies: Mapping[Edge, float])
     total = known.sum()
     is_sound = bool(np.isfinite(total)) and total > 0
     with np.errstate(divide="ignore"):
-        return np.log(known / total if is_sound else np.full(len(parts), 1 / max(len(parts), 1)))
+        return np.asarray(np.log(known / total if is_sound else np.full(len(parts), 1 / max(len(parts), 1))))
 
 
 def _alone(part: Part) -> int | None:
