@@ -299,7 +299,7 @@ def _train(
 def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing) -> Result:
     reports = found.units
     for report in reports:
-        method = drawing.methods.get(report.name)
+        method = drawing.told(report.name)
         if method and report.kind == "affine":
             report.done = f"drawn ({method})" + (f", {report.done}" if report.done else "")
             report.notes = drawing.notes.get(report.name, [])

@@ -62,6 +62,12 @@ class Drawing:
     kept: dict[str, str] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
 
+    def told(self, name: str) -> str:
+        """Return how a unit was drawn, in words; empty where it was not."""
+        method, sampler = self.methods.get(name, ""), self.samplers.get(name)
+        is_blind = sampler is not None and bool(sampler.determined) and not any(sampler.determined)
+        return f"gaussian, for want of data for {method}" if is_blind else method
+
     @property
     def uncorrelated(self) -> dict[str, list[int]]:
         """Unit name -> how many filters of each group promise to respond without correlation, its first; once drawn."""

@@ -223,3 +223,12 @@ def test_shared_weights_are_chosen_by_the_name_of_either_layer(tmp_path, methods
         caffeinit.init(net, [batches], method=method, layers=["two"])
         drawn.append(net.params["one"][0])
     np.testing.assert_array_equal(*drawn)
+
+
+def test_what_pictures_say_nothing_of_is_told_to_be_drawn_as_noise(tmp_path):
+    (tmp_path / "net.prototxt").write_text(SHARED)
+    net = caffeinit.load(tmp_path / "net.prototxt")
+    constant = caffeinit.init(net, [np.ones((16, 8, 12, 10), "f4")], method="pca", balanced=False)
+    assert constant.units[0].done.startswith("drawn (gaussian, for want of data for pca)")
+    varied = np.random.default_rng(0).standard_normal((16, 8, 12, 10)).astype("f4")
+    assert caffeinit.init(net, [varied], method="pca").units[0].done == "drawn (pca), normalised"
