@@ -190,8 +190,12 @@ def find_restorer(
             to follow, which take the noise out again.
         keepers: unit name -> what gives its responses more than their moments back.
     """
-    has_statistics = any(unit.kind == "norm" for unit in network.units)
-    return Restorer() if has_statistics else Keeper(network, pictures, chosen, least, keepers)
+    return Keeper(network, pictures, chosen, least, keepers) if can_restore(network) else Restorer()
+
+
+def can_restore(network: Network) -> bool:
+    """Tell whether moments can be kept: stored statistics are not of one batch."""
+    return not any(unit.kind == "norm" for unit in network.units)
 
 
 def _missed(

@@ -79,6 +79,10 @@ class Balanced:
     changed: bool
 
 
+# Terms of the units, curves, and the spread of the rates as they are.
+_Prepared = tuple[list[Term], list[Bend], float]
+
+
 class Relaxed:
     """Steps towards one rate that change the function; `approach` goes some, and `iterate` can go on from there.
 
@@ -149,43 +153,44 @@ class Relaxed:
 
         The change is to be made, before rates are measured again.
         """
-        if self._is_new and self.has_sums:
-            self._loosen(rates)
-        self._is_new = False
-        terms, bends, spread = self._prepare(rates)
-        found = balance(terms, self.system.num_unknowns, bends, self._ridge, self._gone)
-        to = self._accelerated.next(self.point, self.keys @ found)
-        unknowns, expected = self._go(to - self.point, terms, bends)
-        if self.has_sums and expected > spread:
-            to = self._accelerated.restart(self.point, self.keys @ found)
-            unknowns, expected = self._go(to - self.point, terms, bends)
+        prepared = self._loosened(rates, self._prepare(rates))
+        found = self.keys @ self._solve(prepared)
+        to = self._accelerated.next(self.point, found)
+        unknowns, expected = self._go(to - self.point, prepared)
+        if self.has_sums and expected > prepared[2]:
+            to = self._accelerated.restart(self.point, found)
+            unknowns, expected = self._go(to - self.point, prepared)
         self.moved, self.point = to - self.point, to
         if self.has_sums:  # else rates follow all scales, and steps are small in the end
             self._gone = self._gone + unknowns
-        self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in bends]
+        self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in prepared[1]]
         return Plan(self.system, self.system.expand(unknowns)), expected
 
-    def _loosen(self, rates: Mapping[str, UnitRates]) -> None:
-        """Give the outputs a scale, if rates cannot be one without, and need not go far for it."""
-        held = self._foresee(rates)[0]
+    def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared) -> _Prepared:
+        """Give the outputs a scale, if rates cannot be one without and it need not go far; return what holds then."""
+        if not (self._is_new and self.has_sums):
+            return prepared
+        self._is_new = False
+        held = _spread_at(prepared[0], self._solve(prepared))
         if held <= _REACHABLE:
-            return
+            return prepared
         holding, heads = self.system, self.probe.heads
         self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True))
-        found = self._foresee(rates)[1]
+        loosened = self._prepare(rates)
+        found = self._solve(loosened)
         sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]
         if max(np.abs(size).max() for size in sizes) <= _FARTHEST:
             self.held = held
-        else:
-            self._look_at(holding)
+            return loosened
+        self._look_at(holding)
+        return self._prepare(rates)
 
-    def _foresee(self, rates: Mapping[str, UnitRates]) -> tuple[float, np.ndarray]:
-        """Return the least spread that a step is expected to lead to, and its unknowns."""
-        terms, bends, _ = self._prepare(rates)
-        found = balance(terms, self.system.num_unknowns, bends, self._ridge, self._gone)
-        return _spread_at(terms, found), found
+    def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
+        """Return the unknowns of the best step, or of the best that does as is asked."""
+        terms, bends, _ = prepared
+        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, self._gone)
 
-    def _prepare(self, rates: Mapping[str, UnitRates]) -> tuple[list[Term], list[Bend], float]:
+    def _prepare(self, rates: Mapping[str, UnitRates]) -> _Prepared:
         """Return the units' terms and the curves, as they are now, and the rates' spread."""
         terms = self.terms(rates)
         spread = _spread_at(terms, np.zeros(self.system.num_unknowns))
@@ -207,11 +212,11 @@ class Relaxed:
             term.bends = self._summed[term.unit]
         return terms
 
-    def _go(self, moved: np.ndarray, terms: Sequence[Term], bends: Sequence[Bend]) -> tuple[np.ndarray, float]:
+    def _go(self, moved: np.ndarray, prepared: _Prepared) -> tuple[np.ndarray, float]:
         """Return the unknowns that move the point by so much, and the spread of the rates that is expected then."""
         asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
-        unknowns = balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, self._gone)
-        return unknowns, _spread_at(terms, unknowns)
+        unknowns = self._solve(prepared, asked)
+        return unknowns, _spread_at(prepared[0], unknowns)
 
 
 def _spread_at(terms: Sequence[Term], unknowns: np.ndarray) -> float:

@@ -180,13 +180,13 @@ def find_scales(
         if any(i in scales.values for i in node.input):
             scales.visit(node)
     own = graph.outputs or graph.unused()
-    ends = [scales.values[name].reshape(-1) for name in outputs or own if name in scales.values]
-    for end in ends if loose else ():
-        scales.constraints.tie(ends[0][:1], end)
-    for name in outputs or own if not loose else ():
-        if name in scales.values:
-            kind = "output" if name in own else "head"
-            scales.constraints.pin(scales.values[name], f"net {kind} {name}")
+    ends = {name: scales.values[name].reshape(-1) for name in outputs or own if name in scales.values}
+    first = next(iter(ends.values()), np.zeros(0, int))[:1]
+    for name, labels in ends.items():
+        if loose:
+            scales.constraints.tie(first, labels)
+        else:
+            scales.constraints.pin(labels, f"net {'output' if name in own else 'head'} {name}")
     for name, reason in graph.held.items() if not relaxed else ():
         if name in scales.values:
             scales.constraints.pin(scales.values[name], reason)

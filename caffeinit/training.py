@@ -26,7 +26,7 @@ from caffeinit.network import Network, digest
 from caffeinit.plan import apply
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.responses import ResponseKeeper, refiners
-from caffeinit.restoring import MANY_VALUES, Normalizer, Restorer, Thorough, find_restorer, scale_targets
+from caffeinit.restoring import MANY_VALUES, Normalizer, Restorer, Thorough, can_restore, find_restorer, scale_targets
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
 from caffeinit.sizes import count_pictures, made_for
@@ -107,7 +107,7 @@ def prepare_training(
         return Outcome(reports, peak, [f"the rates of the units were left as they are: {error}"])
     both = _Phases(progress)
     relaxed = work.relaxed(probe)
-    bent = bool(relaxed.system.bonds) or (relaxed.has_sums and work.is_restored)
+    bent = bool(relaxed.system.bonds) or (relaxed.has_sums and can_restore(network))
     if bent:
         done = _bend(work, relaxed, both)
     else:
@@ -117,8 +117,8 @@ def prepare_training(
         done = _Done(reports, peak, left, iterate(relaxed, progress=both.second), relaxed.held)
     reports, found = done.reports, done.found
     if per_channel_rates:
-        restorer = work.keeper() if network.graph.nearly_homogeneous else Restorer()
-        found = _balance_columns(network, probe, restorer, chosen, found)
+        restorer = work.keeper() if bent else Restorer()
+        found = _balance_columns(work, probe, restorer, found)
     for unit, report in zip(network.units, reports, strict=True):
         known = done.left.get(unit.key)
         if not report.done and known not in (None, _numbers(network, unit)):
@@ -128,7 +128,7 @@ def prepare_training(
         _measure_again(network, batches, reports, found)
     both.end()
     outcome = _outcome(network, probe, reports, done.peak, found, foretold)
-    if done.held is not None and found.changed:
+    if done.held is not None and (bent or found.changed):
         outcome.notes.append(_LOOSE.format(np.exp(done.held)))
     if not foretold and not per_channel_rates:
         outcome.notes += _uneven_notes(network.units, reports)
@@ -156,11 +156,6 @@ class _Work:
     def first(self) -> list[Batch]:
         return first_pictures(self.network, self.batches)
 
-    @property
-    def is_restored(self) -> bool:
-        """Whether values are given their sizes again after each step; see `find_restorer`."""
-        return not any(unit.kind == "norm" for unit in self.network.units)
-
     def relaxed(self, probe: RateProbe, before: Relaxed | None = None) -> Relaxed:
         """Return the scales that may change; what was found `before` weights were drawn, where they do not matter.
 
@@ -169,7 +164,7 @@ class _Work:
         late = any(unit.name in self.samplers and self.chosen(unit) for unit in self.network.units)
         if before is not None and not late:
             return before
-        return Relaxed(self.network, probe, self.chosen, learns, self.is_restored)
+        return Relaxed(self.network, probe, self.chosen, learns, can_restore(self.network))
 
     def drawn(self, **more: Any) -> tuple[list[UnitReport], int]:
         """Draw what is to be drawn from data, and normalise; see `normalized`."""
@@ -269,14 +264,13 @@ def _numbers(network: Network, unit: Unit) -> int:
     return digest({name: network.graph.initializers[name] for name in unit.initializers})
 
 
-def _balance_columns(
-    network: Network, probe: RateProbe, restorer: Restorer, chosen: Callable[[Unit], str], found: Balanced
-) -> Balanced:
+def _balance_columns(work: _Work, probe: RateProbe, restorer: Restorer, found: Balanced) -> Balanced:
     """Give the columns of each unit one rate, which keeps the function, and the units one rate again."""
+    network, chosen = work.network, work.chosen
     system = scale_system(network, chosen, probe.heads, relaxed=False)
     plan = plan_column_rates(network, probe.measure(), learns, system)
     apply(network, plan)
-    again = iterate(Relaxed(network, probe, chosen, learns), restorer=restorer)
+    again = iterate(work.relaxed(probe), restorer=restorer)
     scales = {
         unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]
         for unit in network.units
