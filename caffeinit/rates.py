@@ -39,9 +39,8 @@ Batch = Mapping[str, np.ndarray]
 # depends on how many they are. Each piece reads all matrices: where that is most of the work, pieces are larger.
 LARGE_PIECE_PICTURES = MOST_PICTURES
 LARGE_PIECE_BYTES = 1 << 28  # of a larger piece's values
-PASS_BYTES = (
-    3 << 28
-)  # of the values of a piece's forward pass, most of which the way back needs, and of units' gradients
+# Of the values of a piece's forward pass, most of which the way back needs, and of units' gradients.
+PASS_BYTES = 1 << 28
 SEGMENTED_PASS_BYTES = 1 << 27  # the same where weights are so many that they are not in memory at once
 
 
