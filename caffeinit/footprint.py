@@ -26,8 +26,10 @@ from caffeinit.engine.abreast import num_parts
 from caffeinit.engine.shelf import Room
 from caffeinit.engine.staged import MERGED_BYTES
 from caffeinit.engine.stages import Stage, plan_stages
+from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
+from caffeinit.engine.streaming import can_stream
 from caffeinit.errors import CaffeinitError, OptionError
-from caffeinit.forward import PIECE_BYTES, unit_outputs
+from caffeinit.forward import PIECE_BYTES, looked_at, unit_outputs
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.images.batches import Calibration
@@ -55,6 +57,8 @@ class Work:
         passes: a normalising pass goes over all pictures, stage by stage.
         forward: the whole net runs forward, its units' outputs side by side.
         rate_pictures: pictures that rates are measured on; 0 if they are not.
+        rates_held: measurements of them that are in memory at a time: by default the first, the best, and the one that
+            is made.
         kept_outputs: the net's outputs are kept to be compared.
         patches: value -> bytes of the patches that are taken from it.
         drawn: bytes that drawing one unit takes at most.
@@ -63,6 +67,7 @@ class Work:
     passes: bool = False
     forward: bool = False
     rate_pictures: int = 0
+    rates_held: int = 3
     kept_outputs: bool = False
     patches: Mapping[str, int] | None = None
     drawn: int = 0
@@ -106,17 +111,17 @@ def find_room(
     """Return what a limit leaves for kept values; see `bounded`."""
     phases = _phases(network, calibration, work)
     slack = _SLACK + int(_SLACK_PART * limit)
-    name, least = max(phases.items(), key=lambda p: p[1])
-    if least + slack > limit:
-        enough = math.ceil((least + _SLACK) / (1 - _SLACK_PART) / (1 << 20))
+    name, phase = max(phases.items(), key=lambda p: p[1].least)
+    if phase.least + slack > limit:
+        enough = math.ceil((phase.least + _SLACK) / (1 - _SLACK_PART) / (1 << 20))
         raise OptionError(
-            f"--memory-limit {limit >> 20}M is too little: {name} takes about {least >> 20} MB by itself.\n"
+            f"--memory-limit {limit >> 20}M is too little: {name} takes about {phase.least >> 20} MB by itself.\n"
             f"Give {enough}M or more, or a smaller --batch-size (now {_batch_size(calibration)}), which changes last digits"
         )
     room = limit - slack
-    piece = phases["rates"] - phases["weights and libraries"] if "rates" in phases else 0
-    workers = max(1, (room - phases["weights and libraries"]) // piece) if piece else 1
-    return Room(room - phases.get("the pass over the pictures", room), folder, int(min(workers, 1 << 10)))
+    workers = min((1 + (room - p.least) // p.further for p in phases.values() if p.further), default=1)
+    kept = room - phases["the pass over the pictures"].least if work.passes else 0
+    return Room(kept, folder, int(min(workers, 1 << 10)))
 
 
 def resident_bytes() -> int:
@@ -132,8 +137,21 @@ def resident_bytes() -> int:
         raise OptionError("--memory-limit: this system does not tell how much memory a process holds") from None
 
 
-def _phases(network: Network, calibration: Any, work: Work) -> dict[str, int]:
-    """Return what each phase takes at least, the process as it is included."""
+@dataclass(frozen=True)
+class _Phase:
+    """What one phase of a job takes, the process as it is included.
+
+    Attributes:
+        least: bytes that it cannot do without.
+        further: what it takes more for each further piece that runs beside the first; 0 where none does.
+    """
+
+    least: int
+    further: int = 0
+
+
+def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]:
+    """Return the phases of a job."""
     graph = network.graph
     arrays = {a.ctypes.data: a.nbytes for of in network.params.values() for a in of}
     # Arrays of zeros are not in memory before they are drawn.
@@ -141,22 +159,24 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, int]:
     pictures = _pictures(calibration)
     base = resident_bytes() + missing + pictures
     largest = max(arrays.values(), default=0)
-    phases = {"weights and libraries": base}
+    phases = {}
     if network.missing or work.drawn:
-        phases["drawing weights"] = base + max(work.drawn, largest if network.missing else 0)
+        phases["drawing weights"] = _Phase(base + max(work.drawn, largest if network.missing else 0))
     retained = 0
     if work.rate_pictures:
-        piece, kept = _rates(network, work.rate_pictures)
-        phases["weights and libraries"] = base = base + kept
-        phases["rates"] = base + piece
+        piece, kept = _rates(network, work.rate_pictures, work.rates_held)
+        base += kept
+        phases["rates"] = _Phase(base + piece, piece)
         # Where rates are measured before the pass as well, onnxruntime keeps part of what they took.
         retained = piece if graph.nearly_homogeneous else 0
+    phases["weights and libraries"] = _Phase(base)
     if work.passes:
-        phases["the pass over the pictures"] = base + retained + _pass(network, calibration, work)
+        phases["the pass over the pictures"] = _Phase(base + retained + _pass(network, calibration, work))
     if work.forward or (work.rate_pictures and graph.nearly_homogeneous):
         spool = _spool(network, calibration) if work.kept_outputs else 0
-        phases["a forward run"] = base + retained + spool + _forward(network, calibration)
-    phases["writing the file"] = base + largest // 2
+        piece = _forward(network, calibration)
+        phases["a forward run"] = _Phase(base + retained + spool + piece, piece if _streams(network) else 0)
+    phases["writing the file"] = _Phase(base + largest // 2)
     return phases
 
 
@@ -198,16 +218,23 @@ def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
 
 
 def _forward(network: Network, calibration: Any) -> int:
-    """Return what one piece takes: its units' outputs, once in onnxruntime and once as arrays, and what is between."""
-    graph, wanted = network.graph, unit_outputs(network, network.graph.outputs)
+    """Return what one piece takes: its units' outputs, also as arrays where it has them anew, and what is between."""
+    graph, wanted = network.graph, looked_at(network, network.graph.outputs)
+    streams = _streams(network)
+    limit = STREAMED_BYTES if streams else PIECE_BYTES
     pictures = _batch_size(calibration)
     if graph.batch_axis_free:
-        pictures = max(1, min(pictures, PIECE_BYTES // max(1, sum(value_bytes(graph, v, 1) for v in wanted))))
-    outputs = sum(value_bytes(graph, v, pictures) for v in wanted)
-    return 2 * outputs + int(_ARENA * living(graph, wanted, (), pictures))
+        pictures = max(1, min(pictures, limit // max(1, sum(value_bytes(graph, v, 1) for v in wanted))))
+    anew = 0 if streams else 2 * sum(value_bytes(graph, v, pictures) for v in wanted)
+    return anew + int(_ARENA * living(graph, wanted, (), pictures))
 
 
-def _rates(network: Network, pictures: int) -> tuple[int, int]:
+def _streams(network: Network) -> bool:
+    """Tell whether a forward run has several pieces side by side."""
+    return can_stream(network.graph.part(looked_at(network, network.graph.outputs)), network.settings)
+
+
+def _rates(network: Network, pictures: int, held: int) -> tuple[int, int]:
     """Return what one piece takes on its way forward and back, and what is kept of all of them."""
     graph, rows = network.graph, made_for(network.graph)
     pictures = pictures if graph.batch_axis_free else rows
@@ -219,8 +246,7 @@ def _rates(network: Network, pictures: int) -> tuple[int, int]:
     first = probe.batches[0]
     size = len(next(iter(first.values()))) * rows // max(next(iter(graph.inputs.values()))[0], 1)
     squares = sum(_squares(unit, len(probe.batches)) for unit in network.units) if probe.run.is_whole else 0
-    # Of three measurements at a time: the first, the best, and the one that is made.
-    kept = sum(a.nbytes for a in batch.values()) + 3 * squares + probe.run.kept_bytes
+    kept = sum(a.nbytes for a in batch.values()) + held * squares + probe.run.kept_bytes
     piece = max(
         int(_ARENA * living(part, part.outputs, (), made_for(part))) + beside for part, beside in probe.run.steps(size)
     )

@@ -8,14 +8,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
 
 import numpy as np
 
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.resident import Piece, Portion, ResidentSession
 from caffeinit.engine.session import Session, compile_graph
+from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
+from caffeinit.engine.streaming import Streaming, can_stream
+from caffeinit.following import channel_map, followed_units
 from caffeinit.graph import Graph
-from caffeinit.moments import Moments
+from caffeinit.moments import Moments, PictureMoments, picture_moments
 from caffeinit.network import Network
 from caffeinit.rowwise import row_pieces
 from caffeinit.sizes import made_for
@@ -23,38 +28,63 @@ from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
 Found = Mapping[str, np.ndarray | Piece]
+Seen = TypeVar("Seen")
 PIECE_BYTES = 1 << 28  # of values that are held at once
 DEVICE_BYTES = 1 << 30  # the same on a device, which wants many pictures at a time
 
 
 def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
-    """Return the output values of all units, and others.
+    """Return the output values of all units, and others."""
+    return list(dict.fromkeys([*(use.output for unit in network.units for use in unit.uses), *others]))
+
+
+def looked_at(network: Network, others: Sequence[str] = ()) -> list[str]:
+    """Return the outputs of the units whose moments do not follow from another's, and other values.
 
     What is compared before and after a change has to be compiled with the same outputs: onnxruntime fuses what nobody
     looks between, and where much cancels out, that alone moves the net's outputs by a thousandth.
     """
-    return list(dict.fromkeys([*(use.output for unit in network.units for use in unit.uses), *others]))
+    return list(dict.fromkeys([*_axes(network), *others]))
 
 
-def run_pieces(network: Network, batches: Iterable[Values], values: Sequence[str]) -> Iterator[tuple[int, Found]]:
-    """Yield a number of pictures and the values that they give, piece by piece; of units' outputs also the moments.
+def _axes(network: Network) -> dict[str, int]:
+    """Return the outputs of those units -> the axis of their channels."""
+    follow = followed_units(network)
+    return {use.output: use.axis for unit in network.units if unit.key not in follow for use in unit.uses}
 
-    Values that live on a device stay there; `np.asarray` brings one here.
+
+def run_pieces(
+    network: Network, batches: Iterable[Values], values: Sequence[str], see: Callable[[Found, Executor | None], Seen]
+) -> Iterator[tuple[int, Seen]]:
+    """Run a net on piece after piece; yield a number of pictures and what was seen of the values that they give.
+
+    Args:
+        see: gets the values, which are gone after it, and threads to share its work among; without these it is called by
+            several threads at once. What lives on a device stays there; `np.asarray` brings it here.
     """
-    if network.settings.device.resident:
-        yield from _run_resident(network, batches, values)
+    settings = network.settings
+    if settings.device.resident:
+        for count, found in _run_resident(network, batches, values):
+            yield count, see(found, None)
         return
-    session: Session = compile_graph(network.graph, values, network.settings)
-    for piece in cut(network.graph, batches, values, PIECE_BYTES):
-        yield len(next(iter(piece.values()))), session.run({n: piece[n] for n in session.inputs})
+    graph = network.graph
+    part = graph.part(values)
+    if can_stream(part, settings):
+        pieces = cut(graph, batches, values, STREAMED_BYTES)
+        yield from Streaming(part, settings).map(pieces, lambda made: see(made, None))
+        return
+    session: Session = compile_graph(graph, values, settings)
+    with worker_pool(settings.threads or os.cpu_count() or 1) as pool:
+        for piece in cut(graph, batches, values, PIECE_BYTES):
+            yield len(next(iter(piece.values()))), see(session.run({n: piece[n] for n in session.inputs}), pool)
 
 
 def _run_resident(
     network: Network, batches: Iterable[Values], values: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, Piece]]]:
     settings = network.settings
-    axes = {use.output: use.axis for unit in network.units for use in unit.uses}
-    session = ResidentSession(network.graph, values, settings, Portion(settings.device, network.notes), axes=axes)
+    portion = Portion(settings.device, network.notes)
+    session = ResidentSession(network.graph, values, settings, portion, axes=_axes(network))
     for piece in cut(network.graph, batches, values, DEVICE_BYTES):
         feeds = {n: DeviceArray.place(settings.device, piece[n]) for n in session.inputs}
         yield len(next(iter(piece.values()))), session.run(feeds)
@@ -91,15 +121,27 @@ def measure_moments(
     Returns:
         unit's key -> moments.
     """
-    uses = {use.output: (unit.key, use.axis) for unit in network.units for use in unit.uses}
+    follow, axes = followed_units(network), _axes(network)
     found = {unit.key: Moments(unit.num_channels) for unit in network.units}
+    makers = {use.output: unit.key for unit in network.units for use in unit.uses}
+
+    def look(values: Found, pool: Executor | None) -> tuple[dict[str, Sequence[PictureMoments]], Values]:
+        moments = {value: picture_moments(values[value], axis, pool) for value, axis in axes.items()}
+        return moments, kept_values(values, outputs)
+
     done = 0
-    with worker_pool(network.settings.threads or os.cpu_count() or 1) as pool:
-        for count, values in run_pieces(network, batches, unit_outputs(network, outputs)):
-            for value, (key, axis) in uses.items():
-                found[key].update(values[value], axis, pool)
-            see({name: np.asarray(values[name]) for name in outputs})
-            del values  # before the next piece's are made
-            done += count
-            progress(done)
+    for count, (moments, kept) in run_pieces(network, batches, looked_at(network, outputs), look):
+        for value in axes:
+            found[makers[value]].fold(moments[value])
+        see(kept)
+        done += count
+        progress(done)
+    for unit in network.units:
+        if unit.key in follow:
+            found[unit.key] = found[follow[unit.key].key].scaled(*channel_map(unit))
     return found
+
+
+def kept_values(values: Found, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return copies of some values that a piece gave."""
+    return {name: np.array(values[name]) for name in names}

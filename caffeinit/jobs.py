@@ -200,7 +200,7 @@ def rescale(
     if mode in PRESERVING:
         reason = _reasons(network, chosen, holding_reason)
         balances = mode == "balance" or (mode == "preserve" and balanced)
-        work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, kept_outputs=True)
+        work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, rates_held=2, kept_outputs=True)
         with bounded(network, calibration, work, memory_limit, temp_dir):
             found = rescale_preserving(
                 network, calibration, reason, mode, balanced, per_channel_rates, rewrite_lrn, powers_of_two, progress

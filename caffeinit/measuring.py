@@ -152,7 +152,7 @@ def measure(
     if not network.units:
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
-    work = Work(forward=True, rate_pictures=rate_batches * calibration.batch_size)
+    work = Work(forward=True, rate_pictures=rate_batches * calibration.batch_size, rates_held=1)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         return _measure(network, calibration, rate_batches, seed, progress)
 

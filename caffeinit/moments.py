@@ -12,6 +12,7 @@ Method: pairwise update of Chan, Golub & LeVeque, The American Statistician 37(3
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
@@ -37,13 +38,14 @@ class PictureMoments:
 
     Attributes:
         means, squares: (n, C); float32 means, and sums of squared deviations from them.
-        largest: (n, C), or (1, C) of all pictures: largest magnitudes.
+        lowest, highest: (n, C), or (1, C) of all pictures: least and largest values; NaN where these were not looked at.
         positions: values in each channel of each picture.
     """
 
     means: np.ndarray
     squares: np.ndarray
-    largest: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
     positions: int
 
     @classmethod
@@ -54,24 +56,31 @@ class PictureMoments:
             extremes: least and largest values, or nothing where these were not looked at.
         """
         rows = (means.shape[0], means.shape[1])
-        largest = np.abs(np.maximum(extremes[1], -extremes[0])) if extremes else np.full(rows, np.nan)
-        return cls(means.reshape(rows), squares.reshape(rows), largest.reshape(rows), size // max(means.size, 1))
+        unknown = np.full(rows, np.nan)
+        lowest, highest = extremes or (unknown, unknown)
+        means, squares, lowest, highest = (a.reshape(rows) for a in (means, squares, lowest, highest))
+        return cls(means, squares, lowest, highest, size // max(means.size, 1))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return the moments of pictures that were looked at in parts."""
-        means, squares, largest = (
-            np.concatenate([getattr(p, name) for p in parts]) for name in ("means", "squares", "largest")
+        means, squares, lowest, highest = (
+            np.concatenate([getattr(p, name) for p in parts]) for name in ("means", "squares", "lowest", "highest")
         )
-        return cls(means, squares, largest, parts[0].positions)
+        return cls(means, squares, lowest, highest, parts[0].positions)
 
-    def merged(self) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-        """Return count, means, squared deviations and largest magnitudes, (C,) float64, of all pictures together."""
+    def merged(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return count, means and squared deviations, (C,) float64, of all pictures together."""
         count = len(self.means) * self.positions
         exact = self.means.astype(np.float64)
         mean = exact.mean(axis=0) if count else np.zeros(exact.shape[1])
         squares = self.squares.sum(axis=0, dtype=np.float64) + self.positions * ((exact - mean) ** 2).sum(axis=0)
-        return count, mean, squares, self.largest.max(axis=0, initial=0).astype(np.float64)
+        return count, mean, squares
+
+    def extremes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return least and largest values, (C,) float64, of all pictures together."""
+        lowest = self.lowest.min(axis=0, initial=math.inf).astype(np.float64)
+        return lowest, self.highest.max(axis=0, initial=-math.inf).astype(np.float64)
 
 
 class Reduced(Protocol):
@@ -90,14 +99,15 @@ class Moments:
         count: values per channel.
         mean: (C,) float64.
         squares: (C,) float64, sums of squared deviations from the mean.
-        largest: (C,) float64, largest magnitudes; NaN where they were not looked at.
+        lowest, highest: (C,) float64, least and largest values; NaN where they were not looked at.
     """
 
     def __init__(self, num_channels: int) -> None:
         self.count = 0
         self.mean = np.zeros(num_channels)
         self.squares = np.zeros(num_channels)
-        self.largest = np.zeros(num_channels)
+        self.lowest = np.full(num_channels, math.inf)
+        self.highest = np.full(num_channels, -math.inf)
 
     @property
     def std(self) -> np.ndarray:
@@ -108,6 +118,11 @@ class Moments:
     def dead(self) -> np.ndarray:
         """Boolean (C,): channels that do not vary, beyond rounding, and must not be divided by."""
         return ~(self.std > np.maximum(DEAD_RATIO * np.abs(self.mean), SMALLEST_STD))
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Largest magnitude per channel, (C,) float64; 0 of nothing, NaN where it was not looked at."""
+        return np.abs(np.maximum(self.highest, -self.lowest)) if self.count else np.zeros(len(self.mean))
 
     @property
     def max_abs(self) -> float:
@@ -137,10 +152,13 @@ class Moments:
     def fold(self, found: Iterable[PictureMoments]) -> None:
         """Fold in moments of pictures, in order. How they were cut does not show where all have as many positions."""
         for _, parts in itertools.groupby(found, key=lambda part: part.positions):
-            count, mean, squares, largest = PictureMoments.joined(list(parts)).merged()
-            self.merge(count, mean, squares)
-            # NaN must not get lost in a comparison: it is what a caller looks for.
-            self.largest = np.maximum(self.largest, largest)
+            joined = PictureMoments.joined(list(parts))
+            self.merge(*joined.merged())
+            self.reach(*joined.extremes())
+
+    def reach(self, lowest: np.ndarray, highest: np.ndarray) -> None:
+        """Take note of values, (C,) each. NaN is not lost in the comparison: it is what a caller looks for."""
+        self.lowest, self.highest = np.minimum(self.lowest, lowest), np.maximum(self.highest, highest)
 
     def scaled(self, scale: np.ndarray, shift: np.ndarray) -> Moments:
         """Return the moments of scale * x + shift, without looking at x again."""
@@ -148,25 +166,27 @@ class Moments:
         other.count = self.count
         other.mean = self.mean * scale + shift
         other.squares = self.squares * scale * scale
-        other.largest = np.where(shift == 0, self.largest * np.abs(scale), np.nan)
+        if self.count:
+            ends = self.lowest * scale + shift, self.highest * scale + shift
+            other.reach(np.minimum(*ends), np.maximum(*ends))
         return other
 
 
 def picture_moments(
-    values: np.ndarray | Reduced, axis: int = 1, pool: Executor | None = None, magnitudes: bool = True
+    values: np.ndarray | Reduced, axis: int = 1, pool: Executor | None = None, extremes: bool = True
 ) -> Sequence[PictureMoments]:
     """Return the moments of an activation, in parts: of pictures, or of rows where channels are the last axis.
 
     Args:
         values: float32, channels on `axis`.
         pool: threads to share the work among.
-        magnitudes: False leaves the largest ones out, which takes half of the time; they are NaN then.
+        extremes: False leaves least and largest values out, which takes half of the time; they are NaN then.
     """
     found = None if isinstance(values, np.ndarray) else values.moments(axis)
     if found is not None:
         return found
     blocks = as_blocks(np.asarray(values), axis)
-    look = partial(_block_moments, magnitudes=magnitudes)
+    look = partial(_block_moments, extremes=extremes)
     return list(pool.map(look, blocks) if pool else map(look, blocks))
 
 
@@ -185,12 +205,12 @@ def as_blocks(values: np.ndarray, axis: int) -> list[np.ndarray]:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _block_moments(block: np.ndarray, magnitudes: bool = True) -> PictureMoments:
+def _block_moments(block: np.ndarray, extremes: bool = True) -> PictureMoments:
     """Return the moments of one (n, C, P) block."""
     channels, positions = block.shape[1:]
     if block.size == 0:
         nothing = np.zeros((0, channels))
-        return PictureMoments(nothing, nothing, nothing, positions)
+        return PictureMoments(nothing, nothing, nothing, nothing, positions)
     means = (block @ np.ones(positions, np.float32)) / np.float32(positions)
     squares = _squared_deviations(block, means)
     if not np.isfinite(squares).all() and np.isfinite(block).all():
@@ -198,16 +218,15 @@ def _block_moments(block: np.ndarray, magnitudes: bool = True) -> PictureMoments
         wide = block.astype(np.float64)
         means = wide.mean(axis=2)
         squares = ((wide - means[:, :, None]) ** 2).sum(axis=2)
-    largest = _magnitudes(block) if magnitudes else np.full(channels, np.nan)
-    return PictureMoments(means, squares, largest[None], positions)
+    lowest, highest = _extremes(block) if extremes else (np.full(channels, np.nan),) * 2
+    return PictureMoments(means, squares, lowest[None], highest[None], positions)
 
 
-def _magnitudes(block: np.ndarray) -> np.ndarray:
-    """Return the largest magnitude of each channel of a block, (C,)."""
+def _extremes(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and largest values of each channel of a block, (C,) each."""
     # Pictures first, whose numbers follow on each other further than those of one row do.
-    highest, lowest = (block[0], block[0]) if len(block) == 1 else (block.max(axis=0), block.min(axis=0))
-    # abs: of a channel of zeros it would be -0, and its logarithm NaN with a warning.
-    return np.asarray(np.abs(np.maximum(highest.max(axis=1), -lowest.min(axis=1))))
+    lowest, highest = (block[0], block[0]) if len(block) == 1 else (block.min(axis=0), block.max(axis=0))
+    return lowest.min(axis=1), highest.max(axis=1)
 
 
 def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:

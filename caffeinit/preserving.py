@@ -15,7 +15,7 @@ from caffeinit.between import plan_balance, scale_system, spread_of
 from caffeinit.columns import plan_column_rates
 from caffeinit.equalize import plan_unit_deviations
 from caffeinit.errors import CaffeinitError
-from caffeinit.forward import measure_moments, run_pieces, unit_outputs
+from caffeinit.forward import kept_values, looked_at, measure_moments, run_pieces
 from caffeinit.halves import SMALLEST, describe_halves, exact_system, plan_halves, to_powers_of_two
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
@@ -174,11 +174,12 @@ def _plan_in(run: _Run, system: ScaleSystem) -> Plan:
 
 
 def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues, moves: Mapping[str, Difference]) -> None:
-    pieces = run_pieces(run.network, batches, unit_outputs(run.network, kept.names))
+    values = looked_at(run.network, kept.names)
+    pieces = run_pieces(run.network, batches, values, lambda made, pool: kept_values(made, list(moves)))
     for (_, after), before in zip(pieces, kept, strict=True):
         for name, difference in moves.items():
             ranked = before.get(difference.places.value) if difference.places else None
-            difference.see(before[name], np.asarray(after[name]), ranked)
+            difference.see(before[name], after[name], ranked)
     worst = max(moves.values(), key=lambda d: d.relative)
     if not worst.relative <= TOLERANCE:
         cause = _halves_rounded(run) if run.rounded else "rounding is blown up in this net"

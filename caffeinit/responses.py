@@ -96,7 +96,8 @@ class Responses:
         other = Moments(len(moments.mean))
         other.count = moments.count
         other.mean = (matrix @ moments.mean.reshape(self.groups, -1, 1)).reshape(-1)
-        other.largest = np.full(len(moments.mean), np.nan)
+        unknown = np.full(len(moments.mean), np.nan)
+        other.reach(unknown, unknown)
         squares = moments.squares.reshape(self.groups, -1).copy()
         most = self._sums.shape[1]
         part = matrix[:, :most, :most]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -23,15 +23,16 @@ def is_rowwise(graph: Graph) -> bool:
     if not graph.batch_axis_free or not graph.inputs:
         return False
     moving = graph.moving_values()
-    return all(_keeps_rows(node, graph, made_for) for node in graph.nodes if any(o in moving for o in node.output))
+    return all(
+        _keeps_rows(node, graph, made_for, moving) for node in graph.nodes if any(o in moving for o in node.output)
+    )
 
 
-def _keeps_rows(node: onnx.NodeProto, graph: Graph, made_for: int) -> bool:
+def _keeps_rows(node: onnx.NodeProto, graph: Graph, made_for: int, moving: Collection[str]) -> bool:
     rule = find_rule(node)
     if rule is None or not rule.is_rowwise(node, graph):
         return False
-    moving = [i for i in node.input if i and graph.depends_on_input(i)]
-    shapes = [graph.shape(v) for v in (*moving, *(o for o in node.output if o))]
+    shapes = [graph.shape(v) for v in (*(i for i in node.input if i in moving), *(o for o in node.output if o))]
     if not all(shapes) or any(-1 in s for s in shapes):
         return False
     return len({s[0] for s in shapes}) == 1 and shapes[0][0] % made_for == 0

@@ -25,6 +25,7 @@ from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
 from caffeinit.errors import OptionError
+from caffeinit.following import channel_map
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments
 from caffeinit.network import Network
@@ -253,15 +254,8 @@ def _with_folded(correction: Correction, folded: Sequence[Unit]) -> Correction:
     """Return a correction followed by the units that it takes along, as their arrays now are."""
     scale, shift = correction.scale, correction.shift
     for unit in folded:
-        ones = np.ones(len(scale))
-        if unit.kind == "norm":
-            assert unit.mean is not None
-            assert unit.variance is not None
-            share = float(unit.factor[0]) if unit.factor is not None else 1.0
-            inverse = 1 / np.sqrt(unit.variance / share + unit.epsilon)
-            scale, shift = scale * inverse, (shift - unit.mean / share) * inverse
-        gain = ones if unit.weight is None else unit.weight.astype(np.float64)
-        scale, shift = scale * gain, shift * gain + (0 if unit.bias is None else unit.bias.astype(np.float64))
+        gain, more = channel_map(unit)
+        scale, shift = scale * gain, shift * gain + more
     return Correction(scale, shift, correction.dead)
 
 
@@ -293,7 +287,7 @@ def _finish_stage(
         for use in unit.uses:
             part = state.moments[use.output]
             pooled.merge(part.count, part.mean, part.squares)
-            pooled.largest = np.maximum(pooled.largest, part.largest)
+            pooled.reach(part.lowest, part.highest)
         check_finite(state.network, {key: pooled}, batches)
         pooled, matrix = _turn(state, run, unit, pooled)
         if not state.correct:
@@ -353,11 +347,7 @@ def _follow(state: _Pass, value: str, moments: Moments) -> None:
             report.dead = [int(i) for i in np.flatnonzero(moments.dead)]
             report.done = "statistics set"
         else:
-            ones = np.ones(unit.num_channels)
-            found = moments.scaled(
-                ones if unit.weight is None else unit.weight.astype(np.float64),
-                0 * ones if unit.bias is None else unit.bias.astype(np.float64),
-            )
+            found = moments.scaled(*channel_map(unit))
             correction = plan_correction(unit, found, target)
             unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
             after = _report(report, unit, found, correction)

@@ -17,19 +17,19 @@ from caffeinit.graph import Graph, Shape
 _AXES_ARE_INPUTS = {"ReduceSum": 13}  # the opset since when a reduction takes them so; 18 for the others
 
 
-def add_moments(graph: Graph, value: str, axis: int, magnitudes: bool = True) -> list[str]:
+def add_moments(graph: Graph, value: str, axis: int, extremes: bool = True) -> list[str]:
     """Return the values mean, squares, least and largest, (n, C) each up to axes of size 1, of n pictures.
 
     Where channels are the last axis, all rows count as positions of one picture.
 
     Args:
-        magnitudes: False leaves least and largest out.
+        extremes: False leaves least and largest out.
     """
     stacked, over = _stacked(graph, value, axis % len(graph.shape(value)))
     mean = _reduce(graph, "ReduceMean", stacked, over)
     squares = _reduce(graph, "ReduceSumSquare", graph.op("Sub", stacked, mean), over, "ReduceSum")
-    extremes = ("ReduceMin", "ReduceMax") if magnitudes else ()
-    return [mean, squares, *(_reduce(graph, op_type, stacked, over) for op_type in extremes)]
+    ends = ("ReduceMin", "ReduceMax") if extremes else ()
+    return [mean, squares, *(_reduce(graph, op_type, stacked, over) for op_type in ends)]
 
 
 def _stacked(graph: Graph, value: str, axis: int) -> tuple[str, list[int]]:

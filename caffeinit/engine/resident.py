@@ -162,7 +162,7 @@ class ResidentSession:
         inputs: Sequence[str] = (),
         axes: Mapping[str, int] | None = None,
         corrections: Mapping[str, Affine] | None = None,
-        magnitudes: bool = True,
+        extremes: bool = True,
     ) -> None:
         """Compile the part of `graph` that computes `outputs` from `inputs` (and graph inputs).
 
@@ -170,13 +170,13 @@ class ResidentSession:
             axes: outputs whose moments are wanted -> the axis of their channels. Those whose shape depends on the data
                 may be empty, and are not reduced.
             corrections: inputs that are to be corrected first.
-            magnitudes: as in `moments.picture_moments`.
+            extremes: as in `moments.picture_moments`.
         """
         part = graph.part(outputs, inputs)
         self.inputs = list(part.inputs)
         part, self._renamed = with_corrections(part, corrections or {})
         self._axes = {n: axis for n, axis in (axes or {}).items() if n in outputs and min(graph.shape(n)) >= 0}
-        self._moments = {name: add_moments(part, name, axis, magnitudes) for name, axis in self._axes.items()}
+        self._moments = {name: add_moments(part, name, axis, extremes) for name, axis in self._axes.items()}
         self._outputs = list(outputs)
         part.outputs = [*outputs, *(name for names in self._moments.values() for name in names)]
         self._graph, self._settings, self._portion = graph, settings, portion

@@ -74,7 +74,7 @@ class ResidentRun:
             inputs=stage.inputs,
             axes={name: axis for name, axis in self._axes.items() if name in stage.checkpoints},
             corrections={n: c for n, c in corrections.items() if c is not None and n in stage.inputs},
-            magnitudes=False,
+            extremes=False,
         )
         made: dict[str, list[Any]] = {name: [] for name in stage.outputs}
         spent = [n for n in stage.last_use if n in stage.inputs]
@@ -83,7 +83,7 @@ class ResidentRun:
                 made[name].append(piece)
                 self._count(piece.array.nbytes)
                 if name in self._axes:
-                    observe(name, picture_moments(piece, self._axes[name], magnitudes=False))
+                    observe(name, picture_moments(piece, self._axes[name], extremes=False))
             for name in spent:
                 self._count(-feeds[name].array.nbytes)
                 self._kept[name][index] = None

@@ -63,11 +63,12 @@ class Session:
         embedded: the initializers that were built in; changing them later changes nothing here.
     """
 
-    def __init__(self, graph: Graph, settings: Settings, fed: Collection[str] = ()) -> None:
+    def __init__(self, graph: Graph, settings: Settings, fed: Collection[str] = (), steady: bool = False) -> None:
         """Compile a graph.
 
         Args:
             fed: further initializers that are read anew in each run, because they change in between.
+            steady: all runs are of one size, and take the memory that the last one took.
         """
         self.inputs = list(graph.inputs)
         self.outputs = list(graph.outputs)
@@ -76,7 +77,7 @@ class Session:
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = declare(graph, self._weights)
         self._session = start(model, settings)
-        self._run_options = _run_options(settings)
+        self._run_options = None if steady else _run_options(settings)
         self._types = {o.name: o.type for o in self._session.get_outputs()}
         self._read = {i.name for i in self._session.get_inputs()}
 

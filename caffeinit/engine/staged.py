@@ -139,7 +139,7 @@ class StagedRun:
             found = compiled.run(feeds, into)
             return _Begun(pieces, feeds, lambda: (found, {}))
         parts = compiled.run_parts(
-            feeds, into, prepare, lambda made: {n: picture_moments(made[n], magnitudes=False) for n in seen}
+            feeds, into, prepare, lambda made: {n: picture_moments(made[n], extremes=False) for n in seen}
         )
 
         def finish() -> tuple[Arrays, dict[str, list[PictureMoments]]]:
@@ -152,7 +152,7 @@ class StagedRun:
         return _Begun(pieces, feeds, finish)
 
     def _look(self, values: np.ndarray, axis: int) -> Sequence[PictureMoments]:
-        return picture_moments(values, axis, self._threads, magnitudes=False)
+        return picture_moments(values, axis, self._threads, extremes=False)
 
     def _compile(self, stage: Stage) -> Session | Abreast:
         """Return what runs a stage; products of matrices read their weights once, and so take each batch as it is."""
