@@ -20,11 +20,12 @@ from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reas
 from caffeinit.responses import refiners
 from caffeinit.result import NO_SPREAD, Result
 from caffeinit.training import RATE_PICTURES, Outcome, prepare_training
-from caffeinit.units import Learned, Unit
+from caffeinit.units import Unit
 from caffeinit.within import normalize
 
 Progress = Callable[[int, int], None]
 MODES = (*PRESERVING, "normalize")
+NOT_CHOSEN = "not among the chosen layers"
 BETA = 0.1  # mean of channels, as a share of their deviation
 
 
@@ -122,7 +123,7 @@ def init(
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = drawn_by_init(network, layers)
-    reason = _reasons(network, chosen)
+    reason = _training_reasons(network, chosen, drawn)
     work = _training_work(network, drawn, method, calibration.num_images, balanced and normalized)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
@@ -198,9 +199,9 @@ def rescale(
         network.open_numbers()
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     if mode in PRESERVING:
-        reason = _reasons(network, chosen, holding_reason)
+        reason = _preserving_reasons(network, chosen)
         balances = mode == "balance" or (mode == "preserve" and balanced)
-        work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, rates_held=2, kept_outputs=True)
+        work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, kept_outputs=True)
         with bounded(network, calibration, work, memory_limit, temp_dir):
             found = rescale_preserving(
                 network, calibration, reason, mode, balanced, per_channel_rates, rewrite_lrn, powers_of_two, progress
@@ -209,7 +210,7 @@ def rescale(
     work = _training_work(network, drawn, method, calibration.num_images, balanced)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
-        reason = _reasons(network, chosen | drawn)
+        reason = _training_reasons(network, chosen | drawn, drawn)
         found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
@@ -258,17 +259,17 @@ def _no_unit(network: Network) -> CaffeinitError:
     return CaffeinitError(f"no layer with weights can run:{listed(network.skipped)}")
 
 
-def _training_reason(unit: Unit, learned: Mapping[str, Learned]) -> str:
-    return keeping_reason(unit, learned).get(unit.name, "")
+def _preserving_reasons(network: Network, chosen: set[str]) -> Callable[[Unit], str]:
+    """Return what tells why a unit is to be left alone where the function is kept; empty if it is not."""
+    return lambda unit: holding_reason(unit, network.learned) if unit.layer in chosen else NOT_CHOSEN
 
 
-def _reasons(
-    network: Network, chosen: set[str], held: Callable[[Unit, Mapping[str, Learned]], str] = _training_reason
-) -> Callable[[Unit], str]:
-    """Return what tells why a unit is to be left alone; empty if it is not."""
+def _training_reasons(network: Network, chosen: set[str], drawn: set[str]) -> Callable[[Unit], str]:
+    """Return what tells why a unit is to be left alone where a net is made ready to be trained; empty if it is not."""
 
     def reason(unit: Unit) -> str:
-        return held(unit, network.learned) if unit.layer in chosen else "not among the chosen layers"
+        kept = keeping_reason(unit, network.learned, unit.layer in drawn)
+        return kept.get(unit.name, "") if unit.layer in chosen else NOT_CHOSEN
 
     return reason
 

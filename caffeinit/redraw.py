@@ -3,7 +3,8 @@
 Affine units get weights from the methods of `caffeinit.draw`; data-free ones at once, data-driven ones when the pass
 over the net reaches their inputs. Biases start at 0, Scale at 1, BatchNorm at mean 0 and variance 1, everything else at
 what the prototxt's filler says. Up-sampling by bilinear filters, layers whose training is switched off (lr_mult 0) and
-layers that cannot run follow their filler whatever the method, and are not normalised.
+layers that cannot run follow their filler whatever the method, and are not normalised. A layer whose training is switched
+off and that has no filler waits for weights of its own; until these are there it is drawn and normalised like any other.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ def draw_network(
             is_drawn = unit.initializers[0] in owned  # for an earlier unit that it belongs to, too
             owned.update(unit.initializers)
             _begin_unit(unit)
+            if keeping_reason(unit, network.learned, is_drawn=True):
+                _follow_fillers(network, unit, seed)
             if unit.kind != "affine" or is_drawn:
                 drawing.begun.add(unit.name)
             else:
@@ -199,11 +202,18 @@ def _begin_unit(unit: Unit) -> None:
         unit.weight[...] = 1
 
 
+def _follow_fillers(network: Network, unit: Unit, seed: int) -> None:
+    """Set those arrays of a unit that have a filler to what it says."""
+    for name in unit.initializers:
+        if network.learned[name].filler is not None:
+            _follow_filler(network.graph.initializers[name], network.learned[name], seed)
+
+
 def _draw_unit(
     drawing: Drawing, network: Network, unit: Unit, method: str, seed: int, num_images: int, options: DrawOptions
 ) -> None:
     learned = network.learned[unit.initializers[0]]
-    drawing.kept.update(keeping_reason(unit, network.learned))
+    drawing.kept.update(keeping_reason(unit, network.learned, is_drawn=True))
     spec = _spec(unit, learned)
     if unit.name in drawing.kept and learned.filler is not None:
         method = "filler"
@@ -220,15 +230,20 @@ def _draw_unit(
         _write(unit, draw(method, spec, seed, None, options), notes, options.threads)
 
 
-def keeping_reason(unit: Unit, learned: Mapping[str, Learned]) -> dict[str, str]:
-    """Return {unit name: reason} where a unit is to be left as its author set it; empty otherwise."""
+def keeping_reason(unit: Unit, learned: Mapping[str, Learned], is_drawn: bool = False) -> dict[str, str]:
+    """Return {unit name: reason} where a unit is to be left as its author set it; empty otherwise.
+
+    Args:
+        is_drawn: its arrays are drawn, or were in this run.
+    """
     held = next((f"its {of.role} {of.held}" for i in unit.initializers if (of := learned[i]).held), "")
     if held:
         return {unit.name: held}
     filler = learned[unit.initializers[0]].filler
     if filler is not None and getattr(filler, "type", "") == "bilinear":
         return {unit.name: "bilinear up-sampling"}
-    return {unit.name: "its training is switched off (lr_mult 0)"} if unit.frozen and unit.kind != "norm" else {}
+    is_set = unit.kind == "channel" or (unit.kind == "affine" and not (is_drawn and filler is None))
+    return {unit.name: "its training is switched off (lr_mult 0)"} if unit.frozen and is_set else {}
 
 
 def holding_reason(unit: Unit, learned: Mapping[str, Learned]) -> str:
