@@ -22,9 +22,9 @@ from typing import Protocol, Self
 
 import numpy as np
 
-# A channel whose deviation is below this fraction of its mean carries rounding noise only: float32 keeps 6e-8 of the
-# mean, and normalising would blow that noise up to unit size.
-DEAD_RATIO = 1e-5
+# A channel whose deviation is below this fraction of its mean cannot be given another to a thousandth: float32 keeps
+# 6e-8 of the mean. Well below, it carries rounding noise only, which normalising would blow up to unit size.
+DEAD_RATIO = 1e-4
 SMALLEST_STD = 1e-30
 # A difference of sums of squares is taken where the mean's part is at most so many times it: two bits are lost then.
 CANCELLED = 4.0
