@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from caffeinit.errors import CaffeinitError
+from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.files import replacing
 from caffeinit.units import Unit
 
@@ -121,6 +121,7 @@ def save_filters(
     Raises:
         CaffeinitError: there is no convolution with windows. OutputError: the picture cannot be written.
     """
+    check_filters(units, path)
     name, weight = _known_filters(units)
     with replacing(path, force) as temporary:
         save_mosaic(weight, temporary, bgr=is_bgr(channels))
@@ -128,12 +129,15 @@ def save_filters(
     return f"drew the {len(weight)} filters of {name} to {path}{order}"
 
 
-def check_filters(units: Iterable[Unit]) -> None:
-    """Refuse a net whose filters cannot be drawn.
+def check_filters(units: Iterable[Unit], path: str | PathLike[str]) -> None:
+    """Refuse a net whose filters cannot be drawn, and a file that says that it is no PNG.
 
     Raises:
         CaffeinitError: there is no convolution with windows.
+        OptionError: the name ends in another form's.
     """
+    if Path(path).suffix.lower() not in ("", ".png"):
+        raise OptionError(f"--filters {fspath(path)}: what is drawn is a PNG picture; give it a name that ends in .png")
     _known_filters(units)
 
 

@@ -89,7 +89,8 @@ def describe_halves(network: Network, moments: Mapping[str, Moments], plan: Plan
     logs = plan.system.log_factors(plan.scales)
     arrays = {n: network.graph.initializers[n] for n in logs if n in network.learned}
     scaled = {n: np.abs(a * np.exp(logs[n])) for n, a in arrays.items()}
-    for when, found in (("before", {n: np.abs(a) for n, a in arrays.items()}), ("after", scaled)):
+    given = {n: np.abs(a) for n, a in arrays.items()}
+    for when, found in (("before", given), ("after", scaled)) if arrays else ():
         lost = sum(int(((a > 0) & (a < SMALLEST)).sum()) for a in found.values())
         size: dict[str, float] = {}
         for name, array in found.items():

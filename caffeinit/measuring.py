@@ -214,6 +214,8 @@ def _reason(unit: Unit, rates: UnitRates) -> str:
     """Return why a unit that was measured has no rate."""
     if unit.weight is not None and not unit.weight.any():
         return "its weights are all zero"
+    if unit.weight is not None and not np.isfinite(unit.weight).all():
+        return "its weights are not all finite"
     if rates.rate == 0:
         return "no gradient reaches it on these pictures"
     return "" if math.isfinite(rates.rate) else "its gradient is not finite on these pictures"

@@ -34,7 +34,8 @@ def outputs_of(net, batches):
 @pytest.mark.parametrize("piece_bytes", [forward.PIECE_BYTES, 1])
 @pytest.mark.parametrize("name", NETS)
 def test_statistics_are_those_of_all_pictures_however_they_are_cut(name, piece_bytes, monkeypatch):
-    monkeypatch.setattr(forward, "PIECE_BYTES", piece_bytes)
+    for limit in ("PIECE_BYTES", "STREAMED_BYTES"):
+        monkeypatch.setattr(forward, limit, piece_bytes)
     net, batches = NETS[name](), pictures()
     before = {layer: [a.copy() for a in arrays] for layer, arrays in net.params.items()}
     found = caffeinit.measure(net, batches)
@@ -116,7 +117,8 @@ def test_values_that_are_not_finite_are_named_and_json_stays_valid():
     net.params["conv2"][0][0] = np.nan
     report = caffeinit.measure(net, pictures()).to_json()
     assert report["not_finite"] == ["conv2", "ip1", "ip2"]
-    assert "not finite" in report["without_rate"]["conv2"]
+    assert report["without_rate"]["conv2"] == "its weights are not all finite"
+    assert "not finite" in report["without_rate"]["ip1"]
     units = {u["name"]: u for u in report["units"]}
     assert units["conv2"]["out_mean"] is units["conv2"]["max_abs"] is None
     assert units["conv2"]["dead_channels"] == 0

@@ -158,10 +158,21 @@ def patterns(text: str | None) -> list[str] | None:
 
 
 def parse_methods(given: Sequence[str]) -> str | dict[str, str]:
-    """Return one method for all layers, or pattern -> method."""
+    """Return one method for all layers, or pattern -> method.
+
+    Raises:
+        click.BadParameter: a pattern is empty, or has two methods.
+    """
     methods: dict[str, str] = {}
     for text in given:
-        pattern, _, method = text.rpartition("=")
+        pattern, separator, method = text.rpartition("=")
+        if separator and not pattern:
+            raise click.BadParameter(f'"{text}" names no layers before the "="', param_hint="--method")
+        if methods.get(pattern or "*", method) != method:
+            both = f"{methods[pattern or '*']} and {method}"
+            raise click.BadParameter(
+                f"{both} are asked for the same layers ({pattern or 'all'})", param_hint="--method"
+            )
         methods[pattern or "*"] = method
     return methods or "gaussian"
 

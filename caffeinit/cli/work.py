@@ -60,7 +60,7 @@ def run_job(
     network = load_network(net, weights, options)
     _check_form(output, net, weights)
     if filters is not None:
-        check_filters(network.units)
+        check_filters(network.units, filters)
     methods = options.pop("methods")
     given = {
         "beta": options.pop("beta"),

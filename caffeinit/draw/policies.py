@@ -47,14 +47,16 @@ def auto(patches: PatchSet, rows: np.ndarray) -> None:
 def rotations(patches: PatchSet, rows: np.ndarray) -> None:
     """Random orthonormal bases of the whitened space."""
     rank = patches.whitening.rank
-    patches.notes.append(f"{len(rows)} filled with random rotations of the {rank}-dimensional whitened space")
+    patches.notes.append(f"{len(rows)} filters are random rotations of the {rank}-dimensional whitened space")
     mixtures = orthonormal_rows(len(rows), rank, patches.rng)
     rows[...] = patches.whitening.filters(mixtures, patches.options.threads)
 
 
 def balanced(patches: PatchSet, rows: np.ndarray) -> None:
     """Noise with columns after the inputs' rms and leading directions toned down."""
-    patches.notes.append(f"{len(rows)} filled with noise shaped by {len(patches.samples)} samples")
+    patches.notes.append(
+        f"{len(rows)} filters are noise, shaped after the {len(patches.samples)} patches that there are"
+    )
     columns = column_weights(patches.samples)
     directions, damping = _damping(patches, columns)
     # What the damping takes from a column, the column gets beforehand; a second fit damps what that makes leading.
@@ -87,7 +89,7 @@ def _damping(patches: PatchSet, columns: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def gaussian(patches: PatchSet, rows: np.ndarray) -> None:
     """Plain noise."""
-    patches.notes.append(f"{len(rows)} filled with gaussian noise")
+    patches.notes.append(f"{len(rows)} filters are gaussian noise")
     spread = _spread(patches).T
     _noise(patches, rows, lambda chunk: chunk @ spread)
 

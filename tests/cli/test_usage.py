@@ -24,6 +24,13 @@ CASES = [
     ("rescale net.prototxt net.caffemodel x --images pictures", "1 argument too many: x. rescale takes NET [WEIGHTS]"),
     ("inspect net.prototxt net.caffemodel x y", "2 arguments too many: x y. inspect takes NET [WEIGHTS]"),
     ("upgrade a b c", "upgrade takes IN OUT"),
+    (
+        "init net.prototxt -o x.caffemodel --images pictures --method pca --method kmeans",
+        "pca and kmeans are asked for",
+    ),
+    ("init net.prototxt -o x.caffemodel --images pictures --method =pca", "names no layers"),
+    ("init net.prototxt -o x.caffemodel --images pictures --filters x.jpg", "a name that ends in .png"),
+    ("inspect net.prototxt net.caffemodel --filters x.jpg", "a name that ends in .png"),
     ("convert net.onnx -o y.onnx", "net.onnx is an ONNX model already"),
     ("convert net.prototxt -o y.onnx", "Missing argument 'WEIGHTS'"),
 ]

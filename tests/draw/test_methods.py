@@ -165,11 +165,11 @@ def test_reports_say_what_was_done():
 
     assert notes("pca", _samples(500, 27)[None], (20, 3, 3, 3)) == []
     assert notes("pca", _samples(500, 27)[None]) == [
-        "37 filled with random rotations of the 27-dimensional whitened space"
+        "37 filters are random rotations of the 27-dimensional whitened space"
     ]
     assert notes("kmeans", _samples(20, 27)[None]) == [
         "20 patches are too few to be clustered: each is its own centre",
-        "44 filled with noise shaped by 20 samples",
+        "44 filters are noise, shaped after the 20 patches that there are",
     ]
     assert notes("zca", _samples(1, 27)[None]) == ["1 input patch to draw from: drawn as gaussian"]
     assert notes("zca", np.ones((1, 5, 27), np.float32)) == ["input patches do not vary: drawn as gaussian"]

@@ -27,7 +27,7 @@ def filled(policy, samples, count):
 def test_fill_is_different_each_row_and_says_so(policy, num_samples):
     rows, notes = filled(policy, pictures(num_samples, 200), 300)
     assert len(notes) == 1
-    assert notes[0].startswith("300 filled with ")
+    assert notes[0].startswith("300 filters are ")
     directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     assert np.abs(directions @ directions.T - np.eye(300)).max() < 0.9
 
@@ -102,6 +102,6 @@ def test_the_policy_can_be_chosen():
     samples = pictures()[None]
     spec = WeightSpec("fc", (200, 1200))
     drawn = {policy: draw("pca", spec, 0, samples, DrawOptions(fill=policy)) for policy in POLICIES}
-    assert drawn["gaussian"].notes == ["141 filled with gaussian noise"]
+    assert drawn["gaussian"].notes == ["141 filters are gaussian noise"]
     assert np.array_equal(drawn["auto"].weight, drawn["balanced"].weight)
     assert len({result.weight.tobytes() for result in drawn.values()}) == 3
