@@ -1,6 +1,6 @@
 """One forward pass over pictures that measures what every unit puts out, and changes nothing.
 
-One piece of a batch is in memory at a time, however many pictures there are.
+A few pieces of batches are in memory at a time, however many pictures there are.
 """
 
 from __future__ import annotations
@@ -110,13 +110,13 @@ def measure_moments(
     network: Network,
     batches: Iterable[Values],
     outputs: Sequence[str] = (),
-    see: Callable[[Values], None] = lambda values: None,
+    see: Callable[[Found], None] = lambda values: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Moments]:
     """Return the moments of every unit's output, all its uses together, in one forward pass; they may not be finite.
 
     Args:
-        see: gets the values named `outputs`, piece by piece.
+        see: gets the values named `outputs`, piece by piece; on a device they stay there.
         progress: called with the pictures done.
     Returns:
         unit's key -> moments.
@@ -125,7 +125,7 @@ def measure_moments(
     found = {unit.key: Moments(unit.num_channels) for unit in network.units}
     makers = {use.output: unit.key for unit in network.units for use in unit.uses}
 
-    def look(values: Found, pool: Executor | None) -> tuple[dict[str, Sequence[PictureMoments]], Values]:
+    def look(values: Found, pool: Executor | None) -> tuple[dict[str, Sequence[PictureMoments]], Found]:
         moments = {value: picture_moments(values[value], axis, pool) for value, axis in axes.items()}
         return moments, kept_values(values, outputs)
 
@@ -142,6 +142,6 @@ def measure_moments(
     return found
 
 
-def kept_values(values: Found, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return copies of some values that a piece gave."""
-    return {name: np.array(values[name]) for name in names}
+def kept_values(values: Found, names: Sequence[str]) -> Found:
+    """Return some values that a piece gave as copies that last; what lives on a device lasts by itself."""
+    return {n: v if isinstance(v := values[n], Piece) else v.copy() for n in names}

@@ -179,7 +179,7 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues, moves: Mapping
     for (_, after), before in zip(pieces, kept, strict=True):
         for name, difference in moves.items():
             ranked = before.get(difference.places.value) if difference.places else None
-            difference.see(before[name], after[name], ranked)
+            difference.see(before[name], np.asarray(after[name]), ranked)
     worst = max(moves.values(), key=lambda d: d.relative)
     if not worst.relative <= TOLERANCE:
         cause = _halves_rounded(run) if run.rounded else "rounding is blown up in this net"

@@ -8,6 +8,7 @@ the unit reads: through LRN, scales do that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,7 @@ from scipy import linalg
 
 from caffeinit.draw.whitening import RANK_TOLERANCE, largest_signs
 from caffeinit.factors import put
-from caffeinit.moments import Moments, as_blocks
+from caffeinit.moments import Moments, PictureMoments, as_blocks
 from caffeinit.units import Unit
 from caffeinit.workers import each, single_threaded
 
@@ -29,6 +30,24 @@ RIDGE = 1e-2
 # Deviations from which on a mean is taken out first: squares would leave less than four digits of what varies.
 LARGE_MEAN = 30.0
 _BLOCKS = 4  # whose products are in memory at a time
+
+
+class Distant(Protocol):
+    """An activation that lies on a device; see `engine.resident.Piece`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extents."""
+        ...
+
+    def moments(self, axis: int) -> Sequence[PictureMoments] | None:
+        """Return the moments of its channels on `axis`; None if it has to be brought here for that."""
+
+    def products(self, axis: int, centre: np.ndarray) -> np.ndarray:
+        """Return sums of products of the first channels of each group less their centre, and of these with 1."""
+        ...
+
+    def __array__(self) -> np.ndarray: ...
 
 
 class Turner(Protocol):
@@ -63,21 +82,41 @@ class Responses:
         self._sums = np.zeros((self.groups, most))
         self._products = np.zeros((self.groups, most, most))
 
-    def add(self, values: np.ndarray, axis: int) -> None:
+    def add(self, values: np.ndarray | Distant, axis: int) -> None:
         """Fold in a batch of what one use of the unit puts out, channels on `axis`."""
+        if not isinstance(values, np.ndarray):
+            moments = values.moments(axis)
+            if moments is not None:
+                self._add_distant(values, axis, moments)
+                return
+            values = np.asarray(values)
         most = self._sums.shape[1]
         parted = (b.reshape(len(b), self.groups, self.channels, b.shape[2]) for b in as_blocks(values, axis))
         blocks = [block[:, :, :most] for block in parted if block.size]
         if not blocks:
             return
         if self.count == 0:
-            self._centre = _find_centre(blocks[0])
+            self._centre = _find_centre(blocks[0].mean(axis=(0, 3)), blocks[0].std(axis=(0, 3)))
         with single_threaded():
             for start in range(0, len(blocks), _BLOCKS):
                 for sums, products in each(self._look, blocks[start : start + _BLOCKS], self.threads):
                     self._sums += sums
                     self._products += products
         self.count += values.size // (self.groups * self.channels)
+
+    def _add_distant(self, values: Distant, axis: int, moments: Sequence[PictureMoments]) -> None:
+        """Fold in a batch that lies on a device; only the products come from there."""
+        most = self._sums.shape[1]
+        if self.count == 0:
+            found = Moments(self.groups * self.channels)
+            found.fold(moments)
+            means, stds = (a.reshape(self.groups, -1)[:, :most] for a in (found.mean, found.std))
+            self._centre = _find_centre(means.astype(np.float32), stds)
+        nothing = np.zeros((self.groups, most, 1), np.float32)
+        table = values.products(axis, nothing if self._centre is None else self._centre)
+        self._sums += table[:, :-1, -1]
+        self._products += table[:, :-1, :-1]
+        self.count += math.prod(values.shape) // (self.groups * self.channels)
 
     def _look(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return sums and products of a block (n, groups, C/group, P)."""
@@ -190,9 +229,8 @@ class Correlations:
         return np.asarray(turn * stds[:, None] / stds)
 
 
-def _find_centre(block: np.ndarray) -> np.ndarray | None:
-    """Return the means of a block (n, groups, C/group, P), if they are so large that squares would lose what varies."""
-    means, stds = block.mean(axis=(0, 3)), block.std(axis=(0, 3))
+def _find_centre(means: np.ndarray, stds: np.ndarray) -> np.ndarray | None:
+    """Return means (groups, C/group) as (groups, C/group, 1), if they are so large that squares would lose what varies."""
     return means[:, :, None] if (np.abs(means) > LARGE_MEAN * stds).any() else None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from caffeinit.correction import Target, Trust
-from caffeinit.forward import measure_moments
+from caffeinit.forward import Found, measure_moments
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 from caffeinit.responses import ResponseKeeper, Responses
@@ -120,7 +120,7 @@ class Keeper(Restorer):
         seen = [(unit, keeper) for unit in self._network.units if (keeper := self._keepers.get(unit.name))]
         found = {unit.key: Responses(unit, max(keeper.determined, default=0), threads) for unit, keeper in seen}
 
-        def see(values: Mapping[str, np.ndarray]) -> None:
+        def see(values: Found) -> None:
             for unit, _ in seen:
                 for use in unit.uses:
                     found[unit.key].add(values[use.output], use.axis)

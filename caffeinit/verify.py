@@ -9,6 +9,7 @@ from os import PathLike, fspath
 from typing import IO, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from caffeinit.graph import Shape
 from caffeinit.places import Places
@@ -125,7 +126,7 @@ class KeptValues:
     def __exit__(self, *exc: object) -> None:
         self._file.close()
 
-    def keep(self, values: Values) -> None:
+    def keep(self, values: Mapping[str, ArrayLike]) -> None:
         """Keep the values of one batch."""
         for name in self.names:
             np.save(self._file, values[name], allow_pickle=False)

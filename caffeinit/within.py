@@ -328,7 +328,7 @@ def _turn(
     responses = Responses(unit, max(counts), threads)
     for use in unit.uses:
         for piece in run.values(use.output):
-            responses.add(np.asarray(piece), use.axis)
+            responses.add(piece, use.axis)
     matrix = turner.turn(responses)
     if matrix is None:
         return moments, None

@@ -1,8 +1,8 @@
 """What is added to a part of a graph that runs on a device, so that few numbers have to leave it.
 
 Moments of a value: for each picture and channel the mean, the sum of squared deviations from it, the least and the largest
-number, in single precision and two passes as in `moments.py`, which merges them. Vectors: those of a few places, out of a
-whole value. (Corrections of inputs are added by `affine.py`.)
+number, in single precision and two passes as in `moments.py`, which merges them. Products: how channels go together.
+Vectors: those of a few places, out of a whole value. (Corrections of inputs are added by `affine.py`.)
 """
 
 from __future__ import annotations
@@ -74,6 +74,29 @@ def vector_graph(shape: Shape, axis: int, index: Sequence[int]) -> Graph:
         x = graph.op("Transpose", x, perm=[a for a in range(len(shape)) if a != axis] + [axis])
     rows = graph.op("Reshape", x, [-1, shape[axis]])
     graph.outputs = [graph.op("Gather", rows, "index", axis=0, name="vectors")]
+    return graph
+
+
+def product_graph(shape: Shape, axis: int, groups: int, most: int) -> Graph:
+    """Return a graph to (groups, most + 1, most + 1): sums of products of the first `most` channels of each group.
+
+    It takes a value "x" of this shape, channels on `axis`, and what is taken from these channels first, "centre", (groups,
+    most, 1). The last row and column are of a channel of ones: sums, and the number of values.
+    """
+    graph = Graph()
+    graph.batch_axis_free = True
+    axis %= len(shape)
+    x = graph.add_input("x", shape)
+    graph.add_input("centre", (groups, most, 1))
+    if axis == len(shape) - 1 > 0:
+        x = graph.op("Transpose", graph.op("Reshape", x, [-1, shape[axis]]), perm=[1, 0])
+        x = graph.op("Reshape", x, [1, groups, shape[axis] // groups, -1])
+    else:
+        x = graph.op("Reshape", _stacked(graph, x, axis)[0], [0, groups, shape[axis] // groups, -1])
+    x = graph.op("Sub", graph.op("Slice", x, [0], [most], [2]), "centre")
+    x = graph.op("Pad", x, [0, 0, 0, 0, 0, 0, 1, 0], 1.0)
+    products = graph.op("MatMul", x, graph.op("Transpose", x, perm=[0, 1, 3, 2]))
+    graph.outputs = [graph.op("ReduceSum", products, [0], keepdims=0, name="products")]
     return graph
 
 

@@ -1,8 +1,9 @@
 """Running a graph on a device whose memory keeps what goes in and what comes out.
 
 A value stays where it was computed, as a `Piece` for each batch. What leaves the device is named here and nowhere else:
-the moments of each picture's channels (`_run_rows`), vectors at sampled places (`Piece.vectors`), and a value as a whole
-where a caller asks for its numbers, or its shape depends on the data (`Piece.__array__`).
+the moments of each picture's channels (`_run_rows`), how channels go together (`Piece.products`), vectors at sampled
+places (`Piece.vectors`), and a value as a whole where a caller asks for its numbers, or its shape depends on the data
+(`Piece.__array__`).
 
 Where memory runs out in the middle of a run, the batch goes through in halves, which are views of the same pieces; where
 there is none for what is to be kept, it is kept in the machine's memory. Both are said once.
@@ -20,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import helper
 
-from caffeinit.engine.additions import add_moments, vector_graph, whole_graph
+from caffeinit.engine.additions import add_moments, product_graph, vector_graph, whole_graph
 from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
@@ -122,6 +123,18 @@ class Piece:
         found = self._read(key, lambda: vector_graph(self.shape, axis, index.shape), {"index": places})
         found[index < 0] = 0
         return found
+
+    def products(self, axis: int, centre: np.ndarray) -> np.ndarray:
+        """Return sums of products of the first channels of each group, (groups, most + 1, most + 1); see `product_graph`.
+
+        Args:
+            centre: (groups, most, 1) float32, taken from the channels on `axis` first.
+        """
+        groups, most = centre.shape[:2]
+        given = {"centre": DeviceArray.place(self.array.device, centre)}
+        return self._read(
+            ("products", axis, groups, most), lambda: product_graph(self.shape, axis, groups, most), given
+        )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.correction is None:

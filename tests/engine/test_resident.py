@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from caffeinit.engine.stages import plan_stages
 from caffeinit.errors import WeightsError
 from caffeinit.forward import measure_moments
 from caffeinit.moments import Moments
+from caffeinit.responses import Responses
 from caffeinit.within import normalize
 from tests.nets import NETS, NetBuilder, pictures
 
@@ -156,6 +158,27 @@ def test_moments_of_any_layout(shape, axis):
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
     np.testing.assert_allclose(found.std, expected.std, rtol=1e-4)
     np.testing.assert_array_equal(found.largest, expected.largest)
+
+
+@pytest.mark.parametrize("level", [0, 300])  # means that squares would lose what varies beside
+@pytest.mark.parametrize(
+    ("shape", "axis", "most"),
+    [((5, 6, 4, 7), 1, 3), ((5, 6, 4, 7), 1, 2), ((5, 6), 1, 3), ((2, 7, 6), 2, 3), ((2, 4, 6, 3), 2, 3)],
+)
+def test_how_channels_go_together_is_added_up_on_the_device(shape, axis, most, level, monkeypatch):
+    b = NetBuilder(shape=shape)
+    b.graph.outputs = [b.graph.op("Neg", "data", name="y")]
+    session = ResidentSession(b.graph, ["y"], RESIDENT, Portion(RESIDENT.device), axes={"y": axis})
+    rng = np.random.default_rng(0)
+    unit = SimpleNamespace(weight=np.zeros((2, 3, 1)))
+    found, expected = Responses(unit, most), Responses(unit, most)
+    monkeypatch.setattr(DeviceArray, "fetch", None)
+    for _ in range(2):
+        values = rng.normal(level, 1, shape).astype(np.float32)
+        found.add(session.run({"data": DeviceArray.place(RESIDENT.device, values)})["y"], axis)
+        expected.add(-values, axis)
+    assert found.count == expected.count
+    np.testing.assert_allclose(found.covariance(), expected.covariance(), atol=1e-4)
 
 
 def test_large_pictures_cost_no_digits():
