@@ -151,7 +151,7 @@ def _measure_rates(run: _Run, first: Sequence[Batch]) -> None:
         run.notes.append(f"the rates of the units were left as they are: {error}")
         return
     run.rates = run.probe.measure()
-    run.notes += rate_notes(run.probe, run.rates, [u for u in run.network.units if learns(u)])
+    run.notes += rate_notes(run.network, run.probe, run.rates)
 
 
 def _plan(run: _Run) -> Plan:

@@ -41,6 +41,7 @@ RATE_PICTURES = 16
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 _REACHED = 0.02
+_MOST_NAMES = 6
 _LOOSE = (
     "the net's outputs do not deviate by 1: sums tie the units' rates, which would differ from their mean by up to a "
     "factor of {:.3g} with outputs of that size. `--no-balance` leaves them at 1"
@@ -336,7 +337,7 @@ def _outcome(
             report.after = (report.after or report.before).scaled(np.exp(found.scales[key]))
         report.before = _with_rate(report.before, found.before.get(key))
         report.after = _with_rate(report.after, found.after.get(key))
-    notes = rate_notes(probe, found.after, units)
+    notes = rate_notes(network, probe, found.after)
     if foretold:
         notes.append(
             f"means and deviations after balancing are foretold: its last steps were made up for on {RATE_PICTURES} "
@@ -344,9 +345,11 @@ def _outcome(
         )
     if spreads[1] > _REACHED:
         tied = "the graph or what is left alone ties them" if found.rounds == 1 else f"after {found.rounds} rounds"
+        known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}
         notes.append(
             f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
-            f"{np.exp(spreads[1]):.3g} ({tied})"
+            f"{np.exp(spreads[1]):.3g} ({tied}); lowest in {min(known, key=known.__getitem__)}, "
+            f"highest in {max(known, key=known.__getitem__)}"
         )
     return Outcome(reports, peak, notes, spreads)
 
@@ -355,10 +358,15 @@ def _with_rate(stats: UnitStats | None, rates: UnitRates | None) -> UnitStats | 
     return stats.with_rate(rates.rate, rates.rate_cvar) if stats and rates else stats
 
 
-def rate_notes(probe: RateProbe, rates: Mapping[str, UnitRates], units: Iterable[Unit]) -> list[str]:
-    """Return a sentence on each unit that has no rate."""
+def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates]) -> list[str]:
+    """Return a sentence on each unit that has no rate, and one on those whose rates do not count."""
     notes = []
-    for unit in units:
+    frozen = [unit.name for unit in network.units if unit.kind == "affine" and unit.frozen]
+    if frozen:
+        more = f" and {len(frozen) - _MOST_NAMES} more" if len(frozen) > _MOST_NAMES else ""
+        told = ", ".join(frozen[:_MOST_NAMES]) + more
+        notes.append(f"not in the spread of the rates, for their training is switched off (lr_mult 0): {told}")
+    for unit in filter(learns, network.units):
         key = unit.key
         if key in probe.unreached:
             notes.append(f"{unit.name} has no rate: {probe.unreached[key]}")

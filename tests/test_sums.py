@@ -154,6 +154,7 @@ def test_layers_that_are_not_trained_and_wait_for_weights_help_to_make_rates_equ
     assert told.rate_spread < 0.02
     assert measured.rate_spread == pytest.approx(told.rate_spread, abs=1e-3)
     assert not any("outputs do not deviate by 1" in note for note in told.notes)
+    assert any(note.startswith("not in the spread") and note.endswith("uc2, uc1") for note in told.notes)
     assert (net.params["fc1"][0] == np.float32(1e-4)).all()  # as its filler says
     assert {u.name: u.done for u in told.units}[
         "uc1"
@@ -252,4 +253,6 @@ def test_outputs_do_not_go_far_for_one_rate(load):
     result = caffeinit.init(net, [pictures()])
     assert 0.1 < net.forward({"data": pictures()})["all"].std() < 10  # it would be 1800
     assert 0.1 < result.rate_spread < 1
-    assert any("could not be made equal" in note for note in result.notes)
+    told = next(note for note in result.notes if "could not be made equal" in note)
+    rates = {u.name: u.after.rate for u in result.units}
+    assert told.endswith(f"lowest in {min(rates, key=rates.get)}, highest in {max(rates, key=rates.get)}")
