@@ -87,6 +87,7 @@ class Scales:
         self.sums: dict[str, tuple[str, ...]] = {}
         self.unknown_operators: list[str] = []
         self._uses: dict[str, list[tuple[int, Use]]] = {}
+        self._variances: dict[str, list[float]] = {}  # array -> epsilon of each norm that has it as its variance
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Apply a node's rule, and hold what it says nothing about."""
@@ -217,11 +218,20 @@ class Scales:
         for name, uses in self._uses.items():
             self.constraints.reason = f"{name} is used twice"
             known = {n for n, _ in uses}
-            if any(id(n) not in known for n in _readers(name, readers)) or name in self.graph.outputs:
+            if (
+                not self._is_of_one_kind(name)
+                or any(id(n) not in known for n in _readers(name, readers))
+                or name in self.graph.outputs
+            ):
                 self.constraints.reason = f"{name} is also read in another way"
                 self.constraints.tie(uses[0][1].plus, uses[0][1].minus)
             for _, other in uses[1:]:
                 self._equal(uses[0][1], other)
+
+    def _is_of_one_kind(self, name: str) -> bool:
+        """Tell whether one factor is right for all uses: that of a variance, beside epsilon, is not that of its root."""
+        variances = self._variances.get(name, [])
+        return not variances or (len(variances) == len(self._uses[name]) and len(set(variances)) == 1)
 
     def _equal(self, one: Use, other: Use) -> None:
         """State plus - minus = plus' - minus' for arrays that vary along different axes: both differences are equal."""
@@ -338,7 +348,7 @@ class Scales:
             roles["bias"] = source
         floor = None
         if is_learned and inverse:
-            roles |= self._statistics(statistics, inputs, np.full(1, PINNED) if weight else outputs)
+            roles |= self._statistics(node, statistics, inputs, np.full(1, PINNED) if weight else outputs)
             variance = self.graph.initializers[roles["variance"]].reshape(-1).astype(np.float64) * inverse
             epsilon = attribute(node, "epsilon", 1e-5)
             tiny = np.finfo(float).tiny
@@ -349,7 +359,9 @@ class Scales:
         rank = len(self.graph.shape(node.output[0]))
         self.put(node.output[0], outputs.reshape(1, -1, *[1] * (rank - 2)))
 
-    def _statistics(self, found: Sequence[Statistic | None], inputs: Labels, outputs: Labels) -> dict[str, str]:
+    def _statistics(
+        self, node: onnx.NodeProto, found: Sequence[Statistic | None], inputs: Labels, outputs: Labels
+    ) -> dict[str, str]:
         names = {}
         for role, statistic, minus in zip(("mean", "variance"), found, (np.full(1, PINNED), outputs), strict=True):
             assert statistic is not None
@@ -358,6 +370,7 @@ class Scales:
             plus, minus = (a.reshape(*size, -1) for a in (inputs, minus))
             self._uses.setdefault(statistic.initializer, []).append((id(statistic.reader), Use(plus, minus)))
             names[role] = statistic.initializer
+        self._variances.setdefault(names["variance"], []).append(attribute(node, "epsilon", 1e-5))
         return names
 
 

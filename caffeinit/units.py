@@ -215,7 +215,7 @@ def _tell_apart(units: Sequence[Unit], learned: Mapping[str, Learned], makers: M
             own.append(f"{unit.name} ({use.node.name or use.node.output[0]})")
             unit.name = next(name for name in own if name not in names)
             unit.layer = layer if unit.name == layer else unit.layer
-        unit.key = unit.name if first in keys else first
+        unit.key = next(key for key in (first, unit.name, f"{unit.name} ({use.output})") if key not in keys)
         names.add(unit.name)
         keys.add(unit.key)
 

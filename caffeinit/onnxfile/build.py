@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ from caffeinit.inference import IR_VERSION
 from caffeinit.network import Skipped
 from caffeinit.nodes import SUBGRAPHS, node_label
 from caffeinit.onnxfile import calls
+from caffeinit.onnxfile.misfit import misfit
 from caffeinit.opsets import raised
 
 # Operators whose later versions take the same settings and do something else.
@@ -232,8 +233,8 @@ def settle_types(graph: Graph, where: str) -> None:
             unknown += [o for o in node.output if o and not graph.is_typed(o)]
         except (InferenceError, ValidationError) as error:
             raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, _line(error))}") from None
-        if misfit := _misfit(node, graph):
-            raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, misfit)}")
+        if why := misfit(node, graph):
+            raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, why)}")
     if not unknown:
         return
     rng = np.random.default_rng(0)
@@ -263,39 +264,6 @@ def _described(graph: Graph, name: str) -> str:
         return str(graph.shape(name))
     except KeyError:
         return "of unknown shape"
-
-
-def _misfit(node: onnx.NodeProto, graph: Graph) -> str:
-    """Return how many channels a node's arrays are for, and how many it gets, which onnx does not look at; else nothing."""
-    if node.domain or node.op_type not in ("Conv", "ConvTranspose", "BatchNormalization", "Gemm"):
-        return ""
-    if not all(graph.is_typed(v) for v in node.input if v):
-        return ""
-    if node.op_type == "Gemm":
-        return _odd_bias(graph.shape(node.output[0]), [graph.shape(v) for v in node.input[2:] if v])
-    x, weight, *rest = (graph.shape(v) for v in node.input if v)
-    group = attribute(node, "group", 1)
-    if len(x) < 2 or not weight or group < 1 or (node.op_type != "BatchNormalization" and len(weight) != len(x)):
-        return f"its input is {x}, its weight {weight}" + (f", its group {group}" if group < 1 else "")
-    by_kind = {
-        "Conv": (weight[1] * group, weight[0]) if len(weight) > 1 else (0, 0),
-        "ConvTranspose": (weight[0], weight[1] * group) if len(weight) > 1 else (0, 0),
-        "BatchNormalization": (weight[0], weight[0]),
-    }
-    wanted, made = by_kind[node.op_type]
-    if x[1] not in (-1, wanted):
-        return f"its weight {weight} is for {wanted} channels, but its input is {x}"
-    odd = next((s for s in rest if s != (made,)), None)
-    return f"an array of it is {odd}, but should be ({made},)" if odd is not None else ""
-
-
-def _odd_bias(product: Shape, shapes: Sequence[Shape]) -> str:
-    """Return why what is added to a product of matrices does not fit it; else nothing."""
-    for shape in shapes:
-        ends = zip(reversed(shape), reversed(product), strict=False)
-        if len(shape) > len(product) or any(n not in (1, -1, m) and m != -1 for n, m in ends):
-            return f"an array of {shape} cannot be added to a product of {product}"
-    return ""
 
 
 def _line(error: Exception) -> str:
