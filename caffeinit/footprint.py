@@ -237,6 +237,7 @@ def _streams(network: Network) -> bool:
 def _rates(network: Network, pictures: int, held: int) -> tuple[int, int]:
     """Return what one piece takes on its way forward and back, and what is kept of all of them."""
     graph, rows = network.graph, made_for(network.graph)
+    batches = 1 if graph.batch_axis_free else math.ceil(pictures / rows)
     pictures = pictures if graph.batch_axis_free else rows
     batch = {n: np.zeros((pictures * s[0] // rows, *s[1:]), np.float32) for n, s in graph.inputs.items() if s}
     try:
@@ -245,8 +246,8 @@ def _rates(network: Network, pictures: int, held: int) -> tuple[int, int]:
         return 0, 0
     first = probe.batches[0]
     size = len(next(iter(first.values()))) * rows // max(next(iter(graph.inputs.values()))[0], 1)
-    squares = sum(_squares(unit, len(probe.batches)) for unit in network.units) if probe.run.is_whole else 0
-    kept = sum(a.nbytes for a in batch.values()) + held * squares + probe.run.kept_bytes
+    squares = sum(_squares(unit, batches * len(probe.batches)) for unit in network.units) if probe.run.is_whole else 0
+    kept = batches * sum(a.nbytes for a in batch.values()) + held * squares + probe.run.kept_bytes
     piece = max(
         int(_ARENA * living(part, part.outputs, (), made_for(part))) + beside for part, beside in probe.run.steps(size)
     )

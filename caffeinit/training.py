@@ -9,7 +9,6 @@ Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neu
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -282,11 +281,8 @@ def _balance_columns(work: _Work, probe: RateProbe, restorer: Restorer, found: B
 def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
     """Return the first `RATE_PICTURES` pictures as one batch, so that the cut into batches does not show in the rates.
 
-    A net that spells its batch size out gets its first batch.
+    A net that spells its batch size out gets as many batches as have these pictures.
     """
-    if not network.graph.batch_axis_free:
-        return list(itertools.islice(batches, 1))
-    each = {name: shape[0] / made_for(network.graph) for name, shape in network.graph.inputs.items() if shape}
     parts: list[Batch] = []
     num_pictures = 0
     for batch in batches:
@@ -294,6 +290,9 @@ def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
         num_pictures += count_pictures(network.graph, batch)
         if num_pictures >= RATE_PICTURES:
             break
+    if not network.graph.batch_axis_free:
+        return parts
+    each = {name: shape[0] / made_for(network.graph) for name, shape in network.graph.inputs.items() if shape}
     return [
         {
             name: np.concatenate([p[name] for p in parts])[: round(RATE_PICTURES * each[name])]

@@ -179,3 +179,27 @@ def test_frozen_units_and_losses_do_not_count(tmp_path):
     assert RateProbe(net, [{"data": x}]).heads == ["b"]
     result = caffeinit.init(net, [x], layers=["b"])
     assert result.rate_spread == 0
+
+
+def test_a_net_that_spells_a_batch_of_1_out_is_balanced_on_as_many_pictures_as_another(tmp_path):
+    text = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "r" type: "ReLU" bottom: "a" top: "a" }
+layer { name: "flat" type: "Reshape" bottom: "a" top: "flat" reshape_param { shape { dim: %d dim: 144 } } }
+layer { name: "b" type: "InnerProduct" bottom: "flat" top: "b" inner_product_param { num_output: 5 } }"""
+    values = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype("f4")
+    found = []
+    for rows in (0, 1):
+        (tmp_path / "net.prototxt").write_text(text % rows)
+        net = caffeinit.load(tmp_path / "net.prototxt")
+        assert net.graph.batch_axis_free == (rows == 0)
+        rng = np.random.default_rng(1)
+        for arrays in net.params.values():
+            for array in arrays:
+                array[...] = rng.standard_normal(array.shape)
+        net.missing.clear()
+        caffeinit.rescale(net, np.split(values, 16))
+        found.append(net.params)
+    for layer, arrays in found[0].items():
+        for one, other in zip(arrays, found[1][layer], strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
