@@ -13,7 +13,6 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +23,7 @@ from caffeinit.mapped import ScratchArrays
 from caffeinit.ops import find_rule
 from caffeinit.ops.base import PictureGradient
 from caffeinit.products import PRODUCTS, Product
-from caffeinit.sizes import made_for
+from caffeinit.sizes import made_for, numpy_type
 from caffeinit.squares import PictureSquares, ProductSquares, Squares, array_squares
 from caffeinit.units import Unit, Use, grouped_view
 
@@ -43,7 +42,7 @@ class Prepared:
         self._changing = changing
         self._settings = replace(settings, threads=1)
         names = _following(graph, changing)
-        self.arrays = {n: np.empty(graph.shape(n), _dtype(graph, n)) for n in names}
+        self.arrays = {n: np.empty(graph.shape(n), numpy_type(graph, n)) for n in names}
         self._session = Session(graph.part(names), settings, fed=changing) if names else None
 
     def refresh(self) -> None:
@@ -71,15 +70,11 @@ def _following(graph: Graph, changing: Iterable[str]) -> list[str]:
     found, room = [], PREPARED_BYTES
     for name in dict.fromkeys(read):
         if name in fixed and graph.producer(name) and -1 not in (shape := graph.shape(name)):
-            size = math.prod(shape) * _dtype(graph, name).itemsize
+            size = math.prod(shape) * numpy_type(graph, name).itemsize
             if size <= room:
                 found.append(name)
                 room -= size
     return found
-
-
-def _dtype(graph: Graph, value: str) -> np.dtype[Any]:
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(value)))
 
 
 class Way(Enum):

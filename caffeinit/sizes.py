@@ -23,6 +23,11 @@ def count_pictures(graph: Graph, feeds: Mapping[str, np.ndarray]) -> int:
     return len(feeds[name]) * made_for(graph) // shape[0]
 
 
+def numpy_type(graph: Graph, name: str) -> np.dtype:
+    """Return the type of arrays that hold a value."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(name)))
+
+
 def value_bytes(graph: Graph, name: str, pictures: int, moving: bool = True) -> int:
     """Return the bytes of a value for so many pictures; 0 where the data decide on its shape.
 
@@ -35,7 +40,7 @@ def value_bytes(graph: Graph, name: str, pictures: int, moving: bool = True) -> 
         return 0
     if -1 in shape:
         return 0
-    size = math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(name)).itemsize
+    size = math.prod(shape) * numpy_type(graph, name).itemsize
     return size * pictures // made_for(graph) if moving and graph.batch_axis_free else size
 
 

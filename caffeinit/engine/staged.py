@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from caffeinit.engine.abreast import Abreast
 from caffeinit.engine.affine import Affine
@@ -27,6 +26,7 @@ from caffeinit.graph import Graph
 from caffeinit.moments import PictureMoments, picture_moments
 from caffeinit.products import PRODUCTS
 from caffeinit.rowwise import is_rowwise
+from caffeinit.sizes import numpy_type
 from caffeinit.workers import single_threaded
 
 Observer = Callable[[str, Sequence[PictureMoments]], None]
@@ -273,7 +273,7 @@ class StagedRun:
         if self.graph.batch_axis_free:
             first = next(iter(feeds))
             shape = output_shape(shape, self.graph.shape(first)[0], len(feeds[first]))
-        return self._pool.take(shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.graph.elem_type(name))))
+        return self._pool.take(shape, numpy_type(self.graph, name))
 
 
 def _num_bytes(piece: Piece) -> int:

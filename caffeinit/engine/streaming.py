@@ -15,11 +15,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import onnx
 
 from caffeinit.engine.session import Session, Settings, fed_weights, is_segmented, output_shape
 from caffeinit.graph import Graph
 from caffeinit.rowwise import is_rowwise
+from caffeinit.sizes import numpy_type
 from caffeinit.workers import single_threaded
 
 Values = Mapping[str, np.ndarray]
@@ -66,17 +66,13 @@ class Streaming:
         made_for = self._graph.shape(self._session.inputs[0])[0]
         shapes = {n: output_shape(self._graph.shape(n), made_for, count) for n in self._session.outputs}
         if any(n not in kept or len(kept[n]) < shape[0] for n, shape in shapes.items()):
-            kept = self._own.arrays = {n: np.empty(shape, _dtype(self._graph, n)) for n, shape in shapes.items()}
+            kept = self._own.arrays = {n: np.empty(shape, numpy_type(self._graph, n)) for n, shape in shapes.items()}
         return {n: kept[n][: shape[0]] for n, shape in shapes.items()}
 
 
 def _ended(begun: deque[tuple[int, Future[Seen]]]) -> tuple[int, Seen]:
     count, future = begun.popleft()
     return count, future.result()
-
-
-def _dtype(graph: Graph, value: str) -> np.dtype:
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(graph.elem_type(value)))
 
 
 def can_stream(graph: Graph, settings: Settings) -> bool:
