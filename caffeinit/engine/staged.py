@@ -31,7 +31,6 @@ from caffeinit.workers import single_threaded
 
 Observer = Callable[[str, Sequence[PictureMoments]], None]
 Arrays = Mapping[str, np.ndarray]
-BOUNDED_WASTE = 1  # where memory is bounded, a buffer is no larger than what is in it
 AHEAD = 1  # runs that are begun before the last one has ended, or threads would wait for the slowest at its end
 MERGED_BYTES = 1 << 26  # the inputs of a stage of matrix products are merged into one batch up to this size
 
@@ -72,7 +71,7 @@ class StagedRun:
         self.stages = stages
         self.settings = settings
         self._batches = batches
-        self._pool = BufferPool(BOUNDED_WASTE) if settings.room else BufferPool()
+        self._pool = BufferPool(0) if settings.room else BufferPool()
         self._shelf = Shelf(self._pool, settings.room)
         self._threads = ThreadPoolExecutor(settings.cores)
         self._axes = axes or {}
