@@ -1,21 +1,20 @@
 """Unit channels: every channel of every unit gets mean beta and standard deviation 1 on the calibration set.
 
 In topological order, with the units below already done, a unit's weights are divided by the deviation of its output
-and its bias is shifted. The correction is affine, so the output that was measured is corrected in place and nothing is
-computed twice: the whole costs about one forward pass. Where one unit follows directly on another (BatchNorm and Scale
-on a convolution), its moments are known without looking at its output.
+and its bias is shifted. The correction is affine, so the output that was measured is corrected in place, and only what is
+cheaper to compute again is (`keeping.py`): the whole costs about one forward pass. Where one unit follows directly on
+another (BatchNorm and Scale on a convolution), its moments are known without looking at its output.
 Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, Algorithm 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import onnx
 
 from caffeinit.correction import Correction, Target, plan_correction, set_statistics
 from caffeinit.engine.affine import Affine
@@ -27,6 +26,7 @@ from caffeinit.engine.stages import plan_stages
 from caffeinit.errors import OptionError
 from caffeinit.following import channel_map
 from caffeinit.graph import Graph
+from caffeinit.keeping import Kept, keep_little
 from caffeinit.moments import Moments
 from caffeinit.network import Network
 from caffeinit.nonfinite import check_finite
@@ -60,10 +60,9 @@ class _Pass:
     reports: dict[str, UnitReport]
     measured: dict[str, Unit]  # checkpoint value -> unit
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
-    folded: dict[str, list[Unit]]  # value -> following units that its correction takes along
-    rectified: set[str]  # values whose correction takes the ReLU after them along as well
+    kept: Kept  # what becomes of the measured values
     moments: dict[str, Moments]
-    turners: Mapping[str, Turner] = field(default_factory=dict)
+    turners: Mapping[str, Turner]
 
 
 def normalize(
@@ -98,18 +97,19 @@ def normalize(
     if not math.isfinite(beta):
         raise OptionError(f"beta {beta}: has to be a finite number")
     samplers = samplers or {}
-    state = _prepare(network, Target(beta), chosen, correct, targets or {})
-    state.turners = turners or {}
+    state = _prepare(network, Target(beta), chosen, correct, targets or {}, turners or {})
     watch = _Watch(network, samplers)
     watch.see_inputs(batches)
-    graph, instead = _fold(state, set(watch.values))
-    watch.look_at(instead)
+    kept = state.kept = _plan_keeping(state, set(watch.values))
+    watch.look_at(kept.instead)
     together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
-    stages = plan_stages(
-        graph, [*state.measured, *(v for v in watch.values if v not in graph.inputs)], together=together
-    )
+    seen = [v for v in watch.values if v not in network.graph.inputs]
+    checkpoints = [*state.measured, *kept.pooled.values(), *seen]
+    after = {copy: value for value, copy in kept.again.items()}
+    stages = plan_stages(kept.graph, checkpoints, together=together, passed=kept.pooled, after=after)
     axes = {value: _axis(state, value) for value in state.measured}
-    run = start_run(graph, batches, stages, network.settings, axes, network.notes)
+    turned = [use.output for u in state.measured.values() if u.name in state.turners for use in u.uses]
+    run = start_run(kept.graph, batches, stages, network.settings, axes, network.notes, {*watch.values, *turned})
     for number, stage in enumerate(stages):
         _start_stage(state, stage.checkpoints)
         run.run(number, lambda value, moments: state.moments[value].fold(moments))
@@ -182,10 +182,15 @@ def _axis(state: _Pass, value: str) -> int:
 
 
 def _prepare(
-    network: Network, target: Target, chosen: Callable[[Unit], str], correct: bool, targets: Mapping[str, Target]
+    network: Network,
+    target: Target,
+    chosen: Callable[[Unit], str],
+    correct: bool,
+    targets: Mapping[str, Target],
+    turners: Mapping[str, Turner],
 ) -> _Pass:
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
-    state = _Pass(network, target, correct, targets, {}, {}, {}, {}, set(), {})
+    state = _Pass(network, target, correct, targets, {}, {}, {}, Kept(network.graph), {}, turners)
     known: set[str] = set()
     owners: dict[str, str] = {}  # initializer of a unit before -> what becomes of it with that unit
     for unit in network.units:
@@ -213,41 +218,18 @@ def _prepare(
     return state
 
 
-def _fold(state: _Pass, kept: set[str]) -> tuple[Graph, dict[str, str]]:
-    """Return the graph to run, and {value that is not made: value that equals it once corrected}.
+def _plan_keeping(state: _Pass, wanted: Collection[str]) -> Kept:
+    """Return what is kept of the measured values; all of them where none is corrected.
 
-    Units that follow directly on a measured value are left out. They are affine in each channel, so the correction of
-    the kept values takes them along for nothing, where nodes of their own would each go through the memory again. So
-    is a ReLU after them.
+    Values whose channels are mixed before they are corrected are kept whole, as are all of those on a device: it has them
+    in its memory anyway.
     """
     graph = state.network.graph
-    readers = graph.consumers()
-    removed, instead = [], {}
-    for value in state.measured:
-        end = value
-        while len(readers.get(end, [])) == 1 and len(state.following.get(end, [])) == 1:
-            unit = state.following[end][0]
-            use = unit.uses[0]
-            nodes = graph.ancestors([use.output], [end])
-            if end in kept or end in graph.outputs or use.output in kept or readers[end][0] is not use.node:
-                break
-            removed += [n for n in nodes if n.output[0] in (use.node.output[0], use.output)]
-            state.folded.setdefault(value, []).append(unit)
-            end = use.output
-        if (relu := _sole_relu(graph, readers.get(end, []))) and state.correct and end not in kept:
-            removed.append(relu)
-            state.rectified.add(value)
-            end = relu.output[0]
-        if end != value:
-            instead[end] = value
-    return (graph.without(removed, instead) if removed else graph), instead
-
-
-def _sole_relu(graph: Graph, readers: Sequence[onnx.NodeProto]) -> onnx.NodeProto | None:
-    """Return the ReLU that alone reads a value, unless its value is wanted as an output."""
-    if len(readers) == 1 and readers[0].op_type == "Relu" and readers[0].input[0] not in graph.outputs:
-        return readers[0]
-    return None
+    if not state.correct:
+        return Kept(graph)
+    mixed = {v for v, u in state.measured.items() if u.name in state.turners or _axis(state, v) != 1}
+    whole = state.measured if state.network.settings.device.resident else mixed
+    return keep_little(graph, state.measured, state.following, wanted, whole)
 
 
 def _with_folded(correction: Correction, folded: Sequence[Unit]) -> Correction:
@@ -303,9 +285,11 @@ def _finish_stage(
         after = _report(state.reports[key], unit, pooled, correction)
         for use in unit.uses:
             _follow(state, use.output, after)
-            whole = _with_folded(correction, state.folded.get(use.output, []))
-            rectify = use.output in state.rectified
-            run.change(use.output, _as_change(whole, use.axis, rectify, matrix))
+            whole = _with_folded(correction, state.kept.folded.get(use.output, []))
+            rectify = use.output in state.kept.rectified
+            value = state.kept.pooled.get(use.output, use.output)
+            if value not in state.kept.again:
+                run.change(value, _as_change(whole, use.axis, rectify, matrix))
 
 
 def _as_change(correction: Correction, axis: int, rectify: bool, matrix: np.ndarray | None) -> Affine:

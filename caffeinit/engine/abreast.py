@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
@@ -18,9 +18,11 @@ from typing import TypeVar
 import numpy as np
 
 from caffeinit.engine.affine import Affine, with_corrections
-from caffeinit.engine.session import Session, Settings
+from caffeinit.engine.buffers import ThreadMemory
+from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.graph import Graph, Shape
 from caffeinit.rowwise import common_rows
+from caffeinit.sizes import numpy_type
 
 Seen = TypeVar("Seen")
 PART_BYTES = 1 << 22  # of the largest value of a part; a picture at least
@@ -28,26 +30,38 @@ Values = Mapping[str, np.ndarray]
 
 
 class Abreast:
-    """A compiled stage."""
+    """A compiled stage.
+
+    Attributes:
+        corrected: inputs that it corrects first.
+    """
 
     def __init__(
-        self, graph: Graph, settings: Settings, pool: Executor, corrections: Mapping[str, Affine] | None = None
+        self,
+        graph: Graph,
+        settings: Settings,
+        pool: Executor,
+        corrections: Mapping[str, Affine] | None = None,
+        memory: ThreadMemory | None = None,
     ) -> None:
         """Compile a stage for which `is_rowwise` holds.
 
         Args:
+            memory: for outputs that are not kept.
             corrections: inputs that are to be corrected first; `is_cheap` holds for all.
         """
         graph, self._renamed = with_corrections(graph, corrections or {}, cheaply=True)
         self.outputs = list(graph.outputs)
+        self.corrected: Collection[str] = self._renamed.keys()
         self._graph = graph
         self._session = Session(graph, replace(settings, threads=1))
         self._workers = settings.cores
         self._pool = pool
+        self._memory = memory or ThreadMemory()
 
-    def fits(self, feeds: Values, into: Values) -> bool:
-        """Tell whether a run with these arrays can be cut: all have the same pictures, and each output has its array."""
-        return set(into) == set(self.outputs) and len({self._pictures(n, a) for n, a in feeds.items()}) == 1
+    def fits(self, feeds: Values) -> bool:
+        """Tell whether a run with these arrays can be cut: all have the same pictures."""
+        return len({self._pictures(n, a) for n, a in feeds.items()}) == 1
 
     def run(self, feeds: Values, into: Values) -> dict[str, np.ndarray]:
         """Compute all outputs at once; see `Session.run`."""
@@ -59,6 +73,7 @@ class Abreast:
         """Begin to compute all outputs, part by part, into arrays that are given.
 
         Args:
+            into: outputs that are not in it are written into memory of the thread's own, again and again.
             prepare: gets the inputs of each part before it runs, to change them in place.
             look: gets the outputs of each part, while they are in the cache.
         Returns:
@@ -70,12 +85,19 @@ class Abreast:
         bounds = [pictures * number // parts for number in range(parts + 1)]
 
         def run(at: tuple[int, int]) -> Seen:
-            given, made = self._rows(feeds, *at), self._rows(into, *at)
+            given, made = self._rows(feeds, *at), self._rows(into, *at) | self._passing(into, at[1] - at[0])
             prepare(given)
             self._session.run(self._called(given), made)
             return look(made)
 
         return self._pool.map(run, itertools.pairwise(bounds))
+
+    def _passing(self, into: Values, pictures: int) -> dict[str, np.ndarray]:
+        """Return this thread's arrays for the outputs that are not kept."""
+        names = [n for n in self.outputs if n not in into]
+        shapes = [output_shape(self._shape(n), common_rows(self._graph), pictures) for n in names]
+        types = [numpy_type(self._graph, n) for n in names]
+        return dict(zip(names, self._memory.take(list(zip(shapes, types, strict=True))), strict=True))
 
     def _called(self, feeds: Values) -> dict[str, np.ndarray]:
         return {self._renamed.get(name, name): array for name, array in feeds.items()}

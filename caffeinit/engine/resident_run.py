@@ -6,7 +6,7 @@ Corrections of kept values are not applied in place but where a later stage read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,18 @@ def start_run(
     settings: Settings,
     axes: Mapping[str, int],
     notes: list[str],
+    looked_at: Collection[str] = (),
 ) -> StagedRun | ResidentRun:
     """Return a pass whose kept values live where the settings say.
 
     Args:
         axes: checkpoints whose moments are wanted -> the axis of their channels.
         notes: takes a sentence when a device's memory has run out.
+        looked_at: values that `values` will be asked for.
     """
     if settings.device.resident:
         return ResidentRun(graph, batches, stages, settings, axes, notes)
-    return StagedRun(graph, batches, stages, settings, axes)
+    return StagedRun(graph, batches, stages, settings, axes, looked_at)
 
 
 class ResidentRun:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from caffeinit.engine.abreast import Abreast
 from caffeinit.engine.affine import Affine
-from caffeinit.engine.buffers import BufferPool
+from caffeinit.engine.buffers import BufferPool, ThreadMemory
 from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
@@ -57,6 +57,7 @@ class StagedRun:
         batches: input -> array dictionaries; iterated over once for each stage that needs them afresh.
         stages: from `plan_stages`.
         axes: checkpoints whose moments are wanted -> the axis of their channels.
+        looked_at: values that `values` will be asked for, and that are kept for it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class StagedRun:
         stages: Sequence[Stage],
         settings: Settings,
         axes: Mapping[str, int] | None = None,
+        looked_at: Collection[str] = (),
     ) -> None:
         self.graph = graph
         self.stages = stages
@@ -74,8 +76,10 @@ class StagedRun:
         self._pool = BufferPool(0) if settings.room else BufferPool()
         self._shelf = Shelf(self._pool, settings.room)
         self._threads = ThreadPoolExecutor(settings.cores)
+        self._memory = ThreadMemory()
         self._axes = axes or {}
         self._kept: dict[str, list[Piece]] = {}
+        self._looked_at = looked_at
         self._changes: dict[str, Affine] = {}  # of what is kept, still to be made
         self._announced: set[str] = set()  # those of them that the shelf makes to what is in its file
 
@@ -88,11 +92,13 @@ class StagedRun:
     def run(self, number: int, observe: Observer) -> None:
         """Run stage `number` over all pieces; `observe(checkpoint, its moments)` is called for each."""
         stage = self.stages[number]
-        compiled = self._compile(stage)
-        for name in stage.inputs:
-            if name in self._changes:
-                self._announce(name)
-        made: dict[str, list[Piece]] = {name: [] for name in stage.outputs}
+        compiled = self._compile(number)
+        within = compiled.corrected if isinstance(compiled, Abreast) else ()
+        here = [n for n in stage.inputs if n in self._changes and n not in within]
+        for name in here:
+            self._announce(name)
+        passing = self._passing(number)
+        made: dict[str, list[Piece]] = {name: [] for name in stage.outputs if name not in passing}
         spent = [n for n in stage.last_use if n in stage.inputs]
         begun: deque[_Begun] = deque()
         ahead = 0 if self.settings.room else AHEAD
@@ -102,44 +108,53 @@ class StagedRun:
             found, moments = piece.finish()
             for name in stage.checkpoints:
                 if name in self._axes:
-                    observe(name, moments.get(name) or self._look(found[name], self._axes[name]))
+                    observe(name, moments.get(name) or self._look(name, found[name], self._threads))
             for name, given in piece.given.items():
                 self._shelf.leave(given, piece.feeds[name], name in spent)
             for name, values in found.items():
-                made[name].append(self._shelf.put(values))
+                if name in made:
+                    made[name].append(self._shelf.put(values))
+                else:
+                    self._pool.give_back(values)
 
         for pieces in self._feeds(number):
-            begun.append(self._begin(compiled, stage, pieces))
+            begun.append(self._begin(compiled, pieces, here, passing))
             if len(begun) > ahead:
                 finish()
         while begun:
             finish()
-        for name in stage.inputs:
+        for name in here:
             self._taken(name)
         self._kept.update(made)
         for name in spent:
-            del self._kept[name]
+            self._forget(name)
 
-    def _begin(self, compiled: Session | Abreast, stage: Stage, pieces: Mapping[str, Piece]) -> _Begun:
-        """Start a run; what is made in parts goes on while the next one is started."""
+    def _begin(
+        self, compiled: Session | Abreast, pieces: Mapping[str, Piece], here: Collection[str], passing: Collection[str]
+    ) -> _Begun:
+        """Start a run; what is made in parts goes on while the next one is started.
+
+        Args:
+            here: inputs that are to be changed in place.
+            passing: outputs that are looked at in parts, and not kept.
+        """
         feeds = {n: self._shelf.get(p) for n, p in pieces.items()}
-        into = {n: a for n in stage.outputs if (a := self._allocate(n, feeds)) is not None}
-        changed = [n for n, p in pieces.items() if n in self._changes and isinstance(p, np.ndarray)]
-        # A part of a value whose channels come last would be cut into other rows than the whole.
-        seen = [n for n, axis in self._axes.items() if n in into and axis == 1 and into[n].ndim > 2]
+        cut = isinstance(compiled, Abreast) and compiled.fits(feeds)
+        kept = [n for n in compiled.outputs if not cut or n not in passing]
+        into = {n: a for n in kept if (a := self._allocate(n, feeds)) is not None}
+        changed = [n for n in here if n in self._changes and isinstance(pieces[n], np.ndarray)]
+        seen = [n for n in compiled.outputs if self._is_seen_in_parts(n)]
 
         def prepare(given: Arrays) -> None:
             for name in changed:
                 self._changes[name]([given[name]])
 
-        if not isinstance(compiled, Abreast) or not compiled.fits(feeds, into):
+        if not isinstance(compiled, Abreast) or not cut or len(into) < len(kept):
             for name in changed:
                 self._changes[name]([feeds[name]], pool=self._threads)
             found = compiled.run(feeds, into)
             return _Begun(pieces, feeds, lambda: (found, {}))
-        parts = compiled.run_parts(
-            feeds, into, prepare, lambda made: {n: picture_moments(made[n], extremes=False) for n in seen}
-        )
+        parts = compiled.run_parts(feeds, into, prepare, lambda made: {n: self._look(n, made[n]) for n in seen})
 
         def finish() -> tuple[Arrays, dict[str, list[PictureMoments]]]:
             moments: dict[str, list[PictureMoments]] = {name: [] for name in seen}
@@ -150,25 +165,51 @@ class StagedRun:
 
         return _Begun(pieces, feeds, finish)
 
-    def _look(self, values: np.ndarray, axis: int) -> Sequence[PictureMoments]:
-        return picture_moments(values, axis, self._threads, extremes=False)
+    def _passing(self, number: int) -> set[str]:
+        """Return what a stage makes to be looked at in parts only: nobody reads it later."""
+        stage = self.stages[number]
+        if not self._is_cut(number):
+            return set()
+        unread = {n for n in stage.outputs if n in stage.last_use and n not in self._looked_at}
+        return {n for n in unread if self._is_seen_in_parts(n)}
 
-    def _compile(self, stage: Stage) -> Session | Abreast:
+    def _is_seen_in_parts(self, name: str) -> bool:
+        """Tell whether the moments of a value are those of its parts; with channels last these would have other rows."""
+        return self._axes.get(name) == 1 and len(self.graph.shape(name)) > 2
+
+    def _look(self, name: str, values: np.ndarray, pool: Executor | None = None) -> Sequence[PictureMoments]:
+        return picture_moments(values, self._axes[name], pool, extremes=False)
+
+    def _compile(self, number: int) -> Session | Abreast:
         """Return what runs a stage; products of matrices read their weights once, and so take each batch as it is."""
-        part = self.graph.part(stage.outputs, stage.inputs)
-        if is_rowwise(part) and not self._has_product(stage):
-            return Abreast(part, self.settings, self._threads, self._corrected_within(stage))
-        return Session(part, self.settings)
+        if self._is_cut(number):
+            within = self._corrected_within(number)
+            return Abreast(self._part(number), self.settings, self._threads, within, self._memory)
+        return Session(self._part(number), self.settings)
 
-    def _corrected_within(self, stage: Stage) -> dict[str, Affine]:
-        """Return the changes of inputs that a stage is to make: nobody else reads them, and there they cost little."""
+    def _part(self, number: int) -> Graph:
+        stage = self.stages[number]
+        return self.graph.part(stage.outputs, stage.inputs)
+
+    def _is_cut(self, number: int) -> bool:
+        """Tell whether a stage runs on parts of a batch side by side; one with products of matrices does not."""
+        return is_rowwise(self._part(number)) and not self._has_product(self.stages[number])
+
+    def _corrected_within(self, number: int) -> dict[str, Affine]:
+        """Return the changes of inputs that a stage is to make; there they cost little.
+
+        Where more than one stage is still to read a value after it, it is changed in place once and for all.
+        """
+        stage = self.stages[number]
         if len({len(self._kept.get(n, ())) for n in stage.inputs}) > 1:
             return {}
-        pending = {n: self._changes[n] for n in stage.inputs if n in self._changes and n in stage.last_use}
-        cheap = {n: change for n, change in pending.items() if change.is_cheap(self.graph.shape(n))}
-        for name in cheap:
-            self._taken(name)
-        return cheap
+        found = {}
+        for name in stage.inputs:
+            later = sum(name in s.inputs for s in self.stages[number + 1 :])
+            change = self._changes.get(name)
+            if change is not None and later <= 1 and change.is_cheap(self.graph.shape(name)):
+                found[name] = change
+        return found
 
     def values(self, name: str) -> Iterable[np.ndarray]:
         """Return the pieces of a kept value, each to be looked at before the next."""
@@ -201,9 +242,12 @@ class StagedRun:
     def release(self, number: int) -> None:
         """Give up what stage `number` made and no later stage reads."""
         for name in self.stages[number].last_use:
-            self._taken(name)
-            for piece in self._kept.pop(name, []):
+            for piece in self._forget(name):
                 self._shelf.drop(piece)
+
+    def _forget(self, name: str) -> list[Piece]:
+        self._taken(name)
+        return self._kept.pop(name, [])
 
     def _feeds(self, number: int) -> Iterator[dict[str, Piece]]:
         """Yield what each run of a stage is fed."""

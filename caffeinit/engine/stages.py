@@ -35,19 +35,26 @@ class Stage:
 
 
 def plan_stages(
-    graph: Graph, checkpoints: Sequence[str], targets: Sequence[str] = (), together: Sequence[Sequence[str]] = ()
+    graph: Graph,
+    checkpoints: Sequence[str],
+    targets: Sequence[str] = (),
+    together: Sequence[Sequence[str]] = (),
+    passed: Collection[str] = (),
+    after: Mapping[str, str] | None = None,
 ) -> list[Stage]:
     """Return the stages that make every checkpoint, and then the `targets`, in order.
 
     Args:
         together: groups of checkpoints that must fall into one stage; none may depend on another of its group.
+        passed: checkpoints that are looked at only, so that who reads them need not wait.
+        after: value -> checkpoint that has to be complete before it is made, though it is not made of it.
 
     A node runs in the last stage that is early enough for all its readers, so that what is kept between stages is the
     checkpoint itself and not everything computed from it.
     """
     moving = graph.moving_values()
     wanted = set(checkpoints)
-    levels = _levels_together(graph, wanted, moving, together)
+    levels = _levels_together(graph, wanted.difference(passed), moving, together, after or {})
     placed = _place(graph, wanted, set(targets), levels, moving)
     stages = [Stage() for _ in range(1 + max(placed.values(), default=-1))]
     _connect(graph, stages, placed, wanted, set(targets), moving)
@@ -55,12 +62,16 @@ def plan_stages(
 
 
 def _levels_together(
-    graph: Graph, checkpoints: Collection[str], moving: Collection[str], together: Sequence[Sequence[str]]
+    graph: Graph,
+    checkpoints: Collection[str],
+    moving: Collection[str],
+    together: Sequence[Sequence[str]],
+    after: Mapping[str, str],
 ) -> dict[str, int]:
     """Return the levels with every group on one; raising one member may raise what depends on it, so until at rest."""
     least: dict[str, int] = {}
     while True:
-        levels = _levels(graph, checkpoints, moving, least)
+        levels = _levels(graph, checkpoints, moving, least, after)
         wanted = {member: max(levels[m] for m in group) for group in together for member in group}
         if wanted == {m: levels[m] for m in wanted}:
             return levels
@@ -69,12 +80,17 @@ def _levels_together(
 
 
 def _levels(
-    graph: Graph, checkpoints: Collection[str], moving: Collection[str], least: Mapping[str, int]
+    graph: Graph,
+    checkpoints: Collection[str],
+    moving: Collection[str],
+    least: Mapping[str, int],
+    after: Mapping[str, str],
 ) -> dict[str, int]:
     """Return for each moving value the first stage in which it can be computed, not below `least`."""
     levels = dict.fromkeys(graph.inputs, 0)
     for node in graph.nodes:
         below = [levels[i] + (i in checkpoints) for i in node.input if i in moving]
+        below += [levels[after[o]] + 1 for o in node.output if o in after]
         if below:
             levels.update({o: max(*below, least.get(o, 0)) for o in node.output if o})
     return levels

@@ -67,7 +67,7 @@ def test_parts_give_the_bytes_of_the_whole(name: str, pictures: int) -> None:
     into = {"z": np.full_like(whole, np.nan)}
     with ThreadPoolExecutor(3) as pool:
         cut = Abreast(graph, dataclasses.replace(Settings(), threads=3), pool)
-        assert cut.fits({"x": x}, into)
+        assert cut.fits({"x": x})
         seen = list(cut.run_parts({"x": x}, into, lambda given: None, lambda made: len(made["z"])))
     np.testing.assert_array_equal(into["z"], whole)
     assert sum(seen) == pictures
