@@ -27,6 +27,7 @@ from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, re
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
+from caffeinit.onnxfile.spelt import find_spelt
 from caffeinit.onnxfile.tensors import Tensor
 from caffeinit.ops import find_rule
 from caffeinit.opsets import check_opset
@@ -192,6 +193,7 @@ def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, list[Skipp
     built = build_graph(plain, shapes)
     graph = free_batch(built.graph, declares_batch(plain.inputs), plain.where)
     graph, computed = work_out(graph)
+    graph.nearly_homogeneous.update(find_spelt(graph))
     return graph, built.skipped, computed
 
 
