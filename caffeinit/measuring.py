@@ -26,6 +26,7 @@ from caffeinit.network import Network, Skipped, listed
 from caffeinit.nonfinite import describe_first
 from caffeinit.rates import RateProbe, UnitRates, known_spread
 from caffeinit.result import NO_SPREAD, UnitStats, finite
+from caffeinit.training import RATE_PICTURES, first_pictures
 from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
@@ -130,7 +131,7 @@ def measure(
     network: Network,
     images: Any,
     *,
-    rate_batches: int = 1,
+    rate_batches: int | None = None,
     seed: int = 0,
     memory_limit: int | None = None,
     temp_dir: str | PathLike[str] | None = None,
@@ -140,25 +141,26 @@ def measure(
 
     Args:
         images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
-        rate_batches: the rates are measured on so many batches; 0 leaves them out.
+        rate_batches: the rates are measured on so many batches, on 16 pictures by default; 0 leaves them out.
         seed: of the noise that stands for a gradient on the outputs.
         memory_limit, temp_dir: as for `jobs.init`.
         progress: called with pictures done and pictures in all.
     Raises:
         CaffeinitError: no layer has weights and can run, or the pictures do not fit.
     """
-    if rate_batches < 0:
+    if rate_batches is not None and rate_batches < 0:
         raise OptionError(f"rate_batches is {rate_batches}: it must be at least 0")
     if not network.units:
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
-    work = Work(forward=True, rate_pictures=rate_batches * calibration.batch_size, rates_held=1)
+    rate_pictures = RATE_PICTURES if rate_batches is None else rate_batches * calibration.batch_size
+    work = Work(forward=True, rate_pictures=rate_pictures, rates_held=1)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         return _measure(network, calibration, rate_batches, seed, progress)
 
 
 def _measure(
-    network: Network, calibration: Any, rate_batches: int, seed: int, progress: Callable[[int, int], None]
+    network: Network, calibration: Any, rate_batches: int | None, seed: int, progress: Callable[[int, int], None]
 ) -> Measurement:
     moments = measure_moments(network, calibration, progress=lambda done: progress(done, calibration.num_images))
     units = [_unit(unit, moments[unit.key]) for unit in network.units]
@@ -166,8 +168,9 @@ def _measure(
     found.notes = [*network.notes, *calibration.notes, *_missing_notes(network)]
     if any(not entry.is_finite for entry in units):
         found.first_not_finite = describe_first(network, calibration, unit_outputs(network))
-    if rate_batches:
-        _measure_rates(found, network, list(itertools.islice(calibration, rate_batches)), seed)
+    if rate_batches != 0:
+        first = first_pictures(network, calibration) if rate_batches is None else itertools.islice(calibration, rate_batches)
+        _measure_rates(found, network, list(first), seed)
     return found
 
 

@@ -66,6 +66,22 @@ def test_rates_are_those_of_the_first_batches():
             assert entry.rate_cvar == wanted[unit.initializers[0]].rate_cvar
 
 
+def test_rates_are_those_of_sixteen_pictures_however_they_are_cut():
+    net = NETS["inception"]()
+    found = [caffeinit.measure(net, pictures(num=20, batch=size)) for size in (4, 7, 16)]
+    assert {f.num_rate_images for f in found} == {16}
+    wanted = RateProbe(net, pictures(num=16, batch=16)).measure()
+    for one in found:
+        for unit, entry in zip(net.units, one.units, strict=True):
+            assert entry.rate == pytest.approx(wanted[unit.key].rate, rel=1e-5)
+
+
+def test_a_net_that_spells_its_batch_out_has_its_rates_of_sixteen_pictures():
+    net = NETS["inception"]()
+    net.graph.batch_axis_free = False
+    assert caffeinit.measure(net, pictures(num=20, batch=4)).num_rate_images == 16
+
+
 def test_the_spread_is_the_largest_distance_from_the_mean_rate():
     found = caffeinit.measure(NETS["residual"](), pictures())
     logs = np.log([u.rate for u in found.units if u.kind == "affine"])

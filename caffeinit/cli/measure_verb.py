@@ -26,9 +26,7 @@ from caffeinit.cli.verb import Verb
 @click.option(
     "--rate-batches",
     type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
-    help="batches that rates of change are measured on; 0 leaves them out.",
+    help="batches that rates of change are measured on; 0 leaves them out. By default as many as have 16 pictures.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of the rates' noise.")
 @click.option(
@@ -43,7 +41,7 @@ def command(
     net: str,
     weights: str | None,
     other: str | None,
-    rate_batches: int,
+    rate_batches: int | None,
     seed: int,
     report: str | None,
     force: bool,
