@@ -169,7 +169,11 @@ def _measure(
     if any(not entry.is_finite for entry in units):
         found.first_not_finite = describe_first(network, calibration, unit_outputs(network))
     if rate_batches != 0:
-        first = first_pictures(network, calibration) if rate_batches is None else itertools.islice(calibration, rate_batches)
+        first = (
+            first_pictures(network, calibration)
+            if rate_batches is None
+            else itertools.islice(calibration, rate_batches)
+        )
         _measure_rates(found, network, list(first), seed)
     return found
 

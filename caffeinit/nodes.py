@@ -64,3 +64,17 @@ def check_made_once(graph: onnx.GraphProto, stored: Iterable[str], where: str) -
             if name in makers:
                 raise FormatError(f'{where}: value "{name}" is made twice, {makers[name]} and {own}: it is damaged')
             makers[name] = own
+
+
+def check_outputs(graph: onnx.GraphProto, stored: Iterable[str], where: str) -> None:
+    """Refuse a graph that is to put out what it does not have.
+
+    Args:
+        stored: names of its initializers.
+    Raises:
+        FormatError: it is one.
+    """
+    there = {*stored, *(v.name for v in graph.input), *(o for node in graph.node for o in node.output)}
+    lost = next((v.name for v in graph.output if v.name not in there), None)
+    if lost is not None:
+        raise FormatError(f'{where}: nothing makes its output "{lost}"; it is damaged')

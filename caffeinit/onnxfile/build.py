@@ -246,13 +246,10 @@ def settle_types(graph: Graph, where: str) -> None:
 
 
 def _unfit(node: onnx.NodeProto, graph: Graph, why: str) -> str:
-    """Return in words that a node does not fit what it reads, with that, and what may be done."""
+    """Return in words that a node does not fit what it reads, with that."""
     reads = ", ".join(f'"{name}" {_described(graph, name)}' for name in node.input if name)
     inputs = ", ".join(f"{name} {shape}" for name, shape in graph.inputs.items())
-    return (
-        f"does not fit what it reads: {why}. It reads {reads}; the inputs are {inputs}.\nIf that is another "
-        "--input-shape than the model was made for: what spells sizes out inside goes with inputs of one size only."
-    )
+    return f"does not fit what it reads: {why}. It reads {reads}; the inputs are {inputs}"
 
 
 def _described(graph: Graph, name: str) -> str:

@@ -50,6 +50,11 @@ def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shap
     return {name: _settled(name, dims, known, where) for name, dims in shapes.items()}
 
 
+def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...]:
+    """Return an input's axes as the file tells them, a number, a name, or None each; nothing where it tells no rank."""
+    return tuple(_declared(value) or ())
+
+
 def _declared(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
     """Return an input's axes: a number, a name, or None; None in place of all where the file does not tell the rank."""
     kind = value.type.tensor_type

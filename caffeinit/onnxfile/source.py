@@ -18,14 +18,14 @@ from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing
 from caffeinit.netnumbers import NetNumber
 from caffeinit.network import Network, Params, Skipped
-from caffeinit.nodes import check_made_once, operator_of
+from caffeinit.nodes import check_made_once, check_outputs, operator_of
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Plain, build_graph
 from caffeinit.onnxfile.container import MOST_NODES, Container, open_onnx
 from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
-from caffeinit.onnxfile.shapes import input_shapes, is_channels_last
+from caffeinit.onnxfile.shapes import declared_shape, input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
 from caffeinit.onnxfile.spelt import find_spelt
 from caffeinit.onnxfile.tensors import Tensor
@@ -34,6 +34,8 @@ from caffeinit.opsets import check_opset
 from caffeinit.units import Learned
 
 Path = str | PathLike[str]
+
+_ONE_SIZE = "Another --input-shape than it was made for may not do: sizes spelt out inside go with one size of inputs only"
 
 
 @dataclass
@@ -107,7 +109,13 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     file = open_onnx(path)
     plain = _plain(file)
     shapes = input_shapes(plain.inputs, given or {}, str(path))
-    graph, skipped, computed = _graph(plain, shapes)
+    try:
+        graph, skipped, computed = _graph(plain, shapes)
+    except CaffeinitError as error:
+        as_declared = all(shapes[v.name][1:] == declared_shape(v)[1:] for v in plain.inputs if v.name in (given or ()))
+        if as_declared:
+            raise
+        raise CaffeinitError(f"{error}.\n{_ONE_SIZE}") from None
     if strict and skipped:
         lines = "\n".join(f"  {s.name}: {s.reason}" for s in skipped)
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
@@ -151,6 +159,7 @@ def _plain(file: Container) -> Plain:
         model = _inlined(model, where)
         versions |= {o.domain: o.version for o in model.opset_import if o.domain not in ("", "ai.onnx")}
     check_made_once(model.graph, [*file.initializers, *file.sparse], where)
+    check_outputs(model.graph, [*file.initializers, *file.sparse], where)
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     types = types_to_change(graph)

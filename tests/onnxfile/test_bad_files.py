@@ -89,6 +89,11 @@ def no_opset(model):
     del model.opset_import[:]
 
 
+def lost_output(model):
+    model.graph.output.add().CopyFrom(model.graph.output[0])
+    model.graph.output[1].name = "nowhere"
+
+
 def old_opset(model):
     model.opset_import[0].version = 6
 
@@ -164,6 +169,7 @@ BAD = [
     (edited(huge_and_empty), "no tensor can have its shape"),
     (edited(no_type), "is of type 99, which does not exist"),
     (edited(no_opset), "states no version of ONNX's operators"),
+    (edited(lost_output), 'nothing makes its output "nowhere"'),
     (edited(old_opset), r"of opset 6(.|\n)*version_converter"),
     (edited(wrong_channels), "is for 5 channels, but its input is"),
     (edited(wrong_bias), r"is \(7,\), but should be \(5,\)"),
