@@ -64,6 +64,7 @@ def keep_little(
         wanted: values that have to be made as they are.
         whole: measured values that have to be kept themselves.
     """
+    graph = graph.copy()  # where names of new values are claimed
     kept, removed = Kept(graph), []
     readers = graph.consumers()
     for value, unit in measured.items():

@@ -92,12 +92,14 @@ class StagedRun:
     def run(self, number: int, observe: Observer) -> None:
         """Run stage `number` over all pieces; `observe(checkpoint, its moments)` is called for each."""
         stage = self.stages[number]
-        compiled = self._compile(number)
+        part = self.graph.part(stage.outputs, stage.inputs)
+        is_cut = is_rowwise(part) and not any(n.op_type in PRODUCTS for n in part.nodes)
+        compiled = self._compile(number, part, is_cut)
         within = compiled.corrected if isinstance(compiled, Abreast) else ()
         here = [n for n in stage.inputs if n in self._changes and n not in within]
         for name in here:
             self._announce(name)
-        passing = self._passing(number)
+        passing = self._passing(stage) if is_cut else ()
         made: dict[str, list[Piece]] = {name: [] for name in stage.outputs if name not in passing}
         spent = [n for n in stage.last_use if n in stage.inputs]
         begun: deque[_Begun] = deque()
@@ -165,11 +167,8 @@ class StagedRun:
 
         return _Begun(pieces, feeds, finish)
 
-    def _passing(self, number: int) -> set[str]:
-        """Return what a stage makes to be looked at in parts only: nobody reads it later."""
-        stage = self.stages[number]
-        if not self._is_cut(number):
-            return set()
+    def _passing(self, stage: Stage) -> set[str]:
+        """Return what a stage that runs in parts makes to be looked at in parts only: nobody reads it later."""
         unread = {n for n in stage.outputs if n in stage.last_use and n not in self._looked_at}
         return {n for n in unread if self._is_seen_in_parts(n)}
 
@@ -180,20 +179,11 @@ class StagedRun:
     def _look(self, name: str, values: np.ndarray, pool: Executor | None = None) -> Sequence[PictureMoments]:
         return picture_moments(values, self._axes[name], pool, extremes=False)
 
-    def _compile(self, number: int) -> Session | Abreast:
+    def _compile(self, number: int, part: Graph, is_cut: bool) -> Session | Abreast:
         """Return what runs a stage; products of matrices read their weights once, and so take each batch as it is."""
-        if self._is_cut(number):
-            within = self._corrected_within(number)
-            return Abreast(self._part(number), self.settings, self._threads, within, self._memory)
-        return Session(self._part(number), self.settings)
-
-    def _part(self, number: int) -> Graph:
-        stage = self.stages[number]
-        return self.graph.part(stage.outputs, stage.inputs)
-
-    def _is_cut(self, number: int) -> bool:
-        """Tell whether a stage runs on parts of a batch side by side; one with products of matrices does not."""
-        return is_rowwise(self._part(number)) and not self._has_product(self.stages[number])
+        if is_cut:
+            return Abreast(part, self.settings, self._threads, self._corrected_within(number), self._memory)
+        return Session(part, self.settings)
 
     def _corrected_within(self, number: int) -> dict[str, Affine]:
         """Return the changes of inputs that a stage is to make; there they cost little.

@@ -35,7 +35,9 @@ from caffeinit.units import Learned
 
 Path = str | PathLike[str]
 
-_ONE_SIZE = "Another --input-shape than it was made for may not do: sizes spelt out inside go with one size of inputs only"
+_ONE_SIZE = (
+    "Another --input-shape than it was made for may not do: sizes spelt out inside go with one size of inputs only"
+)
 
 
 @dataclass
