@@ -16,7 +16,8 @@ import numpy as np
 
 from caffeinit.graph import Shape
 
-SLAB_BYTES = 1 << 29
+SLAB_BYTES = 1 << 26  # of the first slab; each further one is twice as large, up to
+MOST_SLAB_BYTES = 1 << 29
 _ALIGNMENT = 64  # bytes: a line of the cache
 
 
@@ -31,7 +32,7 @@ class BufferPool:
         """Make an empty pool.
 
         Args:
-            slab_bytes: what is taken from the system at once, at least; 0 where no more may be taken than is asked for.
+            slab_bytes: what is taken from the system at first, at least; 0 where no more may be taken than is asked for.
         """
         self.peak = 0
         self._slab_bytes = slab_bytes
@@ -69,6 +70,7 @@ class BufferPool:
         """Add a slab, in place of those that nothing lies in: new memory replaces idle memory."""
         self._slabs = [s for s in self._slabs if not s.is_empty]
         slab = _Slab(max(size, self._slab_bytes))
+        self._slab_bytes = min(2 * self._slab_bytes, MOST_SLAB_BYTES)
         self._slabs.append(slab)
         return slab
 
