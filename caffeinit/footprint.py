@@ -40,6 +40,7 @@ from caffeinit.rowwise import is_rowwise
 from caffeinit.sizes import made_for, value_bytes
 from caffeinit.units import Unit
 from caffeinit.verify import SPOOL_BYTES
+from caffeinit.within import plan_pass
 
 # onnxruntime's arena rounds up, and leaves holes.
 _ARENA = 1.25
@@ -190,7 +191,10 @@ def _spool(network: Network, calibration: Any) -> int:
 def _pass(network: Network, calibration: Any, work: Work) -> int:
     """Return what one batch in the widest stage takes, and the patches beside it."""
     graph, size = network.graph, _batch_size(calibration)
-    stages = plan_stages(graph, unit_outputs(network))
+    if work.patches:  # what weights are drawn from is kept as it is
+        stages = plan_stages(graph, unit_outputs(network))
+    else:
+        graph, stages = plan_pass(network)
     patches = sum(sorted((work.patches or {}).values())[-2:])
     return patches + max(
         (
@@ -210,9 +214,13 @@ def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
 
 
 def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
-    held = sum(value_bytes(graph, v, pictures) for v in {*stage.inputs, *stage.outputs})
+    kept = {*stage.inputs, *stage.outputs}
     part = graph.part(stage.outputs, stage.inputs)
-    if is_rowwise(part) and not any(n.op_type in PRODUCTS for n in part.nodes):
+    is_cut = is_rowwise(part) and not any(n.op_type in PRODUCTS for n in part.nodes)
+    if is_cut:
+        kept -= {name for name in stage.unread if len(graph.shape(name)) > 2}
+    held = sum(value_bytes(graph, v, pictures) for v in kept)
+    if is_cut:
         pictures = min(pictures, cores * math.ceil(pictures / num_parts(part, pictures, cores)))
     return held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))
 

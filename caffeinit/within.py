@@ -22,7 +22,7 @@ from caffeinit.engine.mixing import Mixing
 from caffeinit.engine.resident import Piece
 from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.staged import StagedRun
-from caffeinit.engine.stages import plan_stages
+from caffeinit.engine.stages import Stage, plan_stages
 from caffeinit.errors import OptionError
 from caffeinit.following import channel_map
 from caffeinit.graph import Graph
@@ -102,11 +102,7 @@ def normalize(
     watch.see_inputs(batches)
     kept = state.kept = _plan_keeping(state, set(watch.values))
     watch.look_at(kept.instead)
-    together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
-    seen = [v for v in watch.values if v not in network.graph.inputs]
-    checkpoints = [*state.measured, *kept.pooled.values(), *seen]
-    after = {copy: value for value, copy in kept.again.items()}
-    stages = plan_stages(kept.graph, checkpoints, together=together, passed=kept.pooled, after=after)
+    stages = _plan_stages(state, watch.values)
     axes = {value: _axis(state, value) for value in state.measured}
     turned = [use.output for u in state.measured.values() if u.name in state.turners for use in u.uses]
     run = start_run(kept.graph, batches, stages, network.settings, axes, network.notes, {*watch.values, *turned})
@@ -119,6 +115,22 @@ def normalize(
         progress(number + 1, len(stages))
     assert not any(watch.waiting.values()), f"never drawn: {[n for n, uses in watch.waiting.items() if uses]}"
     return list(state.reports.values()), run.peak_bytes
+
+
+def plan_pass(network: Network) -> tuple[Graph, list[Stage]]:
+    """Return the graph that a pass runs which corrects all units and draws none from their inputs, and its stages."""
+    state = _prepare(network, Target(0.0), lambda unit: "", True, {}, {})
+    state.kept = _plan_keeping(state, set())
+    return state.kept.graph, _plan_stages(state, ())
+
+
+def _plan_stages(state: _Pass, looked_at: Iterable[str]) -> list[Stage]:
+    """Return the stages of a pass, which ends one for each measured value and each that is looked at."""
+    kept, inputs = state.kept, state.network.graph.inputs
+    together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
+    checkpoints = [*state.measured, *kept.pooled.values(), *(v for v in looked_at if v not in inputs)]
+    after = {copy: value for value, copy in kept.again.items()}
+    return plan_stages(kept.graph, checkpoints, together=together, passed=kept.pooled, after=after)
 
 
 class _Watch:

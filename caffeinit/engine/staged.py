@@ -169,8 +169,7 @@ class StagedRun:
 
     def _passing(self, stage: Stage) -> set[str]:
         """Return what a stage that runs in parts makes to be looked at in parts only: nobody reads it later."""
-        unread = {n for n in stage.outputs if n in stage.last_use and n not in self._looked_at}
-        return {n for n in unread if self._is_seen_in_parts(n)}
+        return {n for n in stage.unread if n not in self._looked_at and self._is_seen_in_parts(n)}
 
     def _is_seen_in_parts(self, name: str) -> bool:
         """Tell whether the moments of a value are those of its parts; with channels last these would have other rows."""

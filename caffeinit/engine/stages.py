@@ -33,6 +33,11 @@ class Stage:
     checkpoints: list[str] = field(default_factory=list)
     last_use: list[str] = field(default_factory=list)
 
+    @property
+    def unread(self) -> list[str]:
+        """Those of `outputs` that no later stage reads."""
+        return [name for name in self.outputs if name in self.last_use]
+
 
 def plan_stages(
     graph: Graph,
