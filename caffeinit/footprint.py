@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from caffeinit.engine.abreast import num_parts
+from caffeinit.engine.abreast import can_cut, num_parts
 from caffeinit.engine.shelf import Room
 from caffeinit.engine.staged import MERGED_BYTES
 from caffeinit.engine.stages import Stage, plan_stages
@@ -34,9 +34,8 @@ from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.images.batches import Calibration
 from caffeinit.network import Network
-from caffeinit.products import PRODUCTS
+from caffeinit.products import has_product
 from caffeinit.rates import RateProbe
-from caffeinit.rowwise import is_rowwise
 from caffeinit.sizes import made_for, value_bytes
 from caffeinit.units import Unit
 from caffeinit.verify import SPOOL_BYTES
@@ -209,14 +208,13 @@ def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
     """Return how many pictures go through a stage at once: all where they are merged (`StagedRun`)."""
     nodes = graph.ancestors(stage.outputs, stage.inputs)
     fits = sum(value_bytes(graph, v, num_images) for v in stage.inputs) <= MERGED_BYTES
-    products = any(n.op_type in PRODUCTS for n in nodes)
-    return num_images if graph.batch_axis_free and products and fits else size
+    return num_images if graph.batch_axis_free and has_product(nodes) and fits else size
 
 
 def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
     kept = {*stage.inputs, *stage.outputs}
     part = graph.part(stage.outputs, stage.inputs)
-    is_cut = is_rowwise(part) and not any(n.op_type in PRODUCTS for n in part.nodes)
+    is_cut = can_cut(part)
     if is_cut:
         kept -= {name for name in stage.unread if len(graph.shape(name)) > 2}
     held = sum(value_bytes(graph, v, pictures) for v in kept)

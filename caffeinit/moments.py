@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from functools import partial
 from typing import Protocol, Self
 
 import numpy as np
+
+from caffeinit.engine.buffers import ThreadMemory
 
 # A channel whose deviation is below this fraction of its mean cannot be given another to a thousandth: float32 keeps
 # 6e-8 of the mean. Well below, it carries rounding noise only, which normalising would blow up to unit size.
@@ -30,6 +31,8 @@ SMALLEST_STD = 1e-30
 CANCELLED = 4.0
 BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block stays in the cache for the few passes over it
 SHORT = 128  # rows of fewer numbers are summed faster by einsum than by one dot product each
+
+_memory = ThreadMemory()
 
 
 @dataclass(frozen=True)
@@ -243,21 +246,9 @@ def _squared_deviations(block: np.ndarray, means: np.ndarray) -> np.ndarray:
     doubtful = ~(offsets <= np.float32(CANCELLED) * squares)
     for number in np.flatnonzero(doubtful.any(axis=1)):
         channels = np.flatnonzero(doubtful[number])
-        deviations = _scratch((len(channels), positions))
+        (deviations,) = _memory.take([((len(channels), positions), np.dtype(np.float32))])
         np.take(block[number], channels, axis=0, out=deviations, mode="clip")  # "raise" would copy once more
         deviations -= means[number, channels, None]
         # Deviations from a rounded mean: the error is of second order, P * rounding ** 2.
         squares[number, channels] = np.vecdot(deviations, deviations)
     return squares
-
-
-_local = threading.local()
-
-
-def _scratch(shape: tuple[int, ...]) -> np.ndarray:
-    """Return this thread's scratch array in `shape`: a fresh one would cost a page fault every 4 KB."""
-    size = int(np.prod(shape))
-    if getattr(_local, "array", np.empty(0, np.float32)).size < size:
-        _local.array = np.empty(size, np.float32)
-    scratch: np.ndarray = _local.array[:size].reshape(shape)
-    return scratch

@@ -7,6 +7,7 @@ channels of their output lie on two axes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,3 +140,8 @@ def _behind_product(node: onnx.NodeProto, graph: Graph, x: str, axis: int) -> di
     if rank != result or rank == 1 or axis == product.input_axis + rank:
         return {}
     return {node.output[0]: axis if axis < rank - 2 else rank - 3 - product.output_axis}
+
+
+def has_product(nodes: Iterable[onnx.NodeProto]) -> bool:
+    """Tell whether there is a product of matrices among nodes."""
+    return any(node.op_type in PRODUCTS for node in nodes)

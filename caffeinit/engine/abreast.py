@@ -21,7 +21,8 @@ from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.graph import Graph, Shape
-from caffeinit.rowwise import common_rows
+from caffeinit.products import has_product
+from caffeinit.rowwise import common_rows, is_rowwise
 from caffeinit.sizes import numpy_type
 
 Seen = TypeVar("Seen")
@@ -115,6 +116,11 @@ class Abreast:
             each = self._shape(name)[0] // made_for
             found[name] = array[start * each : stop * each]
         return found
+
+
+def can_cut(graph: Graph) -> bool:
+    """Tell whether a stage is best run on parts: products of matrices would read their weights for each of them."""
+    return is_rowwise(graph) and not has_product(graph.nodes)
 
 
 def num_parts(graph: Graph, pictures: int, workers: int) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffeinit.engine.abreast import Abreast
+from caffeinit.engine.abreast import Abreast, can_cut
 from caffeinit.engine.affine import Affine
 from caffeinit.engine.buffers import BufferPool, ThreadMemory
 from caffeinit.engine.session import Session, Settings, output_shape
@@ -24,8 +24,7 @@ from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
 from caffeinit.graph import Graph
 from caffeinit.moments import PictureMoments, picture_moments
-from caffeinit.products import PRODUCTS
-from caffeinit.rowwise import is_rowwise
+from caffeinit.products import has_product
 from caffeinit.sizes import numpy_type
 from caffeinit.workers import single_threaded
 
@@ -93,7 +92,7 @@ class StagedRun:
         """Run stage `number` over all pieces; `observe(checkpoint, its moments)` is called for each."""
         stage = self.stages[number]
         part = self.graph.part(stage.outputs, stage.inputs)
-        is_cut = is_rowwise(part) and not any(n.op_type in PRODUCTS for n in part.nodes)
+        is_cut = can_cut(part)
         compiled = self._compile(number, part, is_cut)
         within = compiled.corrected if isinstance(compiled, Abreast) else ()
         here = [n for n in stage.inputs if n in self._changes and n not in within]
@@ -262,7 +261,11 @@ class StagedRun:
         """Bring the inputs of a stage into pieces of equal sizes; into one piece where that pays and is small."""
         cuts = {n: [p.shape[0] for p in self._kept[n]] for n in stage.inputs}
         total = sum(_num_bytes(p) for n in stage.inputs for p in self._kept[n])
-        if self.graph.batch_axis_free and total <= MERGED_BYTES and self._has_product(stage):
+        if (
+            self.graph.batch_axis_free
+            and total <= MERGED_BYTES
+            and has_product(self.graph.ancestors(stage.outputs, stage.inputs))
+        ):
             for name in stage.inputs:
                 self._settle(name)
                 self._kept[name] = [self._merge(self._kept[name])]
@@ -292,10 +295,6 @@ class StagedRun:
             at += len(array)
             self._pool.give_back(array)
         return self._shelf.put(whole)
-
-    def _has_product(self, stage: Stage) -> bool:
-        nodes = self.graph.ancestors(stage.outputs, stage.inputs)
-        return any(n.op_type in PRODUCTS for n in nodes)
 
     def _allocate(self, name: str, feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Return the array that a run is to write `name` into; None where the shape depends on the data."""

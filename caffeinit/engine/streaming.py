@@ -7,7 +7,6 @@ every 4 KB, and with all values of a deep net wanted that is as much as computin
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.session import Session, Settings, fed_weights, is_segmented, output_shape
 from caffeinit.graph import Graph
 from caffeinit.rowwise import is_rowwise
@@ -36,7 +36,7 @@ class Streaming:
         self._graph = graph
         self._session = Session(graph, replace(settings, threads=1), steady=True)
         self._workers = settings.workers
-        self._own = threading.local()
+        self._own = ThreadMemory()
 
     def map(self, pieces: Iterable[Values], look: Callable[[Values], Seen]) -> Iterator[tuple[int, Seen]]:
         """Yield the number of pictures of each piece and what was seen of it, in order.
@@ -61,13 +61,11 @@ class Streaming:
 
     def _memory(self, piece: Values) -> dict[str, np.ndarray]:
         """Return this thread's arrays for what a piece gives."""
-        count = len(piece[self._session.inputs[0]])
-        kept: dict[str, np.ndarray] = getattr(self._own, "arrays", {})
-        made_for = self._graph.shape(self._session.inputs[0])[0]
-        shapes = {n: output_shape(self._graph.shape(n), made_for, count) for n in self._session.outputs}
-        if any(n not in kept or len(kept[n]) < shape[0] for n, shape in shapes.items()):
-            kept = self._own.arrays = {n: np.empty(shape, numpy_type(self._graph, n)) for n, shape in shapes.items()}
-        return {n: kept[n][: shape[0]] for n, shape in shapes.items()}
+        names, graph = self._session.outputs, self._graph
+        first = self._session.inputs[0]
+        made_for, count = graph.shape(first)[0], len(piece[first])
+        wanted = [(output_shape(graph.shape(n), made_for, count), numpy_type(graph, n)) for n in names]
+        return dict(zip(names, self._own.take(wanted), strict=True))
 
 
 def _ended(begun: deque[tuple[int, Future[Seen]]]) -> tuple[int, Seen]:

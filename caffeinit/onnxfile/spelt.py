@@ -7,8 +7,6 @@ on its being known, so what is not known for certain is passed over: a graph run
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 
@@ -80,25 +78,14 @@ def _is_mean_of_squares(graph: Graph, value: str, x: str) -> bool:
     while node is not None and not node.domain and node.op_type in _AVERAGING:
         pooled |= node.op_type == "AveragePool"
         node = graph.producer(node.input[0])
-    return pooled and node is not None and _SQUARES.get(node.op_type, _never)(graph, node, x)
-
-
-def _is_product(_: Graph, node: onnx.NodeProto, x: str) -> bool:
-    return not node.domain and list(node.input) == [x, x]
+    return pooled and node is not None and _is_square(graph, node, x)
 
 
 def _is_square(graph: Graph, node: onnx.NodeProto, x: str) -> bool:
-    exponent = known_value(graph, node.input[1])
-    return (
-        not node.domain and node.input[0] == x and exponent is not None and exponent.size == 1 and exponent.item() == 2
-    )
-
-
-def _never(_: Graph, __: onnx.NodeProto, ___: str) -> bool:
-    return False
-
-
-_SQUARES: dict[str, Callable[[Graph, onnx.NodeProto, str], bool]] = {"Mul": _is_product, "Pow": _is_square}
+    if _is(node, "Mul"):
+        return list(node.input) == [x, x]
+    exponent = known_value(graph, node.input[1]) if _is(node, "Pow") and node.input[0] == x else None
+    return exponent is not None and exponent.size == 1 and exponent.item() == 2
 
 
 def _is(node: onnx.NodeProto, operator: str) -> bool:
