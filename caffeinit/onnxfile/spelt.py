@@ -18,11 +18,18 @@ _AVERAGING = frozenset({"AveragePool", "Pad", "Reshape", "Squeeze", "Unsqueeze",
 
 
 def find_spelt(graph: Graph) -> dict[str, str]:
-    """Return output -> input of the normalisations that are spelt out."""
+    """Return output -> input of the normalisations that are spelt out, and of which nothing else is read."""
+    readers, moving = graph.consumers(), graph.moving_values()
     found = {}
     for node in graph.nodes:
-        if _is(node, "Div") and (input_ := node.input[0]) and _is_divisor(graph, node.input[1], input_):
-            found[node.output[0]] = input_
+        if not _is(node, "Div") or not _is_divisor(graph, node.input[1], node.input[0]):
+            continue
+        top, x = node.output[0], node.input[0]
+        inside = graph.ancestors([top], [x])
+        own = {o for n in inside for o in n.output if o in moving} - {top}
+        known = {id(n) for n in inside}
+        if own.isdisjoint(graph.outputs) and all(id(r) in known for value in own for r in readers.get(value, [])):
+            found[top] = x
     return found
 
 

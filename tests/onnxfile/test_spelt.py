@@ -90,6 +90,17 @@ def test_what_is_no_normalisation_is_not_taken_for_one(changes, tmp_path):
     assert not net.graph.nearly_homogeneous
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_layer_is_one_only_where_nothing_inside_of_it_is_read(direct, tmp_path):
+    b = spelt()
+    b.outputs = ["y", "a" if direct else "z"]
+    if not direct:
+        b.conv("a", "conv3", 6, 4, out="z")
+    net = load(b.save(tmp_path / "net.onnx"))
+    assert not net.graph.nearly_homogeneous
+    assert caffeinit.rescale(net, {"x": PICTURES[:, :, :8, :6]}, mode="normalize").units
+
+
 def test_the_function_is_kept_in_preserving_modes(tmp_path):
     path, out = spelt().save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
     net, small = load(path), PICTURES[:, :, :8, :6]
