@@ -29,7 +29,7 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
     one = _single(factors)
     is_short = len(factors) == 1 and factors[0].dtype == np.float32
     if one == 1:
-        return all(each(lambda block: bool(np.isfinite(block).all()), [array[at] for at in _blocks(array)], threads))
+        return is_finite(array, threads)
 
     def change(at: tuple[slice, ...]) -> bool:
         block = array[at]
@@ -48,6 +48,12 @@ def multiply(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
         return bool(np.isfinite(block).all())
 
     return all(each(change, _blocks(array), threads))
+
+
+def is_finite(array: np.ndarray, threads: int = 0) -> bool:
+    """Tell whether all numbers are finite, without an array of flags as long as the array."""
+    array = array.reshape(1) if array.ndim == 0 else array
+    return all(each(lambda at: bool(np.isfinite(array[at]).all()), _blocks(array), threads))
 
 
 def shortened(factors: np.ndarray) -> np.ndarray:

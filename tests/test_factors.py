@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.factors import copied, fits, multiply, shortened
+from caffeinit.factors import copied, fits, is_finite, multiply, shortened
 
 # Shape, axes that the factors vary along, and the order of the axes in memory.
 CASES = [
@@ -38,6 +38,17 @@ def test_numbers_that_are_not_finite_are_told(factors: list[np.ndarray]) -> None
     assert not fits(array, *factors)
     np.testing.assert_array_equal(array, before)
     assert not multiply(array, *factors)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (70, 5000), (3, 400, 300), (0, 3)], ids=str)
+def test_one_number_that_is_not_finite_is_found(shape: tuple[int, ...]) -> None:
+    array = np.zeros(shape, np.float32)
+    assert is_finite(array)
+    for at, bad in ((-1, np.nan), (array.size // 2, -np.inf)):
+        if array.size:
+            array.reshape(-1)[at] = bad
+            assert not is_finite(array)
+            array.reshape(-1)[at] = 1
 
 
 def test_large_factors_that_meet_small_numbers_fit() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
+from caffeinit.factors import is_finite
 from caffeinit.files import replacing
 from caffeinit.stored import FLOAT, NAMES, merged, round_as_stored, to_float
 
@@ -238,7 +239,7 @@ def _add_layers(file: Any, added: Mapping[str, tuple[str, Sequence[np.ndarray]]]
             )
         group = file.require_group(f"data/{layer}")
         for index, array in enumerate(arrays):
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 raise WeightsError(f'layer "{layer}": a number to be written is not finite')
             if id(array) in places:
                 group[str(index)] = file[places[id(array)]]

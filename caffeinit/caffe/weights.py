@@ -21,6 +21,7 @@ from caffeinit.caffe.blobs import encode_blob, encode_legacy_blob, read_blob
 from caffeinit.caffe.foreign import foreign_kind, other_message
 from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type
 from caffeinit.errors import FormatError, WeightsError
+from caffeinit.factors import is_finite
 from caffeinit.files import check_regular_file, is_hdf5, replacing
 from caffeinit.stored import StoredArray
 
@@ -162,7 +163,7 @@ def _encode_blobs(layer: str, arrays: Sequence[np.ndarray], blob_field: int) -> 
     Raises:
         WeightsError: a number is not finite, or V1 has no form for the shape.
     """
-    if not all(np.isfinite(a).all() for a in arrays):
+    if not all(is_finite(a) for a in arrays):
         raise WeightsError(f'layer "{layer}": a number to be written is not finite')
     encode = encode_blob if blob_field == _V2_BLOBS else encode_legacy_blob
     return [piece for array in arrays for piece in wire.nested(blob_field, encode(array))]
