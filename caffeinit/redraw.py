@@ -167,13 +167,16 @@ def drawing_memory(
 ) -> tuple[dict[str, int], int]:
     """Return about how many bytes drawing takes: of patches by the value that they come from, and of one unit at most."""
     patches: dict[str, int] = {}
+    filled: set[str] = set()
     most = 0
     for unit in network.units:
         if unit.kind != "affine" or unit.weight is None or not layers(unit.layer):
             continue
-        most = max(most, unit.weight.nbytes)
-        method = find_method(method_for(network, unit.layer, methods))
-        if not method.needs_samples or _without_patches(network.graph, unit):
+        filled.add(unit.initializers[0])
+        method = find_method(_drawn_by(network, unit, method_for(network, unit.layer, methods))[0])
+        if not (method.in_place and _is_filled_in_place(unit)):
+            most = max(most, unit.weight.nbytes)
+        if not method.needs_samples:
             continue
         spec = _spec(unit, network.learned[unit.initializers[0]])
         geometry = _geometry(network.graph, unit.uses[0])
@@ -185,7 +188,9 @@ def drawing_memory(
         order = min(found, spec.fan_in)
         # Centred samples in double precision and one more copy, a decomposition, the weight in three forms.
         most = max(most, 3 * samples + 4 * 8 * order**2 + 3 * unit.weight.nbytes)
-    return patches, most
+    others = [learned for name, learned in network.learned.items() if name not in filled] + network.unreached
+    sizes = [network.params[of.layer][of.index].nbytes for of in others if layers(of.layer)]
+    return patches, max(most, 2 * max(sizes, default=0))
 
 
 def _begin_unit(unit: Unit) -> None:
@@ -215,19 +220,27 @@ def _draw_unit(
     learned = network.learned[unit.initializers[0]]
     drawing.kept.update(keeping_reason(unit, network.learned, is_drawn=True))
     spec = _spec(unit, learned)
-    if unit.name in drawing.kept and learned.filler is not None:
-        method = "filler"
-    elif find_method(method).needs_samples and (why := _without_patches(network.graph, unit)):
-        drawing.notes.setdefault(unit.name, []).append(f"gaussian: {method} is not defined for {why}")
-        method = METHOD
+    method, notes = _drawn_by(network, unit, method)
     drawing.methods[unit.name] = method
-    notes = drawing.notes.setdefault(unit.name, [])
+    drawing.notes.setdefault(unit.name, notes)
     if find_method(method).needs_samples:
         geometries = [_geometry(network.graph, use) for use in unit.uses]
         sampler = PatchSampler(unit.name, geometries, wanted_samples(method, spec), num_images, seed, options.threads)
         drawing.samplers[unit.name] = UnitSampler(unit, method, spec, sampler, seed, options, notes)
     else:
         _write(unit, draw(method, spec, seed, None, options), notes, options.threads)
+
+
+def _drawn_by(network: Network, unit: Unit, method: str) -> tuple[str, list[str]]:
+    """Return the method that draws a unit where `method` is asked for, and what is to be said of that."""
+    if (
+        keeping_reason(unit, network.learned, is_drawn=True)
+        and network.learned[unit.initializers[0]].filler is not None
+    ):
+        return "filler", []
+    if find_method(method).needs_samples and (why := _without_patches(network.graph, unit)):
+        return METHOD, [f"gaussian: {method} is not defined for {why}"]
+    return method, []
 
 
 def keeping_reason(unit: Unit, learned: Mapping[str, Learned], is_drawn: bool = False) -> dict[str, str]:
@@ -262,7 +275,14 @@ def _spec(unit: Unit, learned: Learned) -> WeightSpec:
         node.op_type == "Gemm" and Product.of(node, unit.uses[0].side).is_turned
     )
     shape = (group * outputs, *unit.weight.shape[2:])
-    return WeightSpec(unit.name, shape, group, plain_filler(learned.filler), transposed)
+    target = unit.weight.reshape(shape) if _is_filled_in_place(unit) else None
+    return WeightSpec(unit.name, shape, group, plain_filler(learned.filler), transposed, target)
+
+
+def _is_filled_in_place(unit: Unit) -> bool:
+    """Tell whether a unit's weight can be made where it lies."""
+    weight = unit.weight
+    return weight is not None and weight.flags.c_contiguous and weight.dtype == np.float32
 
 
 def plain_filler(message: Any) -> Filler | None:
@@ -308,8 +328,10 @@ def _without_patches(graph: Graph, unit: Unit) -> str:
 def _write(unit: Unit, drawn: Drawn, notes: list[str], threads: int | None) -> None:
     """Set a unit's weight so that it does what was drawn: the factor that a Gemm has besides is divided out."""
     assert unit.weight is not None
-    weight = drawn.weight.reshape(unit.weight.shape)
-    put(unit.weight, weight if unit.alpha == 1 else weight / np.float32(unit.alpha), threads or 0)
+    if not np.may_share_memory(drawn.weight, unit.weight):  # or it was made there
+        put(unit.weight, drawn.weight.reshape(unit.weight.shape), threads or 0)
+    if unit.alpha != 1:
+        unit.weight /= np.float32(unit.alpha)
     notes += drawn.notes
 
 

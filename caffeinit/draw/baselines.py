@@ -83,8 +83,9 @@ def orthonormal_rows(num_rows: int, dimension: int, rng: np.random.Generator) ->
 
 
 def _normal(spec: WeightSpec, std: float, rng: np.random.Generator, options: DrawOptions) -> np.ndarray:
-    rows = fill_normal(np.empty((spec.num_output, spec.fan_in), np.float32), rng, options.threads, std)
-    return rows.reshape(spec.shape)
+    weight = np.empty(spec.shape, np.float32) if spec.target is None else spec.target
+    fill_normal(weight.reshape(spec.num_output, spec.fan_in), rng, options.threads, std)
+    return weight
 
 
 def _filled(spec: WeightSpec, filler: Filler, rng: np.random.Generator) -> Drawn:

@@ -33,6 +33,7 @@ class Method:
         directions: chooses directions in whitened space; None for the data-free methods.
         in_order: `directions` takes the leading principal directions and no others.
         own_scale: the method sets the weights' scale itself, which normalisation would overwrite.
+        in_place: the weight is made where it is wanted (`WeightSpec.target`).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Method:
     directions: Directions | None = None
     in_order: bool = False
     own_scale: bool = False
+    in_place: bool = False
 
     @property
     def needs_samples(self) -> bool:
@@ -51,7 +53,7 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("gaussian", "independent normal weights", baselines.gaussian),
+        Method("gaussian", "independent normal weights", baselines.gaussian, in_place=True),
         Method("orthonormal", "orthonormal filters", baselines.orthonormal),
         Method("patches", "random whitened input patches", directions=patches.random_patches),
         Method("pca", "leading principal directions of the input patches", directions=patches.pca, in_order=True),
@@ -61,7 +63,13 @@ METHODS: dict[str, Method] = {
         Method("xavier", "Caffe's xavier filler (Glorot & Bengio)", baselines.xavier, own_scale=True),
         Method("msra", "Caffe's msra filler (He et al.)", baselines.msra, own_scale=True),
         Method("orthogonal", "orthogonal matrices with a gain (Saxe et al.)", baselines.orthogonal, own_scale=True),
-        Method("random-walk", "normal weights, gain after Sussillo & Abbott", baselines.random_walk, own_scale=True),
+        Method(
+            "random-walk",
+            "normal weights, gain after Sussillo & Abbott",
+            baselines.random_walk,
+            own_scale=True,
+            in_place=True,
+        ),
     )
 }
 

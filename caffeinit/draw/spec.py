@@ -43,6 +43,8 @@ class WeightSpec:
         group: output channels of a group are consecutive, and see only their group's inputs.
         filler: what the prototxt asks for, if anything.
         transposed: the stored array is (I, O/group, *kernel).
+        target: where the weight is wanted, contiguous and of this shape; a method that fills an array in place makes it
+            there, and returns it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class WeightSpec:
     group: int = 1
     filler: Filler | None = None
     transposed: bool = False
+    target: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert len(self.shape) >= 2, f"{self.name}: a weight has outputs and inputs, got {self.shape}"

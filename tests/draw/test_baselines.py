@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from caffeinit.draw import DrawOptions, WeightSpec, draw
+from caffeinit.draw import METHODS, DrawOptions, WeightSpec, draw
 from caffeinit.draw.baselines import CHOLESKY_ROWS, orthonormal_rows
 
 SPEC = WeightSpec("conv", (64, 32, 5, 5), group=2)
@@ -28,6 +29,15 @@ def test_deviation_is_the_published_one(method, std):
     assert weight.dtype == np.float32
     assert weight.mean() == pytest.approx(0, abs=5 * std / math.sqrt(weight.size))
     assert weight.std() == pytest.approx(std, rel=0.02)  # 51200 values
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].in_place])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_weights_are_made_where_they_are_wanted_and_are_the_same(method, threads):
+    target = np.full(SPEC.shape, np.nan, np.float32)
+    drawn = draw(method, replace(SPEC, target=target), seed=3, options=DrawOptions(threads=threads))
+    assert drawn.weight is target
+    np.testing.assert_array_equal(target, draw(method, SPEC, seed=3).weight)
 
 
 def test_random_walk_gain_is_bounded_for_few_inputs():
