@@ -1,8 +1,9 @@
 """Runs a graph with gradients over pieces of pictures, and takes the squares of what it puts out.
 
-A net with few weights runs as a whole, one piece a thread. Where it has more than are to be in memory at once
-(`engine/segments.py`), the graph runs in segments: the net's own forward, and then back. Some pieces go through one segment
-side by side before its weights make room for the next one's, and a gradient's squares are taken as soon as it is there.
+It goes forward, and then back in steps: a gradient's squares are taken as soon as it is there. A net with few weights has
+them all in memory, and a thread takes a piece through all steps. Where there are more than are to be in memory at once
+(`engine/segments.py`), the steps are segments of the graph, and some pieces go through one side by side before its weights
+make room for the next one's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from caffeinit.engine import segments
 from caffeinit.engine.segments import Segment
 from caffeinit.engine.session import Settings
 from caffeinit.gradient_squares import GradientSource, Prepared, Way, gradient_squares, gradient_sum
+from caffeinit.gradient_steps import NUM_STEPS, cut_on_way_back, held_beside
 from caffeinit.graph import Graph, Shape
 from caffeinit.mapped import ScratchArrays, release
 from caffeinit.sizes import count_pictures, made_for, resized, value_bytes
@@ -67,23 +69,31 @@ class GradientRun:
 
 
 class WholeRun(GradientRun):
-    """A graph that runs as a whole."""
+    """A graph all of whose weights are in memory: its steps stay compiled, and each thread takes a piece through all."""
 
     def __init__(self, graph: Graph, *given: Any) -> None:
         """Compile; see `GradientRun`."""
         super().__init__(graph, *given)
         self._prepared = Prepared(graph, self._settings, self._changing)
-        # Of a net of one layer all that is needed is given.
-        self._session = self._prepared.compile(graph) if graph.outputs else None
+        # On a device, what one step hands to the next would go by way of the host.
+        most = NUM_STEPS if self._settings.device.is_cpu else 1
+        self._steps = cut_on_way_back(graph, self._sources, self._prepared.arrays, most)
+        self._sessions = [self._prepared.compile(graph, step.outputs, step.inputs) for step in self._steps]
+        # A weight's own gradient is shaped like the weight.
+        rows = {v for of in self._sources.values() for s in of if s.way is not Way.SUM for v in (s.gradient, s.read)}
+        self._moving_rows = rows & graph.moving_values() if graph.batch_axis_free else set()
 
     @property
-    def kept_bytes(self) -> int:
-        """How much memory is taken from one call of `squares` to the next."""
+    def shared_bytes(self) -> int:
+        """How much memory the pieces share."""
         return sum(array.nbytes for array in self._prepared.arrays.values())
 
     def steps(self, pictures: int) -> Iterator[tuple[Graph, int]]:
         """Yield what runs one after the other on a piece of so many pictures: a graph, and bytes kept beside its values."""
-        yield resized(self.graph, pictures), 0
+        graph = resized(self.graph, pictures)
+        for step, beside in zip(self._steps, held_beside(self._steps), strict=True):
+            part = self._prepared.part(graph, step.outputs, step.inputs)
+            yield part, sum(value_bytes(graph, name, pictures) for name in beside)
 
     def squares(self, feeds: Sequence[Values]) -> dict[str, list[Squares]]:
         """Return squares of each unit's gradient that add up to those over all pieces.
@@ -97,25 +107,35 @@ class WholeRun(GradientRun):
             for piece in pool.map(self._piece, feeds):
                 for key, squares in piece.items():
                     _add(found[key], squares)
+        self._prepared.forget()
         return found
 
     @np.errstate(over="ignore", invalid="ignore")
     def _piece(self, feeds: Values) -> dict[str, Squares]:
         pictures = self._num_pictures(feeds)
-        # onnxruntime writes them where they are wanted, and holds no other copy.
-        into = {name: np.empty(shape, np.float32) for name, shape in self._shapes(pictures).items()}
-        made = self._session.run({n: feeds[n] for n in self._session.inputs}, into) if self._session else {}
-        values = {**feeds, **made}
-        return {key: gradient_squares(sources, values, pictures) for key, sources in self._sources.items()}
+        values, pending = dict(feeds), dict(self._sources)
+        found = self._ready(pending, values, pictures)
+        for step, session in zip(self._steps, self._sessions, strict=True):
+            # onnxruntime writes them where they are wanted, and holds no other copy.
+            into = {name: np.empty(shape, np.float32) for name, shape in self._shapes(step, pictures).items()}
+            given = {name: values[name] for name in session.inputs}
+            values |= session.run(given, into, handed_on=set(step.outputs) - set(self.graph.outputs))
+            found |= self._ready(pending, values, pictures)
+            for name in step.last_use:
+                values.pop(name, None)
+        return {key: found[key] for key in self._sources}
 
-    def _shapes(self, pictures: int) -> dict[str, Shape]:
+    def _ready(self, pending: dict[str, Sequence[GradientSource]], values: Values, pictures: int) -> dict[str, Squares]:
+        """Return the squares of the units for which all is there, which are not pending then any more."""
+        ready = [key for key, of in pending.items() if all(v in values for s in of for v in s.values)]
+        return {key: gradient_squares(pending.pop(key), values, pictures) for key in ready}
+
+    def _shapes(self, step: Segment, pictures: int) -> dict[str, Shape]:
+        """Return the shapes of those outputs of a step that squares are taken from."""
         graph = self.graph
-        moving = graph.moving_values() if graph.batch_axis_free else set()
-        # A weight's own gradient is shaped like the weight.
-        rows = {v for of in self._sources.values() for s in of if s.way is not Way.SUM for v in (s.gradient, s.read)}
-        shapes = {name: graph.shape(name) for name in graph.outputs}
+        shapes = {name: graph.shape(name) for name in step.outputs if name in graph.outputs}
         return {
-            name: (shape[0] * pictures // made_for(self._whole), *shape[1:]) if name in moving & rows else shape
+            name: (shape[0] * pictures // made_for(self._whole), *shape[1:]) if name in self._moving_rows else shape
             for name, shape in shapes.items()
             if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
         }
@@ -134,7 +154,7 @@ class SegmentedRun(GradientRun):
     """A graph that runs in segments; used like a `WholeRun`."""
 
     is_whole = False
-    kept_bytes = 0
+    shared_bytes = 0
 
     def __init__(self, graph: Graph, *given: Any) -> None:
         """Cut the graph; see `GradientRun`."""
@@ -201,7 +221,7 @@ class SegmentedRun(GradientRun):
         part = self._part(segment)
         prepared = Prepared(part, self._settings, self._changing)
         prepared.refresh()
-        session = prepared.compile(part)
+        session = prepared.compile(part, part.outputs)
         runs = [pool.submit(session.run, {n: values[n] for n in session.inputs}) for values in pieces]
         for values, run in zip(pieces, runs, strict=True):
             values.update(run.result())

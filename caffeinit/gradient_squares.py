@@ -19,7 +19,7 @@ import onnx
 
 from caffeinit.engine.session import Session, Settings
 from caffeinit.graph import Graph
-from caffeinit.mapped import ScratchArrays
+from caffeinit.mapped import ScratchArrays, empty_pages, release
 from caffeinit.ops import find_rule
 from caffeinit.ops.base import PictureGradient
 from caffeinit.products import PRODUCTS, Product
@@ -42,21 +42,34 @@ class Prepared:
         self._changing = changing
         self._settings = replace(settings, threads=1)
         names = _following(graph, changing)
-        self.arrays = {n: np.empty(graph.shape(n), numpy_type(graph, n)) for n in names}
-        self._session = Session(graph.part(names), settings, fed=changing) if names else None
+        self.arrays = {n: empty_pages(graph.shape(n), numpy_type(graph, n)) for n in names}
+        self._session = Session(graph.part(names), settings, fed=changing, sparing=True) if names else None
 
     def refresh(self) -> None:
         """Compute the arrays from the changing ones as they now are."""
         if self._session:
             self._session.run({}, into=self.arrays)
 
-    def compile(self, graph: Graph) -> Session:
-        """Return the session that computes a graph's outputs with these arrays, on one thread: pieces run side by side."""
-        rest = graph.part(graph.outputs, self.arrays)
-        for name, array in self.arrays.items():
-            del rest.inputs[name]
-            rest.initializers[name] = array
-        return Session(rest, self._settings, fed=[*self._changing, *self.arrays])
+    def forget(self) -> None:
+        """Give the arrays' memory back; they hold nothing until they are computed anew."""
+        for array in self.arrays.values():
+            release(array)
+
+    def part(self, graph: Graph, outputs: Sequence[str], inputs: Sequence[str]) -> Graph:
+        """Return the part of a graph that computes values with these arrays, from `inputs` and the graph's own."""
+        part = graph.part(outputs, [*inputs, *self.arrays])
+        for name in part.inputs.keys() & self.arrays.keys():
+            del part.inputs[name]
+            part.initializers[name] = self.arrays[name]
+        return part
+
+    def compile(self, graph: Graph, outputs: Sequence[str], inputs: Sequence[str] = ()) -> Session:
+        """Return the session that runs a part, on one thread: pieces run side by side."""
+        part = self.part(graph, outputs, inputs)
+        for name in part.inputs.keys() - graph.inputs.keys():
+            if part.is_typed(name):  # its size goes with the piece, who knows along which axis
+                part.set_shape(name, (-1,) * len(part.shape(name)), part.elem_type(name))
+        return Session(part, self._settings, fed=[*self._changing, *self.arrays], sparing=True)
 
 
 def _following(graph: Graph, changing: Iterable[str]) -> list[str]:

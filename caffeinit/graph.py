@@ -374,7 +374,7 @@ class Graph:
             rank = len(self.shape(name))
             return helper.make_tensor_value_info(name, self.elem_type(name), [None] * rank)
         dims: list[Any] = [d if d >= 0 else None for d in self.shape(name)]
-        if is_input and self.batch_axis_free and dims:
+        if is_input and self.batch_axis_free and dims and dims[0] is not None:
             dims[0] = "N"
         return helper.make_tensor_value_info(name, self.elem_type(name), dims)
 

@@ -80,8 +80,20 @@ def _new_file(size: int) -> Scratch:
         ) from None
 
 
+class Pages(mmap.mmap):
+    """Memory without a file: what is given back of it is zero afterwards."""
+
+
+def empty_pages(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """Return an array whose memory can be given back while it lives, where the system can do that."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return np.empty(shape, dtype)
+    size = max(1, math.prod(shape) * dtype.itemsize)
+    return np.ndarray(shape, dtype, Pages(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 def release(array: np.ndarray | memoryview | bytes) -> None:
-    """Give the memory of an array back to the system if it lies in a file of these; else do nothing."""
+    """Give the memory of an array back to the system if it lies in a file of these, or in pages; else do nothing."""
     owner: object = array
     while True:
         below = owner.base if isinstance(owner, np.ndarray) else owner.obj if isinstance(owner, memoryview) else None
@@ -89,7 +101,7 @@ def release(array: np.ndarray | memoryview | bytes) -> None:
             break
         owner = below
     advice = getattr(mmap, "MADV_DONTNEED", None)  # other systems than Linux have no such thing
-    if not isinstance(owner, Scratch) or advice is None:
+    if not isinstance(owner, Scratch | Pages) or advice is None:
         return
     low, high = np.lib.array_utils.byte_bounds(np.asarray(array))
     start = low - np.frombuffer(owner, np.uint8).ctypes.data

@@ -1,5 +1,6 @@
 """Gradients run in segments give the rates that they give as a whole, with the weights of few nodes at a time."""
 
+import mmap
 import os
 import tempfile
 from dataclasses import replace
@@ -123,6 +124,15 @@ def test_arrays_in_files_keep_their_numbers_when_memory_is_given_back(monkeypatc
         array[:1] += 1
         mapped.release(array)
         np.testing.assert_array_equal(array, np.concatenate([values[:1] + 1, values[1:]]))
+
+
+def test_pages_are_written_again_after_they_were_given_back():
+    array = mapped.empty_pages((3, 5000), np.dtype(np.float64))
+    for number in (1.5, 2.5):
+        array[...] = number
+        np.testing.assert_array_equal(array, number)
+        mapped.release(array)
+        assert not array.any() or not hasattr(mmap, "MADV_DONTNEED")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,8 +47,8 @@ class Segments(Session):
         self._segments = cut(graph, most)
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray] | None = None
-    ) -> dict[str, np.ndarray]:
+        self, feeds: Mapping[str, Any], into: Mapping[str, np.ndarray] | None = None, handed_on: Collection[str] = ()
+    ) -> dict[str, Any]:
         """Compute the outputs from the inputs; see `Session.run`."""
         into = into or {}
         values = dict(feeds)
@@ -56,7 +57,7 @@ class Segments(Session):
             # To build weights in takes several copies of them, and they are of use for one run.
             session = Session(part, self._settings, [n for n, a in part.initializers.items() if a.size >= FED_ELEMENTS])
             targets = {n: into[n] for n in segment.outputs if n in into}
-            values |= session.run({n: values[n] for n in session.inputs}, targets)
+            values |= session.run({n: values[n] for n in session.inputs}, targets, handed_on)
             del session
             for array in part.initializers.values():
                 release(array)

@@ -63,12 +63,20 @@ class Session:
         embedded: the initializers that were built in; changing them later changes nothing here.
     """
 
-    def __init__(self, graph: Graph, settings: Settings, fed: Collection[str] = (), steady: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        settings: Settings,
+        fed: Collection[str] = (),
+        steady: bool = False,
+        sparing: bool = False,
+    ) -> None:
         """Compile a graph.
 
         Args:
             fed: further initializers that are read anew in each run, because they change in between.
             steady: all runs are of one size, and take the memory that the last one took.
+            sparing: where memory is bounded, no more of it is taken than values need, each by itself.
         """
         self.inputs = list(graph.inputs)
         self.outputs = list(graph.outputs)
@@ -76,27 +84,33 @@ class Session:
         self._weights = {n: a for n, a in graph.initializers.items() if n in fed}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = declare(graph, self._weights)
-        self._session = start(model, settings)
-        self._run_options = None if steady else _run_options(settings)
+        sparing = sparing and settings.room is not None
+        self._session = start(model, settings, sparing)
+        self._run_options = None if steady or sparing else _run_options(settings)
         self._types = {o.name: o.type for o in self._session.get_outputs()}
         self._read = {i.name for i in self._session.get_inputs()}
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray] | None = None
-    ) -> dict[str, np.ndarray]:
+        self, feeds: Mapping[str, Any], into: Mapping[str, np.ndarray] | None = None, handed_on: Collection[str] = ()
+    ) -> dict[str, Any]:
         """Compute the outputs from the inputs.
 
         Args:
-            feeds: input -> array of the input's type; contiguous arrays are not copied.
+            feeds: input -> array of the input's type, or onnxruntime's own value; contiguous arrays are not copied.
             into: output -> contiguous array of the right shape and type, to be written in place.
+            handed_on: outputs that come as onnxruntime's own values, to be fed to another session.
         Returns:
             output -> array (the very arrays of `into` where given).
         """
         into = into or {}
         binding = self._session.io_binding()
-        held = {n: np.asarray(a, order="C") for n, a in (*self._weights.items(), *feeds.items()) if n in self._read}
-        for name, array in held.items():
-            _bind(binding.bind_input, name, array)
+        fed = {n: a for n, a in (*self._weights.items(), *feeds.items()) if n in self._read}
+        held = {n: a if isinstance(a, ort.OrtValue) else np.asarray(a, order="C") for n, a in fed.items()}
+        for name, value in held.items():
+            if isinstance(value, ort.OrtValue):
+                binding.bind_ortvalue_input(name, value)
+            else:
+                _bind(binding.bind_input, name, value)
         for name in self.outputs:
             if name in into:
                 _bind(binding.bind_output, name, into[name])
@@ -107,15 +121,17 @@ class Session:
         values = binding.get_outputs()
         pairs = zip(self.outputs, values, strict=True)
         # A sequence has no array; it stays onnxruntime's own.
-        return {n: into[n] if n in into else v.numpy() if v.is_tensor() else v for n, v in pairs}
+        as_made = {n: v for n, v in pairs if n not in into}
+        arrays = {n: v if n in handed_on or not v.is_tensor() else v.numpy() for n, v in as_made.items()}
+        return {n: into[n] if n in into else arrays[n] for n in self.outputs}
 
 
-def start(model: onnx.ModelProto, settings: Settings) -> ort.InferenceSession:
-    """Return onnxruntime's session for a model."""
+def start(model: onnx.ModelProto, settings: Settings, sparing: bool = False) -> ort.InferenceSession:
+    """Return onnxruntime's session for a model; `sparing`: without an arena."""
+    options = _options(settings)
+    options.enable_cpu_mem_arena = not sparing
     with explained("set up"):
-        return ort.InferenceSession(
-            model.SerializeToString(), _options(settings), providers=settings.device.providers()
-        )
+        return ort.InferenceSession(model.SerializeToString(), options, providers=settings.device.providers())
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:
