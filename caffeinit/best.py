@@ -43,10 +43,13 @@ class _Arrays:
     def put_back(self) -> None:
         """Give the network the arrays that were kept, if any were."""
         for name, array in self._kept.items():
-            if isinstance(array, Stored):
-                assert self._scratch is not None
-                array = self._scratch.load(array)
-            self.network.graph.initializers[name][...] = array
+            target = self.network.graph.initializers[name]
+            if isinstance(array, np.ndarray):
+                target[...] = array
+            elif self._scratch is not None and target.flags.c_contiguous:
+                self._scratch.read(array, target)
+            elif self._scratch is not None:
+                target[...] = self._scratch.load(array)
 
     def forget(self) -> None:
         """Let go of what was kept."""

@@ -244,7 +244,7 @@ def predict(units: Sequence[Unit], rates: Mapping[str, UnitRates], plan: Plan) -
         link = links.get(id(unit.uses[0].node)) if unit.uses else None
         known = rates.get(unit.key)
         if known is not None:
-            found[unit.key] = known.scaled(link, plan.scales) if link and known.diffs else known
+            found[unit.key] = known.scaled(link, plan.scales) if link and known.diffs else known.alone()
     return found
 
 

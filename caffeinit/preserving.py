@@ -25,7 +25,7 @@ from caffeinit.nodes import INSIDE
 from caffeinit.nonfinite import check_finite
 from caffeinit.places import find_places
 from caffeinit.plan import Plan, apply
-from caffeinit.rates import RateProbe, UnitRates
+from caffeinit.rates import RateProbe, UnitRates, without_squares
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scale_report import explain
 from caffeinit.scales import ScaleSystem
@@ -121,6 +121,7 @@ def rescale_preserving(
         progress(1, 3)
         plan = _plan(run)
         _describe_plan(run, plan)
+        run.rates = without_squares(run.rates)
         apply(network, plan)
         run.rounded = network.round_as_stored()
         _describe_net(run)

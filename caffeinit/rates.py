@@ -92,6 +92,10 @@ class UnitRates:
         found, sizes = self.columns(np.ones(len(link.outputs)), link, scales)
         return UnitRates(float(_root(found.sum(), sizes.sum())), _root(found, sizes))
 
+    def alone(self) -> UnitRates:
+        """Return the rates without the squares that they come from, which take memory."""
+        return UnitRates(self.rate, self.column_rates)
+
     @property
     def rate_cvar(self) -> float:
         """Coefficient of variation of the column rates; columns without weights or gradients are left out."""
@@ -107,6 +111,11 @@ class UnitRates:
 def _root(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.sqrt(numerator / denominator))
+
+
+def without_squares(rates: Mapping[str, UnitRates]) -> dict[str, UnitRates]:
+    """Return unit's key -> its rates, to be looked at when nothing is to be planned any more; see `UnitRates.alone`."""
+    return {key: known.alone() for key, known in rates.items()}
 
 
 def rate_spread(rates: Iterable[float]) -> float:

@@ -31,7 +31,7 @@ from caffeinit.bonds import values_below
 from caffeinit.errors import WeightsError
 from caffeinit.network import Network
 from caffeinit.plan import Plan, apply, can_apply
-from caffeinit.rates import RateProbe, UnitRates, rate_spread
+from caffeinit.rates import RateProbe, UnitRates, rate_spread, without_squares
 from caffeinit.restoring import Restorer
 from caffeinit.scales import ScaleSystem
 from caffeinit.sums import Sums
@@ -250,7 +250,7 @@ def iterate(
     done = since_best = 0
     while done < rounds:
         rates = probe.measure()
-        before = before or rates
+        before = before or without_squares(rates)
         done += 1
         progress(done, rounds)
         plan = plan_balance(network, rates, relaxed.counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
@@ -259,6 +259,7 @@ def iterate(
         if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best == _PATIENCE or done == rounds:
             break
         change = relaxed.step(rates)[0]
+        del rates  # what they come from makes room for the next ones
         if not np.abs(change.scales).max(initial=0) > _STILL:
             break
         restorer.prepare(state.given_by(change), relaxed.point)
@@ -288,8 +289,9 @@ def approach(
     before: dict[str, UnitRates] = {}
     for number in range(rounds):
         rates = probe.measure(rough=True)
-        before = before or rates
+        before = before or without_squares(rates)
         change, expected = relaxed.step(rates)
+        del rates
         if not can_apply(network, change):
             relaxed.forget()
             break
