@@ -43,6 +43,8 @@ from caffeinit.within import plan_pass
 
 # onnxruntime's arena rounds up, and leaves holes.
 _ARENA = 1.25
+# What a thread takes for products and for the windows of convolutions, beside values, at most.
+_WORKING = 1 << 25
 # Small things, and what the allocators of C and Python do not give back.
 _SLACK, _SLACK_PART = 48 << 20, 0.05
 _M_MMAP_THRESHOLD = -3  # from malloc.h
@@ -57,8 +59,6 @@ class Work:
         passes: a normalising pass goes over all pictures, stage by stage.
         forward: the whole net runs forward, its units' outputs side by side.
         rate_pictures: pictures that rates are measured on; 0 if they are not.
-        rates_held: measurements of them that are in memory at a time: by default the first, the best, and the one that
-            is made.
         kept_outputs: the net's outputs are kept to be compared.
         patches: value -> bytes of the patches that are taken from it.
         drawn: bytes that drawing one unit takes at most.
@@ -67,7 +67,6 @@ class Work:
     passes: bool = False
     forward: bool = False
     rate_pictures: int = 0
-    rates_held: int = 3
     kept_outputs: bool = False
     patches: Mapping[str, int] | None = None
     drawn: int = 0
@@ -153,20 +152,21 @@ class _Phase:
 def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]:
     """Return the phases of a job."""
     graph = network.graph
-    arrays = {a.ctypes.data: a.nbytes for of in network.params.values() for a in of}
     # Arrays of zeros are not in memory before they are drawn.
     missing = sum(network.params[layer][index].nbytes for layer, index in network.missing)
     pictures = _pictures(calibration)
     base = resident_bytes() + missing + pictures
-    largest = max(arrays.values(), default=0)
+    known = (a for layer, of in network.params.items() for i, a in enumerate(of) if (layer, i) not in network.missing)
+    compared = max((a.nbytes for a in known), default=0) // 2  # with what is in the file, which is written over
     phases = {}
     if network.missing or work.drawn:
-        phases["drawing weights"] = _Phase(base + max(work.drawn, largest if network.missing else 0))
+        phases["drawing weights"] = _Phase(base + work.drawn)
     retained = 0
     if work.rate_pictures:
-        piece, kept = _rates(network, work.rate_pictures, work.rates_held)
+        piece, shared, kept = _rates(network, work.rate_pictures)
+        # No pictures are read meanwhile.
+        phases["rates"] = _Phase(base - pictures + _kept_pictures(calibration) + shared + piece, piece)
         base += kept
-        phases["rates"] = _Phase(base + piece, piece)
         # Where rates are measured before the pass as well, onnxruntime keeps part of what they took.
         retained = piece if graph.nearly_homogeneous else 0
     phases["weights and libraries"] = _Phase(base)
@@ -176,7 +176,7 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]
         spool = _spool(network, calibration) if work.kept_outputs else 0
         piece = _forward(network, calibration)
         phases["a forward run"] = _Phase(base + retained + spool + piece, piece if _streams(network) else 0)
-    phases["writing the file"] = _Phase(base + largest // 2)
+    phases["writing the file"] = _Phase(base + compared)
     return phases
 
 
@@ -240,8 +240,8 @@ def _streams(network: Network) -> bool:
     return can_stream(network.graph.part(looked_at(network, network.graph.outputs)), network.settings)
 
 
-def _rates(network: Network, pictures: int, held: int) -> tuple[int, int]:
-    """Return what one piece takes on its way forward and back, and what is kept of all of them."""
+def _rates(network: Network, pictures: int) -> tuple[int, int, int]:
+    """Return what one piece takes on its way forward and back, what is there beside the pieces, and what is afterwards."""
     graph, rows = network.graph, made_for(network.graph)
     batches = 1 if graph.batch_axis_free else math.ceil(pictures / rows)
     pictures = pictures if graph.batch_axis_free else rows
@@ -249,30 +249,35 @@ def _rates(network: Network, pictures: int, held: int) -> tuple[int, int]:
     try:
         probe = RateProbe(network, [batch])
     except CaffeinitError:  # there are no rates then, and the job says why
-        return 0, 0
+        return 0, 0, 0
     first = probe.batches[0]
     size = len(next(iter(first.values()))) * rows // max(next(iter(graph.inputs.values()))[0], 1)
-    squares = sum(_squares(unit, batches * len(probe.batches)) for unit in network.units) if probe.run.is_whole else 0
-    kept = batches * sum(a.nbytes for a in batch.values()) + held * squares + probe.run.kept_bytes
-    piece = max(
-        int(_ARENA * living(part, part.outputs, (), made_for(part))) + beside for part, beside in probe.run.steps(size)
-    )
-    return piece, kept
+    squares = sum(_squares(graph, unit, pictures * batches) for unit in network.units) if probe.run.is_whole else 0
+    given = batches * sum(a.nbytes for a in batch.values())
+    piece = max(living(part, part.outputs, (), made_for(part)) + beside for part, beside in probe.run.steps(size))
+    # The weights' own squares are taken after those of the gradients.
+    return piece + min(_WORKING, 8 * piece), given + squares + probe.run.shared_bytes, given + 2 * squares
 
 
-def _squares(unit: Unit, pieces: int) -> int:
-    """Return what is kept of a unit's gradient (`squares.py`)."""
+def _squares(graph: Graph, unit: Unit, pictures: int) -> int:
+    """Return what is kept of the squares of a unit's gradient (`squares.py`)."""
     if unit.kind != "affine" or unit.weight is None:
         return 0
-    positions = math.prod(unit.weight.shape[3:])
-    return 8 * unit.weight.size // positions if unit.weight.ndim > 3 else 8 * sum(unit.weight.shape) * 4 * pieces
+    sums = 8 * math.prod(unit.weight.shape[:3])
+    if unit.weight.ndim > 3:
+        return sums
+    rows = sum(math.prod(graph.shape(use.input)[:-1]) for use in unit.uses) * pictures // made_for(graph)
+    return min(sums, 8 * sum(unit.weight.shape) * rows)
 
 
 def _pictures(calibration: Any) -> int:
     """Return what batches and decoded pictures take."""
-    if not isinstance(calibration, Calibration):
-        return 0
-    return calibration.memory
+    return calibration.memory if isinstance(calibration, Calibration) else 0
+
+
+def _kept_pictures(calibration: Any) -> int:
+    """Return what pictures take that are kept for later passes."""
+    return calibration.kept_memory if isinstance(calibration, Calibration) else 0
 
 
 def living(graph: Graph, outputs: Sequence[str], inputs: Sequence[str], pictures: int) -> int:

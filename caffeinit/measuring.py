@@ -154,7 +154,7 @@ def measure(
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     rate_pictures = RATE_PICTURES if rate_batches is None else rate_batches * calibration.batch_size
-    work = Work(forward=True, rate_pictures=rate_pictures, rates_held=1)
+    work = Work(forward=True, rate_pictures=rate_pictures)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         return _measure(network, calibration, rate_batches, seed, progress)
 

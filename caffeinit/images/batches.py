@@ -122,15 +122,23 @@ class Calibration:
 
     @property
     def memory(self) -> int:
-        """About how many bytes decoding and the batches take: pictures kept for later passes, two batches, and so on."""
-        row = sum(math.prod(feed.shape[1:]) for feed in self.feeds)
+        """About how many bytes pictures and batches take while these are made: `kept_memory`, two batches, and so on."""
+        row = self._row
         floats = sum(4 * math.prod(f.shape[1:]) for f in self.feeds if not f.source.holds_pictures)
         ahead = (BATCHES_AHEAD + 1) * self.batch_size * (row + floats)
         largest = max(feed.source.most_pixels for feed in self.feeds)
         # Three colours; decoded, in the net's order, and turned upright or converted.
-        return (
-            min(CACHE_BYTES, self.num_images * row) + ahead + 2 * self.batch_size * 4 * row + 9 * largest * self.threads
-        )
+        return self.kept_memory + ahead + 2 * self.batch_size * 4 * row + 9 * largest * self.threads
+
+    @property
+    def kept_memory(self) -> int:
+        """About how many bytes pictures take that are kept for later passes."""
+        return min(CACHE_BYTES, self.num_images * self._row)
+
+    @property
+    def _row(self) -> int:
+        """Numbers of one picture, of all inputs."""
+        return sum(math.prod(feed.shape[1:]) for feed in self.feeds)
 
     def __len__(self) -> int:
         return self.num_images
