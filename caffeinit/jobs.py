@@ -16,10 +16,11 @@ from caffeinit.network import Network, listed
 from caffeinit.patterns import check_matched
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.preserving import rescale_preserving
+from caffeinit.rate_options import RateOptions
 from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.responses import refiners
 from caffeinit.result import NO_SPREAD, Result
-from caffeinit.training import RATE_PICTURES, Outcome, prepare_training
+from caffeinit.training import Outcome, prepare_training
 from caffeinit.units import Unit
 from caffeinit.within import normalize
 
@@ -94,6 +95,7 @@ def init(
     normalized: bool = True,
     balanced: bool = True,
     per_channel_rates: bool = False,
+    rate_batches: int | None = None,
     memory_limit: int | None = None,
     temp_dir: str | PathLike[str] | None = None,
     progress: Progress = lambda done, total: None,
@@ -113,6 +115,7 @@ def init(
         normalized: False leaves the weights as drawn.
         balanced: False leaves the rates of the units as they come.
         per_channel_rates: at the end make the rates of each unit's columns equal, instead of its channels' deviations.
+        rate_batches: rates are measured on so many batches; on 16 pictures by default.
         memory_limit: bytes that the process is to stay below, by putting values into a temporary file; None for no limit.
         temp_dir: folder for that file; None for the system's.
     Raises:
@@ -124,11 +127,12 @@ def init(
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = drawn_by_init(network, layers)
     reason = _training_reasons(network, chosen, drawn)
-    work = _training_work(network, drawn, method, calibration.num_images, balanced and normalized)
+    rates = _rate_options(balanced and normalized, per_channel_rates, rate_batches)
+    work = _training_work(network, drawn, method, calibration, rates)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
         if normalized:
-            found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
+            found = _train(network, calibration, reason, beta, drawing, rates, progress)
         else:
             found = Outcome(
                 *normalize(
@@ -157,6 +161,7 @@ def rescale(
     method: str | Mapping[str, str] = "gaussian",
     balanced: bool = True,
     per_channel_rates: bool = False,
+    rate_batches: int | None = None,
     rewrite_lrn: bool = False,
     powers_of_two: bool = False,
     memory_limit: int | None = None,
@@ -174,7 +179,7 @@ def rescale(
         beta: mean that mode normalize gives, as a share of the deviation, 0.1 by default; the other modes set no means.
         layers: shell patterns of the layers to rescale, each of which must match; all by default.
         reinit: shell patterns of layers to draw again, each of which must match.
-        images, method, balanced, per_channel_rates, memory_limit, temp_dir: as for `init`.
+        images, method, balanced, per_channel_rates, rate_batches, memory_limit, temp_dir: as for `init`.
         powers_of_two: in the modes that keep the function, round all scales to powers of two: no bit of the outputs moves.
         rewrite_lrn: in the modes that keep the function, let alpha of LRN layers make up for the scale of what they read;
             a Caffe net has to be saved, too, then: `network.save(weights, net_path=net)`. ONNX models have it within.
@@ -195,23 +200,23 @@ def rescale(
         _check_nothing_drawn(network, mode, reinit)
     check_matched("--reinit", reinit, network.params)
     drawn = drawn_by_rescale(network, mode, reinit)
+    rates = _rate_options(balanced and mode in ("preserve", "balance", "normalize"), per_channel_rates, rate_batches)
     if rewrite_lrn:
         network.open_numbers()
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     if mode in PRESERVING:
         reason = _preserving_reasons(network, chosen)
         balances = mode == "balance" or (mode == "preserve" and balanced)
-        work = Work(forward=True, rate_pictures=RATE_PICTURES if balances else 0, kept_outputs=True)
+        num_pictures = rates.num_pictures(calibration) if balances else 0
+        work = Work(forward=True, rate_pictures=num_pictures, kept_outputs=True)
         with bounded(network, calibration, work, memory_limit, temp_dir):
-            found = rescale_preserving(
-                network, calibration, reason, mode, balanced, per_channel_rates, rewrite_lrn, powers_of_two, progress
-            )
+            found = rescale_preserving(network, calibration, reason, mode, rates, rewrite_lrn, powers_of_two, progress)
         return _result(network, calibration, found, Drawing())
-    work = _training_work(network, drawn, method, calibration.num_images, balanced)
+    work = _training_work(network, drawn, method, calibration, rates)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
         reason = _training_reasons(network, chosen | drawn, drawn)
-        found = _train(network, calibration, reason, beta, drawing, balanced, per_channel_rates, progress)
+        found = _train(network, calibration, reason, beta, drawing, rates, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
 
@@ -239,11 +244,26 @@ def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> 
 
 
 def _training_work(
-    network: Network, drawn: Collection[str], method: str | Mapping[str, str], num_images: int, balanced: bool
+    network: Network,
+    drawn: Collection[str],
+    method: str | Mapping[str, str],
+    calibration: Any,
+    rates: RateOptions,
 ) -> Work:
     """Return what a job that draws these layers and then normalises will take memory for."""
-    patches, most = drawing_memory(network, lambda name: name in drawn, method, num_images)
-    return Work(passes=True, rate_pictures=RATE_PICTURES if balanced else 0, patches=patches, drawn=most)
+    patches, most = drawing_memory(network, lambda name: name in drawn, method, calibration.num_images)
+    num_pictures = rates.num_pictures(calibration) if rates.balanced else 0
+    return Work(passes=True, rate_pictures=num_pictures, patches=patches, drawn=most)
+
+
+def _rate_options(balanced: bool, per_channel: bool, batches: int | None) -> RateOptions:
+    if batches is not None and batches < 1:
+        raise OptionError(f"rate_batches is {batches}: rates are measured on one batch at least")
+    if batches is not None and not balanced:
+        raise OptionError(
+            "where rates are left as they come, none are measured, and there is no use for --rate-batches"
+        )
+    return RateOptions(balanced, per_channel, batches)
 
 
 def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
@@ -280,8 +300,7 @@ def _train(
     reason: Callable[[Unit], str],
     beta: float | None,
     drawing: Drawing,
-    balanced: bool,
-    per_channel_rates: bool,
+    rates: RateOptions,
     progress: Progress,
 ) -> Outcome:
     return prepare_training(
@@ -291,8 +310,7 @@ def _train(
         chosen=reason,
         samplers=drawing.samplers,
         uncorrelated=drawing.uncorrelated,
-        balanced=balanced,
-        per_channel_rates=per_channel_rates,
+        rates=rates,
         progress=progress,
     )
 

@@ -7,7 +7,6 @@ would not use them.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,9 +23,9 @@ from caffeinit.jobs import needed_inputs
 from caffeinit.moments import Moments
 from caffeinit.network import Network, Skipped, listed
 from caffeinit.nonfinite import describe_first
+from caffeinit.rate_options import RateOptions, first_pictures
 from caffeinit.rates import RateProbe, UnitRates, known_spread
 from caffeinit.result import NO_SPREAD, UnitStats, finite
-from caffeinit.training import RATE_PICTURES, first_pictures
 from caffeinit.units import Unit
 
 Batch = Mapping[str, np.ndarray]
@@ -153,14 +152,14 @@ def measure(
     if not network.units:
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
-    rate_pictures = RATE_PICTURES if rate_batches is None else rate_batches * calibration.batch_size
+    rate_pictures = RateOptions(batches=rate_batches).num_pictures(calibration)
     work = Work(forward=True, rate_pictures=rate_pictures)
     with bounded(network, calibration, work, memory_limit, temp_dir):
-        return _measure(network, calibration, rate_batches, seed, progress)
+        return _measure(network, calibration, rate_pictures, seed, progress)
 
 
 def _measure(
-    network: Network, calibration: Any, rate_batches: int | None, seed: int, progress: Callable[[int, int], None]
+    network: Network, calibration: Any, rate_pictures: int, seed: int, progress: Callable[[int, int], None]
 ) -> Measurement:
     moments = measure_moments(network, calibration, progress=lambda done: progress(done, calibration.num_images))
     units = [_unit(unit, moments[unit.key]) for unit in network.units]
@@ -168,13 +167,8 @@ def _measure(
     found.notes = [*network.notes, *calibration.notes, *_missing_notes(network)]
     if any(not entry.is_finite for entry in units):
         found.first_not_finite = describe_first(network, calibration, unit_outputs(network))
-    if rate_batches != 0:
-        first = (
-            first_pictures(network, calibration)
-            if rate_batches is None
-            else itertools.islice(calibration, rate_batches)
-        )
-        _measure_rates(found, network, list(first), seed)
+    if rate_pictures:
+        _measure_rates(found, network, first_pictures(network, calibration, rate_pictures), seed)
     return found
 
 

@@ -25,11 +25,12 @@ from caffeinit.nodes import INSIDE
 from caffeinit.nonfinite import check_finite
 from caffeinit.places import find_places
 from caffeinit.plan import Plan, apply
+from caffeinit.rate_options import BALANCED, RateOptions, first_pictures
 from caffeinit.rates import RateProbe, UnitRates, without_squares
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scale_report import explain
 from caffeinit.scales import ScaleSystem
-from caffeinit.training import Outcome, first_pictures, learns, rate_notes
+from caffeinit.training import Outcome, learns, rate_notes
 from caffeinit.units import Unit
 from caffeinit.verify import TOLERANCE, Difference, KeptValues
 from caffeinit.within import ALL_DEAD
@@ -84,8 +85,7 @@ def rescale_preserving(
     batches: Iterable[Batch],
     chosen: Callable[[Unit], str],
     mode: str = "preserve",
-    balanced: bool = True,
-    per_channel_rates: bool = False,
+    options: RateOptions = BALANCED,
     rewritten: bool = False,
     powers_of_two: bool = False,
     progress: Progress = lambda done, total: None,
@@ -96,19 +96,19 @@ def rescale_preserving(
         batches: input -> array; iterated over three times.
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
         mode: one of MODES.
-        balanced: False leaves out the rates in mode preserve.
-        per_channel_rates: in mode preserve, make the rates of each unit's columns equal instead of its channels'
-            deviations.
+        options: in mode preserve, whether units get one rate, and whether the columns of each one instead of its channels
+            one deviation; on which pictures.
         rewritten: let numbers of the net itself (alpha of LRN) change, too, which the network's source writes;
             `network.open_numbers` was called.
         powers_of_two: round all scales to powers of two, with which no digit is lost.
     Raises:
         CaffeinitError: an output moved by more than `verify.TOLERANCE`; the network must not be saved then.
     """
-    run = _Run(network, chosen, mode, per_channel_rates, rewritten, powers_of_two)
-    first = first_pictures(network, batches)
+    run = _Run(network, chosen, mode, options.per_channel, rewritten, powers_of_two)
+    run.notes += options.told(batches)
+    first = first_pictures(network, batches, options.num_pictures(batches))
     outputs = _computable(network, first[0])
-    if mode == "balance" or (mode == "preserve" and balanced):
+    if mode == "balance" or (mode == "preserve" and options.balanced):
         _measure_rates(run, first)
     moves = {name: Difference(name, places=find_places(name, network.graph.producer)) for name in outputs}
     moving = network.graph.moving_values() - {*network.graph.inputs}

@@ -23,24 +23,26 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.network import Network, digest
 from caffeinit.plan import apply
+from caffeinit.rate_options import BALANCED, RateOptions, first_pictures
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.responses import ResponseKeeper, refiners
 from caffeinit.restoring import MANY_VALUES, Normalizer, Restorer, Thorough, can_restore, find_restorer, scale_targets
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
-from caffeinit.sizes import count_pictures, made_for
 from caffeinit.units import Unit
 from caffeinit.within import InputSampler, normalize
 
 Batch = Mapping[str, np.ndarray]
 Progress = Callable[[int, int], None]
 Scales = Mapping[str, np.ndarray]
-# Rates are measured on so many pictures, whatever the size of the batches that bring them.
-RATE_PICTURES = 16
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 _REACHED = 0.02
 _MOST_NAMES = 6
+_FORETOLD = (
+    "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
+    "`caffeinit measure` tells what they are"
+)
 _LOOSE = (
     "the net's outputs do not deviate by 1: sums tie the units' rates, which would differ from their mean by up to a "
     "factor of {:.3g} with outputs of that size. `--no-balance` leaves them at 1"
@@ -80,8 +82,7 @@ def prepare_training(
     chosen: Callable[[Unit], str],
     samplers: Mapping[str, InputSampler],
     uncorrelated: Mapping[str, Sequence[int]] | None = None,
-    balanced: bool = True,
-    per_channel_rates: bool = False,
+    rates: RateOptions = BALANCED,
     progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Draw what is to be drawn, normalise the chosen units, and give all units one rate.
@@ -92,13 +93,12 @@ def prepare_training(
         samplers: unit name -> what draws its weights from its inputs first.
         uncorrelated: unit name -> how many filters of each group, its first, are to respond without correlation; known
             once it is drawn.
-        balanced: False leaves the rates as they come.
-        per_channel_rates: make the rates of each unit's columns equal at the end, instead of its channels' deviations.
+        rates: whether they are balanced, and on which pictures.
     Raises:
         WeightsError: a unit's output is not finite; the network must not be saved then.
     """
-    work = _Work(network, batches, chosen, beta, samplers, uncorrelated or {})
-    if not balanced:
+    work = _Work(network, batches, chosen, beta, samplers, uncorrelated or {}, rates.num_pictures(batches))
+    if not rates.balanced:
         return Outcome(*work.drawn(progress=progress))
     try:
         probe = RateProbe(network, work.first)
@@ -116,7 +116,7 @@ def prepare_training(
         relaxed = work.relaxed(probe, relaxed)
         done = _Done(reports, peak, left, iterate(relaxed, progress=both.second), relaxed.held)
     reports, found = done.reports, done.found
-    if per_channel_rates:
+    if rates.per_channel:
         restorer = work.keeper() if bent else Restorer()
         found = _balance_columns(work, probe, restorer, found)
     for unit, report in zip(network.units, reports, strict=True):
@@ -127,10 +127,13 @@ def prepare_training(
     if found.changed and not foretold:  # the function has changed, and nothing made up for that, or not enough
         _measure_again(network, batches, reports, found)
     both.end()
-    outcome = _outcome(network, probe, reports, done.peak, found, foretold)
+    outcome = _outcome(network, probe, reports, done.peak, found)
+    if foretold:
+        outcome.notes.append(_FORETOLD.format(work.num_first))
     if done.held is not None and (bent or found.changed):
         outcome.notes.append(_LOOSE.format(np.exp(done.held)))
-    if not foretold and not per_channel_rates:
+    outcome.notes += rates.told(batches)
+    if not foretold and not rates.per_channel:
         outcome.notes += _uneven_notes(network.units, reports)
     return outcome
 
@@ -142,7 +145,8 @@ class _Work:
     Attributes:
         samplers: unit name -> what draws its weights.
         turned: unit name -> how many filters of each group respond without correlation.
-        first: the first pictures, in a list of one batch.
+        num_first: how many pictures the scales are found on.
+        first: these, in a list of one batch.
     """
 
     network: Network
@@ -151,10 +155,11 @@ class _Work:
     beta: float
     samplers: Mapping[str, InputSampler]
     turned: Mapping[str, Sequence[int]]
+    num_first: int
 
     @cached_property
     def first(self) -> list[Batch]:
-        return first_pictures(self.network, self.batches)
+        return first_pictures(self.network, self.batches, self.num_first)
 
     def relaxed(self, probe: RateProbe, before: Relaxed | None = None) -> Relaxed:
         """Return the scales that may change; what was found `before` weights were drawn, where they do not matter.
@@ -278,31 +283,6 @@ def _balance_columns(work: _Work, probe: RateProbe, restorer: Restorer, found: B
     return Balanced(scales, found.before, again.after, found.rounds + again.rounds, found.changed or again.changed)
 
 
-def first_pictures(network: Network, batches: Iterable[Batch]) -> list[Batch]:
-    """Return the first `RATE_PICTURES` pictures as one batch, so that the cut into batches does not show in the rates.
-
-    A net that spells its batch size out gets as many batches as have these pictures.
-    """
-    parts: list[Batch] = []
-    num_pictures = 0
-    for batch in batches:
-        parts.append(batch)
-        num_pictures += count_pictures(network.graph, batch)
-        if num_pictures >= RATE_PICTURES:
-            break
-    if not network.graph.batch_axis_free:
-        return parts
-    each = {name: shape[0] / made_for(network.graph) for name, shape in network.graph.inputs.items() if shape}
-    return [
-        {
-            name: np.concatenate([p[name] for p in parts])[: round(RATE_PICTURES * each[name])]
-            if name in each
-            else array
-            for name, array in parts[0].items()
-        }
-    ]
-
-
 def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence[UnitReport], found: Balanced) -> None:
     """Put what units put out now in place of what was foretold, and let no scale be added to it."""
     moments = measure_moments(network, batches)
@@ -325,9 +305,7 @@ def _uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[
     return [f"{told} {', '.join(uneven)}"] if uneven else []
 
 
-def _outcome(
-    network: Network, probe: RateProbe, reports: list[UnitReport], peak: int, found: Balanced, foretold: bool
-) -> Outcome:
+def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
     units = [unit for unit in network.units if learns(unit)]
     spreads = spread_of(found.before, units), spread_of(found.after, units)
     for unit, report in zip(network.units, reports, strict=True):
@@ -337,11 +315,6 @@ def _outcome(
         report.before = _with_rate(report.before, found.before.get(key))
         report.after = _with_rate(report.after, found.after.get(key))
     notes = rate_notes(network, probe, found.after)
-    if foretold:
-        notes.append(
-            f"means and deviations after balancing are foretold: its last steps were made up for on {RATE_PICTURES} "
-            "pictures at most. `caffeinit measure` tells what they are"
-        )
     if spreads[1] > _REACHED:
         tied = "the graph or what is left alone ties them" if found.rounds == 1 else f"after {found.rounds} rounds"
         known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}

@@ -6,8 +6,8 @@ import pytest
 import caffeinit
 from caffeinit.engine.session import Settings
 from caffeinit.errors import OptionError
+from caffeinit.rate_options import first_pictures
 from caffeinit.rates import RateProbe
-from caffeinit.training import first_pictures
 from tests.nets import NETS, pictures
 
 
@@ -34,6 +34,33 @@ def test_init_ends_with_one_rate_for_columns_and_units():
     result = caffeinit.init(net, batches, per_channel_rates=True)
     assert result.rate_spread <= 0.02
     assert cvars(net, batches)["ip2"] < 1e-3
+
+
+@pytest.mark.parametrize("job", [caffeinit.init, caffeinit.rescale])
+def test_columns_are_made_equal_on_as_many_pictures_as_are_asked_for(job):
+    found = {}
+    for count in (None, 6):  # 16 pictures, and all 24
+        net, batches = NETS["chain"](), pictures(24)
+        result = job(net, batches, per_channel_rates=True, rate_batches=count)
+        probe = RateProbe(net, batches)
+        found[count] = {u.name: probe.measure()[u.key].rate_cvar for u in net.units}["ip2"]
+        said = "rates of columns were made equal on 16 of 24 pictures" in " ".join(result.notes)
+        assert said == (count is None)
+    assert found[6] < 1e-3 < 0.01 < found[None]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rate_batches": 0}, "on one batch at least"),
+        ({"rate_batches": 2, "balanced": False}, "no use for --rate-batches"),
+        ({"rate_batches": 2, "mode": "equalize"}, "no use for --rate-batches"),
+    ],
+    ids=str,
+)
+def test_batches_for_rates_that_are_not_measured_are_refused(options, words):
+    with pytest.raises(OptionError, match=words):
+        caffeinit.rescale(NETS["chain"](), pictures(), **options)
 
 
 def test_rates_per_channel_need_balancing():

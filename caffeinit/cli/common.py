@@ -149,6 +149,19 @@ net_options = _all(_NET)
 image_options = _all(_IMAGES)
 run_options = _all(_RUN)
 bounded_options = _all(_MEMORY)
+rate_options = _all(
+    [
+        click.option("--no-balance", is_flag=True, help="leave the rates of the layers as they come."),
+        click.option(
+            "--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation."
+        ),
+        click.option(
+            "--rate-batches",
+            type=click.IntRange(min=1),
+            help="batches that rates are measured on. By default as many as have 16 pictures.",
+        ),
+    ]
+)
 write_options = _all(_WRITE)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from caffeinit.cli.common import bounded_options, image_options, net_options, run_options, write_options
+from caffeinit.cli.common import bounded_options, image_options, net_options, rate_options, run_options, write_options
 from caffeinit.cli.verb import Verb
 
 
@@ -24,15 +24,20 @@ from caffeinit.cli.verb import Verb
     help="caffemodel to write; .h5 gives HDF5. For an ONNX model, the .onnx file.",
 )
 @click.option("--no-normalize", is_flag=True, help="leave the weights as drawn.")
-@click.option("--no-balance", is_flag=True, help="leave the rates of the layers as they come.")
-@click.option("--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation.")
+@rate_options
 @image_options
 @net_options
 @write_options
 @run_options
 @bounded_options
 def command(
-    net: str, output: str, no_normalize: bool, no_balance: bool, per_channel_rates: bool, **options: Any
+    net: str,
+    output: str,
+    no_normalize: bool,
+    no_balance: bool,
+    per_channel_rates: bool,
+    rate_batches: int | None,
+    **options: Any,
 ) -> None:
     """Draw all weights of a net, then normalise them on pictures.
 
@@ -54,4 +59,5 @@ def command(
         normalized=not no_normalize,
         balanced=not no_balance,
         per_channel_rates=per_channel_rates,
+        rate_batches=rate_batches,
     )

@@ -13,6 +13,7 @@ from caffeinit.cli.common import (
     image_options,
     net_options,
     patterns,
+    rate_options,
     run_options,
     write_options,
 )
@@ -35,8 +36,7 @@ from caffeinit.cli.verb import Verb
     show_default=True,
     help="what to reach, see above.",
 )
-@click.option("--no-balance", is_flag=True, help="leave out the rates in modes preserve and normalize.")
-@click.option("--per-channel-rates", is_flag=True, help="one rate for the columns of a layer, not one deviation.")
+@rate_options
 @click.option("--powers-of-two", is_flag=True, help="round all factors to powers of two: no bit of the outputs moves.")
 @click.option("--rewrite-lrn", is_flag=True, help="let alpha of LRN layers change, and write the net, too.")
 @click.option("--output-net", type=click.Path(), help="with --rewrite-lrn; default: OUTPUT.prototxt beside OUTPUT.")
@@ -53,6 +53,7 @@ def command(
     mode: str,
     no_balance: bool,
     per_channel_rates: bool,
+    rate_batches: int | None,
     powers_of_two: bool,
     rewrite_lrn: bool,
     output_net: str | None,
@@ -100,6 +101,7 @@ def command(
         mode=mode,
         balanced=not no_balance,
         per_channel_rates=per_channel_rates,
+        rate_batches=rate_batches,
         output_net=(output_net or str(_stem(Path(target), ".prototxt"))) if rewrite_lrn and not is_onnx(net) else None,
         rewrite_lrn=rewrite_lrn,
         powers_of_two=powers_of_two,
