@@ -15,7 +15,7 @@ from caffeinit.graph import Graph
 from caffeinit.sizes import made_for
 
 NUM_STEPS = 24  # at most, of about as many numbers: each has a session of its own
-LEAST_ELEMENTS = 1 << 18  # of a picture's values that squares are taken from; fewer are not worth a cut
+LEAST_ELEMENTS = 1 << 20  # of a picture's values that squares are taken from; fewer are not worth a cut
 
 
 def cut_on_way_back(
