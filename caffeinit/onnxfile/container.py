@@ -62,6 +62,12 @@ class Container:
         return {**self.constants, **self.initializers}
 
     @property
+    def stored(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Initializer -> its element type and shape."""
+        sparse = {name: (tensor.values.elem_type, tensor.shape) for name, tensor in self.sparse.items()}
+        return {name: (tensor.elem_type, tensor.shape) for name, tensor in self.initializers.items()} | sparse
+
+    @property
     def data_files(self) -> dict[str, DataFile]:
         """Location -> file beside the model."""
         return {t.place[0]: t.file for t in self._indexed() if t.place and t.file}

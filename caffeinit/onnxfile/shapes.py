@@ -1,4 +1,7 @@
-"""Shapes of an ONNX model's inputs: what the file declares, what the user says, and what is left open."""
+"""Shapes of an ONNX model's inputs: what the file declares, what the user says, and what is left open.
+
+Initializers may be among the inputs, too; these are held against what is declared of them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 import onnx
+from onnx import TensorProto
 
-from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.errors import CaffeinitError, FormatError, OptionError
 from caffeinit.graph import Shape
 from caffeinit.images import preprocess
 
@@ -76,6 +80,51 @@ def _settled(name: str, dims: list[int | str | None], known: Mapping[str, int], 
     if math.prod(shape) > _MOST:
         raise CaffeinitError(f'{where}: input "{name}" is {shape}, which no memory holds; the file may be damaged')
     return shape
+
+
+def check_declared(inputs: Sequence[onnx.ValueInfoProto], stored: Mapping[str, tuple[int, Shape]], where: str) -> None:
+    """Refuse an input that is declared otherwise than the initializer of its name is; axes left open fit any size.
+
+    Args:
+        stored: initializer -> its element type and shape, as in the file.
+    Raises:
+        FormatError: there is one.
+    """
+    for value in inputs:
+        if value.name in stored and not _fits(value.type, *stored[value.name]):
+            raise FormatError(
+                f'{where}: initializer "{value.name}" is {_in_words(*stored[value.name])}, but the input of its name is '
+                f"declared as {_stated(value.type)}; onnxruntime would not load this model.\n"
+                "Take the name out of the inputs, or declare it as the initializer is."
+            )
+
+
+def _fits(declared: onnx.TypeProto, elem_type: int, shape: Shape) -> bool:
+    tensor = declared.tensor_type
+    if not declared.HasField("tensor_type"):
+        return declared.WhichOneof("value") is None
+    if tensor.elem_type not in (elem_type, TensorProto.UNDEFINED):
+        return False
+    dims = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+    sizes = zip(dims, shape, strict=False)
+    return not tensor.HasField("shape") or (len(dims) == len(shape) and all(d < 0 or d == n for d, n in sizes))
+
+
+def _stated(declared: onnx.TypeProto) -> str:
+    """Return a declared type and shape in words."""
+    tensor = declared.tensor_type
+    if not declared.HasField("tensor_type"):
+        return f"a {(declared.WhichOneof('value') or '').partition('_')[0]}"
+    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
+    return _in_words(tensor.elem_type, dims if tensor.HasField("shape") else None)
+
+
+def _in_words(elem_type: int, shape: Sequence[int | str] | None) -> str:
+    is_known = elem_type in TensorProto.DataType.values() and elem_type != TensorProto.UNDEFINED
+    kind = TensorProto.DataType.Name(elem_type).lower() if is_known else f"type {elem_type}"  # type: ignore[arg-type]
+    if shape is None:
+        return kind
+    return f"{kind} ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
 def is_channels_last(value: onnx.ValueInfoProto) -> bool:

@@ -25,7 +25,7 @@ from caffeinit.onnxfile.build import Plain, build_graph
 from caffeinit.onnxfile.container import MOST_NODES, Container, open_onnx
 from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
-from caffeinit.onnxfile.shapes import declared_shape, input_shapes, is_channels_last
+from caffeinit.onnxfile.shapes import check_declared, declared_shape, input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
 from caffeinit.onnxfile.spelt import find_spelt
 from caffeinit.onnxfile.tensors import Tensor
@@ -162,6 +162,7 @@ def _plain(file: Container) -> Plain:
         versions |= {o.domain: o.version for o in model.opset_import if o.domain not in ("", "ai.onnx")}
     check_made_once(model.graph, [*file.initializers, *file.sparse], where)
     check_outputs(model.graph, [*file.initializers, *file.sparse], where)
+    check_declared(model.graph.input, file.stored, where)
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     types = types_to_change(graph)

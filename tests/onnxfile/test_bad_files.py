@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.errors import CaffeinitError, OptionError
 from tests.conftest import shared
 from tests.onnxfile.test_files import load
@@ -181,6 +182,44 @@ BAD = [
     *((_no_text(name), "a name in it is no text") for name in (b"innernam", b"thenname", b"conditio", b"then_branch")),
     (edited(odd_bias_of_a_product), r"an array of \(1, 4\) cannot be added to a product of \(1, 5\)"),
 ]
+
+
+def declared(shape, kind=TensorProto.FLOAT):
+    """Return the chain with its first weight, float (5, 3, 3, 3), as an input of another kind."""
+    return edited(lambda m: m.graph.input.append(helper.make_tensor_value_info("conv1.weight", kind, shape)))
+
+
+def a_sequence(model):
+    model.graph.input.append(helper.make_tensor_sequence_value_info("conv1.weight", TensorProto.FLOAT, None))
+
+
+WEIGHT = r'initializer "conv1.weight" is float \(5, 3, 3, 3\), but .* declared as'
+MISDECLARED = [
+    (declared([5, 3, 3, 2]), rf"{WEIGHT} float \(5, 3, 3, 2\); onnxruntime would not"),
+    (declared([5, 3, 27]), rf"{WEIGHT} float \(5, 3, 27\)"),
+    (declared([]), rf"{WEIGHT} float \(\)"),
+    (declared([0]), rf"{WEIGHT} float \(0,\)"),
+    (declared(["o", 3, None, 4]), rf"{WEIGHT} float \(o, 3, \?, 4\)"),
+    (declared([5, 3, 3, 3], TensorProto.FLOAT16), rf"{WEIGHT} float16 \(5, 3, 3, 3\)"),
+    (declared(None, TensorProto.DOUBLE), f"{WEIGHT} double;"),
+    (edited(a_sequence), f"{WEIGHT} a sequence;"),
+]
+FITTING = [[5, 3, 3, 3], ["o", 3, None, 3], [-1, 3, 3, 3], None]
+
+
+@pytest.mark.parametrize(("content", "message"), MISDECLARED, ids=range(len(MISDECLARED)))
+def test_an_input_declared_otherwise_than_its_initializer_is_refused_as_onnxruntime_does(content, message, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(content)
+    with pytest.raises(CaffeinitError, match=message):
+        load(tmp_path / "net.onnx")
+    with pytest.raises(Exception, match=r"onnxruntime|ONNXRuntimeError"):
+        OnnxFile(tmp_path / "net.onnx", threads=1)
+
+
+@pytest.mark.parametrize("shape", FITTING, ids=str)
+def test_axes_of_an_input_that_are_open_fit_any_initializer(shape, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(declared(shape))
+    assert [u.name for u in load(tmp_path / "net.onnx").units] == ["conv1.weight", "conv2.weight"]
 
 
 @pytest.mark.parametrize(("content", "message"), BAD, ids=[m for _, m in BAD])
