@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from caffeinit.inference import IR_VERSION, infer_types
+from caffeinit.inference import IR_VERSION, infer_types, tensor_type
 from caffeinit.netnumbers import NetNumber
 
 OPSET = 17
@@ -71,7 +71,7 @@ class Graph:
         self._claim(name)
         self.inputs[name] = tuple(shape)
         self.input_types[name] = elem_type
-        self._types[name] = helper.make_tensor_type_proto(elem_type, shape)
+        self._types[name] = tensor_type(elem_type, shape)
         return name
 
     def add_initializer(self, name: str, array: np.ndarray) -> str:
@@ -248,14 +248,14 @@ class Graph:
 
     def set_shape(self, value: str, shape: Shape, elem_type: int = TensorProto.FLOAT) -> None:
         """State a value's type where the caller knows it (a blob's shape as the layer infers it)."""
-        self._types[value] = helper.make_tensor_type_proto(elem_type, shape)
+        self._types[value] = tensor_type(elem_type, shape)
 
     def _type(self, value: str) -> onnx.TypeProto:
         if value in self._types:
             return self._types[value]
         if value in self.initializers:
             array = self.initializers[value]
-            return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            return tensor_type(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         # Walk down iteratively: nets are deeper than Python's recursion limit.
         pending = [self._producers[value]]
         while pending:

@@ -12,11 +12,9 @@ from onnx import helper, numpy_helper
 from caffeinit.folding import LARGEST, known_value
 
 if TYPE_CHECKING:
-    from caffeinit.graph import Graph
+    from caffeinit.graph import Graph, Shape
 
 IR_VERSION = 8
-# Functions, which onnx does not look into; all of them keep the shape of what they read.
-_KEEP_SHAPE = ("MeanVarianceNormalization", "GroupNormalization")
 
 
 def infer_types(graph: Graph, node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
@@ -30,9 +28,24 @@ def infer_types(graph: Graph, node: onnx.NodeProto, types: Mapping[str, onnx.Typ
     is_known = onnx.defs.has(node.op_type, graph.opset, node.domain)
     schema = onnx.defs.get_schema(node.op_type, graph.opset, node.domain) if is_known else None
     found = _infer(graph, node, schema, dict(types)) if schema and not schema.deprecated else {}
-    if node.op_type in _KEEP_SHAPE:
-        found[node.output[0]] = types[node.input[0]]
+    if (shape := _known_to_rule(graph, node)) is not None:
+        found[node.output[0]] = tensor_type(types[node.input[0]].tensor_type.elem_type, shape)
     return found
+
+
+def tensor_type(elem_type: int, shape: Shape) -> onnx.TypeProto:
+    """Return the type of tensors; an extent of -1 is left open."""
+    return helper.make_tensor_type_proto(elem_type, [None if d < 0 else d for d in shape])
+
+
+def _known_to_rule(graph: Graph, node: onnx.NodeProto) -> Shape | None:
+    from caffeinit.ops.base import find_rule
+
+    rule = find_rule(node)
+    try:
+        return rule.known_shape(node, graph) if rule else None
+    except KeyError:
+        return None
 
 
 def _infer(

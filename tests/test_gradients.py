@@ -75,16 +75,30 @@ def test_a_value_that_no_top_depends_on_has_zeros():
     np.testing.assert_array_equal(result[found["other"]], np.zeros((3, 5)))
 
 
+def regions(graph):
+    places = graph.op("Unsqueeze", "x", [2, 3])
+    pooled = graph.op("MaxRoiPool", places, np.zeros((2, 5), np.float32), name="middle", pooled_shape=[1, 1])
+    return graph.op("Flatten", pooled)
+
+
+def filtered(graph):
+    """Append rows that the data choose, though the net states how many they are, as Caffe's do."""
+    kept = graph.op("Compress", "x", graph.op("Greater", graph.op("Reshape", "x", [-1]), 0.0), name="middle", axis=0)
+    graph.set_shape(kept, (2, 3))
+    return kept
+
+
 @pytest.mark.parametrize(
-    ("op", "operands", "words"),
+    ("middle", "words"),
     [
-        ("Compress", [np.array([True, False, True])], 'Compress ("middle"): how many values it keeps depends'),
-        ("Hardmax", [], 'Hardmax ("middle"): the operator is not known'),
+        (regions, 'MaxRoiPool ("middle"): pooling of regions is not differentiated'),
+        (filtered, 'Compress ("middle"): how many values it keeps depends on the data, and the net states a number'),
+        (lambda graph: graph.op("Hardmax", "x", name="middle"), 'Hardmax ("middle"): the operator is not known'),
     ],
 )
-def test_a_gradient_through_what_has_none_is_refused(op, operands, words):
+def test_a_gradient_through_what_has_none_is_refused(middle, words):
     graph = diamond()
-    graph.op("Mul", graph.op(op, "x", *operands, name="middle"), 2.0, name="z")
+    graph.op("Mul", middle(graph), 2.0, name="z")
     with pytest.raises(GradientError, match=re.escape(words)):
         append_backward(graph, {"z": "dy"}, ["x"])
     # Asked of values beside that path, all is well.

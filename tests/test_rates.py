@@ -153,9 +153,9 @@ def test_a_net_of_factors_alone_has_no_rates_and_nothing_is_run_for_them():
 def test_where_no_gradient_comes_through_the_reason_is_told():
     builder = NetBuilder()
     x = builder.conv("data", "conv1", 3)
-    y = builder.graph.op("Compress", x, np.ones(4, bool), axis=0)
+    y = builder.graph.op("MaxRoiPool", x, np.float32([[0, 0, 0, 3, 3]]), pooled_shape=[2, 2])
     net = builder.finish(y)
-    with pytest.raises(CaffeinitError, match=r"no gradient reaches weights: there is no gradient through Compress"):
+    with pytest.raises(CaffeinitError, match=r"no gradient reaches weights: there is no gradient through MaxRoiPool"):
         RateProbe(net, pictures()[:1])
 
 

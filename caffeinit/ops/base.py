@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from caffeinit.graph import Graph, Operand, attribute
+from caffeinit.graph import Graph, Operand, Shape, attribute
 
 if TYPE_CHECKING:
     from caffeinit.scale_walk import Scales
@@ -47,6 +47,14 @@ class OpRule:
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Append a node of an older opset to a graph of opset 17, in that opset's form; most operators have but one."""
         graph.append(node)
+
+    def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape | None:
+        """Return the shape of the first output, of the first input's type, where onnx's own inference does not know it.
+
+        Raises:
+            KeyError: the rank of what it reads is not known.
+        """
+        return None
 
     def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
         """State how the scales of a node's values hang together; by default the operator is a barrier."""

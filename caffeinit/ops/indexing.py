@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.graph import Graph, attribute
+from caffeinit.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
-from caffeinit.ops.scaling import gathers, scatters, scatters_anywhere, ties_axis
+from caffeinit.ops.scaling import compresses, gathers, scatters, scatters_anywhere, ties_axis
 
 
 @op_rule("Gather")
@@ -111,6 +114,56 @@ class ScatterND(OpRule):
         dy = single(dys)
         kept = dy if mode == "add" else graph.op("ScatterND", dy, indices, zeros_like(graph, updates))
         return [kept, None, like(graph, graph.op("GatherND", dy, indices), updates)]
+
+
+@op_rule("Compress")
+class Compress(OpRule):
+    """y = the slices of x along an axis for which a condition holds; without an axis of x as one row."""
+
+    scale = compresses
+
+    def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape | None:
+        """Where the condition is a constant."""
+        places, axis = kept_places(node, graph), attribute(node, "axis")
+        if places is None:
+            return None
+        shape = graph.shape(node.input[0])
+        return (len(places),) if axis is None else tuple(with_axis(shape, axis % len(shape), len(places)))
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along another axis than the first, if all pictures keep the same places."""
+        axis = attribute(node, "axis")
+        is_inside = axis is not None and bool(axis % len(graph.shape(node.input[0])))
+        return is_inside and not graph.depends_on_input(node.input[1])
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Put dy where the slices came from."""
+        (x, condition), axis = node.input, attribute(node, "axis")
+        if kept_places(node, graph) is None and -1 not in graph.shape(node.output[0]):
+            raise GradientError("how many values it keeps depends on the data, and the net states a number")
+        whole = x if axis is not None else to_shape(graph, x, [-1])
+        shape = graph.shape(whole)
+        axis = (axis or 0) % len(shape)
+        # A condition may be longer than the axis.
+        within = graph.op("Slice", condition, [0], graph.op("Shape", whole, start=axis, end=axis + 1), [0])
+        places = to_shape(graph, graph.op("NonZero", within), with_axis([1] * len(shape), axis, -1))
+        dx = scatter_add(graph, whole, expand_like(graph, places, single(dys)), single(dys), axis)
+        return [like(graph, dx, x), None]
+
+
+def kept_places(node: onnx.NodeProto, graph: Graph) -> np.ndarray | None:
+    """Return the places that a Compress keeps along its axis, or of x as one row; None where they depend on the data."""
+    condition, shape = constant_of(graph, node.input[1]), graph.shape(node.input[0])
+    axis = attribute(node, "axis")
+    extent = math.prod(shape) if axis is None else shape[axis]
+    if condition is None or (-1 in shape if axis is None else extent < 0):
+        return None
+    return np.flatnonzero(condition[:extent])
+
+
+def with_axis(shape: Sequence[int], axis: int, extent: int) -> list[int]:
+    """Return a shape with another extent along one axis."""
+    return [*shape[:axis], extent, *shape[axis + 1 :]]
 
 
 @op_rule("TopK")

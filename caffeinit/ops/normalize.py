@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import CaffeinitError, GradientError
-from caffeinit.graph import Graph, attribute
+from caffeinit.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
@@ -94,6 +94,10 @@ class GroupNormalization(OpRule):
     """y = x standardised over each group of channels, times a scale, plus a bias: per group up to opset 20, then per
     channel."""
 
+    def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape:
+        """It is a function, which onnx does not look into, and keeps the shape."""
+        return graph.shape(node.input[0])
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale and bias."""
         x, scale, _ = node.input
@@ -130,6 +134,10 @@ class LayerNormalization(OpRule):
 @op_rule("MeanVarianceNormalization")
 class MeanVarianceNormalization(OpRule):
     """y = (x - mean) / (deviation + 1e-9) over axes."""
+
+    def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape:
+        """It is a function, which onnx does not look into, and keeps the shape."""
+        return graph.shape(node.input[0])
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradient of x; where the deviation is 0 the result is not finite."""

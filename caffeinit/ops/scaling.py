@@ -218,6 +218,23 @@ def gathers(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     scales.put(node.output[0], compact(labels.take(indices, axis)))
 
 
+def compresses(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
+    """Slices of the input: those that a constant names in their order, by another condition any along the axis."""
+    from caffeinit.ops.indexing import kept_places
+
+    places, axis = kept_places(node, scales.graph), attribute(node, "axis")
+    labels = scales.of(node.input[0])
+    if places is None:
+        labels = scales.constraints.collapse(labels, range(labels.ndim) if axis is None else [axis])
+        scales.put(node.output[0], labels.reshape(-1)[:1] if axis is None else labels)
+        return
+    if axis is None:
+        labels = np.broadcast_to(labels, scales.graph.shape(node.input[0])).reshape(-1)
+    elif labels.shape[axis] == 1:
+        places = np.zeros(1, int)
+    scales.put(node.output[0], compact(labels.take(places, axis or 0)))
+
+
 def spreads(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """The input repeated along axes, or as a whole."""
     labels = scales.of(node.input[0])

@@ -70,13 +70,6 @@ class Regions(OpRule):
     refusal = "pooling of regions is not differentiated"
 
 
-@op_rule("Compress")
-class Compress(OpRule):
-    """Keeps the slices that a condition names."""
-
-    refusal = "how many values it keeps depends on the data"
-
-
 @op_rule("If", "Loop", "Scan")
 class Subgraphs(OpRule):
     """Holds graphs of its own."""

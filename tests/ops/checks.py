@@ -6,6 +6,8 @@ truth to 1e-9 or so, and by onnxruntime in single precision, as the program runs
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -156,13 +158,23 @@ def evaluate(evaluator: ReferenceEvaluator, outputs: list[str], feeds: dict) -> 
 def check_gradient(row: Case) -> None:
     """Hold the gradients of a row against central differences and onnxruntime, at two batch sizes."""
     built = build(row)
+    check_built(built, (0,) if row.is_bound else (0, 1), functools.partial(feeds_for, row, built))
+
+
+def check_built(built: Built, extras: Sequence[int], feeds_for: Callable[[ReferenceEvaluator, int], dict]) -> None:
+    """Hold gradients against central differences and onnxruntime.
+
+    Args:
+        extras: how many images more than the graph was made with are fed.
+        feeds_for: returns operands and top diffs, given an evaluator of the results and one of `extras`.
+    """
     params = tuple(w for w in built.wrt if w in built.graph.initializers)
     outputs = list(dict.fromkeys(built.grads))
     session = compile_graph(built.graph, outputs, Settings(threads=1))
     backward = doubles(built.graph, outputs, params)
     forward = doubles(built.graph, built.tops, params)
-    for extra in (0,) if row.is_bound else (0, 1):
-        feeds = feeds_for(row, built, forward, extra)
+    for extra in extras:
+        feeds = feeds_for(forward, extra)
         # onnxruntime has the parameters built in; the double graph takes them as inputs, to move them.
         single = session.run({n: a for n, a in feeds.items() if n in session.inputs})
         double = dict(zip(outputs, evaluate(backward, outputs, feeds), strict=True))

@@ -22,6 +22,14 @@ def _halves(sums, is_upper):
     return small + large if is_upper else large + small
 
 
+class Compress(OpRun):
+    """A condition may be longer than the axis."""
+
+    def _run(self, x, condition, axis=None):
+        extent = x.size if axis is None else x.shape[axis]
+        return (np.compress(condition[:extent], x, axis),)
+
+
 class ConvTranspose(OpRun):
     def _run(
         self, x, w, b=None, auto_pad=None, dilations=None, group=1, kernel_shape=None, output_padding=None,
@@ -132,4 +140,6 @@ class Pad(OpRun):
         return (np.pad(x, [(max(0, a), max(0, b)) for a, b in around], mode=mode, **filler),)
 
 
-NEW_OPS = [ConvTranspose, MaxPool, Erf, Gelu, GroupNormalization, LpNormalization, MeanVarianceNormalization, LRN, Pad]
+NEW_OPS = [
+    Compress, ConvTranspose, MaxPool, Erf, Gelu, GroupNormalization, LpNormalization, MeanVarianceNormalization, LRN, Pad
+]  # fmt: skip

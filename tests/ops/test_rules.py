@@ -206,6 +206,12 @@ CASES = [
     case("ScatterElements", param(2, 4), ints([0, 1], [2, 3]), param(2, 2), axis=1, is_bound=True),
     case("ScatterElements", param(2, 4), ints([0, 0], [2, 3]), param(2, 2), axis=1, reduction="add", is_bound=True),
     case("ScatterND", param(3, 4), ints([0], [2]), param(2, 4), is_bound=True),
+    case("Compress", X, np.array([True, False, True]), axis=1),
+    case("Compress", X, np.array([False, True, True, False, True]), axis=-1),  # longer than the axis
+    case("Compress", X, np.array([False, True]), axis=2, opset=9),  # shorter
+    case("Compress", (4, 3), np.array([True, False, True, True]), axis=0, is_bound=True),
+    case("Compress", X, np.arange(23) % 3 == 1, is_bound=True),
+    case("Compress", param(3, 4), np.array([False, True, True]), axis=0, is_bound=True),
     case("TopK", (2, 6, 2), ints(3), axis=1, outputs=2),
     case("CumSum", X, np.asarray(1)),
     case("CumSum", X, np.asarray(2), reverse=1, exclusive=1),
