@@ -2,7 +2,7 @@
 
 Change rates are taken on them ("the last value before loss or softmax layers", Krähenbühl et al., ICLR 2016, section 3):
 a softmax, a loss, an arg max or a list of detections says something about the head, and has a gradient that vanishes or
-none at all.
+none at all. What has as many entries as the data choose is such a list: the head is what they were chosen from.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _judged(graph: Graph, value: str) -> list[str] | None:
     if node is None:
         return None
     moving = [i for i in node.input if i and graph.depends_on_input(i)]
-    if node.op_type in _JUDGES:
+    if node.op_type in _JUDGES or not _has_known_shape(graph, value):
         return moving
     if node.op_type not in _VIEWS:
         return None
@@ -59,6 +59,13 @@ def _judged(graph: Graph, value: str) -> list[str] | None:
     if all(b is None for b in below):
         return None
     return [v for i, b in zip(moving, below, strict=True) for v in ([i] if b is None else b)]
+
+
+def _has_known_shape(graph: Graph, value: str) -> bool:
+    try:
+        return -1 not in graph.shape(value)
+    except KeyError:
+        return False
 
 
 def _followers(graph: Graph, values: Collection[str]) -> set[str]:

@@ -313,11 +313,14 @@ def _without_gradient(
         if why:
             cut.update((i, why) for i in node.input if i)
     reached = {v for h in heads for n in graph.ancestors([h]) for v in n.output} | set(heads)
+    behind = {v for n in graph.ancestors(graph.outputs or graph.unused()) for v in n.output}
     found = {}
     for unit in units:
         outputs = [use.node.output[0] for use in unit.uses]
         if not any(o in reached for o in outputs):
-            found[unit.key] = "nothing that the net puts out depends on it"
+            stands = f"it stands behind what rates are taken on ({', '.join(heads)})"
+            is_read = any(o in behind for o in outputs)
+            found[unit.key] = stands if is_read else "nothing that the net puts out depends on it"
         elif reason := next((cut[o] for o in outputs if o in cut), ""):
             found[unit.key] = reason
     return found

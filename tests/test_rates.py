@@ -159,6 +159,59 @@ def test_where_no_gradient_comes_through_the_reason_is_told():
         RateProbe(net, pictures()[:1])
 
 
+def chosen(how, behind):
+    """Return a net that keeps those rows of its second convolution, places as rows, that this one is positive at."""
+    b = NetBuilder()
+    x = b.conv(b.relu(b.conv("data", "conv1", 5)), "conv2", 3)
+    rows = b.graph.op("Reshape", b.graph.op("Transpose", x, perm=[0, 2, 3, 1]), [-1, 3], name="rows")
+    keep = b.graph.op("Greater", b.graph.op("Reshape", b.graph.op("Slice", rows, [0], [1], [1]), [-1]), 0.0)
+    if how == "Compress":
+        x = b.graph.op("Compress", rows, keep, axis=0)
+    else:
+        x = b.graph.op("GatherND", rows, b.graph.op("Transpose", b.graph.op("NonZero", keep)))
+    if behind:
+        x = b.graph.op("MatMul", x, b.array("behind", 0, (3, 2)))
+    net = b.finish(x)
+    net.graph.batch_axis_free = False
+    return net
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("how", ["Compress", "GatherND"])
+def test_of_values_that_the_data_choose_the_rates_are_those_of_what_they_are_chosen_from(how, behind):
+    x = pictures(4)[0]["data"]
+    net = chosen(how, behind)
+    probe = RateProbe(net, [{"data": x}])
+    found = probe.measure()
+    assert probe.heads == ["rows"]
+    net.graph.outputs = ["rows"]
+    expected = RateProbe(net, [{"data": x}]).measure()
+    for unit in net.units[:2]:
+        assert found[unit.key].rate == expected[unit.key].rate > 0
+    assert list(probe.unreached.values()) == ["it stands behind what rates are taken on (rows)"] * behind
+
+
+def test_rates_come_through_what_the_data_choose_where_the_output_s_shape_is_known():
+    """Keeping all rows whose largest number is the largest of all changes nothing about the largest number."""
+    x = pictures(4)[0]["data"]
+
+    def measured(keeps):
+        b = NetBuilder()
+        y = b.conv(b.relu(b.conv("data", "conv1", 5)), "conv2", 3)
+        rows = b.graph.op("Reshape", b.graph.op("Transpose", y, perm=[0, 2, 3, 1]), [-1, 3])
+        if keeps:
+            tops = b.graph.op("ReduceMax", rows, axes=[1], keepdims=0)
+            rows = b.graph.op("Compress", rows, b.graph.op("Greater", tops, b.graph.op("ReduceMean", tops)), axis=0)
+        net = b.finish(b.graph.op("ReduceMax", rows, axes=[0, 1], keepdims=1))
+        net.graph.batch_axis_free = False
+        found = RateProbe(net, [{"data": x}]).measure()
+        return [found[unit.key].rate for unit in net.units]
+
+    kept, whole = measured(True), measured(False)
+    assert min(whole) > 0
+    assert kept == pytest.approx(whole, rel=1e-6)  # single precision
+
+
 def test_the_spread_is_the_largest_distance_from_the_mean_of_logarithms():
     assert rate_spread([1.0, np.e, np.e**5]) == pytest.approx(3)
     assert rate_spread([2.0, 0.0, np.nan]) == 0
