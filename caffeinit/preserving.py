@@ -6,6 +6,7 @@ on one batch; a second pass compares the outputs. Of activations, one batch is i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -43,6 +44,8 @@ MODES = {"preserve": "equalized", "equalize": "equalized", "balance": "balanced"
 _EQUAL = 1e-3
 # A spread of the rates has grown if it is so many times the one before; below the other no rates lie apart.
 _GROWN, _EVEN = 1.01, 1e-2
+# An output that moved by more than this part of its largest value is not what it was, whatever the reason.
+_GROSS = 1e-2
 
 
 @dataclass
@@ -181,19 +184,44 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues, moves: Mapping
         for name, difference in moves.items():
             ranked = before.get(difference.places.value) if difference.places else None
             difference.see(before[name], np.asarray(after[name]), ranked)
-    worst = max(moves.values(), key=lambda d: d.relative)
-    if not worst.relative <= TOLERANCE:
-        cause = _halves_rounded(run) if run.rounded else "rounding is blown up in this net"
-        kept_so = "keeps their digits" if run.rounded else "rounds nothing"
-        advice = "" if run.is_exact else f". --powers-of-two {kept_so}"
-        moved = f"moved by {worst.relative:.2g} of its largest value on the pictures, more than {TOLERANCE:g}"
-        moved = f"has changed, {worst.told_apart()}" if worst.unequal else moved
-        raise CaffeinitError(f"{_named(run, worst.name)} {moved}: {cause}. Nothing is written{advice}")
+    if not all(d.relative <= TOLERANCE for d in moves.values()):
+        raise CaffeinitError(_refusal(run, moves.values()))
     for name, move in moves.items():
         run.outputs_moved[name] = move.relative
         run.notes.append(f"{_named(run, name)} {_moved(move)}")
     if run.rounded:
         run.notes.append(_halves_rounded(run) + ("" if run.is_exact else "; --powers-of-two keeps their digits"))
+
+
+def _refusal(run: _Run, moves: Iterable[Difference]) -> str:
+    """Return which output changed most and by how much, what that may come from, and what is to be done."""
+    gross = [d for d in moves if not (d.is_whole or d.shapes) and d.relative > _GROSS]
+    worst = max(gross or moves, key=lambda d: d.relative)
+    cause, way = "rounding is blown up in this net", "rounds nothing"
+    if run.rounded:
+        cause, way = _halves_rounded(run), "keeps their digits"
+    elif gross and run.is_exact:
+        cause = "this is another function, and no rounding made it so. Please report this net"
+    elif gross:
+        cause = (
+            "this is another function; rounding is blown up without bounds in this net, or a scale is not made up for"
+        )
+        way = "rounds nothing; if the output moves with it, too, please report this net"
+    elif worst.shapes or worst.unequal:
+        cause = "rounding turned a choice that the net makes"
+    advice = "" if run.is_exact else f". --powers-of-two {way}"
+    return f"{_named(run, worst.name)} {_changed(worst)}: {cause}. Nothing is written{advice}"
+
+
+def _changed(move: Difference) -> str:
+    """Return in words by how much an output changed that was to stay."""
+    if move.shapes:
+        return "has other extents on the pictures, {}, and had {}".format(*reversed(move.shapes))
+    if move.unequal:
+        return f"has changed, {move.told_apart()}"
+    if not math.isfinite(move.gap):
+        return "is not finite on the pictures, or was not"
+    return f"moved by {move.relative:.2g} of its largest value on the pictures, more than {TOLERANCE:g}"
 
 
 def _named(run: _Run, value: str) -> str:

@@ -7,6 +7,10 @@ import caffeinit
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.halves import LARGEST
+from caffeinit.ops.base import _RULES
+from caffeinit.ops.scaling import passes
+from caffeinit.preserving import _refusal, _Run
+from caffeinit.verify import Difference
 from tests.nets import NETS, NetBuilder, pictures
 from tests.onnxnets import ModelBuilder, network_of
 
@@ -161,6 +165,46 @@ def test_where_rounding_is_blown_up_powers_of_two_are_the_way_out():
         caffeinit.rescale(sharp_net(), pictures())
     result = caffeinit.rescale(sharp_net(), pictures(), powers_of_two=True)
     assert any(note.endswith("did not move") for note in result.notes)
+
+
+@pytest.fixture
+def wrong(monkeypatch):
+    """Return a net with a Sigmoid, whose rule is wrong: it is that of a ReLU."""
+    monkeypatch.setattr(type(_RULES["Sigmoid"]), "scale", passes, raising=False)
+    b = NetBuilder()
+    return b, b.conv(b.graph.op("Sigmoid", b.conv("data", "conv1", 6), name="sigmoid"), "conv2", 3)
+
+
+@pytest.mark.parametrize(
+    ("powers", "told"),
+    [
+        (
+            False,
+            "blown up without bounds in this net, or .* --powers-of-two rounds nothing; if the output moves with it",
+        ),
+        (True, "and no rounding made it so. Please report this net. Nothing is written$"),
+    ],
+)
+def test_an_output_that_moved_grossly_is_called_another_function(wrong, powers, told):
+    b, x = wrong
+    with pytest.raises(
+        CaffeinitError, match=rf"moved by [0-9.]+ of its .*: this is another function.*{told}"
+    ) as refused:
+        caffeinit.rescale(b.finish(x), pictures(), mode="equalize", powers_of_two=powers)
+    assert float(str(refused.value).split("moved by ")[1].split()[0]) > 0.01
+
+
+def test_an_output_of_other_extents_or_without_numbers_is_told_so():
+    run = _Run(NETS["chain"](), lambda unit: "", "preserve")
+    name = run.network.graph.unused()[0]
+    other, infinite = Difference(name), Difference(name)
+    other.see(np.ones((9, 5), np.float32), np.ones((8, 5), np.float32))
+    infinite.see(np.ones((2, 5), np.float32), np.full((2, 5), np.inf, np.float32))
+    assert _refusal(run, [other]) == (
+        f'output "{name}" has other extents on the pictures, (8, 5), and had (9, 5): rounding turned a choice that the net '
+        "makes. Nothing is written. --powers-of-two rounds nothing"
+    )
+    assert "is not finite on the pictures, or was not: this is another function" in _refusal(run, [other, infinite])
 
 
 def tied():
