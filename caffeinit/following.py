@@ -12,8 +12,11 @@ from caffeinit.network import Network
 from caffeinit.units import Unit
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def channel_map(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     """Return scale and shift, (C,) float64 each, of a unit that is a factor and a shift for each channel.
+
+    Numbers of the unit that are not finite show in them, and in the moments that they give.
 
     Args:
         unit: of kind "channel", or "norm" with a factor that is not 0.

@@ -24,7 +24,7 @@ from caffeinit.moments import Moments
 from caffeinit.network import Network, Skipped, listed
 from caffeinit.nonfinite import describe_first
 from caffeinit.rate_options import RateOptions, first_pictures
-from caffeinit.rates import RateProbe, UnitRates, known_spread
+from caffeinit.rates import RateProbe, known_spread
 from caffeinit.result import NO_SPREAD, UnitStats, finite
 from caffeinit.units import Unit
 
@@ -206,17 +206,6 @@ def _measure_rates(found: Measurement, network: Network, batches: list[Batch], s
     found.num_rate_images = sum(len(next(iter(batch.values()))) for batch in batches)
     for unit, entry in units:
         key = unit.key
-        entry.reason = probe.unreached.get(key) or _reason(unit, rates[key])
+        entry.reason = probe.unreached.get(key) or rates[key].why_unmeasured(unit)
         if not entry.reason:
             entry.rate, entry.rate_cvar = rates[key].rate, rates[key].rate_cvar
-
-
-def _reason(unit: Unit, rates: UnitRates) -> str:
-    """Return why a unit that was measured has no rate."""
-    if unit.weight is not None and not unit.weight.any():
-        return "its weights are all zero"
-    if unit.weight is not None and not np.isfinite(unit.weight).all():
-        return "its weights are not all finite"
-    if rates.rate == 0:
-        return "no gradient reaches it on these pictures"
-    return "" if math.isfinite(rates.rate) else "its gradient is not finite on these pictures"

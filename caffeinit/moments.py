@@ -132,8 +132,9 @@ class Moments:
         """Largest magnitude over all channels."""
         return float(self.largest.max(initial=0))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def merge(self, count: int, mean: np.ndarray, squares: np.ndarray) -> None:
-        """Fold in another sample's count, means and sums of squared deviations."""
+        """Fold in another sample's count, means and sums of squared deviations; what is not finite shows in the sum."""
         total = self.count + count
         if count == 0:
             return
@@ -163,8 +164,9 @@ class Moments:
         """Take note of values, (C,) each. NaN is not lost in the comparison: it is what a caller looks for."""
         self.lowest, self.highest = np.minimum(self.lowest, lowest), np.maximum(self.highest, highest)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def scaled(self, scale: np.ndarray, shift: np.ndarray) -> Moments:
-        """Return the moments of scale * x + shift, without looking at x again."""
+        """Return the moments of scale * x + shift, without looking at x again. What is not finite shows in them."""
         other = Moments(len(self.mean))
         other.count = self.count
         other.mean = self.mean * scale + shift

@@ -73,7 +73,8 @@ def channel_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
 
 def moves(logs: np.ndarray) -> bool:
     """Tell whether log factors change a number in single precision."""
-    return bool((np.exp(logs).astype(np.float32) != 1).any())
+    with np.errstate(over="ignore"):  # what leaves it changes numbers, too
+        return bool((np.exp(logs).astype(np.float32) != 1).any())
 
 
 def apply(network: Network, plan: Plan, roughly: bool = False) -> None:
@@ -94,6 +95,8 @@ def apply(network: Network, plan: Plan, roughly: bool = False) -> None:
             release(array)
     for name, values in variances.items():
         array = network.graph.initializers[name]
+        if not np.isfinite(array).all():
+            raise WeightsError(f'layer "{network.learned[name].layer}": holds numbers that are not finite')
         with np.errstate(over="ignore"):
             array[...] = values
         if not np.isfinite(array).all():

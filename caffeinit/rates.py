@@ -107,6 +107,16 @@ class UnitRates:
         """Whether the rate is a positive number."""
         return math.isfinite(self.rate) and self.rate > 0
 
+    def why_unmeasured(self, unit: Unit) -> str:
+        """Return why the unit, which gradients were taken of, has no rate; empty if it has one."""
+        if unit.weight is not None and not np.isfinite(unit.weight).all():
+            return "its weights are not all finite"
+        if unit.weight is not None and not unit.weight.any():
+            return "its weights are all zero"
+        if self.rate == 0:
+            return "no gradient reaches it on these pictures"
+        return "" if math.isfinite(self.rate) else "its gradient is not finite on these pictures"
+
 
 def _root(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -352,7 +352,8 @@ class Scales:
             variance = self.graph.initializers[roles["variance"]].reshape(-1).astype(np.float64) * inverse
             epsilon = attribute(node, "epsilon", 1e-5)
             tiny = np.finfo(float).tiny
-            floor = 0.5 * np.log(max(epsilon, tiny) / np.maximum(variance + epsilon, tiny))
+            with np.errstate(divide="ignore"):  # an infinite variance, which `apply` refuses
+                floor = 0.5 * np.log(max(epsilon, tiny) / np.maximum(variance + epsilon, tiny))
         if roles:
             kind = "norm" if is_learned else "channel"
             self.links.append(Link(node, kind, roles, inputs, outputs, floor=floor))

@@ -339,12 +339,6 @@ def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates
         told = ", ".join(frozen[:_MOST_NAMES]) + more
         notes.append(f"not in the spread of the rates, for their training is switched off (lr_mult 0): {told}")
     for unit in filter(learns, network.units):
-        key = unit.key
-        if key in probe.unreached:
-            notes.append(f"{unit.name} has no rate: {probe.unreached[key]}")
-        elif not rates[key].is_measured:
-            zero = unit.weight is not None and not unit.weight.any()
-            notes.append(
-                f"{unit.name} has no rate: " + ("its weights are all zero" if zero else "its gradient is zero")
-            )
+        if why := probe.unreached.get(unit.key) or rates[unit.key].why_unmeasured(unit):
+            notes.append(f"{unit.name} has no rate: {why}")
     return notes

@@ -296,7 +296,7 @@ def _finish_stage(
         unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
         after = _report(state.reports[key], unit, pooled, correction)
         for use in unit.uses:
-            _follow(state, use.output, after)
+            _follow(state, use.output, after, batches)
             whole = _with_folded(correction, state.kept.folded.get(use.output, []))
             rectify = use.output in state.kept.rectified
             value = state.kept.pooled.get(use.output, use.output)
@@ -332,7 +332,7 @@ def _turn(
     return responses.turned(moments, matrix), matrix
 
 
-def _follow(state: _Pass, value: str, moments: Moments) -> None:
+def _follow(state: _Pass, value: str, moments: Moments, batches: Iterable[Batch]) -> None:
     """Normalise the units directly on `value`, whose moments are given."""
     for unit in state.following.get(value, []):
         report = state.reports[unit.key]
@@ -344,10 +344,11 @@ def _follow(state: _Pass, value: str, moments: Moments) -> None:
             report.done = "statistics set"
         else:
             found = moments.scaled(*channel_map(unit))
+            check_finite(state.network, {unit.key: found}, batches)
             correction = plan_correction(unit, found, target)
             unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
             after = _report(report, unit, found, correction)
-        _follow(state, unit.uses[0].output, after)
+        _follow(state, unit.uses[0].output, after, batches)
 
 
 def _report(report: UnitReport, unit: Unit, moments: Moments, correction: Correction) -> Moments:
