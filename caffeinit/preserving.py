@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from onnx import TensorProto
 
 from caffeinit.between import plan_balance, scale_system, spread_of
 from caffeinit.columns import plan_column_rates
 from caffeinit.equalize import plan_unit_deviations
 from caffeinit.errors import CaffeinitError
 from caffeinit.forward import kept_values, looked_at, measure_moments, run_pieces
+from caffeinit.graph import Graph
 from caffeinit.halves import SMALLEST, describe_halves, exact_system, plan_halves, to_powers_of_two
 from caffeinit.heads import find_heads
 from caffeinit.moments import Moments
 from caffeinit.netnumbers import shortest
 from caffeinit.network import Network
-from caffeinit.nodes import INSIDE
+from caffeinit.nodes import INSIDE, operator_of
 from caffeinit.nonfinite import check_finite
 from caffeinit.places import find_places
 from caffeinit.plan import Plan, apply
@@ -198,19 +200,33 @@ def _refusal(run: _Run, moves: Iterable[Difference]) -> str:
     gross = [d for d in moves if not (d.is_whole or d.shapes) and d.relative > _GROSS]
     worst = max(gross or moves, key=lambda d: d.relative)
     cause, way = "rounding is blown up in this net", "rounds nothing"
+    choices = ", ".join(_choices(run.network.graph, worst.name))
     if run.rounded:
         cause, way = _halves_rounded(run), "keeps their digits"
     elif gross and run.is_exact:
         cause = "this is another function, and no rounding made it so. Please report this net"
     elif gross:
-        cause = (
-            "this is another function; rounding is blown up without bounds in this net, or a scale is not made up for"
-        )
+        turned = f"turned a choice of the net ({choices})" if choices else "is blown up without bounds in this net"
+        cause = f"this is another function; rounding {turned}, or a scale is not made up for"
         way = "rounds nothing; if the output moves with it, too, please report this net"
-    elif worst.shapes or worst.unequal:
-        cause = "rounding turned a choice that the net makes"
+    elif choices:
+        cause = f"rounding turned a choice of the net ({choices})"
     advice = "" if run.is_exact else f". --powers-of-two {way}"
     return f"{_named(run, worst.name)} {_changed(worst)}: {cause}. Nothing is written{advice}"
+
+
+def _choices(graph: Graph, value: str) -> list[str]:
+    """Return the operators before a value that make something else of real numbers: places, counts, yes or no."""
+
+    def is_real(name: str) -> bool:
+        return graph.is_typed(name) and graph.elem_type(name) in (TensorProto.FLOAT, TensorProto.DOUBLE)
+
+    moving, nodes = graph.moving_values(), graph.ancestors([value])
+    read = {value, *(i for n in nodes for i in n.input)}
+    chosen = [
+        n for n in nodes if n.op_type not in ("Shape", "Size") and any(i in moving and is_real(i) for i in n.input)
+    ]
+    return list(dict.fromkeys(operator_of(n) for n in chosen if any(o in read and not is_real(o) for o in n.output)))
 
 
 def _changed(move: Difference) -> str:
