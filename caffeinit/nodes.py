@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx
 
@@ -12,6 +12,22 @@ SUBGRAPHS = "caffeinit.subgraphs"  # domain of the functions that nodes with gra
 
 
 INSIDE = "@inside"  # follows a value of the file in the names of those that we make on the way to it
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs in a node's attributes."""
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            yield entry.g
+        yield from entry.graphs
+
+
+def nodes_within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield a node and all nodes in its subgraphs."""
+    yield node
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from nodes_within(inner)
 
 
 def operator_of(node: onnx.NodeProto) -> str:

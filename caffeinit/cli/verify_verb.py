@@ -114,11 +114,13 @@ def _open(nets: list[str], files: list[str], loading: dict[str, Any]) -> tuple[A
     for net, file in zip(nets, files, strict=True):
         if is_onnx(file):
             side = OnnxFunction(file, loading["threads"], device)
-            if side.is_implemented():
-                sides.append(side)
+            if obstacle := side.obstacle():
+                loaded = load_network(file, None, dict(loading))
+                sides.append(NetFunction(loaded, file))
+                left_out = "; what follows from that is not compared" if loaded.skipped else ""
+                notes.append(f"{file} is computed in single precision: {obstacle}{left_out}")
             else:
-                sides.append(NetFunction(load_network(file, None, dict(loading)), file))
-                notes.append(f"{file} is computed in single precision: onnxruntime lacks its operators for its types")
+                sides.append(side)
         else:
             loaded = load_network(net, file, dict(loading))
             check_runs(loaded, net, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -16,11 +17,18 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
 from caffeinit.files import check_regular_file
-from caffeinit.nodes import check_made_once
+from caffeinit.nodes import check_made_once, nodes_within, operator_of
 from caffeinit.places import Places, find_places
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
 _RARE = {TensorProto.DOUBLE, TensorProto.BFLOAT16}  # types that onnxruntime has few operators for
+
+
+@functools.cache
+def known_operators() -> frozenset[tuple[str, str]]:
+    """Return domain and name of all operators that onnxruntime knows of; it may lack them for the processor."""
+    schemas = ort.capi.onnxruntime_pybind11_state.get_all_operator_schema()
+    return frozenset((s.domain, s.name) for s in schemas)
 
 
 class OnnxFile:
@@ -90,17 +98,28 @@ class OnnxFunction:
         """Return what an output tells the places of, if it does."""
         return find_places(output, {o: node for node in self._model.graph.node for o in node.output}.get)
 
-    def is_implemented(self) -> bool:
-        """Tell whether onnxruntime has the file's operators for the types that the file asks for."""
+    def obstacle(self) -> str:
+        """Return why onnxruntime cannot run the file as it is, for its operators or types; empty if it can."""
+        model = self._model
+        outermost = [*model.graph.node, *(n for function in model.functions for n in function.node)]
+        nodes = [inner for node in outermost for inner in nodes_within(node)]
+        known = known_operators() | {(f.domain, f.name) for f in model.functions}
+        unknown = dict.fromkeys(operator_of(n) for n in nodes if (_domain(n), n.op_type) not in known)
+        if unknown:
+            return f"onnxruntime does not have its operator{'s' * (len(unknown) > 1)} {', '.join(unknown)}"
+        rare = "onnxruntime lacks its operators for its types"
         if TensorProto.BFLOAT16 in self._types.values():
-            return False  # numpy has no such arrays to feed
-        if _RARE.isdisjoint([*self._types.values(), *(a.data_type for a in self._model.graph.initializer)]):
-            return True
+            return rare  # numpy has no such arrays to feed
+        types = {*self._types.values(), *(a.data_type for a in model.graph.initializer)}
+        if _RARE.isdisjoint(types) and not any(map(_domain, nodes)):
+            return ""
         try:
             self._start(self.outputs)
-        except ORT_ERRORS as error:
-            return not isinstance(error, NotImplementedThere)  # others are told where the file is compiled
-        return True
+        except NotImplementedThere:
+            return rare
+        except ORT_ERRORS:
+            pass  # told where the file is compiled
+        return ""
 
     def compile(self, values: Sequence[str]) -> CompiledPart:
         """Return what computes these values from those inputs that they depend on."""
@@ -152,6 +171,11 @@ class CompiledPart:
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with explained("run", self._label):
             return dict(zip(self._values, self._session.run(self._values, dict(feeds)), strict=True))
+
+
+def _domain(node: onnx.NodeProto) -> str:
+    """Return the domain of a node's operator; empty for ONNX's own."""
+    return "" if node.domain == "ai.onnx" else node.domain
 
 
 def _part(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:

@@ -9,25 +9,24 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
+from caffeinit.engine.onnxrun import known_operators
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
 from caffeinit.folding import known_value
 from caffeinit.graph import OPSET, Graph, Shape, attribute
 from caffeinit.inference import IR_VERSION
 from caffeinit.network import Skipped
-from caffeinit.nodes import SUBGRAPHS, node_label
+from caffeinit.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
 from caffeinit.opsets import raised
@@ -76,7 +75,7 @@ def build_graph(plain: Plain, shapes: Mapping[str, Shape]) -> Built:
     try:
         return _Builder(plain, shapes, foreign=True).build()
     except CaffeinitError:
-        if not any(_is_foreign(n, plain.versions) for node in plain.graph.node for n in calls.nodes_within(node)):
+        if not any(_is_foreign(n, plain.versions) for node in plain.graph.node for n in nodes_within(node)):
             raise
     # onnxruntime may know an operator by name and not have it for the processor.
     return _Builder(plain, shapes, foreign=False).build()
@@ -97,17 +96,11 @@ def _is_of_today(node: onnx.NodeProto, opset: int) -> bool:
     context = onnx.checker.C.CheckerContext()
     context.ir_version, context.opset_imports = IR_VERSION, {"": OPSET}
     try:
-        if not any(True for _ in calls.subgraphs(node)):
+        if not any(True for _ in subgraphs(node)):
             onnx.checker.check_node(node, context)
     except ValidationError:
         return False
     return True
-
-
-@functools.cache
-def _known_to_onnxruntime() -> frozenset[tuple[str, str]]:
-    schemas = ort.capi.onnxruntime_pybind11_state.get_all_operator_schema()
-    return frozenset((s.domain, s.name) for s in schemas)
 
 
 class _Builder:
@@ -167,7 +160,7 @@ class _Builder:
             self.lost |= dict.fromkeys((o for o in node.output if o), f"depends on {node_label(node)}")
             self.handed |= dict.fromkeys(i for i in read if i not in self.lost)
             return
-        if any(True for _ in calls.subgraphs(node)):
+        if any(True for _ in subgraphs(node)):
             node, function = calls.as_call(node, number, {"": self.graph.opset, **self.graph.domains})
             self.graph.domains.setdefault(SUBGRAPHS, 1)
             self.graph.functions.append(function)
@@ -177,7 +170,7 @@ class _Builder:
 
     def _check(self, node: onnx.NodeProto) -> None:
         """Refuse a node that is none of its operator."""
-        if _is_foreign(node, self.plain.versions) or any(True for _ in calls.subgraphs(node)):
+        if _is_foreign(node, self.plain.versions) or any(True for _ in subgraphs(node)):
             return
         context = onnx.checker.C.CheckerContext()
         context.ir_version, context.opset_imports = IR_VERSION, {"": self.graph.opset}
@@ -192,9 +185,9 @@ class _Builder:
 
     def _obstacle(self, node: onnx.NodeProto) -> str:
         """Return why a node cannot be run; empty if it can."""
-        for inner in calls.nodes_within(node):
+        for inner in nodes_within(node):
             name = f"{inner.domain}.{inner.op_type}" if inner.domain else inner.op_type
-            if _is_foreign(inner, self.plain.versions) and (inner.domain, inner.op_type) not in _known_to_onnxruntime():
+            if _is_foreign(inner, self.plain.versions) and (inner.domain, inner.op_type) not in known_operators():
                 return f"onnxruntime does not have its operator {name}"
             if inner.domain and not self.foreign and _is_foreign(inner, self.plain.versions):
                 return f"onnxruntime cannot run its operator {name}"

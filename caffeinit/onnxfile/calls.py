@@ -6,20 +6,12 @@ that takes these values, the node can be cut out, staged and run like any other;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx import helper
 
-from caffeinit.nodes import SUBGRAPHS
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs in a node's attributes."""
-    for entry in node.attribute:
-        if entry.HasField("g"):
-            yield entry.g
-        yield from entry.graphs
+from caffeinit.nodes import SUBGRAPHS, nodes_within, subgraphs
 
 
 def captured(node: onnx.NodeProto) -> list[str]:
@@ -33,14 +25,6 @@ def captured(node: onnx.NodeProto) -> list[str]:
             own.update(inner.output)
         found |= dict.fromkeys(v.name for v in graph.output if v.name not in own)
     return list(found)
-
-
-def nodes_within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Yield a node and all nodes in its subgraphs."""
-    yield node
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            yield from nodes_within(inner)
 
 
 def inlined_size(model: onnx.ModelProto) -> int:

@@ -25,7 +25,7 @@ from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
 from caffeinit.files import check_regular_file, check_target, leads_out, replacing
 from caffeinit.mapped import release, scratch_copy
-from caffeinit.onnxfile.calls import nodes_within, subgraphs
+from caffeinit.nodes import nodes_within, subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor

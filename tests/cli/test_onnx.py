@@ -8,6 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.conftest import shared
+from tests.onnxnets import ModelBuilder
 
 
 @pytest.fixture
@@ -74,6 +75,28 @@ def test_models_of_other_types_are_verified(name, cli, place):
     assert ("in half precision" in strict.out) == (name == "half")
     if name != "uint8":
         assert TYPED[name][0] == numpy_helper.to_array(onnx.load(place / "out.onnx").graph.initializer[0]).dtype
+
+
+def test_models_with_operators_that_onnxruntime_lacks_are_verified_without_them(cli, place):
+    b = ModelBuilder(17)
+    x = b.op("Relu", b.conv("input", "conv1", 3, 6))
+    model = b.finish(b.head(b.op("Relu", b.conv(x, "conv2", 6, 6)), 6))
+    model.graph.node.append(helper.make_node("Fancy", [x], ["fancy"], domain="own"))
+    model.graph.output.append(helper.make_tensor_value_info("fancy", onnx.TensorProto.FLOAT, None))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    onnx.save(model, place / "net.onnx")
+    images, output = ("--images", place / "pictures"), place / "out.onnx"
+    assert cli("rescale", place / "net.onnx", *images, "-o", output).code == 0
+    outcome = cli("verify", place / "net.onnx", output, *images, "--tolerance", "1e-5")
+    assert outcome.code == 0
+    told = "onnxruntime does not have its operator own.Fancy; what follows from that is not compared"
+    assert f"note: {output} is computed in single precision: {told}\n" in outcome.out
+    assert [line.split()[0] for line in outcome.out.splitlines()[3:5]] == ["output", x]
+    for tensor in model.graph.initializer:
+        if tensor.name == "conv2.bias":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+    onnx.save(model, output)
+    assert cli("verify", place / "net.onnx", output, *images).code == 1
 
 
 USAGE = [

@@ -158,4 +158,4 @@ def test_what_onnxruntime_lacks_is_told(tmp_path, kind):
     )
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    assert OnnxFunction(path, threads=1).is_implemented() == (kind == TensorProto.FLOAT)
+    assert (OnnxFunction(path, threads=1).obstacle() == "") == (kind == TensorProto.FLOAT)
