@@ -216,10 +216,31 @@ def _run(
     for batch in batches:
         one, other = (run(batch) for run in runs)
         for (x, y), difference, source in zip(pairs, differences, ranked, strict=True):
-            difference.see(one[x], other[y], one[source] if source else None)
+            _see(difference, one[x], other[y], one[source] if source else None)
         done += len(next(iter(batch.values())))
         progress(done)
     return done
+
+
+def _see(difference: Difference, a: Any, b: Any, ranked: np.ndarray | None) -> None:
+    """Take in one batch of a value of both sides; of sequences and maps, tensor by tensor."""
+    mine, yours = list(_tensors(a)), list(_tensors(b))
+    if len(mine) != len(yours):
+        difference.shapes, difference.gap = ((len(mine),), (len(yours),)), float("inf")
+        return
+    for one, other in zip(mine, yours, strict=True):
+        difference.see(one, other, ranked)
+
+
+def _tensors(value: Any) -> Iterator[np.ndarray]:
+    """Yield the tensors of what onnxruntime returns: an array, a list of these or of maps, or None."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield np.asarray([value[key] for key in sorted(value)])
 
 
 def _pieces(batches: Iterable[Values], rows: int) -> Iterator[Values]:

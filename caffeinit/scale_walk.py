@@ -100,7 +100,7 @@ class Scales:
         if rule is None:
             self.unknown_operators.append(name_of(node))
         if rule is None or not self._are_shapes_known(node):
-            self.barrier(node)
+            self.barrier(node, "" if rule is None else "extents that are known only at run time")
             return
         try:
             rule.scale(node, self)
@@ -162,19 +162,21 @@ class Scales:
         """Tie a value along axes and return its labels with size 1 there."""
         return self.constraints.collapse(self.of(value), axes)
 
-    def hold(self, value: str) -> None:
-        """State that a value has factor 1."""
-        self.put(value, np.full((1,) * len(self.graph.shape(value)), PINNED))
+    def hold(self, value: str, reason: str = "") -> None:
+        """State that a value has factor 1, and why, where that is not said by what reads it."""
+        shape = (1,) * len(self.graph.shape(value))
+        self.put(value, self.constraints.fresh(shape) if reason else np.full(shape, PINNED))
+        self.constraints.pin(self.values[value], reason)
 
-    def barrier(self, node: onnx.NodeProto) -> None:
-        """Hold all of a node's inputs and outputs."""
+    def barrier(self, node: onnx.NodeProto, reason: str = "") -> None:
+        """Hold all of a node's inputs and outputs; the outputs for a reason of their own, where there is one."""
         for value in node.input:
             if value in self.values:
                 self.constraints.pin(self.values[value])
         for value in node.output:
             if value:
                 try:
-                    self.hold(value)
+                    self.hold(value, reason)
                 except KeyError:  # its rank is not known; nothing behind it can be free then
                     self.values[value] = np.full((), PINNED)
 

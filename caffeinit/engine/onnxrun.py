@@ -6,6 +6,7 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -165,12 +166,24 @@ class CompiledPart:
             rows = np.minimum(np.arange(start, start + self._rows), count - 1)  # the last piece is filled up
             found = self._run({name: array[rows] for name, array in feeds.items()})
             there = min(self._rows, count - start)
-            pieces.append({n: a[: len(a) * there // self._rows] if a.ndim else a for n, a in found.items()})
-        return {n: np.concatenate([np.atleast_1d(p[n]) for p in pieces]) for n in self._values}
+            pieces.append({n: _first(a, there, self._rows) for n, a in found.items()})
+        return {n: _joined([p[n] for p in pieces]) for n in self._values}
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with explained("run", self._label):
             return dict(zip(self._values, self._session.run(self._values, dict(feeds)), strict=True))
+
+
+def _first(value: Any, count: int, rows: int) -> Any:
+    """Return what of a value belongs to the first pictures; sequences stay whole."""
+    return value[: len(value) * count // rows] if isinstance(value, np.ndarray) and value.ndim else value
+
+
+def _joined(pieces: list[Any]) -> Any:
+    """Return arrays one behind the other, anything else as a list."""
+    if all(isinstance(p, np.ndarray) for p in pieces):
+        return np.concatenate([np.atleast_1d(p) for p in pieces])
+    return pieces
 
 
 def _domain(node: onnx.NodeProto) -> str:

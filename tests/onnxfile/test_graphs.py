@@ -3,10 +3,11 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import caffeinit
-from caffeinit.engine.onnxrun import OnnxFile
+from caffeinit.comparison import compare
+from caffeinit.engine.onnxrun import OnnxFile, OnnxFunction
 from caffeinit.errors import CaffeinitError
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, chain, info, tensor
@@ -234,3 +235,42 @@ def test_sequences_between_layers_run_and_hold_what_they_are_made_of(mode, tmp_p
         assert "SplitToSequence" in result.units[1].done
         net.save(out)
         assert_same_function(path, out, "x", batch(1))
+
+
+def with_sequence(path, factor=1.0):
+    """Write conv1 -> relu -> its channels as a sequence, which is an output, too -> conv2 -> relu -> conv3 -> y."""
+    b = Maker(shape=(1, 3, 8, 6))
+    parts = b.op("SplitToSequence", b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1"), out="parts", axis=1)
+    x = b.op("Relu", b.conv(b.op("ConcatFromSequence", parts, out="whole", axis=1), "conv2", 5, 5), out="r2")
+    b.conv(x, "conv3", 5, 4, out="y")
+    bias = next(t for t in b.initializers if t.name == "conv1.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(factor), bias.name))
+    model = b.model()
+    model.graph.output.append(helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    return path
+
+
+def test_units_behind_extents_that_a_run_tells_say_so(tmp_path):
+    result = caffeinit.rescale(load(with_sequence(tmp_path / "net.onnx")), {"x": batch(1)}, mode="equalize")
+    assert [u.reason for u in result.units[:2]] == [
+        "its output is held: SplitToSequence parts_2",
+        "its output is held: extents that are known only at run time",
+    ]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_sequences_are_compared_tensor_by_tensor(factor, tmp_path):
+    one, other = with_sequence(tmp_path / "a.onnx"), with_sequence(tmp_path / "b.onnx", factor)
+    functions = [OnnxFunction(path, threads=1) for path in (one, other)]
+    found = compare(*functions, [{"x": batch(3)}], first=True)  # three runs: the file spells out a batch of 1
+    assert [d.name for d in found.outputs] == ["y", "parts"]
+    assert [d.relative == 0 for d in found.outputs] == [factor == 1] * 2
+    assert found.same == (factor == 1)
+    assert found.parting is None if factor == 1 else found.parting.name == "conv1"
+    longer = onnx.load(other)
+    next(n for n in longer.graph.node if n.op_type == "SplitToSequence").input.append("two")
+    longer.graph.initializer.append(numpy_helper.from_array(np.array(2), "two"))
+    onnx.save(longer, other)
+    found = compare(functions[0], OnnxFunction(other, threads=1), [{"x": batch(1)}])
+    assert found.outputs[1].shapes == ((5,), (3,))
