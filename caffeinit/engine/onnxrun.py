@@ -212,7 +212,7 @@ def _part(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[int | None]:
-    return [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+    return [d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim]
 
 
 def _numpy_type(elem_type: int) -> np.dtype | None:
@@ -231,5 +231,5 @@ def _as_type(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
 def _options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it says of an error is told by the error, too
     return options

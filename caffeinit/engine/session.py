@@ -165,7 +165,7 @@ def declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
 def _options(settings: Settings) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it says of an error is told by the error, too
     # Threads that spin between runs take the core that decodes the next pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if settings.room is None:

@@ -200,8 +200,9 @@ class _Builder:
 
     def _outputs(self, graph: Graph) -> list[str]:
         """Return what the net puts out as far as it can be computed, and what goes into operators that cannot run."""
-        wanted = [v.name for v in self.plain.graph.output if v.type.HasField("tensor_type") or not v.HasField("type")]
-        whole = [v.name for v in self.plain.graph.output if v.name not in wanted]
+        made = [v.name for v in self.plain.graph.output if graph.producer(v.name) is not None]
+        wanted = [name for name in made if graph.is_typed(name)]
+        whole = [name for name in made if name not in wanted]
         # A sequence or map cannot be looked at; what it is made of can.
         wanted += [i for name in whole if (node := graph.producer(name)) is not None for i in node.input]
         moving = graph.moving_values()

@@ -10,19 +10,39 @@ import onnx
 from caffeinit.graph import Graph, Shape, attribute
 
 _FLAGS = ("keepdims", "transA", "transB", "allowzero")
+# Operator -> the first input from which on all are lists of numbers, where there are any.
+_LISTS = {"Reshape": 1, "Slice": 1, "Expand": 1, "Tile": 1, "Resize": 1}
 
 
 def misfit(node: onnx.NodeProto, graph: Graph) -> str:
     """Return why a node does not fit what it reads; empty if it does, as far as shapes are known."""
     if node.domain:
         return ""
-    odd = next((a for a in node.attribute if a.name in _FLAGS and a.i not in (0, 1)), None)
-    if odd is not None:
-        return f"its {odd.name} is {odd.i}, but should be 0 or 1"
-    check = _CHECKS.get(node.op_type)
-    if check is None or not all(graph.is_typed(v) for v in (*node.input, *node.output) if v):
+    for entry in node.attribute:
+        if entry.name in _FLAGS and entry.i not in (0, 1):
+            return f"its {entry.name} is {entry.i}, but should be 0 or 1"
+        if entry.name == "epsilon" and not math.isfinite(entry.f):
+            return f"its epsilon is {entry.f}"
+        if entry.type == onnx.AttributeProto.STRING and not _is_text(entry.s):
+            return f"its {entry.name} is no text"
+    if not all(graph.is_typed(v) for v in (*node.input, *node.output) if v):
         return ""
-    return check(node, graph, [graph.shape(v) for v in node.input if v])
+    for value in filter(None, node.input[_LISTS.get(node.op_type, len(node.input)) :]):
+        if len(graph.shape(value)) != 1:
+            return f'"{value}" is to be a list of numbers, and is {graph.shape(value)}'
+    for value in filter(None, node.output):
+        if min(graph.shape(value), default=0) < -1:
+            return f"it would make {graph.shape(value)}"
+    check = _CHECKS.get(node.op_type)
+    return check(node, graph, [graph.shape(v) for v in node.input if v]) if check else ""
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _channels(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
@@ -33,6 +53,9 @@ def _channels(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> st
         return f"its input is {x}, its weight {weight}" + (f", its group {group}" if group < 1 else "")
     if 0 in weight:
         return f"its weight {weight} has no numbers"
+    kernel = attribute(node, "kernel_shape", list(weight[2:]))
+    if node.op_type != "BatchNormalization" and tuple(kernel) != weight[2:]:
+        return f"its weight is {weight}, but its kernel_shape {kernel}"
     by_kind = {
         "Conv": (weight[1] * group, weight[0]) if len(weight) > 1 else (0, 0),
         "ConvTranspose": (weight[0], weight[1] * group) if len(weight) > 1 else (0, 0),
@@ -75,6 +98,13 @@ def _blocks(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
     return f"{what} of its input {x} cannot be cut by {parts[0]}" if odd else ""
 
 
+def _groups(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
+    """See whether channels can be cut into groups."""
+    groups, x = attribute(node, "num_groups", 1), shapes[0]
+    is_odd = groups < 1 or (len(x) > 1 and x[1] != -1 and x[1] % groups)
+    return f"channels of its input {x} cannot be cut into {groups} groups" if is_odd else ""
+
+
 def _count(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
     """Hold how many numbers there are against how many the new shape has."""
     x, made = shapes[0], graph.shape(node.output[0])
@@ -87,6 +117,7 @@ _CHECKS: dict[str, Callable[[onnx.NodeProto, Graph, Sequence[Shape]], str]] = {
     "ConvTranspose": _channels,
     "BatchNormalization": _channels,
     "Gemm": _bias,
+    "GroupNormalization": _groups,
     "PRelu": _slope,
     "SpaceToDepth": _blocks,
     "DepthToSpace": _blocks,

@@ -197,7 +197,7 @@ def padded_places(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
     """Return axis -> per output place the input place it shows, -1 for the constant; axes without padding are left out.
 
     Raises:
-        GradientError: the padding is computed in the graph.
+        GradientError: the padding is computed in the graph, or there is no such mode.
     """
     shape = graph.shape(node.input[0])
     pads = constant_of(graph, node.input[1])
@@ -206,6 +206,8 @@ def padded_places(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
     if pads is None or axes is None:
         raise GradientError("Pad whose extents or axes are computed in the graph")
     mode = attribute(node, "mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise GradientError(f"Pad in mode {mode}")
     found = {}
     around = zip(axes.tolist(), pads[: len(axes)].tolist(), pads[len(axes) :].tolist(), strict=True)
     for axis, front, behind in sorted((a % len(shape), f, b) for a, f, b in around):

@@ -159,3 +159,19 @@ def test_what_onnxruntime_lacks_is_told(tmp_path, kind):
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     assert (OnnxFunction(path, threads=1).obstacle() == "") == (kind == TensorProto.FLOAT)
+
+
+@pytest.mark.parametrize("batch", ["N", None, -1, 2])
+def test_a_batch_that_is_left_open_in_any_way_takes_any_number_of_pictures(tmp_path, batch):
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    function = OnnxFunction(tmp_path / "net.onnx", threads=1)
+    given = np.arange(15, dtype=np.float32).reshape(5, 3)
+    assert function.rows == (2 if batch == 2 else 1)
+    np.testing.assert_array_equal(function.compile(["y"])({"x": given})["y"], -given)

@@ -274,3 +274,10 @@ def test_sequences_are_compared_tensor_by_tensor(factor, tmp_path):
     onnx.save(longer, other)
     found = compare(functions[0], OnnxFunction(other, threads=1), [{"x": batch(1)}])
     assert found.outputs[1].shapes == ((5,), (3,))
+
+
+def test_an_output_that_is_declared_a_tensor_and_is_a_sequence_stands_for_what_it_is_made_of(tmp_path):
+    model = onnx.load(with_sequence(tmp_path / "net.onnx"))
+    model.graph.output[-1].CopyFrom(info("parts", None))
+    onnx.save(model, tmp_path / "net.onnx")
+    assert load(tmp_path / "net.onnx").graph.outputs == ["y", "r1"]

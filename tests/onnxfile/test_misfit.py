@@ -21,7 +21,8 @@ def save(place, nodes, arrays, size=16):
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     held = [numpy_helper.from_array(a, name) for name, a in arrays.items()]
     graph = helper.make_graph(nodes, "g", [x], [y], held)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), place / "m.onnx")
+    opset = 21 if any(n.op_type == "GroupNormalization" for n in nodes) else 17
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), place / "m.onnx")
     return place / "m.onnx"
 
 
@@ -43,6 +44,38 @@ CASES = {
     "slopes of other channels": ([CONV, node("PRelu", "c", "s")], {"s": array(5, 1, 1)}, 16, "its slopes are"),
     "keepdims": ([CONV, node("ReduceMean", "c", axes=[2], keepdims=2)], {}, 16, "keepdims is 2"),
     "transB": ([CONV, FLAT, node("Gemm", "f", "m", transB=7)], {"m": array(7, 1024)}, 16, "transB is 7"),
+    "kernel_shape": (
+        [node("Conv", "x", "w", kernel_shape=[3, 2])],
+        {},
+        16,
+        r"\(4, 3, 3, 3\), but its kernel_shape \[3, 2\]",
+    ),
+    "a kernel that reaches too far": (
+        [node("Conv", "x", "w", dilations=[20, 1])],
+        {},
+        16,
+        r"it would make \(1, 4, -24, 14\)",
+    ),
+    "a mode": ([CONV, node("Pad", "c", "t", mode=b"\xff")], {"t": np.array([0] * 7 + [1])}, 16, "its mode is no text"),
+    "epsilon": (
+        [CONV, node("InstanceNormalization", "c", "s", "s", epsilon=np.nan)],
+        {"s": array(4)},
+        16,
+        "its epsilon is nan",
+    ),
+    "groups": (
+        [CONV, node("GroupNormalization", "c", "s", "s", num_groups=3)],
+        {"s": array(4)},
+        16,
+        "cannot be cut into 3 groups",
+    ),
+    "a matrix for a list": ([CONV, node("Reshape", "c", "t")], {"t": np.array([[1, -1]])}, 16, '"t" is to be a list'),
+    "a matrix of axes": (
+        [CONV, node("Slice", "c", "t", "t", "u")],
+        {"t": np.array([1]), "u": np.array([[1]])},
+        16,
+        '"u" is to be a list',
+    ),
     "a count": ([CONV, node("Reshape", "c", "t")], {"t": np.array([1, 5, 7])}, 16, "cannot take the shape"),
 }
 
