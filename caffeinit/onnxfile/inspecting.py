@@ -31,6 +31,7 @@ def inspect_onnx(
     source = network.source
     assert isinstance(source, OnnxSource)
     model = source.file.model
+    nodes = {node_label(node) for node in source.plain.graph.node}  # what is left out of these stands beside them
     found = Inspection(
         files=[_file(Path(path), model), *(_file(Path(f.path), None) for f in source.file.data_files.values())],
         inputs=network.inputs,
@@ -40,7 +41,7 @@ def inspect_onnx(
         unused=[],
         notes=[
             *network.notes,
-            *(f"{s.name}: {s.reason}" for s in network.skipped),
+            *(f"{s.name}: {s.reason}" for s in network.skipped if s.name not in nodes),
             *unfinite_notes(network.params),
         ],
         units=network.units,

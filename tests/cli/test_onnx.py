@@ -85,6 +85,10 @@ def test_models_with_operators_that_onnxruntime_lacks_are_verified_without_them(
     model.graph.output.append(helper.make_tensor_value_info("fancy", onnx.TensorProto.FLOAT, None))
     model.opset_import.append(helper.make_opsetid("own", 1))
     onnx.save(model, place / "net.onnx")
+    for more in ([], ["--scales"]):
+        shown = cli("inspect", place / "net.onnx", *more)
+        assert shown.code == 0
+        assert shown.out.count("onnxruntime does not have its operator own.Fancy") == 1
     images, output = ("--images", place / "pictures"), place / "out.onnx"
     assert cli("rescale", place / "net.onnx", *images, "-o", output).code == 0
     outcome = cli("verify", place / "net.onnx", output, *images, "--tolerance", "1e-5")
