@@ -105,6 +105,22 @@ def _groups(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
     return f"channels of its input {x} cannot be cut into {groups} groups" if is_odd else ""
 
 
+def _axis(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
+    axis, rank = attribute(node, "axis", 0), len(shapes[0])
+    return "" if -rank <= axis < rank or not rank else f"its axis is {axis}, its input {shapes[0]}"
+
+
+def _order(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
+    perm = attribute(node, "perm", list(range(len(shapes[0]))))
+    return "" if sorted(perm) == list(range(len(shapes[0]))) else f"its perm is {perm}, its input {shapes[0]}"
+
+
+def _deviation(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
+    """See whether a deviation is positive: onnxruntime ends the process where it is not."""
+    scale = attribute(node, "scale", 1.0)
+    return "" if scale > 0 else f"its scale is {scale}, but should be above 0"
+
+
 def _count(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
     """Hold how many numbers there are against how many the new shape has."""
     x, made = shapes[0], graph.shape(node.output[0])
@@ -118,6 +134,10 @@ _CHECKS: dict[str, Callable[[onnx.NodeProto, Graph, Sequence[Shape]], str]] = {
     "BatchNormalization": _channels,
     "Gemm": _bias,
     "GroupNormalization": _groups,
+    "Compress": _axis,
+    "Transpose": _order,
+    "RandomNormal": _deviation,
+    "RandomNormalLike": _deviation,
     "PRelu": _slope,
     "SpaceToDepth": _blocks,
     "DepthToSpace": _blocks,

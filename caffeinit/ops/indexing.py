@@ -155,6 +155,8 @@ def kept_places(node: onnx.NodeProto, graph: Graph) -> np.ndarray | None:
     """Return the places that a Compress keeps along its axis, or of x as one row; None where they depend on the data."""
     condition, shape = constant_of(graph, node.input[1]), graph.shape(node.input[0])
     axis = attribute(node, "axis")
+    if axis is not None and not -len(shape) <= axis < len(shape):
+        return None  # it does not fit what it reads
     extent = math.prod(shape) if axis is None else shape[axis]
     if condition is None or (-1 in shape if axis is None else extent < 0):
         return None

@@ -69,6 +69,9 @@ CASES = {
         16,
         "cannot be cut into 3 groups",
     ),
+    "an axis": ([CONV, node("Compress", "c", "t", axis=(1 << 63) - 1)], {"t": np.array([True])}, 16, "its axis is 9"),
+    "an order": ([CONV, node("Transpose", "c", perm=[0, 2, 3])], {}, 16, r"its perm is \[0, 2, 3\]"),
+    "a deviation": ([CONV, node("RandomNormalLike", "c", scale=-1.0)], {}, 16, "its scale is -1.0"),
     "a matrix for a list": ([CONV, node("Reshape", "c", "t")], {"t": np.array([[1, -1]])}, 16, '"t" is to be a list'),
     "a matrix of axes": (
         [CONV, node("Slice", "c", "t", "t", "u")],
