@@ -25,6 +25,9 @@ def misfit(node: onnx.NodeProto, graph: Graph) -> str:
             return f"its epsilon is {entry.f}"
         if entry.type == onnx.AttributeProto.STRING and not _is_text(entry.s):
             return f"its {entry.name} is no text"
+    group, weight = attribute(node, "group", 1), graph.initializers.get(node.input[1]) if len(node.input) > 1 else None
+    if weight is not None and weight.ndim and group > 0 and weight.shape[0] % group:
+        return f"its weight {weight.shape} cannot be cut into {group} groups"
     if not all(graph.is_typed(v) for v in (*node.input, *node.output) if v):
         return ""
     for value in filter(None, node.input[_LISTS.get(node.op_type, len(node.input)) :]):

@@ -69,6 +69,17 @@ CASES = {
         16,
         "cannot be cut into 3 groups",
     ),
+    "a group": (
+        [
+            CONV,
+            node("SplitToSequence", "c", to="parts"),
+            node("ConcatFromSequence", "parts", axis=0, to="whole"),
+            node("Conv", "whole", "w", group=16),
+        ],
+        {},
+        16,
+        r"its weight \(4, 3, 3, 3\) cannot be cut into 16 groups",
+    ),
     "an axis": ([CONV, node("Compress", "c", "t", axis=(1 << 63) - 1)], {"t": np.array([True])}, 16, "its axis is 9"),
     "an order": ([CONV, node("Transpose", "c", perm=[0, 2, 3])], {}, 16, r"its perm is \[0, 2, 3\]"),
     "a deviation": ([CONV, node("RandomNormalLike", "c", scale=-1.0)], {}, 16, "its scale is -1.0"),
