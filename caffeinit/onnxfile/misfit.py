@@ -10,6 +10,10 @@ import onnx
 from caffeinit.graph import Graph, Shape, attribute
 
 _FLAGS = ("keepdims", "transA", "transB", "allowzero")
+# Operators with windows, and what their settings are to be at least. onnx looks at them only where extents are known, and
+# onnxruntime may end the process.
+_WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+_LEAST = {"strides": 1, "dilations": 1, "kernel_shape": 1}
 # Operator -> the first input from which on all are lists of numbers, where there are any.
 _LISTS = {"Reshape": 1, "Slice": 1, "Expand": 1, "Tile": 1, "Resize": 1}
 
@@ -21,6 +25,9 @@ def misfit(node: onnx.NodeProto, graph: Graph) -> str:
     for entry in node.attribute:
         if entry.name in _FLAGS and entry.i not in (0, 1):
             return f"its {entry.name} is {entry.i}, but should be 0 or 1"
+        least = _LEAST.get(entry.name, 0) if node.op_type in _WINDOWS else None
+        if least is not None and any(n < least for n in entry.ints):
+            return f"its {entry.name} are {list(entry.ints)}, but should be at least {least}"
         if entry.name == "epsilon" and not math.isfinite(entry.f):
             return f"its epsilon is {entry.f}"
         if entry.type == onnx.AttributeProto.STRING and not _is_text(entry.s):

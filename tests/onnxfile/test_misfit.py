@@ -31,6 +31,20 @@ def node(kind, *inputs, to="y", **attributes):
 
 
 CONV = node("Conv", "x", "w", to="c", pads=[1] * 4)
+
+
+def branch(kind):
+    made = [helper.make_tensor_value_info(kind, TensorProto.FLOAT, None)]
+    return helper.make_graph([node(kind, "c", to=kind)], kind, [], made)
+
+
+# A value whose rank onnx cannot infer.
+UNKNOWN = [
+    CONV,
+    node("ReduceMax", "c", to="top", keepdims=0),
+    node("Greater", "top", "top", to="never"),
+    node("If", "never", to="whole", then_branch=branch("Flatten"), else_branch=branch("Relu")),
+]
 FLAT = node("Flatten", "c", to="f")
 CASES = {
     "odd places": ([CONV, node("SpaceToDepth", "c", blocksize=2)], {}, 15, "height and width"),
@@ -70,15 +84,17 @@ CASES = {
         "cannot be cut into 3 groups",
     ),
     "a group": (
-        [
-            CONV,
-            node("SplitToSequence", "c", to="parts"),
-            node("ConcatFromSequence", "parts", axis=0, to="whole"),
-            node("Conv", "whole", "w", group=16),
-        ],
+        [*UNKNOWN, node("Conv", "whole", "w", group=16)],
         {},
         16,
         r"its weight \(4, 3, 3, 3\) cannot be cut into 16 groups",
+    ),
+    "pads": ([*UNKNOWN, node("Conv", "whole", "w", pads=[1, 1, 1, -1])], {}, 16, r"its pads are \[1, 1, 1, -1\]"),
+    "strides": (
+        [*UNKNOWN, node("MaxPool", "whole", kernel_shape=[2, 2], strides=[2, 0])],
+        {},
+        16,
+        r"its strides are \[2, 0\]",
     ),
     "an axis": ([CONV, node("Compress", "c", "t", axis=(1 << 63) - 1)], {"t": np.array([True])}, 16, "its axis is 9"),
     "an order": ([CONV, node("Transpose", "c", perm=[0, 2, 3])], {}, 16, r"its perm is \[0, 2, 3\]"),
