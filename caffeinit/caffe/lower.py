@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from caffeinit.caffe.chosen import open_rows
 from caffeinit.caffe.layers import (
     MAX_COUNT,
     Layer,
@@ -304,8 +305,14 @@ def lower_net(found: Inference, arrays: Mapping[str, Sequence[np.ndarray]]) -> L
             found.blocked[entry.layer.name] = _missing_reason(found, missing)
             continue
         tops[entry.layer.name] = _lower_layer(graph, entry, described, found)
+    open_rows(graph, (t for e in found.net.named_layers if _chooses_rows(e) for t in tops.get(e.layer.name, ())))
     graph.batch_axis_free = is_batch_axis_free(found)
     return Lowered(graph, _with_sharers(found, graph.learned), tops, graph.unreached())
+
+
+def _chooses_rows(entry: NamedLayer) -> bool:
+    described = find_type(entry.layer.type)
+    return described is not None and described.chooses_rows
 
 
 def _with_sharers(found: Inference, learned: Mapping[str, Learned]) -> dict[str, Learned]:

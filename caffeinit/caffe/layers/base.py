@@ -66,6 +66,7 @@ class LayerType:
         is_nearly_homogeneous: a positive factor on the bottom passes to the top, roughly.
         axis_0: what axis 0 of the tops is. "batch", as long as the bottoms'; "none" where the bottoms' batch does not
             reach (a constant, or rows whose number depends on the data); "time" where its extent is spelt out.
+        chooses_rows: the tops have those rows of the bottoms that the data choose.
         num_bottoms, num_tops: (least, most) allowed; most None for any number.
     """
 
@@ -76,6 +77,7 @@ class LayerType:
     is_verdict = False
     is_nearly_homogeneous = False
     axis_0 = "batch"
+    chooses_rows = False
     num_bottoms: tuple[int, int | None] = (1, 1)
     num_tops: tuple[int, int | None] = (1, 1)
 

@@ -189,6 +189,7 @@ class Filter(LayerType):
     How many there are is known only at run time; the shape stated is the one with all of them, as in Caffe's set-up.
     """
 
+    chooses_rows = True
     num_bottoms = (2, None)
     num_tops = (1, None)
 
