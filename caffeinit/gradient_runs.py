@@ -8,8 +8,9 @@ make room for the next one's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from caffeinit.gradient_steps import NUM_STEPS, cut_on_way_back, held_beside
 from caffeinit.graph import Graph, Shape
 from caffeinit.mapped import ScratchArrays, release
 from caffeinit.sizes import count_pictures, made_for, resized, value_bytes
-from caffeinit.squares import FiledSquares, KeptSquares, Squares
+from caffeinit.squares import FiledSquares, KeptSquares, Squares, SquaresInOrder
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
@@ -36,6 +37,7 @@ class GradientRun:
 
     Attributes:
         graph: what runs.
+        sources: unit's first initializer -> where its gradients come from.
         is_whole: whether all of it runs at once, and squares are kept in memory.
     """
 
@@ -53,13 +55,12 @@ class GradientRun:
 
         Args:
             graph: puts out what the sources need and is not given.
-            sources: unit's first initializer -> where its gradients come from.
             changing: initializers that change from one call of `squares` to the next.
             whole: what it is a part of; its inputs are given.
         """
         self.graph = graph
         self._whole = whole
-        self._sources = sources
+        self.sources = sources
         self._settings = settings
         self._changing = changing
 
@@ -77,10 +78,10 @@ class WholeRun(GradientRun):
         self._prepared = Prepared(graph, self._settings, self._changing)
         # On a device, what one step hands to the next would go by way of the host.
         most = NUM_STEPS if self._settings.device.is_cpu else 1
-        self._steps = cut_on_way_back(graph, self._sources, self._prepared.arrays, most)
+        self._steps = cut_on_way_back(graph, self.sources, self._prepared.arrays, most)
         self._sessions = [self._prepared.compile(graph, step.outputs, step.inputs) for step in self._steps]
         # A weight's own gradient is shaped like the weight.
-        rows = {v for of in self._sources.values() for s in of if s.way is not Way.SUM for v in (s.gradient, s.read)}
+        rows = {v for of in self.sources.values() for s in of if s.way is not Way.SUM for v in (s.gradient, s.read)}
         self._moving_rows = rows & graph.moving_values() if graph.batch_axis_free else set()
 
     @property
@@ -102,33 +103,37 @@ class WholeRun(GradientRun):
             feeds: for each piece, input -> array.
         """
         self._prepared.refresh()
-        found: dict[str, list[Squares]] = {key: [] for key in self._sources}
+        found = SquaresInOrder(self.sources)
         with worker_pool(self._settings.workers) as pool:
-            for piece in pool.map(self._piece, feeds):
-                for key, squares in piece.items():
-                    _add(found[key], squares)
+            list(pool.map(partial(self._piece, found), range(len(feeds)), feeds))
         self._prepared.forget()
-        return found
+        return found.parts
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _piece(self, feeds: Values) -> dict[str, Squares]:
+    def _piece(self, found: SquaresInOrder, number: int, feeds: Values) -> None:
         pictures = self._num_pictures(feeds)
-        values, pending = dict(feeds), dict(self._sources)
-        found = self._ready(pending, values, pictures)
-        for step, session in zip(self._steps, self._sessions, strict=True):
-            # onnxruntime writes them where they are wanted, and holds no other copy.
-            into = {name: np.empty(shape, np.float32) for name, shape in self._shapes(step, pictures).items()}
-            given = {name: values[name] for name in session.inputs}
-            values |= session.run(given, into, handed_on=set(step.outputs) - set(self.graph.outputs))
-            found |= self._ready(pending, values, pictures)
-            for name in step.last_use:
-                values.pop(name, None)
-        return {key: found[key] for key in self._sources}
+        values, pending = dict(feeds), dict(self.sources)
+        with found.turn(number) as add:
+            self._take_ready(add, pending, values, pictures)
+            for step, session in zip(self._steps, self._sessions, strict=True):
+                # onnxruntime writes them where they are wanted, and holds no other copy.
+                into = {name: np.empty(shape, np.float32) for name, shape in self._shapes(step, pictures).items()}
+                given = {name: values[name] for name in session.inputs}
+                values |= session.run(given, into, handed_on=set(step.outputs) - set(self.graph.outputs))
+                self._take_ready(add, pending, values, pictures)
+                for name in step.last_use:
+                    values.pop(name, None)
 
-    def _ready(self, pending: dict[str, Sequence[GradientSource]], values: Values, pictures: int) -> dict[str, Squares]:
-        """Return the squares of the units for which all is there, which are not pending then any more."""
-        ready = [key for key, of in pending.items() if all(v in values for s in of for v in s.values)]
-        return {key: gradient_squares(pending.pop(key), values, pictures) for key in ready}
+    def _take_ready(
+        self,
+        add: Callable[[str, Squares], None],
+        pending: dict[str, Sequence[GradientSource]],
+        values: Values,
+        pictures: int,
+    ) -> None:
+        """Add the squares of the units for which all is there, which are not pending then any more."""
+        for key in [k for k, of in pending.items() if all(v in values for s in of for v in s.values)]:
+            add(key, gradient_squares(pending.pop(key), values, pictures))
 
     def _shapes(self, step: Segment, pictures: int) -> dict[str, Shape]:
         """Return the shapes of those outputs of a step that squares are taken from."""
@@ -139,15 +144,6 @@ class WholeRun(GradientRun):
             for name, shape in shapes.items()
             if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
         }
-
-
-def _add(parts: list[Squares], squares: Squares) -> None:
-    """Add squares to those of earlier pieces, in one array where that can be."""
-    last = parts[-1] if parts else None
-    if isinstance(last, KeptSquares) and isinstance(squares, KeptSquares):
-        last.take(squares)
-    else:
-        parts.append(squares)
 
 
 class SegmentedRun(GradientRun):
@@ -174,7 +170,7 @@ class SegmentedRun(GradientRun):
 
     def squares(self, feeds: Sequence[Values]) -> dict[str, list[Squares]]:
         """Return squares of each unit's gradient; see `WholeRun.squares`."""
-        found: dict[str, list[Squares]] = {key: [] for key in self._sources}
+        found: dict[str, list[Squares]] = {key: [] for key in self.sources}
         self._place = ScratchArrays()
         abreast = self._abreast(feeds[0])
         for start in range(0, len(feeds), abreast):
@@ -191,7 +187,7 @@ class SegmentedRun(GradientRun):
         return max(1, min(self._settings.workers, ABREAST_BYTES // max(1, piece)))
 
     def _run(self, pieces: Sequence[dict[str, np.ndarray]], found: dict[str, list[Squares]]) -> None:
-        pending = dict(self._sources)
+        pending = dict(self.sources)
         with worker_pool(len(pieces)) as pool:
             self._take_ready(pending, pieces, found)  # what needs no more than is given
             for number, segment in enumerate(self._segments):

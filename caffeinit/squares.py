@@ -10,7 +10,10 @@ Of nets whose weights are not to be in memory all at once, squares are not eithe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -212,3 +215,47 @@ class ProductSquares:
             release(seen)
         gram = np.where(self._same, (diffs * factors) @ diffs.T, 0)
         return np.asarray(np.vecdot(inputs.T, (gram @ inputs).T)).clip(0)
+
+
+class SquaresInOrder:
+    """Squares of units that several threads add up, a piece of pictures each, in the order of the pieces.
+
+    Of each unit one piece's squares are there beside the sum, and not a whole net's, and the sum does not depend on which
+    thread is the first.
+
+    Attributes:
+        parts: unit's key -> squares that add up to its sum.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Begin with nothing."""
+        self.parts: dict[str, list[Squares]] = {key: [] for key in keys}
+        self._turns = dict.fromkeys(self.parts, 0)  # unit's key -> the piece that adds next
+        self._changed = threading.Condition()
+        self._is_broken = False
+
+    @contextmanager
+    def turn(self, number: int) -> Iterator[Callable[[str, Squares], None]]:
+        """Give what adds the squares of piece `number`, of every unit once; pieces have to begin in order."""
+        try:
+            yield partial(self._add, number)
+        except BaseException:
+            with self._changed:
+                self._is_broken = True
+                self._changed.notify_all()
+            raise
+
+    def _add(self, number: int, key: str, squares: Squares) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._turns[key] == number or self._is_broken)
+        if self._is_broken:  # an earlier piece has ended in an error, which is what counts
+            return
+        parts = self.parts[key]
+        last = parts[-1] if parts else None
+        if isinstance(last, KeptSquares) and isinstance(squares, KeptSquares):
+            last.take(squares)
+        else:
+            parts.append(squares)
+        with self._changed:
+            self._turns[key] += 1
+            self._changed.notify_all()

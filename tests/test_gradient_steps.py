@@ -49,7 +49,7 @@ def test_the_cut_does_not_show_in_a_single_bit(name, finely):
 def test_steps_are_given_what_earlier_ones_made_and_keep_nothing_that_is_not_needed(name, finely):
     finely(1000)
     run = probe_of(name).run
-    there, sources = {*run.graph.inputs}, {v for of in run._sources.values() for s in of for v in s.values}
+    there, sources = {*run.graph.inputs}, {v for of in run.sources.values() for s in of for v in s.values}
     for number, (step, beside) in enumerate(zip(run._steps, held_beside(run._steps), strict=True)):
         assert there.issuperset(step.inputs)
         assert not there.intersection(step.made)

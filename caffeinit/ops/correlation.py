@@ -23,7 +23,8 @@ def correlated(images: np.ndarray, diffs: np.ndarray, w: Windows, group: int) ->
         w: how the windows lie.
     """
     inputs, outputs = images.shape[1] // group, diffs.shape[1] // group
-    total = np.zeros((group, outputs, inputs * int(np.prod(w.kernel))), images.dtype)
+    fan_in = inputs * int(np.prod(w.kernel))
+    total: np.ndarray | None = None
     row = images.shape[1] * int(np.prod((*w.kernel, *w.counts[1:])))
     rows = max(1, _BAND // max(1, row))
     for image, diff in zip(images, diffs, strict=True):
@@ -31,8 +32,11 @@ def correlated(images: np.ndarray, diffs: np.ndarray, w: Windows, group: int) ->
         for start in range(0, w.counts[0], rows):
             band = slice(start, start + rows)
             columns = np.ascontiguousarray(seen[(slice(None),) * (1 + len(w.kernel)) + (band,)])
-            columns = columns.reshape(group, total.shape[2], -1)
-            total += np.matmul(diff[:, band].reshape(group, outputs, -1), columns.transpose(0, 2, 1))
+            columns = columns.reshape(group, fan_in, -1)
+            product = np.matmul(diff[:, band].reshape(group, outputs, -1), columns.transpose(0, 2, 1))
+            total = product if total is None else np.add(total, product, out=total)
+    if total is None:  # no picture, or no window in it
+        total = np.zeros((group, outputs, fan_in), images.dtype)
     return total.reshape(group, outputs, inputs, *w.kernel)
 
 
