@@ -127,7 +127,7 @@ class Calibration:
         floats = sum(4 * math.prod(f.shape[1:]) for f in self.feeds if not f.source.holds_pictures)
         ahead = (BATCHES_AHEAD + 1) * self.batch_size * (row + floats)
         largest = max(feed.source.most_pixels for feed in self.feeds)
-        # Three colours; decoded, in the net's order, and turned upright or converted.
+        # Pillow holds four bytes a pixel, twice where it converts; then come three colours, and these turned upright.
         return self.kept_memory + ahead + 2 * self.batch_size * 4 * row + 9 * largest * self.threads
 
     @property

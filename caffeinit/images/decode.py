@@ -44,6 +44,7 @@ from caffeinit.printing import printable
 MAX_PIXELS = 1 << 27  # 134 megapixels: larger ones are taken for decompression bombs
 MAX_DECODED = 1 << 26  # pixels that may be held decoded, 200 MB of colour; draft mode brings a large JPEG below it
 DRAFT_PIXELS = 2_000_000
+_STRIP = 1 << 20  # pixels that are taken from Pillow at once
 # No format that runs a program (EPS) or that OpenCV does not read either.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "PPM", "TIFF", "GIF", "WEBP", "JPEG2000")
 # What Pillow's decoders raise on damaged files, found by feeding them such.
@@ -116,7 +117,13 @@ def decode(
         _draft(image, grey, target(size) if target else size, turn[0], DRAFT_PIXELS if draft else MAX_DECODED + 1)
         if image.width * image.height > MAX_DECODED:
             raise ImagesError(f"too large to decode ({image.width} x {image.height} pixels)")
-        return Decoded(_upright(_pixels(image, grey), turn), size)
+        if _has_16_bits(image):
+            pixels = (np.asarray(image).astype(np.uint16, copy=False) >> 8).astype(np.uint8)[..., None]
+        else:
+            image = _in_bytes(image, grey)  # what was converted goes before the pixels are taken
+            pixels = _pixels(image)
+        del image
+        return Decoded(_upright(pixels, turn), size)
     except DECODING_ERRORS as error:
         raise ImagesError(_reason(error)) from error
 
@@ -152,16 +159,24 @@ def _draft(image: Image.Image, grey: bool, target: Size, swapped: bool, least: i
         image.draft(mode, size)
 
 
-def _pixels(image: Image.Image, grey: bool) -> np.ndarray:
-    """Return (H, W, 1 or 3) BGR pixels as they lie in the file."""
-    if _has_16_bits(image):
-        return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
+def _in_bytes(image: Image.Image, grey: bool) -> Image.Image:
+    """Return a picture in bytes, grey or RGB; the same one if it is that."""
     if image.mode in ("I", "F"):
         raise ImagesError(f"32-bit samples (Pillow's mode {image.mode}): give such data as a .npy array")
     if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # with its alpha, which the next line drops
-    pixels = np.asarray(image.convert("L" if grey or _is_grey(image) else "RGB"))
-    return pixels[..., None] if pixels.ndim == 2 else pixels[..., ::-1]
+        image = image.convert("RGBA")  # with its alpha, which the next conversion drops
+    wanted = "L" if grey or _is_grey(image) else "RGB"
+    return image if image.mode == wanted else image.convert(wanted)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Return (H, W, 1 or 3) BGR pixels as they lie in the file, contiguous."""
+    pixels = np.empty((image.height, image.width, 1 if image.mode == "L" else 3), np.uint8)
+    rows = max(1, _STRIP // max(image.width, 1))
+    for top in range(0, image.height, rows):  # Pillow hands pixels out as two more copies of what it is asked for
+        strip = image if rows >= image.height else image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = np.asarray(strip).reshape(-1, *pixels.shape[1:])[..., ::-1]
+    return pixels
 
 
 def _has_16_bits(image: Image.Image) -> bool:
