@@ -13,6 +13,7 @@ import numpy as np
 
 from caffeinit import wire
 from caffeinit.errors import WeightsError
+from caffeinit.paging import let_go
 
 FLOAT = np.dtype("<f4")
 NAMES = {2: "float16", 4: "float", 8: "double"}
@@ -100,7 +101,7 @@ class StoredArray:
         """Let go of the file's pages, or a net that was read would be in memory twice."""
         if self.chunks:
             last = self.chunks[-1]
-            wire.release(self.data, self.chunks[0].start, last.start + last.count * last.step)
+            let_go(self.data, self.chunks[0].start, last.start + last.count * last.step)
 
     def _view(self, chunk: Chunk) -> np.ndarray:
         return np.ndarray((chunk.count,), self.dtype, self.data, chunk.start, (chunk.step,))

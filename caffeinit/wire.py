@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from caffeinit.paging import let_go
+
 VARINT, FIXED64, BYTES, GROUP_START, GROUP_END, FIXED32 = range(6)
 MAX_FIELDS = 1_000_000  # in one file; a file of empty fields would keep us busy for minutes
 MAX_GROUPS = 64  # within each other
@@ -156,24 +158,13 @@ def pruned(data: Buffer, start: int, end: int, tree: PruneTree) -> bytes:
     return b"".join(pieces)
 
 
-def release(data: Buffer, start: int, end: int) -> None:
-    """Tell the system that these bytes of a mapped file are not needed for now, so that they do not fill the memory.
-
-    They stay readable, and come back when they are read again.
-    """
-    advice = getattr(mmap, "MADV_DONTNEED", None)  # other systems than Linux have no such thing
-    begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    if advice is not None and isinstance(data, mmap.mmap) and end - begin >= mmap.PAGESIZE:
-        data.madvise(advice, begin, end - begin)
-
-
 def pieces(data: Buffer, start: int, end: int) -> Iterator[memoryview]:
     """Yield the bytes from `start` to `end` in pieces that do not fill the memory; each is let go of after its use."""
     with memoryview(data) as view:
         for at in range(start, end, _PIECE):
             stop = min(at + _PIECE, end)
             yield view[at:stop]
-            release(data, at, stop)
+            let_go(data, at, stop)
 
 
 def edited(data: Buffer, edits: Sequence[Edit]) -> Iterator[Any]:

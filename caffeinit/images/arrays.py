@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
+import mmap
 import os
 import zipfile
 import zlib
@@ -29,6 +30,7 @@ from caffeinit.errors import ImagesError
 from caffeinit.images.files import Skipped, open_regular
 from caffeinit.images.means import HEADER_ERRORS, load_npy
 from caffeinit.images.preprocess import Preprocessing, Sample
+from caffeinit.paging import let_go
 from caffeinit.printing import printable
 
 MAX_UNPACKED = 1 << 32  # bytes that a compressed array may take in memory
@@ -104,7 +106,7 @@ class ArraySource(Source):
         return (w, c, h) if turned else channels_first
 
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
-        row = np.asarray(self.array[index])
+        row = self._row(index)
         if row.dtype != np.uint8 or len(shape) != 3 or row.ndim not in (2, 3):
             row = row[None] if row.ndim == 2 and len(shape) == 3 and shape[0] == 1 else row
             return Sample(row.astype(np.float32), stored=True)
@@ -118,6 +120,17 @@ class ArraySource(Source):
         if row.shape[0] in (1, shape[0]) or row.shape[2] not in (1, 3):
             return Sample(row.transpose(1, 2, 0), "net", stored=True)
         return Sample(row, "rgb", stored=True)
+
+    def _row(self, index: int) -> np.ndarray:
+        """Return a row; of a mapped file a copy, so that the file does not come to lie in memory row by row."""
+        row, file = np.asarray(self.array[index]), self.array.base
+        if not isinstance(file, mmap.mmap):
+            return row
+        copy = row.copy()
+        low, high = np.lib.array_utils.byte_bounds(row)
+        start = low - np.frombuffer(file, np.uint8).ctypes.data
+        let_go(file, start, start + high - low)
+        return copy
 
 
 def check_row(origin: str, row: Sequence[int]) -> None:
