@@ -19,7 +19,7 @@ import numpy as np
 
 from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.buffers import ThreadMemory
-from caffeinit.engine.session import Session, Settings, output_shape
+from caffeinit.engine.session import Session, Settings, fed_weights, output_shape
 from caffeinit.graph import Graph, Shape
 from caffeinit.products import has_product
 from caffeinit.rowwise import common_rows, is_rowwise
@@ -120,7 +120,7 @@ class Abreast:
 
 def can_cut(graph: Graph) -> bool:
     """Tell whether a stage is best run on parts: products of matrices would read their weights for each of them."""
-    return is_rowwise(graph) and not has_product(graph.nodes)
+    return is_rowwise(graph) and not has_product(graph.nodes) and not fed_weights(graph)
 
 
 def num_parts(graph: Graph, pictures: int, workers: int) -> int:

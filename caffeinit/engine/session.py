@@ -2,13 +2,14 @@
 
 Weights of matrix products enter as inputs, not as initializers: onnxruntime would copy and repack them for every
 session, which costs more than one pass over the calibration set, and the product is as fast without. Convolution
-weights stay initializers, or they lose the blocked layout. On a GPU nothing is repacked, and inputs would be sent there
-anew for every run: weights are initializers, unless they are too many for one message.
+weights stay initializers, or they lose the blocked layout; huge ones enter as inputs, too. On a GPU nothing is repacked,
+and inputs would be sent there anew for every run: weights are initializers, unless they are too many for one message.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from caffeinit.graph import Graph, Shape
 from caffeinit.products import PRODUCTS
 
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
+HUGE_ELEMENTS = 1 << 24  # kernels above this size are fed: building them in takes six copies, and longer than a pass
+_KERNELS = ("Conv", "ConvTranspose")
 MESSAGE_BYTES = 3 << 29  # of the 2 GB that a protobuf message can hold
 MOST_AT_ONCE = 1 << 30  # bytes of weights above which a graph is run in segments
 
@@ -139,13 +142,13 @@ def _bind(bind: Any, name: str, array: np.ndarray) -> None:
 
 
 def fed_weights(graph: Graph) -> list[str]:
-    """Return the initializers that are best fed as inputs: large right-hand sides of matrix products."""
+    """Return the initializers that are best fed as inputs: large right-hand sides of matrix products, huge kernels."""
     found: dict[str, None] = {}
     for node in graph.nodes:
-        if node.op_type in PRODUCTS:
-            for name in node.input[:2]:
-                if name in graph.initializers and graph.initializers[name].size >= FED_ELEMENTS:
-                    found[name] = None
+        most = FED_ELEMENTS if node.op_type in PRODUCTS else HUGE_ELEMENTS if node.op_type in _KERNELS else math.inf
+        for name in node.input[:2]:
+            if name in graph.initializers and graph.initializers[name].size >= most:
+                found[name] = None
     return list(found)
 
 

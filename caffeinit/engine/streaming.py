@@ -34,7 +34,7 @@ class Streaming:
     def __init__(self, graph: Graph, settings: Settings) -> None:
         """Compile a graph that `can_stream`."""
         self._graph = graph
-        self._session = Session(graph, replace(settings, threads=1), steady=True)
+        self._session = Session(graph, replace(settings, threads=1), steady=True, sparing=True)
         self._workers = settings.workers
         self._own = ThreadMemory()
 
