@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 
 from caffeinit.engine.abreast import can_cut, num_parts
+from caffeinit.engine.session import fed_weights
 from caffeinit.engine.shelf import Room
 from caffeinit.engine.staged import MERGED_BYTES
 from caffeinit.engine.stages import Stage, plan_stages
@@ -30,6 +31,7 @@ from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import can_stream
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.forward import PIECE_BYTES, looked_at, unit_outputs
+from caffeinit.gradient_squares import Way
 from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.images.batches import Calibration
@@ -62,6 +64,7 @@ class Work:
         kept_outputs: the net's outputs are kept to be compared.
         patches: value -> bytes of the patches that are taken from it.
         drawn: bytes that drawing one unit takes at most.
+        libraries: bytes of what is still to be loaded for it.
     """
 
     passes: bool = False
@@ -70,6 +73,7 @@ class Work:
     kept_outputs: bool = False
     patches: Mapping[str, int] | None = None
     drawn: int = 0
+    libraries: int = 0
 
 
 @contextmanager
@@ -155,7 +159,7 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]
     # Arrays of zeros are not in memory before they are drawn.
     missing = sum(network.params[layer][index].nbytes for layer, index in network.missing)
     pictures = _pictures(calibration)
-    base = resident_bytes() + missing + pictures
+    base = resident_bytes() + missing + pictures + work.libraries
     known = (a for layer, of in network.params.items() for i, a in enumerate(of) if (layer, i) not in network.missing)
     compared = max((a.nbytes for a in known), default=0) // 2  # with what is in the file, which is written over
     phases = {}
@@ -220,7 +224,14 @@ def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
     held = sum(value_bytes(graph, v, pictures) for v in kept)
     if is_cut:
         pictures = min(pictures, cores * math.ceil(pictures / num_parts(part, pictures, cores)))
-    return held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))
+    return _with_weights(part, held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures)))
+
+
+def _with_weights(part: Graph, running: int) -> int:
+    """Return what a session takes: building weights in takes several copies of them, and then it has two of its own."""
+    fed = set(fed_weights(part))
+    sizes = [array.nbytes for name, array in part.initializers.items() if name not in fed]
+    return max(running + 2 * sum(sizes), int(4.5 * sum(sizes) + 1.5 * max(sizes, default=0)))
 
 
 def _forward(network: Network, calibration: Any) -> int:
@@ -232,7 +243,8 @@ def _forward(network: Network, calibration: Any) -> int:
     if graph.batch_axis_free:
         pictures = max(1, min(pictures, limit // max(1, sum(value_bytes(graph, v, 1) for v in wanted))))
     anew = 0 if streams else 2 * sum(value_bytes(graph, v, pictures) for v in wanted)
-    return anew + int(_ARENA * living(graph, wanted, (), pictures))
+    # All pieces share the session.
+    return _with_weights(graph.part(wanted), anew + int(_ARENA * living(graph, wanted, (), pictures)))
 
 
 def _streams(network: Network) -> bool:
@@ -250,24 +262,33 @@ def _rates(network: Network, pictures: int) -> tuple[int, int, int]:
         probe = RateProbe(network, [batch])
     except CaffeinitError:  # there are no rates then, and the job says why
         return 0, 0, 0
-    first = probe.batches[0]
+    first, run = probe.batches[0], probe.run
     size = len(next(iter(first.values()))) * rows // max(next(iter(graph.inputs.values()))[0], 1)
-    squares = sum(_squares(graph, unit, pictures * batches) for unit in network.units) if probe.run.is_whole else 0
+    units = {unit.key: unit for unit in network.units if unit.key in run.sources} if run.is_whole else {}
+    squares = sum(_squares(graph, u, run.sources[key][0].way, pictures * batches) for key, u in units.items())
+    made = max((_squared_once(graph, u, run.sources[key][0].way) for key, u in units.items()), default=0)
     given = batches * sum(a.nbytes for a in batch.values())
-    piece = max(living(part, part.outputs, (), made_for(part)) + beside for part, beside in probe.run.steps(size))
+    piece = max(living(part, part.outputs, (), made_for(part)) + beside for part, beside in run.steps(size)) + made
     # The weights' own squares are taken after those of the gradients.
-    return piece + min(_WORKING, 8 * piece), given + squares + probe.run.shared_bytes, given + 2 * squares
+    return piece + min(_WORKING, 8 * piece), given + squares + run.shared_bytes, given + 2 * squares
 
 
-def _squares(graph: Graph, unit: Unit, pictures: int) -> int:
+def _squares(graph: Graph, unit: Unit, way: Way, pictures: int) -> int:
     """Return what is kept of the squares of a unit's gradient (`squares.py`)."""
-    if unit.kind != "affine" or unit.weight is None:
-        return 0
-    sums = 8 * math.prod(unit.weight.shape[:3])
-    if unit.weight.ndim > 3:
-        return sums
+    assert unit.weight is not None
+    if way is not Way.ROWS:
+        return 8 * math.prod(unit.weight.shape[:3])
     rows = sum(math.prod(graph.shape(use.input)[:-1]) for use in unit.uses) * pictures // made_for(graph)
-    return min(sums, 8 * sum(unit.weight.shape) * rows)
+    return 8 * sum(unit.weight.shape) * rows
+
+
+def _squared_once(graph: Graph, unit: Unit, way: Way) -> int:
+    """Return what it takes to square the gradient of one picture: it and a part of it, their squares, what they are of."""
+    assert unit.weight is not None
+    if way is Way.ROWS:
+        return 0
+    read = max(value_bytes(graph, use.input, 1) for use in unit.uses)
+    return 2 * unit.weight.nbytes + 12 * math.prod(unit.weight.shape[:3]) + read
 
 
 def _pictures(calibration: Any) -> int:

@@ -251,9 +251,9 @@ def _training_work(
     rates: RateOptions,
 ) -> Work:
     """Return what a job that draws these layers and then normalises will take memory for."""
-    patches, most = drawing_memory(network, lambda name: name in drawn, method, calibration.num_images)
+    patches, most, libraries = drawing_memory(network, lambda name: name in drawn, method, calibration.num_images)
     num_pictures = rates.num_pictures(calibration) if rates.balanced else 0
-    return Work(passes=True, rate_pictures=num_pictures, patches=patches, drawn=most)
+    return Work(passes=True, rate_pictures=num_pictures, patches=patches, drawn=most, libraries=libraries)
 
 
 def _rate_options(balanced: bool, per_channel: bool, batches: int | None) -> RateOptions:

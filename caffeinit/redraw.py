@@ -9,6 +9,7 @@ off and that has no filler waits for weights of its own; until these are there i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,11 +165,11 @@ def draw_network(
 
 def drawing_memory(
     network: Network, layers: Callable[[str], bool], methods: str | Mapping[str, str], num_images: int
-) -> tuple[dict[str, int], int]:
-    """Return about how many bytes drawing takes: of patches by the value that they come from, and of one unit at most."""
+) -> tuple[dict[str, int], int, int]:
+    """Return about how many bytes drawing takes: patches by the value that they come from, one unit at most, libraries."""
     patches: dict[str, int] = {}
     filled: set[str] = set()
-    most = 0
+    most = libraries = 0
     for unit in network.units:
         if unit.kind != "affine" or unit.weight is None or not layers(unit.layer):
             continue
@@ -178,6 +179,7 @@ def drawing_memory(
             most = max(most, unit.weight.nbytes)
         if not method.needs_samples:
             continue
+        libraries = max(libraries, 0 if method.library in sys.modules else method.library_bytes)
         spec = _spec(unit, network.learned[unit.initializers[0]])
         geometry = _geometry(network.graph, unit.uses[0])
         shape = network.graph.shape(unit.uses[0].input)
@@ -190,7 +192,7 @@ def drawing_memory(
         most = max(most, 3 * samples + 4 * 8 * order**2 + 3 * unit.weight.nbytes)
     others = [learned for name, learned in network.learned.items() if name not in filled] + network.unreached
     sizes = [network.params[of.layer][of.index].nbytes for of in others if layers(of.layer)]
-    return patches, max(most, 2 * max(sizes, default=0))
+    return patches, max(most, 2 * max(sizes, default=0)), libraries
 
 
 def _begin_unit(unit: Unit) -> None:

@@ -19,6 +19,7 @@ from .learned import FITTED_SAMPLES, Directions, draw_learned
 from .rng import unit_rng
 from .spec import Drawn, DrawOptions, WeightSpec
 
+_SKLEARN_BYTES = 72 << 20
 DataFree = Callable[[WeightSpec, np.random.Generator, DrawOptions], Drawn]
 
 
@@ -33,6 +34,7 @@ class Method:
         directions: chooses directions in whitened space; None for the data-free methods.
         in_order: `directions` takes the leading principal directions and no others.
         own_scale: the method sets the weights' scale itself, which normalisation would overwrite.
+        library: what it loads when it draws, and `library_bytes`: about how much memory that takes.
         in_place: the weight is made where it is wanted (`WeightSpec.target`).
     """
 
@@ -43,6 +45,8 @@ class Method:
     in_order: bool = False
     own_scale: bool = False
     in_place: bool = False
+    library: str = ""
+    library_bytes: int = 0
 
     @property
     def needs_samples(self) -> bool:
@@ -58,7 +62,13 @@ METHODS: dict[str, Method] = {
         Method("patches", "random whitened input patches", directions=patches.random_patches),
         Method("pca", "leading principal directions of the input patches", directions=patches.pca, in_order=True),
         Method("zca", "rows of the symmetric whitening of the input patches", directions=patches.zca),
-        Method("kmeans", "spherical k-means centres of whitened input patches", directions=clusters.kmeans),
+        Method(
+            "kmeans",
+            "spherical k-means centres of whitened input patches",
+            directions=clusters.kmeans,
+            library="sklearn.cluster",
+            library_bytes=_SKLEARN_BYTES,
+        ),
         Method("filler", "the prototxt's weight_filler", baselines.filler, own_scale=True),
         Method("xavier", "Caffe's xavier filler (Glorot & Bengio)", baselines.xavier, own_scale=True),
         Method("msra", "Caffe's msra filler (He et al.)", baselines.msra, own_scale=True),
