@@ -49,6 +49,7 @@ _ARENA = 1.25
 _WORKING = 1 << 25
 # Small things, and what the allocators of C and Python do not give back.
 _SLACK, _SLACK_PART = 48 << 20, 0.05
+_GROWN_MB = 4
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _LARGE_BLOCK = 1 << 20
 
@@ -116,7 +117,8 @@ def find_room(
     slack = _SLACK + int(_SLACK_PART * limit)
     name, phase = max(phases.items(), key=lambda p: p[1].least)
     if phase.least + slack > limit:
-        enough = math.ceil((phase.least + _SLACK) / (1 - _SLACK_PART) / (1 << 20))
+        # The process may have grown a little when it is asked again.
+        enough = math.ceil((phase.least + _SLACK) / (1 - _SLACK_PART) / (1 << 20)) + _GROWN_MB
         raise OptionError(
             f"--memory-limit {limit >> 20}M is too little: {name} takes about {phase.least >> 20} MB by itself.\n"
             f"Give {enough}M or more, or a smaller --batch-size (now {_batch_size(calibration)}), which changes last digits"
@@ -169,11 +171,11 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]
     if work.rate_pictures:
         piece, shared, kept = _rates(network, work.rate_pictures)
         # No pictures are read meanwhile.
-        phases["rates"] = _Phase(base - pictures + _kept_pictures(calibration) + shared + piece, piece)
+        phases["measuring rates"] = _Phase(base - pictures + _kept_pictures(calibration) + shared + piece, piece)
         base += kept
         # Where rates are measured before the pass as well, onnxruntime keeps part of what they took.
         retained = piece if graph.nearly_homogeneous else 0
-    phases["weights and libraries"] = _Phase(base)
+    phases["holding weights and libraries"] = _Phase(base)
     if work.passes:
         phases["the pass over the pictures"] = _Phase(base + retained + _pass(network, calibration, work))
     if work.forward or (work.rate_pictures and graph.nearly_homogeneous):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -16,7 +16,7 @@ from caffeinit.network import Network, listed
 from caffeinit.patterns import check_matched
 from caffeinit.preserving import MODES as PRESERVING
 from caffeinit.preserving import rescale_preserving
-from caffeinit.rate_options import RateOptions
+from caffeinit.rate_options import Pictures, RateOptions
 from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.responses import refiners
 from caffeinit.result import NO_SPREAD, Result
@@ -200,7 +200,9 @@ def rescale(
         _check_nothing_drawn(network, mode, reinit)
     check_matched("--reinit", reinit, network.params)
     drawn = drawn_by_rescale(network, mode, reinit)
-    rates = _rate_options(balanced and mode in ("preserve", "balance", "normalize"), per_channel_rates, rate_batches)
+    has_rates = mode in ("preserve", "balance", "normalize")
+    why_none = "rates are left as they come" if has_rates else f"mode {mode} uses no rates"
+    rates = _rate_options(balanced and has_rates, per_channel_rates, rate_batches, why_none)
     if rewrite_lrn:
         network.open_numbers()
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
@@ -256,13 +258,14 @@ def _training_work(
     return Work(passes=True, rate_pictures=num_pictures, patches=patches, drawn=most, libraries=libraries)
 
 
-def _rate_options(balanced: bool, per_channel: bool, batches: int | None) -> RateOptions:
+def _rate_options(
+    balanced: bool, per_channel: bool, batches: int | None, why_none: str = "rates are left as they come"
+) -> RateOptions:
     if batches is not None and batches < 1:
         raise OptionError(f"rate_batches is {batches}: rates are measured on one batch at least")
-    if batches is not None and not balanced:
-        raise OptionError(
-            "where rates are left as they come, none are measured, and there is no use for --rate-batches"
-        )
+    if not balanced and (per_channel or batches is not None):
+        option = "--per-channel-rates" if per_channel else "--rate-batches"
+        raise OptionError(f"{why_none}, so that there is no use for {option}")
     return RateOptions(balanced, per_channel, batches)
 
 
@@ -296,7 +299,7 @@ def _training_reasons(network: Network, chosen: set[str], drawn: set[str]) -> Ca
 
 def _train(
     network: Network,
-    calibration: Iterable[Mapping[str, Any]],
+    calibration: Pictures,
     reason: Callable[[Unit], str],
     beta: float | None,
     drawing: Drawing,

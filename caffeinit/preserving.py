@@ -28,7 +28,7 @@ from caffeinit.nodes import INSIDE, operator_of
 from caffeinit.nonfinite import check_finite
 from caffeinit.places import find_places
 from caffeinit.plan import Plan, apply
-from caffeinit.rate_options import BALANCED, RateOptions, first_pictures
+from caffeinit.rate_options import BALANCED, Pictures, RateOptions, first_pictures
 from caffeinit.rates import RateProbe, UnitRates, without_squares
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scale_report import explain
@@ -87,7 +87,7 @@ class _Run:
 
 def rescale_preserving(
     network: Network,
-    batches: Iterable[Batch],
+    batches: Pictures,
     chosen: Callable[[Unit], str],
     mode: str = "preserve",
     options: RateOptions = BALANCED,

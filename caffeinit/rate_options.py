@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,18 @@ from caffeinit.sizes import count_pictures, made_for
 Batch = Mapping[str, np.ndarray]
 # Rates are measured on so many pictures by default, whatever the size of the batches that bring them.
 RATE_PICTURES = 16
+
+
+class Pictures(Protocol):
+    """Batches of pictures, which may be gone over several times."""
+
+    @property
+    def num_images(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
 
 
 @dataclass(frozen=True)
@@ -30,19 +43,25 @@ class RateOptions:
     per_channel: bool = False
     batches: int | None = None
 
-    def num_pictures(self, calibration: Any) -> int:
-        """Return how many pictures rates are measured on, if a calibration set has as many."""
-        return RATE_PICTURES if self.batches is None else self.batches * int(getattr(calibration, "batch_size", 1))
+    def num_pictures(self, calibration: Pictures) -> int:
+        """Return how many pictures rates are measured on."""
+        if self.batches is None:
+            return RATE_PICTURES
+        return min(self.batches * calibration.batch_size, calibration.num_images)
 
-    def told(self, calibration: Any) -> list[str]:
+    def told(self, calibration: Pictures) -> list[str]:
         """Return what is to be said of the pictures: columns of weights read few, and their rates vary among these."""
-        measured, given = self.num_pictures(calibration), int(getattr(calibration, "num_images", 0))
-        if not self.per_channel or measured >= given:
-            return []
-        return [
-            f"rates of columns were made equal on {measured} of {given} pictures, and vary more on the others: "
-            "--rate-batches has more of them looked at"
-        ]
+        measured, given = self.num_pictures(calibration), calibration.num_images
+        there = math.ceil(given / calibration.batch_size)
+        notes = [f"rates were measured on all {given} pictures: there are {there} batches"]
+        if self.batches is None or self.batches <= there:
+            notes = []
+        if self.per_channel and measured < given:
+            notes.append(
+                f"rates of columns were made equal on {measured} of {given} pictures, and vary more on the others: "
+                "--rate-batches has more of them looked at"
+            )
+        return notes
 
 
 BALANCED = RateOptions()

@@ -23,7 +23,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.forward import measure_moments
 from caffeinit.network import Network, digest
 from caffeinit.plan import apply
-from caffeinit.rate_options import BALANCED, RateOptions, first_pictures
+from caffeinit.rate_options import BALANCED, Pictures, RateOptions, first_pictures
 from caffeinit.rates import RateProbe, UnitRates
 from caffeinit.responses import ResponseKeeper, refiners
 from caffeinit.restoring import MANY_VALUES, Normalizer, Restorer, Thorough, can_restore, find_restorer, scale_targets
@@ -43,6 +43,8 @@ _FORETOLD = (
     "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
     "`caffeinit measure` tells what they are"
 )
+# Sixteen deviations of it are what half precision holds.
+_LARGE_STD = 4096
 _LOOSE = (
     "the net's outputs do not deviate by 1: sums tie the units' rates, which would differ from their mean by up to a "
     "factor of {:.3g} with outputs of that size. `--no-balance` leaves them at 1"
@@ -76,7 +78,7 @@ def learns(unit: Unit) -> bool:
 
 def prepare_training(
     network: Network,
-    batches: Iterable[Batch],
+    batches: Pictures,
     *,
     beta: float,
     chosen: Callable[[Unit], str],
@@ -132,7 +134,7 @@ def prepare_training(
         outcome.notes.append(_FORETOLD.format(work.num_first))
     if done.held is not None and (bent or found.changed):
         outcome.notes.append(_LOOSE.format(np.exp(done.held)))
-    outcome.notes += rates.told(batches)
+    outcome.notes += rates.told(batches) + _large_notes(reports)
     if not foretold and not rates.per_channel:
         outcome.notes += _uneven_notes(network.units, reports)
     return outcome
@@ -290,6 +292,20 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
         if unit.key in moments and report.before is not None:
             report.after = UnitStats.of(moments[unit.key])
             found.scales[unit.key] = np.zeros(unit.num_channels)
+
+
+def _large_notes(reports: Sequence[UnitReport]) -> list[str]:
+    """Return a sentence on units that put out numbers that half precision does not hold, so that the rates are one."""
+    stds = {r.name: float(r.after.channel_stds.max(initial=0)) for r in reports if r.after is not None and r.done}
+    large = [name for name, std in stds.items() if std > _LARGE_STD]
+    if not large:
+        return []
+    top = max(large, key=stds.__getitem__)
+    units = f"{len(large)} unit{'s' if len(large) > 1 else ''}"
+    return [
+        f"for one rate, {units} put{'s' if len(large) == 1 else ''} out deviations above {_LARGE_STD:,.0f}, up to "
+        f"{stds[top]:.2g} in {top}: half precision ends at 65,504. --no-balance leaves deviations at 1"
+    ]
 
 
 def _uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[str]:

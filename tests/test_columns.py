@@ -53,14 +53,26 @@ def test_columns_are_made_equal_on_as_many_pictures_as_are_asked_for(job):
     ("options", "words"),
     [
         ({"rate_batches": 0}, "on one batch at least"),
-        ({"rate_batches": 2, "balanced": False}, "no use for --rate-batches"),
-        ({"rate_batches": 2, "mode": "equalize"}, "no use for --rate-batches"),
+        ({"rate_batches": 2, "balanced": False}, "left as they come, so that there is no use for --rate-batches"),
+        ({"rate_batches": 2, "mode": "equalize"}, "mode equalize uses no rates, so that .* --rate-batches"),
     ],
     ids=str,
 )
 def test_batches_for_rates_that_are_not_measured_are_refused(options, words):
     with pytest.raises(OptionError, match=words):
         caffeinit.rescale(NETS["chain"](), pictures(), **options)
+
+
+def test_fewer_batches_than_asked_for_are_told():
+    notes = " ".join(caffeinit.init(NETS["chain"](), pictures(12), rate_batches=7).notes)
+    assert "rates were measured on all 12 pictures: there are 3 batches" in notes
+    assert "28" not in notes
+
+
+@pytest.mark.parametrize("option", ["balanced", "normalized"])
+def test_init_without_balancing_has_no_use_for_rates_per_channel(option):
+    with pytest.raises(OptionError, match="no use for --per-channel-rates"):
+        caffeinit.init(NETS["chain"](), pictures(), per_channel_rates=True, **{option: False})
 
 
 def test_rates_per_channel_need_balancing():

@@ -256,3 +256,17 @@ layer { name: "b" type: "InnerProduct" bottom: "flat" top: "b" inner_product_par
     for layer, arrays in found[0].items():
         for one, other in zip(arrays, found[1][layer], strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_deviations_that_half_precision_cannot_hold_are_told():
+    b = NetBuilder()
+    x = "data"
+    for number in range(40):  # each halves the rate of those below it, which take larger values for that
+        x = b.relu(b.conv(x, f"c{number}", 4))
+    net = b.finish(b.product(x, "ip", 3))
+    result = caffeinit.init(net, pictures())
+    stds = {unit.name: unit.after.channel_stds.max() for unit in result.units}
+    told = [note for note in result.notes if "half precision ends" in note]
+    assert bool(told) == (max(stds.values()) > 4096)
+    assert told
+    assert f"in {max(stds, key=stds.__getitem__)}:" in told[0]
