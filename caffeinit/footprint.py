@@ -48,7 +48,7 @@ _ARENA = 1.25
 # What a thread takes for products and for the windows of convolutions, beside values, at most.
 _WORKING = 1 << 25
 # Small things, and what the allocators of C and Python do not give back.
-_SLACK, _SLACK_PART = 48 << 20, 0.05
+_SLACK, _SLACK_PART = 32 << 20, 0.03
 _GROWN_MB = 4
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _LARGE_BLOCK = 1 << 20
@@ -162,8 +162,6 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]
     missing = sum(network.params[layer][index].nbytes for layer, index in network.missing)
     pictures = _pictures(calibration)
     base = resident_bytes() + missing + pictures + work.libraries
-    known = (a for layer, of in network.params.items() for i, a in enumerate(of) if (layer, i) not in network.missing)
-    compared = max((a.nbytes for a in known), default=0) // 2  # with what is in the file, which is written over
     phases = {}
     if network.missing or work.drawn:
         phases["drawing weights"] = _Phase(base + work.drawn)
@@ -182,7 +180,7 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]
         spool = _spool(network, calibration) if work.kept_outputs else 0
         piece = _forward(network, calibration)
         phases["a forward run"] = _Phase(base + retained + spool + piece, piece if _streams(network) else 0)
-    phases["writing the file"] = _Phase(base + compared)
+    phases["writing the file"] = _Phase(base)
     return phases
 
 

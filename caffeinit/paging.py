@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 
+import numpy as np
+
 
 def let_go(data: object, start: int, end: int) -> None:
     """Tell the system that these bytes of a mapped file are not needed for now; of anything else, do nothing.
@@ -14,3 +16,17 @@ def let_go(data: object, start: int, end: int) -> None:
     begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     if advice is not None and isinstance(data, mmap.mmap) and end - begin >= mmap.PAGESIZE:
         data.madvise(advice, begin, end - begin)
+
+
+def let_go_of(array: np.ndarray) -> None:
+    """Do so with an array that is a part of a mapped file; with nothing that can be written to, which would be lost."""
+    if array.flags.writeable:
+        return
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    owner = owner.obj if isinstance(owner, memoryview) else owner
+    if isinstance(owner, mmap.mmap):
+        low, high = np.lib.array_utils.byte_bounds(array)
+        start = low - np.frombuffer(owner, np.uint8).ctypes.data
+        let_go(owner, start, start + high - low)

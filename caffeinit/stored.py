@@ -13,9 +13,11 @@ import numpy as np
 
 from caffeinit import wire
 from caffeinit.errors import WeightsError
-from caffeinit.paging import let_go
+from caffeinit.paging import let_go, let_go_of
+from caffeinit.workers import row_slices
 
 FLOAT = np.dtype("<f4")
+_BLOCK = 1 << 20  # numbers that are compared at once
 NAMES = {2: "float16", 4: "float", 8: "double"}
 
 
@@ -143,13 +145,24 @@ def merged(old: np.ndarray, array: np.ndarray, where: str) -> np.ndarray | None:
     old = old.reshape(-1)
     if given.size != old.size:
         raise WeightsError(f"{where}: {given.size} numbers are given for the {old.size} in the file")
+    # Block by block: flags of a large array, and the part of a mapped file that it is in, would take as much as itself.
+    has_changed = [_merge(old[at], given[at], where) for at in row_slices(old.size, _BLOCK)]
+    if not any(has_changed):
+        return None
+    return given if old.dtype == given.dtype else old
+
+
+def _merge(old: np.ndarray, given: np.ndarray, where: str) -> bool:
+    """Merge a block as `merged` does; return whether a number has changed."""
     changed = to_float(old, where).view(np.uint32) != given.view(np.uint32)
     if not changed.any():
-        return None
+        let_go_of(old)
+        return False
     if not np.isfinite(given).all() and not np.isfinite(given[changed]).all():  # to pick them out costs a copy
         raise WeightsError(f"{where}: a number to be written is not finite")
     if old.dtype == given.dtype:
-        return given
+        let_go_of(old)
+        return True
     with np.errstate(over="ignore"):
         old[changed] = given[changed].astype(old.dtype)
     if not np.isfinite(old[changed]).all():
@@ -157,7 +170,7 @@ def merged(old: np.ndarray, array: np.ndarray, where: str) -> np.ndarray | None:
             f"{where}: {np.abs(given[changed]).max():.6g} is too large for {NAMES[old.dtype.itemsize]}, "
             "the type in which the file stores it"
         )
-    return old
+    return True
 
 
 def round_as_stored(old: np.ndarray, array: np.ndarray, where: str) -> bool:

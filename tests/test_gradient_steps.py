@@ -1,5 +1,7 @@
 """A graph with gradients that runs in steps gives what it gives in one, and holds no value longer than it is needed."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ from caffeinit import gradient_steps
 from caffeinit.gradient_runs import WholeRun
 from caffeinit.gradient_steps import held_beside
 from caffeinit.rates import RateProbe
+from caffeinit.squares import KeptSquares, SquaresInOrder
 from tests.nets import pictures
 from tests.test_gradient_runs import ALL
 
@@ -68,3 +71,38 @@ def test_masks_are_made_on_the_way_back(finely):
     assert "Greater" in made
     # The gradient of the last unit is there without any mask; the forward pass hands none on.
     assert not any(first.elem_type(name) == 9 for name in run._steps[0].outputs)
+
+
+def test_squares_are_added_in_the_order_of_the_pieces_whoever_is_first():
+    sums = SquaresInOrder(["unit"])
+    rng = np.random.default_rng(0)
+    parts = [rng.standard_normal((1, 3, 4)) * 10.0 ** rng.integers(-8, 8) for _ in range(6)]
+    gates = [threading.Event() for _ in parts]
+
+    def piece(number):
+        with sums.turn(number) as add:
+            if number % 2 == 0:
+                gates[number].wait(10)  # its successor comes first
+            else:
+                gates[number - 1].set()
+            add("unit", KeptSquares(parts[number].copy()))
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(piece, range(len(parts))))
+    wanted = parts[0].copy()
+    for part in parts[1:]:
+        wanted += part
+    np.testing.assert_array_equal(sums.parts["unit"][0].sums, wanted)
+
+
+def test_an_error_in_one_piece_holds_no_other_up():
+    sums = SquaresInOrder(["unit"])
+
+    def piece(number):
+        with sums.turn(number) as add:
+            if number == 0:
+                raise ValueError("broken")
+            add("unit", KeptSquares(np.ones((1, 1, 1))))
+
+    with ThreadPoolExecutor(3) as pool, pytest.raises(ValueError, match="broken"):
+        list(pool.map(piece, range(3)))

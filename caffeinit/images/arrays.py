@@ -16,7 +16,6 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
-import mmap
 import os
 import zipfile
 import zlib
@@ -30,7 +29,7 @@ from caffeinit.errors import ImagesError
 from caffeinit.images.files import Skipped, open_regular
 from caffeinit.images.means import HEADER_ERRORS, load_npy
 from caffeinit.images.preprocess import Preprocessing, Sample
-from caffeinit.paging import let_go
+from caffeinit.paging import let_go_of
 from caffeinit.printing import printable
 
 MAX_UNPACKED = 1 << 32  # bytes that a compressed array may take in memory
@@ -123,13 +122,11 @@ class ArraySource(Source):
 
     def _row(self, index: int) -> np.ndarray:
         """Return a row; of a mapped file a copy, so that the file does not come to lie in memory row by row."""
-        row, file = np.asarray(self.array[index]), self.array.base
-        if not isinstance(file, mmap.mmap):
+        row = np.asarray(self.array[index])
+        if not isinstance(self.array, np.memmap):
             return row
         copy = row.copy()
-        low, high = np.lib.array_utils.byte_bounds(row)
-        start = low - np.frombuffer(file, np.uint8).ctypes.data
-        let_go(file, start, start + high - low)
+        let_go_of(row)
         return copy
 
 
