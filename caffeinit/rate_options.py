@@ -53,9 +53,9 @@ class RateOptions:
         """Return what is to be said of the pictures: columns of weights read few, and their rates vary among these."""
         measured, given = self.num_pictures(calibration), calibration.num_images
         there = math.ceil(given / calibration.batch_size)
-        notes = [f"rates were measured on all {given} pictures: there are {there} batches"]
-        if self.batches is None or self.batches <= there:
-            notes = []
+        notes = []
+        if self.batches is not None and self.batches > there:
+            notes.append(f"rates were measured on all {given} pictures: there are {there} batches")
         if self.per_channel and measured < given:
             notes.append(
                 f"rates of columns were made equal on {measured} of {given} pictures, and vary more on the others: "
