@@ -242,7 +242,8 @@ def _forward(network: Network, calibration: Any) -> int:
     pictures = _batch_size(calibration)
     if graph.batch_axis_free:
         pictures = max(1, min(pictures, limit // max(1, sum(value_bytes(graph, v, 1) for v in wanted))))
-    anew = 0 if streams else 2 * sum(value_bytes(graph, v, pictures) for v in wanted)
+    # What streams is written where it is wanted, but lies in onnxruntime's own layout as well.
+    anew = (1 if streams else 2) * sum(value_bytes(graph, v, pictures) for v in wanted)
     # All pieces share the session.
     return _with_weights(graph.part(wanted), anew + int(_ARENA * living(graph, wanted, (), pictures)))
 

@@ -1,7 +1,8 @@
-"""Files that are mapped to be read, and are not to fill the memory."""
+"""Memory that is given back: of files that are mapped to be read, and of what C's allocator holds free."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 
 import numpy as np
@@ -30,3 +31,10 @@ def let_go_of(array: np.ndarray) -> None:
         low, high = np.lib.array_utils.byte_bounds(array)
         start = low - np.frombuffer(owner, np.uint8).ctypes.data
         let_go(owner, start, start + high - low)
+
+
+def trim_heap() -> None:
+    """Have C's allocator give back what it holds free between small blocks; glibc's does that when it is told to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -28,6 +28,7 @@ from caffeinit.heads import find_heads
 from caffeinit.mapped import ScratchArrays
 from caffeinit.network import Network, Place
 from caffeinit.nodes import operator_of
+from caffeinit.paging import trim_heap
 from caffeinit.products import PRODUCTS
 from caffeinit.scale_walk import Link
 from caffeinit.sizes import count_pictures, made_for
@@ -251,6 +252,8 @@ class RateProbe:
         feeds: list[Batch] = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
         feeds = _half(self.graph, feeds) if rough and self.graph.batch_axis_free else feeds
         parts, place = self.run.squares(feeds), ScratchArrays()
+        if self.network.settings.room is not None:  # what follows is to find as much memory as there was before
+            trim_heap()
         num_pictures = sum(count_pictures(self.graph, feed) for feed in feeds)
         found = {}
         for unit in self._units:

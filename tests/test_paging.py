@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import pytest
 
-from caffeinit.paging import let_go, let_go_of
+from caffeinit.paging import let_go, let_go_of, trim_heap
 
 
 @pytest.fixture
@@ -30,6 +30,13 @@ def test_changes_of_a_private_mapping_stay(path):
         let_go_of(array)
         assert (array[::7] == -1).all()
         del array
+
+
+def test_the_heap_can_be_trimmed_while_it_is_used():
+    blocks = [bytes([number % 256]) * 5000 for number in range(2000)]
+    del blocks[::2]
+    trim_heap()
+    assert all(block == bytes([(2 * at + 1) % 256]) * 5000 for at, block in enumerate(blocks))
 
 
 def test_other_memory_is_left_alone():
