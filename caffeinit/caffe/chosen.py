@@ -14,6 +14,8 @@ def open_rows(graph: Graph, chosen: Iterable[str]) -> None:
     for node in graph.nodes:
         rows = {opened[i] for i in node.input if i in opened}
         for value in filter(None, node.output):
+            if not rows and value not in pending:
+                continue
             shape = graph.shape(value)
             if value in pending or (shape and shape[0] in rows):
                 opened[value] = shape[0]
