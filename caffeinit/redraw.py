@@ -222,9 +222,10 @@ def _draw_unit(
     learned = network.learned[unit.initializers[0]]
     drawing.kept.update(keeping_reason(unit, network.learned, is_drawn=True))
     spec = _spec(unit, learned)
-    method, notes = _drawn_by(network, unit, method)
+    method, told = _drawn_by(network, unit, method)
     drawing.methods[unit.name] = method
-    drawing.notes.setdefault(unit.name, notes)
+    notes = drawing.notes.setdefault(unit.name, [])
+    notes += told
     if find_method(method).needs_samples:
         geometries = [_geometry(network.graph, use) for use in unit.uses]
         sampler = PatchSampler(unit.name, geometries, wanted_samples(method, spec), num_images, seed, options.threads)
