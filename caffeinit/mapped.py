@@ -16,6 +16,7 @@ import numpy as np
 
 from caffeinit.errors import OutputError
 from caffeinit.graph import Shape
+from caffeinit.paging import mapping_of
 
 _BLOCK = 1 << 24  # bytes that are written at a time
 _FILE = 1 << 26  # bytes of a file for several arrays: each takes one of the files that a process may have open
@@ -94,16 +95,8 @@ def empty_pages(shape: Shape, dtype: np.dtype) -> np.ndarray:
 
 def release(array: np.ndarray | memoryview | bytes) -> None:
     """Give the memory of an array back to the system if it lies in a file of these, or in pages; else do nothing."""
-    owner: object = array
-    while True:
-        below = owner.base if isinstance(owner, np.ndarray) else owner.obj if isinstance(owner, memoryview) else None
-        if below is None:
-            break
-        owner = below
+    owner, start, stop = mapping_of(array)
     advice = getattr(mmap, "MADV_DONTNEED", None)  # other systems than Linux have no such thing
-    if not isinstance(owner, Scratch | Pages) or advice is None:
-        return
-    low, high = np.lib.array_utils.byte_bounds(np.asarray(array))
-    start = low - np.frombuffer(owner, np.uint8).ctypes.data
-    begin = start // mmap.PAGESIZE * mmap.PAGESIZE
-    owner.madvise(advice, begin, start + high - low - begin)
+    if isinstance(owner, Scratch | Pages) and advice is not None:
+        begin = start // mmap.PAGESIZE * mmap.PAGESIZE
+        owner.madvise(advice, begin, stop - begin)

@@ -23,14 +23,22 @@ def let_go_of(array: np.ndarray) -> None:
     """Do so with an array that is a part of a mapped file; with nothing that can be written to, which would be lost."""
     if array.flags.writeable:
         return
+    let_go(*mapping_of(array))
+
+
+def mapping_of(array: np.ndarray | memoryview | bytes) -> tuple[object, int, int]:
+    """Return what an array is a part of in the end, and if that is a mapping, from which byte of it to which."""
     owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    owner = owner.obj if isinstance(owner, memoryview) else owner
-    if isinstance(owner, mmap.mmap):
-        low, high = np.lib.array_utils.byte_bounds(array)
-        start = low - np.frombuffer(owner, np.uint8).ctypes.data
-        let_go(owner, start, start + high - low)
+    while isinstance(owner, np.ndarray | memoryview):
+        below = owner.base if isinstance(owner, np.ndarray) else owner.obj
+        if below is None:
+            break
+        owner = below
+    if not isinstance(owner, mmap.mmap):
+        return owner, 0, 0
+    low, high = np.lib.array_utils.byte_bounds(np.asarray(array))
+    start = low - np.frombuffer(owner, np.uint8).ctypes.data
+    return owner, start, start + high - low
 
 
 def trim_heap() -> None:
