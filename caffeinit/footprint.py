@@ -10,7 +10,6 @@ written.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from caffeinit.graph import Graph
 from caffeinit.heads import find_heads
 from caffeinit.images.batches import Calibration
 from caffeinit.network import Network
+from caffeinit.paging import return_large_blocks
 from caffeinit.products import has_product
 from caffeinit.rates import RateProbe
 from caffeinit.sizes import made_for, value_bytes
@@ -50,8 +50,6 @@ _WORKING = 1 << 25
 # Small things, and what the allocators of C and Python do not give back.
 _SLACK, _SLACK_PART = 32 << 20, 0.03
 _GROWN_MB = 4
-_M_MMAP_THRESHOLD = -3  # from malloc.h
-_LARGE_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,24 +87,13 @@ def bounded(
     if limit is None:
         yield
         return
-    _return_freed_memory()
+    return_large_blocks()
     before = network.settings
     network.settings = replace(before, room=find_room(network, calibration, work, limit, folder))
     try:
         yield
     finally:
         network.settings = before
-
-
-def _return_freed_memory() -> None:
-    """Have C's allocator give large blocks back to the system as soon as they are free, as long as the process lives.
-
-    By itself it raises the size that counts as large to that of the blocks that were freed, and then keeps them, holes
-    between them.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def find_room(

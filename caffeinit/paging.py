@@ -7,6 +7,9 @@ import mmap
 
 import numpy as np
 
+_M_MMAP_THRESHOLD = -3  # from malloc.h
+_LARGE_BLOCK = 1 << 20
+
 
 def let_go(data: object, start: int, end: int) -> None:
     """Tell the system that these bytes of a mapped file are not needed for now; of anything else, do nothing.
@@ -39,6 +42,17 @@ def mapping_of(array: np.ndarray | memoryview | bytes) -> tuple[object, int, int
     low, high = np.lib.array_utils.byte_bounds(np.asarray(array))
     start = low - np.frombuffer(owner, np.uint8).ctypes.data
     return owner, start, start + high - low
+
+
+def return_large_blocks() -> None:
+    """Have C's allocator give large blocks back to the system as soon as they are free, as long as the process lives.
+
+    By itself it raises the size that counts as large to that of the blocks that were freed, and then keeps them, holes
+    between them.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def trim_heap() -> None:
