@@ -3,6 +3,16 @@
 net = caffeinit.load("deploy.prototxt", "weights.caffemodel")
 result = caffeinit.rescale(net, caffeinit.read_images(net, "pictures/"), mode="normalize")
 net.save("rescaled.caffemodel")
+
+The packages, in the order in which a job goes through them:
+    read     `caffe`, `onnxfile`, `images`: nets and pictures as they lie in files
+             `model`: what a net is once it is read; `ops`: what is known of an operator
+    run      `engine`: onnxruntime's sessions, whole nets and parts of them
+    measure  `statistics`: moments and rates; `gradients`: what rates are made from
+    plan     `scales`: which factors a graph leaves free; `methods`: which ones a net is to get
+    apply    `apply`: plans and their execution; `draw`: new weights
+    write    `storage`: files, written whole or not at all; `proof`: the function is the same
+`jobs` joins them; `cli`, `batch` and `report` show what it returns.
 """
 
 from __future__ import annotations
@@ -23,12 +33,12 @@ from caffeinit.errors import (
 )
 
 if TYPE_CHECKING:
-    from caffeinit.comparison import Comparison
     from caffeinit.images import Calibration
     from caffeinit.images.extents import Teller
-    from caffeinit.measuring import Measurement
-    from caffeinit.network import Network
+    from caffeinit.model.network import Network
+    from caffeinit.proof.comparison import Comparison
     from caffeinit.result import Result
+    from caffeinit.statistics.measuring import Measurement
 
 __all__ = [
     "CaffeinitError",
@@ -109,7 +119,7 @@ def _read(
     **more: Any,
 ) -> Network:
     """Return the network that the files hold, whichever kind they are."""
-    from caffeinit.files import is_onnx
+    from caffeinit.storage.files import is_onnx
 
     if is_onnx(net):
         from caffeinit.onnxfile import load_onnx
@@ -152,8 +162,11 @@ def rescale(net: Network, images: Any, **options: Any) -> Result:
 
 
 def measure(net: Network, images: Any, **options: Any) -> Measurement:
-    """Measure what a net's units do on pictures, and change nothing; see `caffeinit.measuring.measure` for the options."""
-    from caffeinit import measuring
+    """Measure what a net's units do on pictures, and change nothing.
+
+    See `caffeinit.statistics.measuring.measure` for the options.
+    """
+    from caffeinit.statistics import measuring
 
     return measuring.measure(net, images, **options)
 
@@ -166,7 +179,7 @@ def write_report(path: str | PathLike[str], net: Network, found: Any, **options:
 
 
 def compare(a: Network, b: Network, images: Any, **options: Any) -> Comparison:
-    """Tell whether two nets are the same function on pictures; see `caffeinit.comparison.compare` for the options."""
-    from caffeinit import comparison
+    """Tell whether two nets are the same function on pictures; see `caffeinit.proof.comparison.compare` for the options."""
+    from caffeinit.proof import comparison
 
     return comparison.compare_networks(a, b, images, **options)

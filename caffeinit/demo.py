@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from caffeinit.errors import OutputError
-from caffeinit.files import replacing
+from caffeinit.storage.files import replacing
 
 NET = """\
 name: "digits"

@@ -21,9 +21,9 @@ from onnx import TensorProto, helper
 
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.errors import CaffeinitError
-from caffeinit.files import check_target, replacing
-from caffeinit.graph import Graph
-from caffeinit.network import Network
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Network
+from caffeinit.storage.files import check_target, replacing
 
 MOST_EMBEDDED = 1_900_000_000  # bytes; protobuf's limit is 2 GiB for the whole file
 TOLERANCE = 1e-4  # of a value's largest number; the file and `Network.forward` run the same operators

@@ -29,19 +29,19 @@ from caffeinit.engine.stages import Stage, plan_stages
 from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import can_stream
 from caffeinit.errors import CaffeinitError, OptionError
-from caffeinit.forward import PIECE_BYTES, looked_at, unit_outputs
-from caffeinit.gradient_squares import Way
-from caffeinit.graph import Graph
-from caffeinit.heads import find_heads
+from caffeinit.gradients.sources import Way
 from caffeinit.images.batches import Calibration
-from caffeinit.network import Network
-from caffeinit.paging import return_large_blocks
-from caffeinit.products import has_product
-from caffeinit.rates import RateProbe
-from caffeinit.sizes import made_for, value_bytes
-from caffeinit.units import Unit
-from caffeinit.verify import SPOOL_BYTES
-from caffeinit.within import plan_pass
+from caffeinit.methods.within import plan_pass
+from caffeinit.model.graph import Graph
+from caffeinit.model.heads import find_heads
+from caffeinit.model.network import Network
+from caffeinit.model.products import has_product
+from caffeinit.model.sizes import made_for, value_bytes
+from caffeinit.model.units import Unit
+from caffeinit.proof.verify import SPOOL_BYTES
+from caffeinit.statistics.forward import PIECE_BYTES, looked_at, unit_outputs
+from caffeinit.statistics.rates import RateProbe
+from caffeinit.storage.paging import return_large_blocks
 
 # onnxruntime's arena rounds up, and leaves holes.
 _ARENA = 1.25
@@ -262,7 +262,7 @@ def _rates(network: Network, pictures: int) -> tuple[int, int, int]:
 
 
 def _squares(graph: Graph, unit: Unit, way: Way, pictures: int) -> int:
-    """Return what is kept of the squares of a unit's gradient (`squares.py`)."""
+    """Return what is kept of the squares of a unit's gradient (`gradients/squares.py`)."""
     assert unit.weight is not None
     if way is not Way.ROWS:
         return 8 * math.prod(unit.weight.shape[:3])

@@ -21,12 +21,12 @@ from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.source import net_outputs, places, read_elsewhere
 from caffeinit.caffe.weights import BinaryWeights, WeightsFile, open_weights
 from caffeinit.errors import FormatError, OptionError
-from caffeinit.files import is_onnx
-from caffeinit.graph import Shape
-from caffeinit.network import Skipped
-from caffeinit.redraw import holding_reason, keeping_reason
-from caffeinit.scale_report import ScaleReport, report_scales
-from caffeinit.units import Unit, find_units, without_unit
+from caffeinit.methods.redraw import holding_reason, keeping_reason
+from caffeinit.model.graph import Shape
+from caffeinit.model.network import Skipped
+from caffeinit.model.units import Unit, find_units, without_unit
+from caffeinit.scales.free import ScaleReport, report_scales
+from caffeinit.storage.files import is_onnx
 
 _PART = 1 << 22  # numbers that are looked at together
 

@@ -9,20 +9,20 @@ from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
-from caffeinit.graph import Graph, Shape
-from caffeinit.heads import find_heads
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
-from caffeinit.network import Network, listed
+from caffeinit.methods.preserving import MODES as PRESERVING
+from caffeinit.methods.preserving import rescale_preserving
+from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
+from caffeinit.methods.responses import refiners
+from caffeinit.methods.training import Outcome, prepare_training
+from caffeinit.methods.within import normalize
+from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.heads import find_heads
+from caffeinit.model.network import Network, listed
+from caffeinit.model.units import Unit
 from caffeinit.patterns import check_matched
-from caffeinit.preserving import MODES as PRESERVING
-from caffeinit.preserving import rescale_preserving
-from caffeinit.rate_options import Pictures, RateOptions
-from caffeinit.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
-from caffeinit.responses import refiners
 from caffeinit.result import NO_SPREAD, Result
-from caffeinit.training import Outcome, prepare_training
-from caffeinit.units import Unit
-from caffeinit.within import normalize
+from caffeinit.statistics.rate_options import Pictures, RateOptions
 
 Progress = Callable[[int, int], None]
 MODES = (*PRESERVING, "normalize")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.moments import Moments
-from caffeinit.network import Skipped
+from caffeinit.model.network import Skipped
+from caffeinit.statistics.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class UnitStats:
         out_cvar: coefficient of variation of the same deviations, as magic_init's measure_stat has it; NaN where all are 0.
         max_abs: largest magnitude; NaN where it was not looked at.
         channel_means, channel_stds: (C,) float64.
-        rate, rate_cvar: of the unit's weights, see `rates.py`; NaN where they were not measured.
+        rate, rate_cvar: of the unit's weights, see `statistics/rates.py`; NaN where they were not measured.
     """
 
     mean: float

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from caffeinit.engine.session import Settings
-from caffeinit.graph import Graph
-from caffeinit.network import Network
-from caffeinit.units import Learned
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Network
+from caffeinit.model.units import Learned
 
 
 class NoFiles:

@@ -7,10 +7,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from caffeinit.engine.session import Settings
-from caffeinit.graph import Graph
-from caffeinit.network import Network
-from caffeinit.opsets import raised
-from caffeinit.units import Learned
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Network
+from caffeinit.model.opsets import raised
+from caffeinit.model.units import Learned
 from tests.nets import NoFiles
 
 SHAPE = (3, 16, 12)

@@ -8,7 +8,7 @@ import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import compile_graph
 from tests.onnxnets import MODELS, SHAPE, network_of
-from tests.test_scales import assert_kept_in_double
+from tests.scales.test_classes import assert_kept_in_double
 
 ROWS = [(name, opset) for name, (_, opsets) in MODELS.items() for opset in opsets]
 # One opset of each net is enough for the modes that build on the same scales.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.between import scale_system
+from caffeinit.apply.plan import Plan, apply
 from caffeinit.errors import FormatError, OptionError, OutputError
-from caffeinit.plan import Plan, apply
+from caffeinit.methods.between import scale_system
 from tests.caffe.test_models import files_of
 from tests.conftest import shared
 from tests.nets import pictures

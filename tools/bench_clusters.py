@@ -12,9 +12,9 @@ from bench_jobs import Given, prepared, timed, write_net
 from sklearn.cluster import KMeans
 
 from caffeinit.draw import clusters
-from caffeinit.network import Network
-from caffeinit.redraw import UnitSampler, draw_network
-from caffeinit.within import normalize
+from caffeinit.methods.redraw import UnitSampler, draw_network
+from caffeinit.methods.within import normalize
+from caffeinit.model.network import Network
 from caffeinit.workers import single_threaded
 
 UNITS = ("conv1", "conv2", "conv3", "conv4", "conv5")

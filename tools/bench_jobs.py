@@ -17,14 +17,15 @@ from bench_nets import NETS
 from PIL import Image
 
 import caffeinit
-from caffeinit import jobs, measuring
+from caffeinit import jobs
 from caffeinit.caffe.layers import find_type
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.forward import measure_moments
-from caffeinit.network import Network
-from caffeinit.rates import RateProbe
-from caffeinit.redraw import draw_network
-from caffeinit.within import normalize
+from caffeinit.methods.redraw import draw_network
+from caffeinit.methods.within import normalize
+from caffeinit.model.network import Network
+from caffeinit.statistics import measuring
+from caffeinit.statistics.forward import measure_moments
+from caffeinit.statistics.rates import RateProbe
 
 BATCH = 16
 METHODS = ("gaussian", "orthonormal", "patches", "pca", "zca", "kmeans")

@@ -31,10 +31,10 @@ from PIL import Image
 import caffeinit
 from caffeinit import jobs
 from caffeinit.engine.session import Settings
-from caffeinit.forward import measure_moments
 from caffeinit.images import Calibration
-from caffeinit.network import Network
-from caffeinit.within import normalize
+from caffeinit.methods.within import normalize
+from caffeinit.model.network import Network
+from caffeinit.statistics.forward import measure_moments
 
 HEIGHT, WIDTH = 3000, 4000
 BATCH = 4  # several batches, or there is nothing to overlap

@@ -19,11 +19,11 @@ import click
 import onnx
 from google.protobuf.message import DecodeError
 
-from caffeinit import wire
 from caffeinit.batch.table import Job, options_of
 from caffeinit.errors import CaffeinitError
-from caffeinit.files import leads_out
 from caffeinit.images.files import PICTURE_SUFFIXES, list_lines, resolve_listed
+from caffeinit.storage import wire
+from caffeinit.storage.files import leads_out
 
 _NUMBERS: wire.PruneTree = {7: {5: {9: None}}}  # the bytes of an ONNX model's arrays
 _MOST_READ = 1 << 28  # bytes; a larger file of pictures counts by size and time

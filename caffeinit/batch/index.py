@@ -17,10 +17,10 @@ from urllib.parse import quote
 from caffeinit.batch.manifest import Entry
 from caffeinit.batch.settings import HINT, asks_for_options
 from caffeinit.errors import FormatError, OptionError
-from caffeinit.files import check_target, replacing
 from caffeinit.report.markup import Markup, join, tag
 from caffeinit.report.page import facts, generator, page, resource, table, version
-from caffeinit.showing import number, plain
+from caffeinit.report.showing import number, plain
+from caffeinit.storage.files import check_target, replacing
 
 _KIND = "index"
 _WIDTH, _HEIGHT, _EDGE = 150, 34, 3  # pixels of the small pictures

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caffeinit.errors import FormatError
-from caffeinit.files import leads_out
+from caffeinit.storage.files import leads_out
 
 
 @dataclass

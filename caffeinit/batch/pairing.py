@@ -19,7 +19,7 @@ from caffeinit.batch.zoo import Zoo, claims_net, claims_weights
 from caffeinit.caffe.fits import Fit, NetShapes, StoredShapes, fit, net_shapes, stored_shapes
 from caffeinit.caffe.net import MAX_NET_BYTES
 from caffeinit.errors import CaffeinitError
-from caffeinit.files import read_bytes_limited
+from caffeinit.storage.files import read_bytes_limited
 
 
 @dataclass(frozen=True)

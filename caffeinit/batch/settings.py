@@ -28,7 +28,7 @@ from caffeinit.batch.table import JOBS, options_of, setting_name
 from caffeinit.cli import VERBS
 from caffeinit.cli.common import parse_memory
 from caffeinit.errors import CaffeinitError, FormatError
-from caffeinit.files import read_bytes_limited
+from caffeinit.storage.files import read_bytes_limited
 
 HINT = (
     "An option that a reason asks for can be given to one net alone, in a file caffeinit.toml beside it: "

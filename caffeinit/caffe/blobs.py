@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit import wire
 from caffeinit.errors import WeightsError
-from caffeinit.stored import Chunk, StoredArray, run_length
+from caffeinit.storage import wire
+from caffeinit.storage.stored import Chunk, StoredArray, run_length
 
 _DATA, _DOUBLE_DATA, _SHAPE, _RAW_TYPE, _RAW_DATA = 5, 8, 7, 10, 12
 _LEGACY_AXES = (1, 2, 3, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from caffeinit import wire
+from caffeinit.storage import wire
 
 _HEADS = {
     b"version https://git-lfs": "a git-lfs pointer; the file itself was never downloaded (git lfs pull)",

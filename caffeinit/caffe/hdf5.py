@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from caffeinit.apply.factors import is_finite
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
-from caffeinit.factors import is_finite
-from caffeinit.files import replacing
-from caffeinit.stored import FLOAT, NAMES, merged, round_as_stored, to_float
+from caffeinit.storage.files import replacing
+from caffeinit.storage.stored import FLOAT, NAMES, merged, round_as_stored, to_float
 
 _MAX_BLOBS = 1000  # of one layer
 _MAX_LINKS = 8  # one leading to the next

@@ -27,10 +27,10 @@ from caffeinit.caffe.layers import (
 from caffeinit.caffe.layers.data import OutsideData
 from caffeinit.caffe.net import NamedLayer, Net
 from caffeinit.errors import LayerError
-from caffeinit.graph import Graph, Shape
-from caffeinit.netnumbers import NetNumber
-from caffeinit.network import BEHIND
-from caffeinit.units import Learned
+from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.netnumbers import NetNumber
+from caffeinit.model.network import BEHIND
+from caffeinit.model.units import Learned
 
 ParamKey = tuple[str, int]
 

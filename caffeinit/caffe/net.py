@@ -25,8 +25,8 @@ from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.caffe.textformat import Reading, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
-from caffeinit.files import leads_out, read_bytes_limited
-from caffeinit.netnumbers import NetNumber
+from caffeinit.model.netnumbers import NetNumber
+from caffeinit.storage.files import leads_out, read_bytes_limited
 
 MAX_NET_BYTES = 1 << 28
 MAX_LAYERS = 20_000

@@ -19,13 +19,13 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from caffeinit import wire
 from caffeinit.caffe import schema
 from caffeinit.caffe.textformat import read_text
 from caffeinit.caffe.upgrade import generation, left_behind, upgrade_net
 from caffeinit.caffe.weights import BinaryWeights, open_weights
 from caffeinit.errors import FormatError
-from caffeinit.files import check_regular_file, read_bytes_limited, replacing
+from caffeinit.storage import wire
+from caffeinit.storage.files import check_regular_file, read_bytes_limited, replacing
 
 MAX_TEXT_BYTES = 1 << 28
 _LAYERS, _LAYER, _BLOBS = 2, 100, 7

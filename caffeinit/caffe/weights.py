@@ -16,14 +16,14 @@ from typing import Protocol
 
 import numpy as np
 
-from caffeinit import wire
+from caffeinit.apply.factors import is_finite
 from caffeinit.caffe.blobs import encode_blob, encode_legacy_blob, read_blob
 from caffeinit.caffe.foreign import foreign_kind, other_message
 from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type
 from caffeinit.errors import FormatError, WeightsError
-from caffeinit.factors import is_finite
-from caffeinit.files import check_regular_file, is_hdf5, replacing
-from caffeinit.stored import StoredArray
+from caffeinit.storage import wire
+from caffeinit.storage.files import check_regular_file, is_hdf5, replacing
+from caffeinit.storage.stored import StoredArray
 
 _V0_BLOBS, _V1_BLOBS, _V2_BLOBS = 50, 6, 7
 _ALL_BLOBS: wire.PruneTree = {100: {_V2_BLOBS: None}, 2: {_V1_BLOBS: None, 1: {_V0_BLOBS: None}}}

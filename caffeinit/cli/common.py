@@ -18,7 +18,7 @@ from caffeinit.errors import OptionError
 if TYPE_CHECKING:
     from caffeinit.images import Calibration
     from caffeinit.images.extents import Extent, Teller
-    from caffeinit.network import Network
+    from caffeinit.model.network import Network
 
 IN_BATCH = "caffeinit.in_batch"  # key of a context's meta: the command is run for one of many models
 
@@ -235,7 +235,7 @@ def parse_sources(given: Sequence[str], inputs: Sequence[str]) -> dict[str | Non
 
 def check_weights(net: str, weights: str | None) -> None:
     """End with wrong usage where a Caffe net comes without weights, or an ONNX model with some."""
-    from caffeinit.files import is_onnx
+    from caffeinit.storage.files import is_onnx
 
     if weights is None and not is_onnx(net):
         raise click.UsageError("Missing argument 'WEIGHTS': a net needs a file of weights (an ONNX model does not).")
@@ -279,7 +279,7 @@ def check_runs(network: Network, net: str, weights: str) -> None:
         WeightsError: it is so.
     """
     from caffeinit.errors import WeightsError
-    from caffeinit.network import listed
+    from caffeinit.model.network import listed
 
     if network.skipped and not network.units:
         raise WeightsError(
@@ -361,7 +361,7 @@ def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
 
 def write_json(path: str | None, data: dict[str, Any], force: bool = False) -> None:
     """Write a result as JSON to a file or, for "-", to stdout."""
-    from caffeinit.files import replacing
+    from caffeinit.storage.files import replacing
 
     if path is None:
         return

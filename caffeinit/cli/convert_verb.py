@@ -29,7 +29,7 @@ def command(net: str, weights: str | None, output: str, force: bool, **options: 
     """
     from caffeinit.cli.common import check_weights, load_network
     from caffeinit.export import export_onnx, missing_outputs
-    from caffeinit.files import is_onnx
+    from caffeinit.storage.files import is_onnx
 
     if is_onnx(net):
         raise click.UsageError(f"{net} is an ONNX model already: there is nothing to convert.")

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from caffeinit.cli.tables import console, dims, least_width, print_wide
 from caffeinit.inspection import Inspection
-from caffeinit.network import BEHIND
-from caffeinit.scale_report import ScaleReport, UnitScales
-from caffeinit.showing import apart_lines
+from caffeinit.model.network import BEHIND
+from caffeinit.report.showing import apart_lines
+from caffeinit.scales.free import ScaleReport, UnitScales
 
 
 def inspection_tables(report: Inspection) -> None:

@@ -57,7 +57,7 @@ def command(
         inspection_tables(report)
     write_json(json_file, report.to_json(), force)
     if filters is not None:
-        from caffeinit.filters import save_filters
+        from caffeinit.report.filters import save_filters
 
         say(save_filters(report.units, filters, force, channels))
     if report.mismatches or (options["strict"] and report.obstacles):

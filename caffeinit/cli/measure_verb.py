@@ -73,8 +73,8 @@ def command(
     from caffeinit.cli.measure_tables import measurement_tables
     from caffeinit.cli.reporting import about_run
     from caffeinit.cli.tables import progress
-    from caffeinit.files import check_target
-    from caffeinit.measuring import measure
+    from caffeinit.statistics.measuring import measure
+    from caffeinit.storage.files import check_target
 
     if report is not None:
         check_target(report, force)

@@ -84,7 +84,7 @@ def command(
     is rewritten where it stands.
     """
     from caffeinit.cli.work import run_job
-    from caffeinit.files import is_onnx
+    from caffeinit.storage.files import is_onnx
 
     check_weights(net, weights)
     if output_net is not None and not rewrite_lrn:

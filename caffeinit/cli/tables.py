@@ -14,8 +14,8 @@ from rich.segment import Segment
 from rich.table import Column, Table
 
 from caffeinit.printing import printable_lines
+from caffeinit.report.showing import dead_cell, outcome, result_columns, stats_cells
 from caffeinit.result import Result
-from caffeinit.showing import dead_cell, outcome, result_columns, stats_cells
 
 _UNLIMITED = 10_000
 Advance = Callable[[int, int], None]

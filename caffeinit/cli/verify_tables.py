@@ -8,10 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from caffeinit.cli.tables import console, dims, full_width, print_wide
-from caffeinit.comparison import Comparison
-from caffeinit.network import Place, nowhere
-from caffeinit.showing import number
-from caffeinit.verify import Difference
+from caffeinit.model.network import Place, nowhere
+from caffeinit.proof.comparison import Comparison
+from caffeinit.proof.verify import Difference
+from caffeinit.report.showing import number
 
 
 def comparison_table(

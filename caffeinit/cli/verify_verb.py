@@ -8,10 +8,10 @@ import click
 
 from caffeinit.cli.common import image_options, net_options, run_options
 from caffeinit.cli.verb import Verb
-from caffeinit.files import is_onnx
+from caffeinit.storage.files import is_onnx
 
 if TYPE_CHECKING:
-    from caffeinit.functions import Function
+    from caffeinit.proof.functions import Function
 
 
 @click.command("verify", cls=Verb)
@@ -61,8 +61,8 @@ def command(
     from caffeinit.cli.common import loading_options, read_pictures, write_json
     from caffeinit.cli.tables import progress
     from caffeinit.cli.verify_tables import comparison_table
-    from caffeinit.comparison import compare
-    from caffeinit.verify import TOLERANCE
+    from caffeinit.proof.comparison import compare
+    from caffeinit.proof.verify import TOLERANCE
 
     loading = loading_options(options)
     if net_b is not None:
@@ -103,7 +103,7 @@ def _open(nets: list[str], files: list[str], loading: dict[str, Any]) -> tuple[A
     from caffeinit.engine.device import find_device
     from caffeinit.engine.onnxrun import OnnxFunction
     from caffeinit.export import missing_outputs
-    from caffeinit.functions import NetFunction
+    from caffeinit.proof.functions import NetFunction
 
     network = load_network(nets[0], None, dict(loading))
     is_bare = True

@@ -25,13 +25,13 @@ from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, print_units, progress
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
-from caffeinit.files import check_target, is_hdf5, is_onnx
-from caffeinit.filters import check_filters, save_filters
-from caffeinit.network import Network
+from caffeinit.methods.preserving import MODES as PRESERVING
+from caffeinit.model.network import Network
 from caffeinit.patterns import check_matched, unmatched
-from caffeinit.preserving import MODES as PRESERVING
+from caffeinit.report.filters import check_filters, save_filters
+from caffeinit.report.showing import apart_lines, number
 from caffeinit.result import Result
-from caffeinit.showing import apart_lines, number
+from caffeinit.storage.files import check_target, is_hdf5, is_onnx
 
 _HDF5 = (".h5", ".hdf5")
 

@@ -20,10 +20,10 @@ import numpy as np
 from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.session import Session, Settings, fed_weights, output_shape
-from caffeinit.graph import Graph, Shape
-from caffeinit.products import has_product
-from caffeinit.rowwise import common_rows, is_rowwise
-from caffeinit.sizes import numpy_type
+from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.products import has_product
+from caffeinit.model.rowwise import common_rows, is_rowwise
+from caffeinit.model.sizes import numpy_type
 
 Seen = TypeVar("Seen")
 PART_BYTES = 1 << 22  # of the largest value of a part; a picture at least

@@ -1,8 +1,8 @@
 """What is added to a part of a graph that runs on a device, so that few numbers have to leave it.
 
 Moments of a value: for each picture and channel the mean, the sum of squared deviations from it, the least and the largest
-number, in single precision and two passes as in `moments.py`, which merges them. Products: how channels go together.
-Vectors: those of a few places, out of a whole value. (Corrections of inputs are added by `affine.py`.)
+number, in single precision and two passes as in `statistics/moments.py`, which merges them. Products: how channels go
+together. Vectors: those of a few places, out of a whole value. (Corrections of inputs are added by `affine.py`.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
-from caffeinit.graph import Graph, Shape
+from caffeinit.model.graph import Graph, Shape
 
 _AXES_ARE_INPUTS = {"ReduceSum": 13}  # the opset since when a reduction takes them so; 18 for the others
 

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
-from caffeinit.files import check_regular_file
-from caffeinit.nodes import check_made_once, nodes_within, operator_of
-from caffeinit.places import Places, find_places
+from caffeinit.model.nodes import check_made_once, nodes_within, operator_of
+from caffeinit.model.places import Places, find_places
+from caffeinit.storage.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
 _RARE = {TensorProto.DOUBLE, TensorProto.BFLOAT16}  # types that onnxruntime has few operators for

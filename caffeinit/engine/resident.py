@@ -27,9 +27,9 @@ from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
 from caffeinit.engine.session import Settings, declare, fed_weights, output_shape, start
-from caffeinit.graph import Graph
-from caffeinit.moments import PictureMoments
-from caffeinit.sizes import made_for
+from caffeinit.model.graph import Graph
+from caffeinit.model.sizes import made_for
+from caffeinit.statistics.moments import PictureMoments
 
 HOST = Device()
 

@@ -17,8 +17,8 @@ from caffeinit.engine.resident import Piece, Portion, ResidentSession
 from caffeinit.engine.session import Settings
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import Stage
-from caffeinit.graph import Graph
-from caffeinit.moments import PictureMoments, picture_moments
+from caffeinit.model.graph import Graph
+from caffeinit.statistics.moments import PictureMoments, picture_moments
 
 
 def start_run(

@@ -22,8 +22,8 @@ import onnxruntime as ort
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import explained
 from caffeinit.engine.shelf import Room
-from caffeinit.graph import Graph, Shape
-from caffeinit.products import PRODUCTS
+from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.products import PRODUCTS
 
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 HUGE_ELEMENTS = 1 << 24  # kernels above this size are fed: building them in takes six copies, and longer than a pass

@@ -20,7 +20,7 @@ import numpy as np
 
 from caffeinit.engine.buffers import BufferPool
 from caffeinit.errors import OutputError
-from caffeinit.graph import Shape
+from caffeinit.model.graph import Shape
 
 
 class Change(Protocol):

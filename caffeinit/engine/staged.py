@@ -22,10 +22,10 @@ from caffeinit.engine.buffers import BufferPool, ThreadMemory
 from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
-from caffeinit.graph import Graph
-from caffeinit.moments import PictureMoments, picture_moments
-from caffeinit.products import has_product
-from caffeinit.sizes import numpy_type
+from caffeinit.model.graph import Graph
+from caffeinit.model.products import has_product
+from caffeinit.model.sizes import numpy_type
+from caffeinit.statistics.moments import PictureMoments, picture_moments
 from caffeinit.workers import single_threaded
 
 Observer = Callable[[str, Sequence[PictureMoments]], None]

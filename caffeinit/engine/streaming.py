@@ -17,9 +17,9 @@ import numpy as np
 
 from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.session import Session, Settings, fed_weights, is_segmented, output_shape
-from caffeinit.graph import Graph
-from caffeinit.rowwise import is_rowwise
-from caffeinit.sizes import numpy_type
+from caffeinit.model.graph import Graph
+from caffeinit.model.rowwise import is_rowwise
+from caffeinit.model.sizes import numpy_type
 from caffeinit.workers import single_threaded
 
 Values = Mapping[str, np.ndarray]

@@ -29,8 +29,8 @@ from caffeinit.errors import ImagesError
 from caffeinit.images.files import Skipped, open_regular
 from caffeinit.images.means import HEADER_ERRORS, load_npy
 from caffeinit.images.preprocess import Preprocessing, Sample
-from caffeinit.paging import let_go_of
 from caffeinit.printing import printable
+from caffeinit.storage.paging import let_go_of
 
 MAX_UNPACKED = 1 << 32  # bytes that a compressed array may take in memory
 MAX_NUMBERS = 1 << 28  # in one row

@@ -9,9 +9,9 @@ import numpy as np
 
 from caffeinit.caffe.blobs import read_blob
 from caffeinit.errors import CaffeinitError, ImagesError, WeightsError
-from caffeinit.files import check_regular_file
 from caffeinit.printing import printable
-from caffeinit.wire import WireError
+from caffeinit.storage.files import check_regular_file
+from caffeinit.storage.wire import WireError
 
 # What NumPy raises on damaged headers; one of an old kind is cut into tokens by Python's own tokenizer.
 HEADER_ERRORS = (

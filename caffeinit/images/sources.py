@@ -16,7 +16,6 @@ from itertools import accumulate
 import numpy as np
 
 from caffeinit.errors import ImagesError
-from caffeinit.files import HDF5_MAGIC
 from caffeinit.images.arrays import ArraySource, Source, is_idx, looks_packed, npz_names, open_idx, open_npy, open_npz
 from caffeinit.images.files import (
     PICTURE_SUFFIXES,
@@ -30,6 +29,7 @@ from caffeinit.images.files import (
 )
 from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
+from caffeinit.storage.files import HDF5_MAGIC
 
 Given = str | os.PathLike[str] | np.ndarray
 _KINDS = "a folder, pictures, a pattern, a list file, .npy, .npz, idx, LMDB or HDF5 files"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from caffeinit.errors import ImagesError
-from caffeinit.files import leads_out
 from caffeinit.images.means import MEAN_HINT
 from caffeinit.images.preprocess import Preprocessing, Resize
 from caffeinit.printing import printable
+from caffeinit.storage.files import leads_out
 
 # ResizeParameter's WARP and FIT_SMALL_SIZE; the third mode pads.
 _RESIZE: dict[int, Resize] = {1: "warp", 2: "short"}

@@ -17,8 +17,8 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError
-from caffeinit.folding import known_value
-from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.model.folding import known_value
+from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.onnxfile.build import settle_types
 from caffeinit.onnxfile.picturesfirst import StuckError, pictures_first
 from caffeinit.onnxfile.spread import spread_joined, spread_repeated

@@ -22,14 +22,14 @@ from onnx.shape_inference import InferenceError
 from caffeinit.engine.onnxrun import known_operators
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
-from caffeinit.folding import known_value
-from caffeinit.graph import OPSET, Graph, Shape, attribute
-from caffeinit.inference import IR_VERSION
-from caffeinit.network import Skipped
-from caffeinit.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
+from caffeinit.model.folding import known_value
+from caffeinit.model.graph import OPSET, Graph, Shape, attribute
+from caffeinit.model.inference import IR_VERSION
+from caffeinit.model.network import Skipped
+from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
+from caffeinit.model.opsets import raised
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
-from caffeinit.opsets import raised
 
 # Operators whose later versions take the same settings and do something else.
 _OTHER_MEANING = ("Softmax", "LogSoftmax", "Hardmax", "Resize", "BatchNormalization", "Dropout")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from caffeinit.nodes import SUBGRAPHS, nodes_within, subgraphs
+from caffeinit.model.nodes import SUBGRAPHS, nodes_within, subgraphs
 
 
 def captured(node: onnx.NodeProto) -> list[str]:

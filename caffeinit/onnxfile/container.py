@@ -20,15 +20,15 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from caffeinit import wire
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
-from caffeinit.files import check_regular_file, check_target, leads_out, replacing
-from caffeinit.mapped import release, scratch_copy
-from caffeinit.nodes import nodes_within, subgraphs
+from caffeinit.model.nodes import nodes_within, subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
+from caffeinit.storage import wire
+from caffeinit.storage.files import check_regular_file, check_target, leads_out, replacing
+from caffeinit.storage.mapped import release, scratch_copy
 
 MOST_NODES = 100_000
 _GRAPH, _NODE, _INITIALIZER, _SPARSE = 7, 1, 5, 15

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import onnx
 
-from caffeinit.graph import Graph, Shape
 from caffeinit.inspection import FileReport, Inspection, LayerReport, unfinite_notes
-from caffeinit.network import Network
-from caffeinit.nodes import node_label
+from caffeinit.methods.redraw import holding_reason, keeping_reason
+from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.network import Network
+from caffeinit.model.nodes import node_label
 from caffeinit.onnxfile.source import OnnxSource, load_onnx
-from caffeinit.redraw import holding_reason, keeping_reason
-from caffeinit.scale_report import report_scales
+from caffeinit.scales.free import report_scales
 
 
 def inspect_onnx(

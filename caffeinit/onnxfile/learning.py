@@ -17,14 +17,14 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.graph import Graph
-from caffeinit.network import Skipped
-from caffeinit.nodes import node_label
-from caffeinit.norms import find_statistic
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Skipped
+from caffeinit.model.nodes import node_label
+from caffeinit.model.norms import find_statistic
+from caffeinit.model.products import PRODUCTS, PictureAxes, why_no_weight
+from caffeinit.model.units import Learned, Unit, array_view, find_units
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
-from caffeinit.products import PRODUCTS, PictureAxes, why_no_weight
-from caffeinit.units import Learned, Unit, array_view, find_units
 
 _CONSTANT = re.compile(r"const(_[0-9]+)?")
 _AFFINE = ("Conv", "ConvTranspose", *PRODUCTS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import onnx
 
-from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.model.graph import Graph, Shape, attribute
 
 _FLAGS = ("keepdims", "transA", "transB", "allowzero")
 # Operators with windows, and what their settings are to be at least. onnx looks at them only where extents are known, and

@@ -12,8 +12,8 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError, FormatError, OptionError
-from caffeinit.graph import Shape
 from caffeinit.images import preprocess
+from caffeinit.model.graph import Shape
 
 _MOST = 1 << 30  # numbers of an input
 

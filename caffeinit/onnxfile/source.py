@@ -13,12 +13,14 @@ import onnx.inliner
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError, FormatError, WeightsError
-from caffeinit.folding import constant_node
-from caffeinit.graph import Graph, Shape
 from caffeinit.images import Preprocessing
-from caffeinit.netnumbers import NetNumber
-from caffeinit.network import Network, Params, Skipped
-from caffeinit.nodes import check_made_once, check_outputs, operator_of
+from caffeinit.model.folding import constant_node
+from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.netnumbers import NetNumber
+from caffeinit.model.network import Network, Params, Skipped
+from caffeinit.model.nodes import check_made_once, check_outputs, operator_of
+from caffeinit.model.opsets import check_opset
+from caffeinit.model.units import Learned
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Plain, build_graph
@@ -30,8 +32,6 @@ from caffeinit.onnxfile.single import to_single, types_to_change
 from caffeinit.onnxfile.spelt import find_spelt
 from caffeinit.onnxfile.tensors import Tensor
 from caffeinit.ops import find_rule
-from caffeinit.opsets import check_opset
-from caffeinit.units import Learned
 
 Path = str | PathLike[str]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffeinit import wire
 from caffeinit.errors import WeightsError
 from caffeinit.onnxfile.tensors import OpenData, Tensor, read_numbers, read_tensor
+from caffeinit.storage import wire
 
 _VALUES, _INDICES, _DIMS = 1, 2, 3
 _MOST = 1 << 30  # numbers of an array

@@ -17,9 +17,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from caffeinit import wire
 from caffeinit.errors import FormatError, WeightsError
-from caffeinit.stored import Chunk, StoredArray, merged, round_as_stored, run_length
+from caffeinit.storage import wire
+from caffeinit.storage.stored import Chunk, StoredArray, merged, round_as_stored, run_length
 
 _DIMS, _TYPE, _FLOATS, _INTS, _NAME, _RAW, _DOUBLES, _EXTERNAL, _LOCATION = 1, 2, 4, 5, 8, 9, 10, 13, 14
 REAL: dict[int, np.dtype] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from caffeinit.graph import Graph, attribute
-from caffeinit.nodes import INSIDE
+from caffeinit.model.graph import Graph, attribute
+from caffeinit.model.nodes import INSIDE
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, masked, ratio, total, unbroadcast
 from caffeinit.ops.scaling import inverts, passes, takes_root

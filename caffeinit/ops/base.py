@@ -1,7 +1,7 @@
 """One class per ONNX operator: its gradient, and how positive factors pass through it.
 
-A rule is registered under its operator's name with `op_rule`; the reverse walk (`gradients.py`) and the scale classes
-(`scales.py`) know no operator. Gradients are nodes of opset 17 that never spell out the batch size.
+A rule is registered under its operator's name with `op_rule`; the reverse walk (`gradients/reverse.py`) and the scale
+classes (`scales/classes.py`) know no operator. Gradients are nodes of opset 17 that never spell out the batch size.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from caffeinit.graph import Graph, Operand, Shape, attribute
+from caffeinit.model.graph import Graph, Operand, Shape, attribute
 
 if TYPE_CHECKING:
-    from caffeinit.scale_walk import Scales
+    from caffeinit.scales.walk import Scales
 
 Diffs = Sequence[str | None]
 # Gets what a node reads beside its weight, and its dy, both of some pictures; returns their weight gradients' sum.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffeinit.folding import known_value
-from caffeinit.graph import Graph, Operand
+from caffeinit.model.folding import known_value
+from caffeinit.model.graph import Graph, Operand
 from caffeinit.ops.signs import is_positive
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from caffeinit.graph import Graph, attribute
+from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, single
 from caffeinit.ops.building import swapped_last, to_shape, total, transposed
 from caffeinit.ops.correlation import correlated

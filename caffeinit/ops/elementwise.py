@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from caffeinit.graph import Graph, attribute
+from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
 from caffeinit.ops.scaling import adds, casts, chooses, divides, limits, multiplies, passes, raises

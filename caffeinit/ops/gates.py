@@ -6,7 +6,7 @@ import math
 
 import onnx
 
-from caffeinit.graph import Graph, attribute
+from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.activation import Unary
 from caffeinit.ops.base import op_rule
 

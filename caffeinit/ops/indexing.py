@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
 from caffeinit.ops.scaling import compresses, gathers, scatters, scatters_anywhere, ties_axis

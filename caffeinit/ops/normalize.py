@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import CaffeinitError, GradientError
-from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.graph import Graph, attribute
+from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import along_axis, count, expand_like, like, masked, scatter_add, to_shape
 from caffeinit.ops.scaling import pools

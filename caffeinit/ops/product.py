@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.graph import Graph, attribute
+from caffeinit.model.graph import Graph, attribute
+from caffeinit.model.products import Product
 from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, single
 from caffeinit.ops.building import like, swapped_last, to_shape, unbroadcast
 from caffeinit.ops.scaling import multiplies_matrices
-from caffeinit.products import Product
 
 
 @op_rule("Gemm")

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.graph import Graph, attribute
+from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, constant_of
 from caffeinit.ops.scaling import pools

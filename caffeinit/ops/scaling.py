@@ -1,6 +1,6 @@
 """How positive factors pass through kinds of operators; each rule names the one that is true of it.
 
-Joined with `caffeinit/scale_walk.py` and `caffeinit/labels.py`, which hold the label arrays these functions work on.
+Joined with `scales/walk.py` and `scales/labels.py`, which hold the label arrays these functions work on.
 Source: positive homogeneity.
 """
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from caffeinit.graph import attribute
-from caffeinit.labels import PINNED, ZEROS, compact, reshaped
+from caffeinit.model.graph import attribute
+from caffeinit.model.products import Product, is_matrix
 from caffeinit.ops.building import constant_of
-from caffeinit.products import Product, is_matrix
+from caffeinit.scales.labels import PINNED, ZEROS, compact, reshaped
 
 if TYPE_CHECKING:
     from caffeinit.ops.base import OpRule
-    from caffeinit.scale_walk import Scales
+    from caffeinit.scales.walk import Scales
 
 
 def passes(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:

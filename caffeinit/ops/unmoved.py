@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx
 
-from caffeinit.graph import Graph
+from caffeinit.model.graph import Graph
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from caffeinit.graph import Graph, Shape
-from caffeinit.network import Network
-from caffeinit.scale_report import UnitScales
+from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.network import Network
+from caffeinit.scales.free import UnitScales
 
 # Operators that move numbers about only; not worth a word beside others.
 _QUIET = {"Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Transpose", "Split"}

@@ -5,16 +5,16 @@ Colour is not all that tells: tied is hatched, held is dotted, and the numbers s
 
 from __future__ import annotations
 
-from caffeinit.network import Network
+from caffeinit.methods.redraw import holding_reason
+from caffeinit.model.network import Network
 from caffeinit.printing import printable
-from caffeinit.redraw import holding_reason
 from caffeinit.report.boxes import Box, find_boxes, kinds
 from caffeinit.report.figures import image
 from caffeinit.report.layout import Layout, lay_out
 from caffeinit.report.markup import Markup, join, tag
 from caffeinit.report.page import scroll, table
 from caffeinit.report.plots import short
-from caffeinit.scale_report import ScaleReport, UnitScales, report_scales
+from caffeinit.scales.free import ScaleReport, UnitScales, report_scales
 
 LARGEST = 1500  # boxes; more make no picture that a person could read
 _BOX, _GAP, _LANE = 196, 16, 10  # pixels across

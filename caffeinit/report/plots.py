@@ -11,7 +11,7 @@ from caffeinit.printing import printable
 from caffeinit.report.content import Content, drawable
 from caffeinit.report.figures import FIRST, SECOND, SOFT, drawing, image, inline, log_axis, new_figure
 from caffeinit.report.markup import Markup, join, tag
-from caffeinit.showing import number, plain
+from caffeinit.report.showing import number, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

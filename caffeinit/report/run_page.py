@@ -7,16 +7,14 @@ import io
 import math
 from collections.abc import Sequence
 
-from caffeinit.filters import draw_mosaic, first_filters, is_bgr
-from caffeinit.measuring import Measurement
-from caffeinit.network import Network
+from caffeinit.model.network import Network
 from caffeinit.report.content import About, Content, content_of
 from caffeinit.report.drawing import graph_section
+from caffeinit.report.filters import draw_mosaic, first_filters, is_bgr
 from caffeinit.report.markup import Markup, join, tag
 from caffeinit.report.page import facts, page, table, version
 from caffeinit.report.plots import deviations_plots, has_no_place, histograms, rates_plots
-from caffeinit.result import Result
-from caffeinit.showing import (
+from caffeinit.report.showing import (
     all_remarks,
     apart_lines,
     dead_cell,
@@ -27,6 +25,8 @@ from caffeinit.showing import (
     result_columns,
     stats_cells,
 )
+from caffeinit.result import Result
+from caffeinit.statistics.measuring import Measurement
 
 Found = Result | Sequence[Measurement]
 

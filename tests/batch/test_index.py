@@ -11,7 +11,7 @@ import pytest
 from caffeinit.batch.index import index_page
 from caffeinit.batch.manifest import Entry
 from caffeinit.errors import FormatError
-from caffeinit.showing import plain
+from caffeinit.report.showing import plain
 from tests.batch.conftest import NAMES, content
 from tests.batch.test_run import batch, entries
 from tests.report.pages import Page

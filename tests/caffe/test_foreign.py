@@ -2,10 +2,10 @@
 
 import pytest
 
-from caffeinit import wire
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.caffe.weights import open_weights
 from caffeinit.errors import FormatError
+from caffeinit.storage import wire
 from tests.conftest import SHARED
 
 MODELS = sorted((SHARED / "models").glob("*/*.caffemodel"))

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from caffeinit import wire
 from caffeinit.caffe import schema
 from caffeinit.caffe.weights import open_weights, write_new
 from caffeinit.errors import CaffeinitError, WeightsError
+from caffeinit.storage import wire
 from tests.conftest import SHARED, shared
 
 VALUES = np.array([[1.5, -2.25, 3.0], [0.1, 1e-8, -7.0]], np.float32)

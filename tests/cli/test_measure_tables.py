@@ -7,7 +7,7 @@ from rich.console import Console
 
 import caffeinit
 from caffeinit.cli import measure_tables
-from caffeinit.showing import number
+from caffeinit.report.showing import number
 from tests.nets import NETS, pictures
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import caffeinit
 from caffeinit.cli.tables import print_units
-from caffeinit.showing import outcome, stats_cells
+from caffeinit.report.showing import outcome, stats_cells
 from tests.cli.conftest import NET
 from tests.nets import NETS, pictures
 

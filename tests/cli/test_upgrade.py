@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit import wire
 from caffeinit.caffe import schema
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.weights import open_weights
+from caffeinit.storage import wire
 from tests.conftest import shared
 
 MODELS = [

@@ -8,9 +8,9 @@ from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import CUDA, Device, find_device
 from caffeinit.engine.resident import Piece, Portion, ResidentSession
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.forward import measure_moments
-from caffeinit.moments import Moments
-from caffeinit.within import normalize
+from caffeinit.methods.within import normalize
+from caffeinit.statistics.forward import measure_moments
+from caffeinit.statistics.moments import Moments
 from tests.engine.test_resident import MORE, WINDOWS, assert_same_params, gathered
 from tests.nets import pictures
 

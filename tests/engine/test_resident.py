@@ -23,10 +23,10 @@ from caffeinit.engine.resident_run import ResidentRun, start_run
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.engine.stages import plan_stages
 from caffeinit.errors import WeightsError
-from caffeinit.forward import measure_moments
-from caffeinit.moments import Moments
-from caffeinit.responses import Responses
-from caffeinit.within import normalize
+from caffeinit.methods.responses import Responses
+from caffeinit.methods.within import normalize
+from caffeinit.statistics.forward import measure_moments
+from caffeinit.statistics.moments import Moments
 from tests.nets import NETS, NetBuilder, pictures
 
 RESIDENT = Settings(threads=1, device=Device(resident=True))
@@ -287,7 +287,7 @@ import json
 import numpy as np, onnxruntime as ort
 from caffeinit.engine import session
 from caffeinit.engine.device import Device
-from caffeinit.within import normalize
+from caffeinit.methods.within import normalize
 from tests.nets import NETS, pictures
 
 memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)

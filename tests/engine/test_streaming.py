@@ -5,9 +5,9 @@ import pytest
 
 from caffeinit.engine.session import Session, Settings
 from caffeinit.engine.streaming import Streaming, can_stream
-from caffeinit.following import channel_map, followed_units
-from caffeinit.forward import looked_at, measure_moments, unit_outputs
-from caffeinit.moments import Moments
+from caffeinit.model.following import channel_map, followed_units
+from caffeinit.statistics.forward import looked_at, measure_moments, unit_outputs
+from caffeinit.statistics.moments import Moments
 from tests.nets import NETS, pictures
 
 

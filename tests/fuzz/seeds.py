@@ -15,9 +15,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from caffeinit import wire
 from caffeinit.batch.manifest import Entry
 from caffeinit.caffe.weights import write_new
+from caffeinit.storage import wire
 from tests.fuzz.models import MODELS, MORE_MODELS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "layers"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from caffeinit import wire
 from caffeinit.errors import ImagesError
 from caffeinit.images import Preprocessing
 from caffeinit.images.means import read_mean
+from caffeinit.storage import wire
 from tests.conftest import shared
 
 MEAN = np.arange(24, dtype=np.float32).reshape(2, 3, 4)  # all axes differ

@@ -7,8 +7,8 @@ import pytest
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import Settings
-from caffeinit.redraw import holding_reason
-from caffeinit.scales import find_scales
+from caffeinit.methods.redraw import holding_reason
+from caffeinit.scales.classes import find_scales
 from tests.conftest import shared
 from tests.onnxnets import MODELS, SHAPE
 

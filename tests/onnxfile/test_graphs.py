@@ -6,9 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import caffeinit
-from caffeinit.comparison import compare
 from caffeinit.engine.onnxrun import OnnxFile, OnnxFunction
 from caffeinit.errors import CaffeinitError
+from caffeinit.proof.comparison import compare
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, chain, info, tensor
 

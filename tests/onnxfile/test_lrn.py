@@ -6,12 +6,12 @@ import pytest
 from onnx import helper
 
 import caffeinit
-from caffeinit.between import scale_system
+from caffeinit.apply.plan import Plan, apply
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import FormatError
-from caffeinit.plan import Plan, apply
-from caffeinit.scale_report import report_scales
+from caffeinit.methods.between import scale_system
+from caffeinit.scales.free import report_scales
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch
 

@@ -15,9 +15,9 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import Settings
 from caffeinit.errors import CaffeinitError
-from caffeinit.forward import measure_moments
-from caffeinit.gradients import append_backward
-from caffeinit.rates import RateProbe
+from caffeinit.gradients.reverse import append_backward
+from caffeinit.statistics.forward import measure_moments
+from caffeinit.statistics.rates import RateProbe
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, info, tensor
 from tests.ops.checks import doubles, evaluate

@@ -6,11 +6,11 @@ import pytest
 from onnx import helper
 
 import caffeinit
-from caffeinit.comparison import compare
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError, FormatError
-from caffeinit.functions import NetFunction
 from caffeinit.inspection import inspect_files
+from caffeinit.proof.comparison import compare
+from caffeinit.proof.functions import NetFunction
 from tests.onnxfile.test_files import load
 from tests.onnxfile.test_kinds import Maker, batch
 

@@ -16,11 +16,11 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.gradients import append_backward
-from caffeinit.graph import OPSET, Graph
-from caffeinit.opsets import raised
-from caffeinit.scale_walk import Scales
-from caffeinit.scales import ScaleSystem
+from caffeinit.gradients.reverse import append_backward
+from caffeinit.model.graph import OPSET, Graph
+from caffeinit.model.opsets import raised
+from caffeinit.scales.classes import ScaleSystem
+from caffeinit.scales.walk import Scales
 from tests.ops.reference import NEW_OPS
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from caffeinit.gradients import append_backward
-from caffeinit.graph import Graph
-from caffeinit.scale_walk import Scales
+from caffeinit.gradients.reverse import append_backward
+from caffeinit.model.graph import Graph
+from caffeinit.scales.walk import Scales
 from tests.ops.checks import Built, case, check_built, evaluate, forward_graph
 
 SHAPE = (5, 3, 4)

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.graph import Shape
+from caffeinit.model.graph import Shape
 
 MOST_STEPS = 2048  # above, the unrolled graph has tens of thousands of nodes
 

@@ -1,0 +1,139 @@
+"""A plan: by which factors a network's values and arrays are to change, and its execution.
+
+The methods that keep a net's function (`equalize`, `between`, ...) each return one; what they have in common, from the
+factors of single channels to the bytes of the arrays, is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from caffeinit.apply.factors import fits, multiply
+from caffeinit.errors import WeightsError
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Network
+from caffeinit.model.units import Unit, Use
+from caffeinit.scales.classes import ScaleSystem
+from caffeinit.scales.walk import Use as ArrayUse
+from caffeinit.storage.mapped import release
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Factors for all labels of a scale system.
+
+    Attributes:
+        system: which labels the values have.
+        scales: (labels + 1,) log scales that fulfil the system's constraints.
+    """
+
+    system: ScaleSystem
+    scales: np.ndarray
+
+    def factors(self, graph: Graph, unit: Unit) -> np.ndarray:
+        """Return the log scale of each output channel of a unit, (O,)."""
+        return np.asarray(self.scales[channel_labels(graph, self.system, unit.uses[0])])
+
+    def changes(self, graph: Graph, unit: Unit) -> bool:
+        """Tell whether a unit's arrays change; they are as before the plan or after it."""
+        for name in unit.initializers:
+            use = self.system.uses.get(name)
+            if use is not None and any(moves(log) for log in _logs(self, use)):
+                array = graph.initializers[name]
+                is_zero = not array.any()
+                release(array)
+                if not is_zero:
+                    return True
+        return False
+
+    def is_free(self, graph: Graph, unit: Unit) -> np.ndarray:
+        """Tell which output channels of a unit are free, (O,)."""
+        return self.system.is_free(channel_labels(graph, self.system, unit.uses[0]))
+
+    def reasons(self, graph: Graph, unit: Unit) -> list[str]:
+        """Return why the other channels are not free."""
+        return self.system.reasons(channel_labels(graph, self.system, unit.uses[0]))
+
+    def plus(self, scales: np.ndarray) -> Plan:
+        """Return the plan that changes everything by further log scales, of the same labels."""
+        return Plan(self.system, self.scales + scales)
+
+
+def channel_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
+    """Return the label of each channel of a unit's output, (C,)."""
+    shape = graph.shape(use.output)
+    labels = system.labels[use.output]
+    labels = labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape)
+    axis = use.axis % len(shape)
+    first = labels[tuple(slice(None) if i == axis else 0 for i in range(len(shape)))]
+    return np.broadcast_to(first, (shape[axis],))
+
+
+def moves(logs: np.ndarray) -> bool:
+    """Tell whether log factors change a number in single precision."""
+    with np.errstate(over="ignore"):  # what leaves it changes numbers, too
+        return bool((np.exp(logs).astype(np.float32) != 1).any())
+
+
+def apply(network: Network, plan: Plan, roughly: bool = False) -> None:
+    """Change a network's arrays as planned, in place.
+
+    Args:
+        roughly: round a factor that is the same for a whole array before it is used, which takes half of the time.
+    Raises:
+        WeightsError: a number leaves single precision; the network is then half changed and must not be saved.
+    """
+    variances = plan.system.variances(network.graph, plan.scales)
+    stored = plan.system.stored_variances
+    for name, use in plan.system.uses.items():
+        if name not in stored:
+            array = network.graph.initializers[name]
+            if not multiply(array, *map(np.exp, _logs(plan, use, roughly)), threads=network.settings.threads):
+                raise _overflow(network, name)
+            release(array)
+    for name, values in variances.items():
+        array = network.graph.initializers[name]
+        if not np.isfinite(array).all():
+            raise WeightsError(f'layer "{network.learned[name].layer}": holds numbers that are not finite')
+        with np.errstate(over="ignore"):
+            array[...] = values
+        if not np.isfinite(array).all():
+            raise _overflow(network, name)
+
+
+def can_apply(network: Network, plan: Plan) -> bool:
+    """Tell whether all numbers stay in single precision when a plan is applied; nothing is changed."""
+    variances = plan.system.variances(network.graph, plan.scales)
+    stored = plan.system.stored_variances
+    threads = network.settings.threads
+    with np.errstate(over="ignore"):
+        if not all(np.isfinite(v.astype(np.float32)).all() for v in variances.values()):
+            return False
+    for name, use in plan.system.uses.items():
+        if name not in stored:
+            array = network.graph.initializers[name]
+            with np.errstate(over="ignore"):
+                is_fit = fits(array, *map(np.exp, _logs(plan, use)), threads=threads)
+            release(array)
+            if not is_fit:
+                return False
+    return True
+
+
+def _logs(plan: Plan, use: ArrayUse, joined: bool = False) -> list[np.ndarray]:
+    """Return the logarithms of an array's factors, or their sum where each is a single number.
+
+    Args:
+        joined: numbers that are all the same count as a single one.
+    """
+    logs = [plan.scales[use.plus], -plan.scales[use.minus]]
+    if joined:
+        logs = [log[(slice(0, 1),) * log.ndim] if log.size and (log == log.flat[0]).all() else log for log in logs]
+    return [np.asarray(sum(logs))] if all(log.size == 1 for log in logs) else logs
+
+
+def _overflow(network: Network, name: str) -> WeightsError:
+    of = network.learned.get(name) or network.graph.net_numbers[name]
+    return WeightsError(f'{getattr(of, "kind", "layer")} "{of.layer}": its rescaled numbers leave single precision')

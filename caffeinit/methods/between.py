@@ -1,0 +1,253 @@
+"""Between layers: scales that give all units one rate of change.
+
+With the gradient on the heads held fixed, scaling the values by exp(s) changes a unit's weights by exp(s_out - s_in)
+and their gradient by the inverse, so that each rate is an explicit function of s and of the squares of the unit's
+weights and gradients, cut into blocks of channels that share a scale. One scale per unit makes all rates equal in a
+small least-squares problem, without another pass through the net.
+Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, Algorithm 2, whose
+fixed point this is. The closed form is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from caffeinit.apply.plan import Plan
+from caffeinit.model.network import Network
+from caffeinit.model.units import Unit
+from caffeinit.scales.classes import ScaleSystem, find_scales
+from caffeinit.scales.sums import Growth
+from caffeinit.scales.transfer import Transfer
+from caffeinit.scales.walk import Link
+from caffeinit.statistics.rates import UnitRates, known_spread
+
+FLOOR = "the variance that BatchNorm stores would be negative"
+# Scales that no rate depends on stay where they are; the weight is far too small to be seen in those that matter.
+RIDGE = 1e-4
+# A curve is kept to a hundred times better than rates are made equal.
+_STIFFNESS = 100.0
+
+
+def scale_system(
+    network: Network,
+    chosen: Callable[[Unit], str],
+    heads: Sequence[str],
+    relaxed: bool,
+    rewritten: bool = False,
+    loose: bool = False,
+) -> ScaleSystem:
+    """Return the scales that may change; those of the heads are held, so that gradients can be compared.
+
+    Args:
+        chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+        relaxed, rewritten, loose: as for `find_scales`.
+    """
+    learned = [i for unit in network.units if not chosen(unit) for i in unit.initializers]
+    outputs = [*(network.graph.outputs or network.graph.unused()), *heads]
+    return find_scales(network.graph, learned, outputs, relaxed, rewritten, loose)
+
+
+@dataclass
+class Term:
+    """One unit's rate as a function of the unknowns x.
+
+    log C = (log sum exp(diffs - 2 rows x) - log sum exp(weights + 2 rows x)) / 2, and what layers above do to the gradient.
+
+    Attributes:
+        unit: the unit's key.
+        diffs, weights: (blocks,) logarithms of the sums of squares.
+        rows: (blocks, unknowns) log factor of the block's weights for a unit of each unknown.
+        bends: what layers above do that do not pass gradients on as they pass values on.
+    """
+
+    unit: str
+    diffs: np.ndarray
+    weights: np.ndarray
+    rows: np.ndarray
+    bends: Sequence[Growth] = ()
+
+    def log_rate(self, unknowns: np.ndarray) -> float:
+        """Return log C."""
+        moved = 2 * (self.rows @ unknowns)
+        plain = float(_log_sum(self.diffs - moved) - _log_sum(self.weights + moved)) / 2
+        return plain + sum(bend.growth(unknowns) for bend in self.bends)
+
+    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of log C, (unknowns,)."""
+        moved = 2 * (self.rows @ unknowns)
+        shares = [np.exp(v - _log_sum(v)) for v in (self.diffs - moved, self.weights + moved)]
+        plain = -(shares[0] + shares[1]) @ self.rows
+        return np.asarray(plain + sum(bend.growth_gradient(unknowns) for bend in self.bends))
+
+
+def _log_sum(logs: np.ndarray) -> float:
+    """Return the logarithm of the sum of some numbers, given theirs; scipy's takes most of the time of small problems."""
+    return float(np.logaddexp.reduce(logs))
+
+
+@dataclass
+class Bend:
+    """One layer's curves as functions of the unknowns: outputs x = values(inputs x), rows of (unknowns,)."""
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    transfer: Transfer
+
+    def gap(self, unknowns: np.ndarray) -> float:
+        """Return by how much the output's log scale is off the curve."""
+        return float(self.outputs @ unknowns) - self.transfer.values(float(self.inputs @ unknowns))
+
+    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the gap, (unknowns,)."""
+        return np.asarray(self.outputs - self.transfer.values.slope(float(self.inputs @ unknowns)) * self.inputs)
+
+    def growth(self, unknowns: np.ndarray) -> float:
+        """Return by how much gradients grow that come back through it, log, beside what the scales alone make of them."""
+        return self.transfer.diffs(float(self.inputs @ unknowns))
+
+    def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of that, (unknowns,)."""
+        return np.asarray(self.transfer.diffs.slope(float(self.inputs @ unknowns)) * self.inputs)
+
+
+@dataclass
+class Held:
+    """A scale that is asked for: row x = value."""
+
+    row: np.ndarray
+    value: float
+
+    def gap(self, unknowns: np.ndarray) -> float:
+        """Return by how much it is missed."""
+        return float(self.row @ unknowns) - self.value
+
+    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the gap, (unknowns,)."""
+        return self.row
+
+
+def balance(
+    terms: Sequence[Term],
+    num_unknowns: int,
+    bends: Sequence[Bend | Held] = (),
+    ridge: float = RIDGE,
+    gone: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares.
+
+    Args:
+        bends: curves to be kept to, and scales that are asked for.
+        ridge, gone: the weight, beside rates, of scales that stay where they were, and how far they have gone from there.
+    """
+    if num_unknowns == 0 or len(terms) < 2:
+        return np.zeros(num_unknowns)
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        logs = np.array([t.log_rate(x) for t in terms])
+        return np.concatenate([logs - logs.mean(), ridge * (x + gone), [_STIFFNESS * b.gap(x) for b in bends]])
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        rows = np.stack([t.gradient(x) for t in terms])
+        held = [_STIFFNESS * b.gradient(x)[None] for b in bends]
+        return np.concatenate([rows - rows.mean(axis=0), ridge * np.eye(num_unknowns), *held])
+
+    start = np.zeros(num_unknowns)
+    return np.asarray(least_squares(residuals, start, jacobian, method="lm", xtol=1e-12, ftol=1e-12).x)
+
+
+def plan_balance(
+    network: Network,
+    rates: Mapping[str, UnitRates],
+    counted: Callable[[Unit], bool],
+    start: Plan,
+) -> Plan:
+    """Return the plan that also makes the rates equal, as far as the graph allows.
+
+    Args:
+        rates: measured with the arrays as they are, without `start`.
+        counted: which units' rates are to become equal.
+        start: scales that are given to the values in any case; free channels of one unit keep their ratios.
+    """
+    base = start.system
+    while True:
+        system = base.tied(free_groups(base))
+        units = [u for u in network.units if counted(u)]
+        terms = find_terms(units, system, rates, start.scales)
+        moved = system.expand(balance(terms, system.num_unknowns))
+        low = base.labels_below_floor(start.scales + moved)
+        if not low.size:
+            return Plan(base, start.scales + moved)
+        base = base.held(low, FLOOR)
+
+
+def free_groups(system: ScaleSystem) -> list[np.ndarray]:
+    """Return the free output channels of every unit: one scale each, so that a unit's channels keep their ratios."""
+    found = []
+    for link in system.links:
+        for labels in (link.outputs, link.inputs) if link.kind == "norm" else (link.outputs,):
+            labels = np.unique(labels)
+            found.append(labels[system.is_free(labels)])
+    return found
+
+
+def find_terms(
+    units: Sequence[Unit], system: ScaleSystem, rates: Mapping[str, UnitRates], scales: np.ndarray | None = None
+) -> list[Term]:
+    """Return the terms of those units whose rate is measured.
+
+    Args:
+        scales: (labels + 1,) log scales that the arrays have not been given yet; none by default.
+    """
+    links = {id(link.node): link for link in system.links if link.kind == "affine"}
+    keys = system.expand(np.random.default_rng(0).random(system.num_unknowns))
+    terms = []
+    for unit in units:
+        link = links.get(id(unit.uses[0].node))
+        found = rates.get(unit.key)
+        if link is not None and found is not None and found.is_measured:
+            terms.append(_term(unit.key, link, system, found, keys, scales))
+    return terms
+
+
+def _term(
+    unit: str, link: Link, system: ScaleSystem, rates: UnitRates, keys: np.ndarray, scales: np.ndarray | None
+) -> Term:
+    """Return a unit's term; channels are in one block whose scales are the same function (`keys`) of the unknowns."""
+    matrix = system.solution.matrix
+    first_in, column_class = np.unique(keys[link.inputs], return_index=True, return_inverse=True)[1:]
+    first_out, row_class = np.unique(keys[link.outputs], return_index=True, return_inverse=True)[1:]
+    incoming = matrix[link.inputs[first_in]].toarray()
+    outgoing = matrix[link.outputs[first_out]].toarray()
+    diffs: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    for number, out in enumerate(outgoing):
+        members = (row_class == number).astype(float)
+        for sums, found in zip((diffs, weights), rates.columns(members, link, scales), strict=True):
+            sums.append(np.bincount(column_class, found, len(incoming)))
+        rows.append(out - incoming)
+    d, w, r = np.concatenate(diffs), np.concatenate(weights), np.concatenate(rows)
+    there = (d > 0) | (w > 0)  # a pair of blocks in different groups has no weights
+    with np.errstate(divide="ignore"):
+        return Term(unit, np.log(d[there]), np.log(w[there]), r[there])
+
+
+def predict(units: Sequence[Unit], rates: Mapping[str, UnitRates], plan: Plan) -> dict[str, UnitRates]:
+    """Return the rates that a plan leads to."""
+    links = {id(link.node): link for link in plan.system.links if link.kind == "affine"}
+    found = {}
+    for unit in units:
+        link = links.get(id(unit.uses[0].node)) if unit.uses else None
+        known = rates.get(unit.key)
+        if known is not None:
+            found[unit.key] = known.scaled(link, plan.scales) if link and known.diffs else known.alone()
+    return found
+
+
+def spread_of(rates: Mapping[str, UnitRates], units: Sequence[Unit]) -> float:
+    """Return the spread max |log C - mean log C| of the units' rates; NaN where none has one."""
+    return known_spread(rates[u.key].rate for u in units if u.key in rates)

@@ -1,0 +1,326 @@
+"""One rate for all units where the net's function need not be kept: rounds of planning, applying and measuring again.
+
+What the graph allows without changing the function is planned at once (`between.py`). The rest, through layers that pass
+a scale on along a curve (LRN) and sums whose terms take scales of their own, is planned roughly, and what it did is
+measured, with the same pictures and noise, before the next round.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from caffeinit.apply.plan import Plan, apply, can_apply
+from caffeinit.errors import WeightsError
+from caffeinit.methods.acceleration import LONG, Accelerated
+from caffeinit.methods.best import Best, with_plan
+from caffeinit.methods.between import (
+    RIDGE,
+    Bend,
+    Held,
+    Term,
+    balance,
+    find_terms,
+    free_groups,
+    plan_balance,
+    predict,
+    scale_system,
+)
+from caffeinit.methods.restoring import Restorer
+from caffeinit.model.network import Network
+from caffeinit.model.units import Unit
+from caffeinit.scales.bonds import values_below
+from caffeinit.scales.classes import ScaleSystem
+from caffeinit.scales.sums import Sums
+from caffeinit.scales.transfer import Transfer, measure_transfers
+from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread, without_squares
+
+# The weight of scales that stay where they are, in nets whose terms of sums are scaled apart: rates hardly follow some of
+# them, and steps of e to the power of 10 and back would be made for the last percents.
+_SUMS_RIDGE = 1e-3
+# The spread from which on the outputs are given a scale, where sums tie rates to it.
+_REACHABLE = 0.02
+# The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
+_FARTHEST = 6.0
+# Log sizes of values that are as good as foretold: with random weights CaffeNet's then are, with PCA's they are .3 off.
+_CLOSE = 0.15
+# A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
+_GAIN = 0.5
+# Measurements after which a spread half as large again will do. What is missing then is as large as what chance adds: on
+# 16 pictures, rates move by 1 or 2 % when some ReLUs flip.
+_STRICT = 3
+# Rounds without a better one after which no more are tried.
+_PATIENCE = 6
+# Log scales of a change from which nothing is to be had.
+_STILL = 1e-3
+# Measurements at most.
+ROUNDS = 24
+
+
+@dataclass
+class Balanced:
+    """What `iterate` reached.
+
+    Attributes:
+        scales: unit's key -> log factors that its output channels have been given, (C,).
+        before: rates as first measured.
+        after: rates as they now are, by the prediction of the last step, which kept the function.
+        rounds: how often they were measured.
+        changed: whether steps before the last one changed the function.
+    """
+
+    scales: dict[str, np.ndarray]
+    before: dict[str, UnitRates]
+    after: dict[str, UnitRates]
+    rounds: int
+    changed: bool
+
+
+# Terms of the units, curves, and the spread of the rates as they are.
+_Prepared = tuple[list[Term], list[Bend], float]
+
+
+class Relaxed:
+    """Steps towards one rate that change the function; `approach` goes some, and `iterate` can go on from there.
+
+    It changes through the scales at curves, or through all of them, where terms of a sum have scales of their own; these
+    are accelerated, and the others follow from them.
+
+    Attributes:
+        point: log scales through which the function has changed since the start.
+        moved: by how much the last step moved the point.
+        has_sums: whether there are sums whose terms have scales of their own.
+        held: the least spread with the outputs' scale held, where that was not enough and it is not held any more.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        probe: RateProbe,
+        chosen: Callable[[Unit], str],
+        counted: Callable[[Unit], bool],
+        restored: bool = False,
+    ) -> None:
+        """Look at a network.
+
+        Args:
+            chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+            counted: which units' rates are to become equal.
+            restored: a restorer gives the chosen units' outputs the sizes that their scales say, after each step.
+        """
+        self.network, self.probe = network, probe
+        self.chosen, self.counted = chosen, counted
+        self.units = [u for u in network.units if counted(u)]
+        self._restored = {u.key for u in network.units if restored and not chosen(u)}
+        self.held: float | None = None
+        self._look_at(scale_system(network, chosen, probe.heads, relaxed=True))
+        self._is_new = True
+
+    def _look_at(self, system: ScaleSystem) -> None:
+        """Take a system of scales."""
+        graph, heads = self.network.graph, self.probe.heads
+        self.system = system.tied(free_groups(system))
+        rows = self.system.solution.matrix
+        bonds = self.system.bonds
+        self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
+        below = [values_below(graph, bond, heads) for bond in bonds]
+        self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
+        gains = _gains(self.system, heads)
+        self.has_sums = any(row.any() for row in gains.values())
+        self._sums = Sums(self.network, heads, gains if self.has_sums else {}, self._restored)
+        self._summed = {u.key: self._sums.of(u) for u in self.units}
+        self._ridge = _SUMS_RIDGE if self.has_sums else RIDGE
+        self._gone = np.zeros(self.system.num_unknowns)
+        self._transfers: list[Transfer] = []
+        self._spread, self._misled = np.inf, False  # the last one, and whether a step has not made it smaller
+        self.start()
+
+    def forget(self) -> None:
+        """Forget all that was seen, because a step could not be made."""
+        self._transfers = []
+        self.start()
+
+    def start(self) -> None:
+        """Forget how steps from other arrays, or other measurements, went."""
+        self.point = self.moved = np.zeros(len(self.keys))
+        self._accelerated = Accelerated()
+
+    def step(self, rates: Mapping[str, UnitRates]) -> tuple[Plan, float]:
+        """Return the next change, from what was measured before it, and the spread of the rates that is expected then.
+
+        The change is to be made, before rates are measured again.
+        """
+        prepared = self._loosened(rates, self._prepare(rates))
+        found = self.keys @ self._solve(prepared)
+        to = self._accelerated.next(self.point, found)
+        unknowns, expected = self._go(to - self.point, prepared)
+        if self.has_sums and expected > prepared[2]:
+            to = self._accelerated.restart(self.point, found)
+            unknowns, expected = self._go(to - self.point, prepared)
+        self.moved, self.point = to - self.point, to
+        if self.has_sums:  # else rates follow all scales, and steps are small in the end
+            self._gone = self._gone + unknowns
+        self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in prepared[1]]
+        return Plan(self.system, self.system.expand(unknowns)), expected
+
+    def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared) -> _Prepared:
+        """Give the outputs a scale, if rates cannot be one without and it need not go far; return what holds then."""
+        if not (self._is_new and self.has_sums):
+            return prepared
+        self._is_new = False
+        held = _spread_at(prepared[0], self._solve(prepared))
+        if held <= _REACHABLE:
+            return prepared
+        holding, heads = self.system, self.probe.heads
+        self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True))
+        loosened = self._prepare(rates)
+        found = self._solve(loosened)
+        sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]
+        if max(np.abs(size).max() for size in sizes) <= _FARTHEST:
+            self.held = held
+            return loosened
+        self._look_at(holding)
+        return self._prepare(rates)
+
+    def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
+        """Return the unknowns of the best step, or of the best that does as is asked."""
+        terms, bends, _ = prepared
+        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, self._gone)
+
+    def _prepare(self, rates: Mapping[str, UnitRates]) -> _Prepared:
+        """Return the units' terms and the curves, as they are now, and the rates' spread."""
+        terms = self.terms(rates)
+        spread = _spread_at(terms, np.zeros(self.system.num_unknowns))
+        self._misled |= spread > max(LONG, _GAIN * self._spread)
+        self._spread = spread
+        if not self._transfers:
+            self._transfers = measure_transfers(self.network, self.probe.batches[0], self.system.bonds)
+        self._sums.look(self.probe.batches[0])
+        bends = _bends(self.system, self._transfers)
+        for term in terms:
+            curves = [] if self._misled else list(itertools.compress(bends, self._above[term.unit]))
+            term.bends = [*term.bends, *curves]
+        return terms, bends, spread
+
+    def terms(self, rates: Mapping[str, UnitRates]) -> list[Term]:
+        """Return the terms of the units, with what sums do to them."""
+        terms = find_terms(self.units, self.system, rates)
+        for term in terms:
+            term.bends = self._summed[term.unit]
+        return terms
+
+    def _go(self, moved: np.ndarray, prepared: _Prepared) -> tuple[np.ndarray, float]:
+        """Return the unknowns that move the point by so much, and the spread of the rates that is expected then."""
+        asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
+        unknowns = self._solve(prepared, asked)
+        return unknowns, _spread_at(prepared[0], unknowns)
+
+
+def _spread_at(terms: Sequence[Term], unknowns: np.ndarray) -> float:
+    """Return the spread of the rates that is expected of unknowns."""
+    return rate_spread(np.exp([term.log_rate(unknowns) for term in terms]))
+
+
+def iterate(
+    relaxed: Relaxed,
+    *,
+    limit: float = 0.01,
+    rounds: int = ROUNDS,
+    restorer: Restorer | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Balanced:
+    """Give the units one rate, and change the function for that where the graph would not allow it otherwise.
+
+    Args:
+        relaxed: `approach` may have gone some steps with it.
+        limit: of the spread max |log C - mean log C| at which it ends; 1.5 times that from the third measurement on. In a
+            deep net without BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
+        rounds: measurements at most; fewer if the last six brought nothing better. The best of them counts.
+        restorer: what makes up for changes of the function beside what was planned; nothing does without.
+    """
+    network, probe = relaxed.network, relaxed.probe
+    exact = scale_system(network, relaxed.chosen, probe.heads, relaxed=False)
+    relaxed.start()
+    restorer = restorer or Restorer()
+    state = Best(network, relaxed.units)
+    before: dict[str, UnitRates] = {}
+    done = since_best = 0
+    while done < rounds:
+        rates = probe.measure()
+        before = before or without_squares(rates)
+        done += 1
+        progress(done, rounds)
+        plan = plan_balance(network, rates, relaxed.counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
+        spread = state.offer(plan, predict(network.units, rates, plan))
+        since_best = 0 if spread <= state.spread else since_best + 1
+        if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best == _PATIENCE or done == rounds:
+            break
+        change = relaxed.step(rates)[0]
+        del rates  # what they come from makes room for the next ones
+        if not np.abs(change.scales).max(initial=0) > _STILL:
+            break
+        restorer.prepare(state.given_by(change), relaxed.point)
+        try:
+            given = state.leave(change)
+        except WeightsError:  # no number can take this step; the best point can be gone back to
+            break
+        restorer.restore(given, relaxed.point)
+    return Balanced(state.finish(), before, state.rates, done, state.is_moved)
+
+
+def approach(
+    relaxed: Relaxed, *, limit: float, rounds: int, restorer: Restorer
+) -> tuple[dict[str, np.ndarray], dict[str, UnitRates]]:
+    """Bring the units' rates near to each other.
+
+    Args:
+        limit: of the spread that a step is expected to lead to, at which it is the last; nothing is measured after it.
+            After a long step another follows, unless restoring found values to be of the sizes that it foretold.
+        rounds: steps at most.
+        restorer: as for `iterate`. Not called after the last step if that is short: a pass over all pictures is to follow.
+    Returns:
+        The scales that the units have been given, as `iterate` does, and the rates at first.
+    """
+    network, probe = relaxed.network, relaxed.probe
+    given = {u.key: np.zeros(u.num_channels) for u in network.units}
+    before: dict[str, UnitRates] = {}
+    for number in range(rounds):
+        rates = probe.measure(rough=True)
+        before = before or without_squares(rates)
+        change, expected = relaxed.step(rates)
+        del rates
+        if not can_apply(network, change):
+            relaxed.forget()
+            break
+        planned = with_plan(network, given, change)
+        restorer.prepare(planned, relaxed.point)
+        apply(network, change, roughly=True)
+        given = planned
+        is_short = np.abs(relaxed.moved).max(initial=0) <= LONG
+        if (expected <= limit and is_short) or number == rounds - 1:
+            break
+        if restorer.restore(given, relaxed.point) <= _CLOSE and expected <= limit:
+            break
+    return given, before
+
+
+def _gains(system: ScaleSystem, heads: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    """Return what `Sums` takes: by how much terms are scaled above their sums, and the scales of the heads."""
+    rows = system.solution.matrix
+
+    def mean(value: str) -> np.ndarray:
+        return np.asarray(rows[system.labels[value].ravel()].mean(axis=0)).reshape(-1)
+
+    gains = {(total, term): mean(term) - mean(total) for total, terms in system.sums.items() for term in terms}
+    return gains | {(head, head): mean(head) for head in heads if head in system.labels}
+
+
+def _bends(system: ScaleSystem, transfers: Sequence[Transfer]) -> list[Bend]:
+    rows = system.solution.matrix
+    return [
+        Bend(rows[b.inputs].toarray()[0], rows[b.outputs].toarray()[0], transfer)
+        for b, transfer in zip(system.bonds, transfers, strict=True)
+    ]

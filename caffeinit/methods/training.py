@@ -1,0 +1,368 @@
+"""A start for training: unit channels within layers (`within.py`), then one rate between them (`rounds.py`).
+
+Where layers such as LRN, or sums, tie the rates to the function, the second step would undo the first in what follows.
+So the scales are found on the first batch before all else, and the pass over all pictures gives the channels deviations
+of these sizes, and makes responses uncorrelated that promise to be. What is left to the second step then is small as a
+rule, and made up for on the first batch; where it is not, all pictures are seen again.
+Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, Algorithms 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from caffeinit.apply.plan import apply
+from caffeinit.errors import CaffeinitError
+from caffeinit.methods.between import scale_system, spread_of
+from caffeinit.methods.columns import plan_column_rates
+from caffeinit.methods.correction import Trust
+from caffeinit.methods.responses import ResponseKeeper, refiners
+from caffeinit.methods.restoring import (
+    MANY_VALUES,
+    Normalizer,
+    Restorer,
+    Thorough,
+    can_restore,
+    find_restorer,
+    scale_targets,
+)
+from caffeinit.methods.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
+from caffeinit.methods.within import InputSampler, normalize
+from caffeinit.model.network import Network, digest
+from caffeinit.model.units import Unit
+from caffeinit.result import UnitReport, UnitStats
+from caffeinit.statistics.forward import measure_moments
+from caffeinit.statistics.rate_options import BALANCED, Pictures, RateOptions, first_pictures
+from caffeinit.statistics.rates import RateProbe, UnitRates
+
+Batch = Mapping[str, np.ndarray]
+Progress = Callable[[int, int], None]
+Scales = Mapping[str, np.ndarray]
+# What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
+_ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
+_REACHED = 0.02
+_MOST_NAMES = 6
+_FORETOLD = (
+    "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
+    "`caffeinit measure` tells what they are"
+)
+# Sixteen deviations of it are what half precision holds.
+_LARGE_STD = 4096
+_LOOSE = (
+    "the net's outputs do not deviate by 1: sums tie the units' rates, which would differ from their mean by up to a "
+    "factor of {:.3g} with outputs of that size. `--no-balance` leaves them at 1"
+)
+
+
+@dataclass
+class Outcome:
+    """What was done.
+
+    Attributes:
+        units: one report each.
+        peak_bytes: the most memory that kept activations took.
+        notes: what else is worth knowing.
+        spreads: of the rates before and after balancing; None without.
+        outputs_moved: net output -> its largest change on the pictures, as a part of its largest value; empty where the
+            function was not to be kept.
+    """
+
+    units: list[UnitReport]
+    peak_bytes: int
+    notes: list[str] = field(default_factory=list)
+    spreads: tuple[float, float] | None = None
+    outputs_moved: dict[str, float] = field(default_factory=dict)
+
+
+def learns(unit: Unit) -> bool:
+    """Tell whether a unit's rate counts: it has weights that a gradient would change."""
+    return unit.kind == "affine" and not unit.frozen
+
+
+def prepare_training(
+    network: Network,
+    batches: Pictures,
+    *,
+    beta: float,
+    chosen: Callable[[Unit], str],
+    samplers: Mapping[str, InputSampler],
+    uncorrelated: Mapping[str, Sequence[int]] | None = None,
+    rates: RateOptions = BALANCED,
+    progress: Progress = lambda done, total: None,
+) -> Outcome:
+    """Draw what is to be drawn, normalise the chosen units, and give all units one rate.
+
+    Args:
+        batches: input -> array dictionaries; may be iterated over several times.
+        chosen: returns why a unit is to be left alone; empty to change it.
+        samplers: unit name -> what draws its weights from its inputs first.
+        uncorrelated: unit name -> how many filters of each group, its first, are to respond without correlation; known
+            once it is drawn.
+        rates: whether they are balanced, and on which pictures.
+    Raises:
+        WeightsError: a unit's output is not finite; the network must not be saved then.
+    """
+    work = _Work(network, batches, chosen, beta, samplers, uncorrelated or {}, rates.num_pictures(batches))
+    if not rates.balanced:
+        return Outcome(*work.drawn(progress=progress))
+    try:
+        probe = RateProbe(network, work.first)
+    except CaffeinitError as error:
+        reports, peak = work.drawn(progress=progress)
+        return Outcome(reports, peak, [f"the rates of the units were left as they are: {error}"])
+    both = _Phases(progress)
+    relaxed = work.relaxed(probe)
+    bent = bool(relaxed.system.bonds) or (relaxed.has_sums and can_restore(network))
+    if bent:
+        done = _bend(work, relaxed, both)
+    else:
+        reports, peak = work.drawn(progress=both.first)
+        left = _left_alone(network, reports, chosen)
+        relaxed = work.relaxed(probe, relaxed)
+        done = _Done(reports, peak, left, iterate(relaxed, progress=both.second), relaxed.held)
+    reports, found = done.reports, done.found
+    if rates.per_channel:
+        restorer = work.keeper() if bent else Restorer()
+        found = _balance_columns(work, probe, restorer, found)
+    for unit, report in zip(network.units, reports, strict=True):
+        known = done.left.get(unit.key)
+        if not report.done and known not in (None, _numbers(network, unit)):
+            report.done = "scaled"
+    foretold = found.changed and bent and not done.is_off
+    if found.changed and not foretold:  # the function has changed, and nothing made up for that, or not enough
+        _measure_again(network, batches, reports, found)
+    both.end()
+    outcome = _outcome(network, probe, reports, done.peak, found)
+    if foretold:
+        outcome.notes.append(_FORETOLD.format(work.num_first))
+    if done.held is not None and (bent or found.changed):
+        outcome.notes.append(_LOOSE.format(np.exp(done.held)))
+    outcome.notes += rates.told(batches) + _large_notes(reports)
+    if not foretold and not rates.per_channel:
+        outcome.notes += _uneven_notes(network.units, reports)
+    return outcome
+
+
+@dataclass
+class _Work:
+    """What is to be trained, and with what.
+
+    Attributes:
+        samplers: unit name -> what draws its weights.
+        turned: unit name -> how many filters of each group respond without correlation.
+        num_first: how many pictures the scales are found on.
+        first: these, in a list of one batch.
+    """
+
+    network: Network
+    batches: Iterable[Batch]
+    chosen: Callable[[Unit], str]
+    beta: float
+    samplers: Mapping[str, InputSampler]
+    turned: Mapping[str, Sequence[int]]
+    num_first: int
+
+    @cached_property
+    def first(self) -> list[Batch]:
+        return first_pictures(self.network, self.batches, self.num_first)
+
+    def relaxed(self, probe: RateProbe, before: Relaxed | None = None) -> Relaxed:
+        """Return the scales that may change; what was found `before` weights were drawn, where they do not matter.
+
+        Weights that are drawn and then left alone tie scales as they are, and all zero they tie nothing.
+        """
+        late = any(unit.name in self.samplers and self.chosen(unit) for unit in self.network.units)
+        if before is not None and not late:
+            return before
+        return Relaxed(self.network, probe, self.chosen, learns, can_restore(self.network))
+
+    def drawn(self, **more: Any) -> tuple[list[UnitReport], int]:
+        """Draw what is to be drawn from data, and normalise; see `normalized`."""
+        return self.normalized(samplers=self.samplers, **more)
+
+    def normalized(self, *, refined: bool = True, **more: Any) -> tuple[list[UnitReport], int]:
+        """Normalise on all pictures, and make responses uncorrelated that are to be so; see `within.normalize`."""
+        turners = refiners(self.turned) if refined else {}
+        return normalize(self.network, self.batches, beta=self.beta, chosen=self.chosen, turners=turners, **more)
+
+    def keeper(self, least: int = MANY_VALUES) -> Restorer:
+        """Return what makes up for changes of the function, on the first pictures; see `find_restorer`."""
+        keepers = {name: ResponseKeeper(determined) for name, determined in self.turned.items()}
+        return find_restorer(self.network, self.first, self.chosen, least, keepers)
+
+
+@dataclass
+class _Done:
+    """What is reached.
+
+    Attributes:
+        left: unit's key -> numbers of the units that could not be normalised, as `_left_alone` returns them.
+        held: as in `Relaxed`.
+        is_off: whether what is foretold of deviations is off by percents.
+    """
+
+    reports: list[UnitReport]
+    peak: int
+    left: dict[str, int]
+    found: Balanced
+    held: float | None
+    is_off: bool = False
+
+
+def _bend(work: _Work, relaxed: Relaxed, both: _Phases) -> _Done:
+    """Draw, normalise and give one rate where scales change the function, so that one undoes the other."""
+    network, chosen = work.network, work.chosen
+    as_found, restorer = _look_first(work)
+    relaxed = work.relaxed(relaxed.probe, relaxed)
+    given, before = approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
+    left = _left_alone(network, as_found, chosen)
+    reports, peak = work.normalized(targets=scale_targets(work.beta, given), progress=both.first)
+    left = _left_alone(network, reports, chosen) | left
+
+    def normalize_again(scales: Scales) -> None:
+        work.normalized(targets=scale_targets(work.beta, {key: given[key] + logs for key, logs in scales.items()}))
+
+    thorough = Thorough(work.keeper(), normalize_again)
+    found = iterate(relaxed, restorer=thorough, progress=both.second)
+    found.before = before
+    for report, earlier in zip(reports, as_found, strict=True):
+        report.before = earlier.before
+    return _Done(reports, peak, left, found, relaxed.held, thorough.was_needed)
+
+
+def _look_first(work: _Work) -> tuple[list[UnitReport], Restorer]:
+    """Return what the units put out at first, and what restores their outputs while scales are found roughly."""
+    network, chosen = work.network, work.chosen
+    if work.samplers:
+        # Responses are made uncorrelated when the scales are found, on which they depend.
+        return work.drawn(refined=False)[0], work.keeper(least=0)
+    # What is normalised on the first pictures alone is so again after each round.
+    ones = scale_targets(work.beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
+    as_found = normalize(network, work.first, chosen=chosen, targets=ones)[0]
+    return as_found, Normalizer(network, work.first, chosen, work.beta)
+
+
+class _Phases:
+    """The progress of normalising and then of balancing, as that of one work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stages = 0
+
+    def first(self, done: int, stages: int) -> None:
+        """Show the progress of the first phase, beside all that the second may take."""
+        self._stages = stages
+        self._progress(done, stages + ROUNDS)
+
+    def second(self, done: int, rounds: int) -> None:
+        """Show that of the second phase."""
+        self._progress(self._stages + done, self._stages + rounds)
+
+    def end(self) -> None:
+        """Show that it is done, in however few rounds."""
+        self._progress(self._stages + ROUNDS, self._stages + ROUNDS)
+
+
+def _left_alone(network: Network, reports: Sequence[UnitReport], chosen: Callable[[Unit], str]) -> dict[str, int]:
+    """Return unit's key -> `_numbers` of the units that could not be normalised, but may still be scaled."""
+    pairs = zip(network.units, reports, strict=True)
+    return {u.key: _numbers(network, u) for u, r in pairs if r.reason and not chosen(u)}
+
+
+def _numbers(network: Network, unit: Unit) -> int:
+    """Return what tells whether a unit's arrays have changed."""
+    return digest({name: network.graph.initializers[name] for name in unit.initializers})
+
+
+def _balance_columns(work: _Work, probe: RateProbe, restorer: Restorer, found: Balanced) -> Balanced:
+    """Give the columns of each unit one rate, which keeps the function, and the units one rate again."""
+    network, chosen = work.network, work.chosen
+    system = scale_system(network, chosen, probe.heads, relaxed=False)
+    plan = plan_column_rates(network, probe.measure(), learns, system)
+    apply(network, plan)
+    again = iterate(work.relaxed(probe), restorer=restorer)
+    scales = {
+        unit.key: found.scales[unit.key] + plan.factors(network.graph, unit) + again.scales[unit.key]
+        for unit in network.units
+    }
+    return Balanced(scales, found.before, again.after, found.rounds + again.rounds, found.changed or again.changed)
+
+
+def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence[UnitReport], found: Balanced) -> None:
+    """Put what units put out now in place of what was foretold, and let no scale be added to it."""
+    moments = measure_moments(network, batches)
+    for unit, report in zip(network.units, reports, strict=True):
+        if unit.key in moments and report.before is not None:
+            report.after = UnitStats.of(moments[unit.key])
+            found.scales[unit.key] = np.zeros(unit.num_channels)
+
+
+def _large_notes(reports: Sequence[UnitReport]) -> list[str]:
+    """Return a sentence on units that put out numbers that half precision does not hold, so that the rates are one."""
+    stds = {r.name: float(r.after.channel_stds.max(initial=0)) for r in reports if r.after is not None and r.done}
+    large = [name for name, std in stds.items() if std > _LARGE_STD]
+    if not large:
+        return []
+    top = max(large, key=stds.__getitem__)
+    units = f"{len(large)} unit{'s' if len(large) > 1 else ''}"
+    return [
+        f"for one rate, {units} put{'s' if len(large) == 1 else ''} out deviations above {_LARGE_STD:,.0f}, up to "
+        f"{stds[top]:.2g} in {top}: half precision ends at 65,504. --no-balance leaves deviations at 1"
+    ]
+
+
+def _uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[str]:
+    """Return a sentence on the units whose channels were made alike, and no longer are since the rates were balanced."""
+    uneven = []
+    for unit, report in zip(units, reports, strict=True):
+        if unit.weight is None and unit.kind != "norm":
+            continue  # without a factor, its channels never were
+        stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
+        if len(stds) and stds.std() > _REACHED * stds.mean():
+            uneven.append(report.name)
+    told = "balancing the rates has scaled channels of one unit apart: they are not alike any more in"
+    return [f"{told} {', '.join(uneven)}"] if uneven else []
+
+
+def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
+    units = [unit for unit in network.units if learns(unit)]
+    spreads = spread_of(found.before, units), spread_of(found.after, units)
+    for unit, report in zip(network.units, reports, strict=True):
+        key = unit.key
+        if report.before is not None:
+            report.after = (report.after or report.before).scaled(np.exp(found.scales[key]))
+        report.before = _with_rate(report.before, found.before.get(key))
+        report.after = _with_rate(report.after, found.after.get(key))
+    notes = rate_notes(network, probe, found.after)
+    if spreads[1] > _REACHED:
+        tied = "the graph or what is left alone ties them" if found.rounds == 1 else f"after {found.rounds} rounds"
+        known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}
+        notes.append(
+            f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
+            f"{np.exp(spreads[1]):.3g} ({tied}); lowest in {min(known, key=known.__getitem__)}, "
+            f"highest in {max(known, key=known.__getitem__)}"
+        )
+    return Outcome(reports, peak, notes, spreads)
+
+
+def _with_rate(stats: UnitStats | None, rates: UnitRates | None) -> UnitStats | None:
+    return stats.with_rate(rates.rate, rates.rate_cvar) if stats and rates else stats
+
+
+def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates]) -> list[str]:
+    """Return a sentence on each unit that has no rate, and one on those whose rates do not count."""
+    notes = []
+    frozen = [unit.name for unit in network.units if unit.kind == "affine" and unit.frozen]
+    if frozen:
+        more = f" and {len(frozen) - _MOST_NAMES} more" if len(frozen) > _MOST_NAMES else ""
+        told = ", ".join(frozen[:_MOST_NAMES]) + more
+        notes.append(f"not in the spread of the rates, for their training is switched off (lr_mult 0): {told}")
+    for unit in filter(learns, network.units):
+        if why := probe.unreached.get(unit.key) or rates[unit.key].why_unmeasured(unit):
+            notes.append(f"{unit.name} has no rate: {why}")
+    return notes

@@ -1,0 +1,106 @@
+"""Values of a graph that follow from constants and from shapes alone.
+
+Exporters spell shapes out as arithmetic: Shape, Gather, Concat and the like, down to the target of a Reshape. Shape
+inference and operators' rules need the numbers; the nodes stay as they are, so that the graph still runs with other
+batch sizes. Only small values are worked out, node by node, with onnx's reference implementation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+if TYPE_CHECKING:
+    from caffeinit.model.graph import Graph
+
+LARGEST = 64  # elements; shapes, axes and bounds have fewer
+_ARITHMETIC = frozenset(
+    "Add And Cast Ceil Concat ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual Identity "
+    "Less LessOrEqual Max Min Mod Mul Neg Not Or Pad Pow Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape Round "
+    "ScatterElements ScatterND Size Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze Where".split()
+)
+
+
+def constant_node(node: onnx.NodeProto) -> np.ndarray | None:
+    """Return the array of a Constant node, in whichever attribute it is; None for texts and sparse tensors."""
+    for entry in node.attribute:
+        value = helper.get_attribute_value(entry)
+        if entry.name == "value" and entry.type == onnx.AttributeProto.TENSOR:
+            return np.asarray(numpy_helper.to_array(value))
+        if entry.name in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if entry.name in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    return None
+
+
+def known_value(graph: Graph, value: str) -> np.ndarray | None:
+    """Return a value that does not depend on what the graph is fed; None where it does, or is large.
+
+    What follows from shapes is that of the batch size which the graph was made for. What follows from arrays of real
+    numbers is worked out anew each time: they may have been changed.
+    """
+    if value in graph.initializers:
+        return graph.initializers[value]
+    if value in graph.folded:
+        return graph.folded[value]
+    node, found = graph.producer(value), None
+    # Of what has several outputs only the first is looked at.
+    if node is not None and node.output[0] == value and node.domain in ("", "ai.onnx"):
+        found = _fold(graph, node)
+    if found is None or node is None or all(_is_settled(graph, i) for i in node.input):
+        graph.folded[value] = found
+    return found
+
+
+def _is_settled(graph: Graph, value: str) -> bool:
+    """Tell whether a known value cannot change."""
+    if value in graph.initializers:
+        return graph.initializers[value].dtype.kind != "f"
+    return not value or value in graph.folded or value in graph.inputs or graph.producer(value) is None
+
+
+def _fold(graph: Graph, node: onnx.NodeProto) -> np.ndarray | None:
+    if node.op_type == "Constant":
+        return constant_node(node)
+    try:
+        if node.op_type in ("Shape", "Size"):
+            return _shape(graph, node)
+        sizes = graph.shape(node.output[0])
+    except KeyError:
+        return None
+    if node.op_type not in _ARITHMETIC or -1 in sizes or int(np.prod(sizes)) > LARGEST:
+        return None
+    feeds = {i: known_value(graph, i) for i in node.input if i}
+    if any(a is None for a in feeds.values()):
+        return None
+    return _run(graph, node, {i: a for i, a in feeds.items() if a is not None})
+
+
+def _shape(graph: Graph, node: onnx.NodeProto) -> np.ndarray | None:
+    shape = graph.shape(node.input[0])
+    bounds = {a.name: a.i for a in node.attribute}
+    wanted = shape[bounds.get("start", 0) : bounds.get("end", len(shape))]
+    if -1 in wanted:
+        return None
+    return np.asarray(np.prod(shape) if node.op_type == "Size" else wanted, np.int64)
+
+
+def _run(graph: Graph, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> np.ndarray | None:
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()
+    ]
+    outputs = [helper.make_tensor_value_info(o, graph.elem_type(o), None) for o in node.output[:1]]
+    model = helper.make_model(
+        helper.make_graph([node], "fold", inputs, outputs), opset_imports=[helper.make_opsetid("", graph.opset)]
+    )
+    try:
+        with np.errstate(all="ignore"):  # where a number is to be judged, onnxruntime computes it
+            (result, *_) = ReferenceEvaluator(model).run(None, feeds)
+    except Exception:  # whatever numpy raises where a node does not fit what it reads: onnxruntime will say so
+        return None
+    return np.asarray(result)

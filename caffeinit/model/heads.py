@@ -1,0 +1,77 @@
+"""Heads: the last values that a net computes before it judges them.
+
+Change rates are taken on them ("the last value before loss or softmax layers", Krähenbühl et al., ICLR 2016, section 3):
+a softmax, a loss, an arg max or a list of detections says something about the head, and has a gradient that vanishes or
+none at all. What has as many entries as the data choose is such a list: the head is what they were chosen from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx
+
+from caffeinit.model.graph import Graph
+
+_JUDGES = ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
+_VIEWS = ("Reshape", "Transpose", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Cast")
+
+
+def find_heads(graph: Graph, learned: Collection[str]) -> list[str]:
+    """Return the heads that depend on a net input and on a learned array, in the order of the net's outputs."""
+    trained = _followers(graph, learned) & graph.moving_values()
+    heads: dict[str, None] = {}
+    for output in graph.outputs or graph.unused():
+        for value in _before_verdicts(graph, output):
+            if value in trained and graph.elem_type(value) == onnx.TensorProto.FLOAT:
+                heads[value] = None
+    return list(heads)
+
+
+def _before_verdicts(graph: Graph, value: str) -> list[str]:
+    """Return the values that stand before the verdicts which `value` follows from; itself if there are none."""
+    found: dict[str, None] = {}
+    pending, seen = [value], {value}
+    while pending:
+        current = pending.pop(0)
+        below = _judged(graph, current)
+        if below is None:
+            found[current] = None
+            continue
+        pending += [v for v in below if v not in seen]
+        seen.update(below)
+    return list(found)
+
+
+def _judged(graph: Graph, value: str) -> list[str] | None:
+    """Return what `value` is a verdict on, looking through changes of form alone; None if it is none."""
+    if value in graph.verdicts:
+        return graph.verdicts[value]
+    node = graph.producer(value)
+    if node is None:
+        return None
+    moving = [i for i in node.input if i and graph.depends_on_input(i)]
+    if node.op_type in _JUDGES or not _has_known_shape(graph, value):
+        return moving
+    if node.op_type not in _VIEWS:
+        return None
+    below = [_judged(graph, i) for i in moving]
+    if all(b is None for b in below):
+        return None
+    return [v for i, b in zip(moving, below, strict=True) for v in ([i] if b is None else b)]
+
+
+def _has_known_shape(graph: Graph, value: str) -> bool:
+    try:
+        return -1 not in graph.shape(value)
+    except KeyError:
+        return False
+
+
+def _followers(graph: Graph, values: Collection[str]) -> set[str]:
+    """Return the values that depend on one of `values`."""
+    reached = set(values)
+    for node in graph.nodes:
+        if any(i in reached for i in node.input):
+            reached.update(o for o in node.output if o)
+    return reached

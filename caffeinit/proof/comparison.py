@@ -1,0 +1,251 @@
+"""Are two nets the same function? Compared on pictures, batch by batch; nothing outlives its batch.
+
+Each side is a network or an ONNX file. Differences are relative to a value's largest magnitude over all pictures, so that
+what counts is what is visible beside the value itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from caffeinit.errors import CaffeinitError
+from caffeinit.images import as_calibration
+from caffeinit.jobs import needed_inputs
+from caffeinit.model.graph import Shape
+from caffeinit.model.network import Network
+from caffeinit.proof.functions import Function, NetFunction, Run, Values
+from caffeinit.proof.verify import TOLERANCE, Difference
+from caffeinit.result import finite
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        outputs: one entry for each output that both sides have and the pictures determine.
+        parting: the first value, in the order of A's graph, at which the sides part; if it was looked for.
+        notes: what was left out.
+    """
+
+    outputs: list[Difference]
+    tolerance: float
+    num_images: int
+    parting: Difference | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def agree(self, difference: Difference) -> bool:
+        """Tell whether a value counts as the same."""
+        return difference.relative <= self.tolerance
+
+    @property
+    def same(self) -> bool:
+        """Whether all outputs are the same within the tolerance."""
+        return all(map(self.agree, self.outputs))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON; a difference that is not finite becomes None."""
+        return {
+            "same": self.same,
+            "tolerance": self.tolerance,
+            "num_images": self.num_images,
+            "outputs": [self._entry(d) for d in self.outputs],
+            "first_difference": self._entry(self.parting) if self.parting else None,
+            "notes": self.notes,
+        }
+
+    def _entry(self, found: Difference) -> dict[str, Any]:
+        numbers = {"largest": found.largest, "difference": found.gap, "relative": found.relative}
+        plain = {key: finite(value) for key, value in numbers.items()}
+        counts = {"counted": found.counted, "unequal": found.unequal, "ties": found.ties} if found.is_whole else {}
+        return {"name": found.name, **plain, **counts, "predictions_changed": found.changed, "same": self.agree(found)}
+
+
+def compare(
+    a: Function,
+    b: Function,
+    batches: Iterable[Values],
+    *,
+    tolerance: float = TOLERANCE,
+    first: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Comparison:
+    """Compare the outputs of two functions on all batches.
+
+    Args:
+        tolerance: of each output's largest magnitude.
+        first: also look for the first value at which they part, in another pass, picture by picture.
+        progress: called with the number of pictures done; with `first` each counts twice.
+    Raises:
+        CaffeinitError: there is no output that both have and that the pictures determine, or a side takes pictures of
+            another shape.
+    """
+    given = {name: array.shape for name, array in next(iter(batches)).items()}
+    sides = [_Side(function, given) for function in (a, b)]
+    pairs, notes = _paired_outputs(*sides)
+    found = Comparison([], tolerance, 0, notes=notes)
+    outputs = _differences(a, pairs, tolerance)
+    found.num_images = _run(sides, pairs, outputs, batches, progress)
+    found.outputs = outputs
+    notes += [
+        f'output "{d.name}" comes in steps of {d.step:.1g} of a number, in half precision: rounding alone can exceed a '
+        f"tolerance of {tolerance:g}"
+        for d in outputs
+        if d.step > max(tolerance, float(np.finfo(np.float32).eps))
+    ]
+    notes += [f'output "{d.name}": {d.told_apart()}' for d in outputs if d.unequal]
+    if first:
+        pairs = _common_values(*sides)
+        inner = _differences(a, pairs, tolerance)
+        rows = min(a.rows, b.rows) and max(a.rows, b.rows)
+        _run(sides, pairs, inner, _pieces(batches, rows), lambda done: progress(found.num_images + done))
+        found.parting = next((d for d in inner if not found.agree(d)), None)
+    return found
+
+
+def _differences(a: Function, pairs: Pairs, tolerance: float) -> list[Difference]:
+    return [Difference(name, places=a.places(name), tolerance=tolerance) for name, _ in pairs]
+
+
+def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Comparison:
+    """Compare two networks on pictures.
+
+    Args:
+        images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
+        options: tolerance, first and progress as for `compare`.
+    """
+    calibration = as_calibration(images, needed_inputs(a), unused=a.inputs)
+    return compare(NetFunction(a, "A"), NetFunction(b, "B"), calibration, **options)
+
+
+class _Side:
+    """A function with its inputs matched to those of the pictures."""
+
+    def __init__(self, function: Function, given: Mapping[str, Shape]) -> None:
+        self.function = function
+        own = list(function.inputs)
+        if len(own) == len(given) == 1:
+            self._names = {own[0]: next(iter(given))}
+        else:
+            self._names = {name: name for name in own if name in given}
+        for name, source in self._names.items():
+            _check_shape(function, name, given[source])
+        self.values = function.values(list(self._names))
+        known = set(self.values)
+        outputs = [name for name in function.outputs if name in known]
+        self.notes = []
+        for name in function.outputs:
+            if name not in known:
+                instead = [value for value in function.judged(name) if value in known]
+                outputs += instead
+                self.notes.append(_replaced(function, name, instead))
+        self.outputs = list(dict.fromkeys(outputs))
+
+    def compile(self, values: Sequence[str]) -> Run:
+        run = self.function.compile(values)
+        return lambda batch: run({own: batch[name] for own, name in self._names.items()})
+
+
+def _check_shape(function: Function, name: str, found: Shape) -> None:
+    """Refuse pictures of another shape than a side takes."""
+    axes = [axis or 0 for axis in function.inputs[name]]  # the first is the batch, and 0 or less is open
+    if len(axes) != len(found) or any(a not in (f, 0, -1) for a, f in zip(axes[1:], found[1:], strict=True)):
+        takes = ", ".join(["N", *("?" if a < 1 else str(a) for a in axes[1:])])
+        gets = ", ".join(["N", *map(str, found[1:])])
+        raise CaffeinitError(
+            f'{function.label}: input "{name}" takes ({takes}), but the pictures are ({gets}), as the net takes them.\n'
+            "Two functions can only be compared on the same pictures. Where the net allows another size, give it: "
+            f"--input-shape {name}={','.join(str(a) for a in axes[1:] if a > 0) or 'C,H,W'}"
+        )
+
+
+def _replaced(function: Function, output: str, instead: Sequence[str]) -> str:
+    if output not in function.values(list(function.inputs)):
+        what = "an input" if output in function.inputs else "the same for all pictures"
+        return f'{function.label}: output "{output}" is {what} and is not compared'
+    where = f'{function.label}: output "{output}" depends on an input without pictures'
+    return f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
+
+
+def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
+    """Return which output of A is compared with which of B, and what is left out."""
+    notes = list(dict.fromkeys(a.notes + b.notes))
+    known = set(a.values).intersection(b.values)
+    pairs = [(name, name) for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
+    if not pairs and len(a.outputs) == len(b.outputs):
+        pairs = list(zip(a.outputs, b.outputs, strict=True))
+        notes += [f'output "{x}" is compared with "{y}": the names differ' for x, y in pairs]
+    if not pairs:
+        listed = " and ".join(f"{s.function.label} has {', '.join(s.outputs) or 'none'}" for s in (a, b))
+        raise CaffeinitError(f"there is no output to compare that the pictures determine: {listed}")
+    for side, names in ((a, {x for x, _ in pairs}), (b, {y for _, y in pairs})):
+        notes += [f'only {side.function.label} has the output "{n}"' for n in side.outputs if n not in names]
+    return pairs, notes
+
+
+def _common_values(a: _Side, b: _Side) -> Pairs:
+    known = set(b.values)
+    pairs = [(name, name) for name in a.values if name in known]
+    if not pairs:
+        raise CaffeinitError(
+            f"{a.function.label} and {b.function.label} have no value of the same name: none can be the first to part"
+        )
+    return pairs
+
+
+def _run(
+    sides: Sequence[_Side],
+    pairs: Pairs,
+    differences: Sequence[Difference],
+    batches: Iterable[Values],
+    progress: Callable[[int], None],
+) -> int:
+    """Run both sides over all batches and return the number of pictures."""
+    wanted = [list(names) for names in zip(*pairs, strict=True)]
+    known = set(sides[0].values)
+    ranked = [d.places.value if d.places and d.places.value in known else "" for d in differences]
+    wanted[0] += [name for name in dict.fromkeys(ranked) if name and name not in wanted[0]]
+    runs = [side.compile(names) for side, names in zip(sides, wanted, strict=True)]
+    done = 0
+    for batch in batches:
+        one, other = (run(batch) for run in runs)
+        for (x, y), difference, source in zip(pairs, differences, ranked, strict=True):
+            _see(difference, one[x], other[y], one[source] if source else None)
+        done += len(next(iter(batch.values())))
+        progress(done)
+    return done
+
+
+def _see(difference: Difference, a: Any, b: Any, ranked: np.ndarray | None) -> None:
+    """Take in one batch of a value of both sides; of sequences and maps, tensor by tensor."""
+    mine, yours = list(_tensors(a)), list(_tensors(b))
+    if len(mine) != len(yours):
+        difference.shapes, difference.gap = ((len(mine),), (len(yours),)), float("inf")
+        return
+    for one, other in zip(mine, yours, strict=True):
+        difference.see(one, other, ranked)
+
+
+def _tensors(value: Any) -> Iterator[np.ndarray]:
+    """Yield the tensors of what onnxruntime returns: an array, a list of these or of maps, or None."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield np.asarray([value[key] for key in sorted(value)])
+
+
+def _pieces(batches: Iterable[Values], rows: int) -> Iterator[Values]:
+    """Cut batches into pieces of so many rows; 0 leaves them whole."""
+    for batch in batches:
+        count = len(next(iter(batch.values())))
+        for start in range(0, count, rows or count):
+            yield {name: array[start : start + (rows or count)] for name, array in batch.items()}

@@ -1,0 +1,85 @@
+"""Nets as functions from inputs to any of their values: what can be compared with each other and with ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from caffeinit.engine.session import compile_graph
+from caffeinit.model.heads import find_heads
+from caffeinit.model.network import Network
+from caffeinit.model.places import Places, find_places
+
+Values = Mapping[str, np.ndarray]
+Run = Callable[[Values], dict[str, np.ndarray]]
+
+
+class Function(Protocol):
+    """One side of a comparison.
+
+    Attributes:
+        label: how messages name it.
+        inputs: input -> its axes.
+        outputs: what the side puts out.
+        rows: pictures that it takes at a time: 1 where any number is fine, 0 where a batch must stay as it is.
+    """
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def inputs(self) -> Mapping[str, Sequence[int | None]]: ...
+    @property
+    def outputs(self) -> Sequence[str]: ...
+    @property
+    def rows(self) -> int: ...
+
+    def values(self, given: Collection[str]) -> list[str]:
+        """Return the values that these inputs determine and influence, in the order of the graph."""
+
+    def judged(self, output: str) -> list[str]:
+        """Return the values that an output judges, as a loss does; none where that is not known."""
+
+    def places(self, output: str) -> Places | None:
+        """Return what an output tells the places of, if it does."""
+
+    def compile(self, values: Sequence[str]) -> Run:
+        """Return what computes these values from a batch."""
+
+
+class NetFunction:
+    """A network as a function from inputs to any of its values."""
+
+    def __init__(self, network: Network, label: str) -> None:
+        self._network = network
+        self.label = label
+        self.inputs: Mapping[str, Sequence[int | None]] = network.graph.inputs
+        self.outputs = network.graph.outputs or network.graph.unused()
+        self.rows = int(network.graph.batch_axis_free)
+
+    def values(self, given: Collection[str]) -> list[str]:
+        """Return the values that these inputs determine and influence, in the order of the graph."""
+        graph = self._network.graph
+        moving, unknown = set(given), set(graph.inputs) - set(given)
+        for node in graph.nodes:
+            if any(i in unknown for i in node.input):
+                unknown.update(node.output)
+            elif any(i in moving for i in node.input):
+                moving.update(node.output)
+        return [o for node in graph.nodes for o in node.output if o in moving and o]
+
+    def judged(self, output: str) -> list[str]:
+        """Return the values that an output judges, as a loss does."""
+        graph = self._network.graph.copy()
+        graph.outputs = [output]
+        return find_heads(graph, self._network.learned)
+
+    def places(self, output: str) -> Places | None:
+        """Return what an output tells the places of, if it does."""
+        return find_places(output, self._network.graph.producer)
+
+    def compile(self, values: Sequence[str]) -> Run:
+        """Return what computes these values from a batch."""
+        session = compile_graph(self._network.graph, values, self._network.settings)
+        return lambda batch: session.run({n: batch[n] for n in session.inputs})

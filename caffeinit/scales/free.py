@@ -1,0 +1,144 @@
+"""What of a net can be rescaled with its function kept: for each unit, which output channels have a scale of their own.
+
+A channel is *free* if its scale can be chosen without regard to any other unit's, *tied* if it is related to others (the
+branches of a sum share their channels' scales), and *held* if it cannot change: something behind it would answer to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from caffeinit.apply.plan import channel_labels
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Place, nowhere
+from caffeinit.model.nodes import value_in
+from caffeinit.model.units import Learned, Unit
+from caffeinit.scales.classes import ScaleSystem, find_scales
+
+
+@dataclass
+class UnitScales:
+    """The scales of one unit's output channels.
+
+    Attributes:
+        free, tied, held: how many channels are which; together `num_channels`.
+        tied_with: units that the tied channels are related to; the unit itself where they are to each other.
+        num_shared: independent scales that the tied channels depend on.
+        reasons: why channels are held -> how many.
+        kept: why the unit's own arrays are not to be changed; empty if they may be.
+    """
+
+    name: str
+    kind: str
+    num_channels: int
+    free: int = 0
+    tied: int = 0
+    held: int = 0
+    tied_with: list[str] = field(default_factory=list)
+    num_shared: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    kept: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        entry = dict(vars(self))
+        return {"name": entry.pop("name"), "type": entry.pop("kind"), **entry}
+
+
+@dataclass
+class ScaleReport:
+    """The scales of a net; `num_independent` of them can be chosen independently."""
+
+    units: list[UnitScales]
+    num_independent: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"num_independent": self.num_independent, "units": [u.to_json() for u in self.units]}
+
+
+def report_scales(
+    graph: Graph,
+    units: Sequence[Unit],
+    learned: Mapping[str, Learned],
+    kept: Callable[[Unit], str],
+    outputs: Sequence[str] | None = None,
+    place: Place = nowhere,
+) -> ScaleReport:
+    """Find the scales of all units.
+
+    Args:
+        kept: returns why a unit's arrays are not to be changed; empty if they may be.
+        outputs: values whose scale is held; by default the graph's.
+        place: as in `Network`.
+    """
+    system = find_scales(graph, [i for u in units if not kept(u) for i in u.initializers], outputs)
+    entries = [_entry(graph, system, number, unit) for number, unit in enumerate(units)]
+    pairs = np.concatenate([np.zeros((0, 3), int), *entries])  # (unit, channel, unknown that its scale depends on)
+    first = np.unique(pairs[:, 2], return_index=True, return_inverse=True, return_counts=True)
+    shared = first[3][first[2]] > 1
+    users = _users(pairs[shared])
+    found = []
+    for number, unit in enumerate(units):
+        labels = channel_labels(graph, system, unit.uses[0])
+        is_free = system.is_free(labels)
+        mine = pairs[shared & (pairs[:, 0] == number)]
+        tied, unknowns = np.unique(mine[:, 1]), np.unique(mine[:, 2])
+        reasons = Counter(explain(system.solution.reason(int(n)), learned, place) for n in labels[~is_free])
+        found.append(
+            UnitScales(
+                name=unit.name,
+                kind=unit.kind,
+                num_channels=unit.num_channels,
+                free=int(is_free.sum()) - len(tied),
+                tied=len(tied),
+                held=int((~is_free).sum()),
+                tied_with=[units[n].name for n in _partners(mine, number, users)],
+                num_shared=len(unknowns),
+                reasons=dict(reasons),
+                kept=kept(unit),
+            )
+        )
+    return ScaleReport(found, system.num_unknowns)
+
+
+def _entry(graph: Graph, system: ScaleSystem, number: int, unit: Unit) -> np.ndarray:
+    """Return (unit, channel, unknown) for all unknowns that the scales of a unit's output channels depend on."""
+    rows = system.solution.matrix[channel_labels(graph, system, unit.uses[0])].tocoo()
+    return np.column_stack([np.full(rows.nnz, number), rows.coords[0], rows.coords[1]])
+
+
+def _users(pairs: np.ndarray) -> dict[int, set[int]]:
+    """Return unknown -> units that depend on it."""
+    users: dict[int, set[int]] = {}
+    for unit, unknown in np.unique(pairs[:, [0, 2]], axis=0).tolist():
+        users.setdefault(unknown, set()).add(unit)
+    return users
+
+
+def _partners(mine: np.ndarray, number: int, users: Mapping[int, set[int]]) -> list[int]:
+    """Return the units that a unit's channels are tied to, in order."""
+    unknowns, counts = np.unique(mine[:, 2], return_counts=True)
+    others = set().union(*(users[n] for n in unknowns.tolist())) - {number}
+    return sorted(others | ({number} if (counts > 1).any() else set()))
+
+
+def explain(reason: str, learned: Mapping[str, Learned], place: Place) -> str:
+    """Return a reason for which a scale is held in the words of the net: layers instead of operators and arrays."""
+    name, separator, rest = reason.partition(" is ")
+    if separator and name in learned:
+        of = learned[name]
+        return f'the {of.role} of layer "{of.layer}" is {rest}'
+    for prefix, words in (
+        ("net output ", 'net output "{}"'),
+        ("net head ", 'value "{}", which net outputs are told from'),
+    ):
+        if reason.startswith(prefix):
+            value = reason.removeprefix(prefix)
+            return place(value, True) or words.format(value)
+    return place(value_in(reason), False) or reason

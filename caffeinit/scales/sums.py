@@ -1,0 +1,264 @@
+"""How rates follow scales where the terms of a sum take scales of their own.
+
+Where scales keep the function, a value that is scaled by exp(s) has a gradient scaled by exp(-s). Sums whose terms are
+scaled apart do otherwise, in both directions:
+
+- A sum passes its gradient on to every term as it is: where a term is to have the scale exp(s) and the sum exp(t), the
+  term's gradient is exp(s - t) times what its scale makes of it. That goes on to all below the term, and where several
+  layers read one value, the energies of what they bring back add up.
+- A sum has the energies of its terms together. Where that is not exp(2 t), what follows is off by as much.
+
+In logarithms both are means of exponentials, weighted by energies that are measured. Terms, and gradients, are taken to be
+uncorrelated. What is foretold so leads to the next round; what is reached is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx
+
+from caffeinit.engine.session import compile_graph
+from caffeinit.errors import GradientError
+from caffeinit.gradients.reverse import append_backward
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Network
+from caffeinit.model.units import Unit
+
+_PICTURES = 4  # on which energies are measured
+
+# What brings an energy to a value: "value" or "diff", the value, and the term or the first output of the node that does.
+Edge = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One exponent of a mixture: a weighted sum of earlier functions, and a row times the unknowns."""
+
+    functions: tuple[tuple[int, float], ...]  # number, weight
+    row: np.ndarray
+    edge: Edge
+
+    @classmethod
+    def of(cls, functions: Iterable[tuple[int, float]], row: np.ndarray, edge: Edge) -> Part:
+        """Return a part without the functions that are 0."""
+        return cls(tuple((number, weight) for number, weight in functions if number), row, edge)
+
+    @property
+    def key(self) -> Hashable:
+        """What equal exponents have in common."""
+        return self.functions, self.row.tobytes()
+
+
+class Growth(Protocol):
+    """By how much a unit's gradient grows beside what its own scales make of it, log, as a function of the unknowns."""
+
+    def growth(self, unknowns: np.ndarray) -> float:
+        """Return it."""
+
+    def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return its derivatives, (unknowns,)."""
+
+
+class Mixtures:
+    """Functions of the unknowns, each log(mean(exp(2 part))) / 2 over some parts.
+
+    Function number 0 is 0.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Take the number of unknowns."""
+        self._parts: list[list[Part]] = [[]]
+        self._rows: list[np.ndarray] = [np.zeros((0, size))]
+        self._edges: list[list[list[Edge]]] = [[]]
+        self._shares: list[np.ndarray] = [np.zeros(0)]  # log
+        self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def edges(self) -> list[Edge]:
+        """What energies are asked for."""
+        return [edge for parts in self._edges if len(parts) > 1 for edges in parts for edge in edges]
+
+    def add(self, parts: Iterable[Part]) -> int:
+        """Return the number of a mixture; equal parts are one, and a function by itself is that function."""
+        apart: dict[Hashable, tuple[Part, list[Edge]]] = {}
+        for part in parts:
+            apart.setdefault(part.key, (part, []))[1].append(part.edge)
+        found = [part for part, _ in apart.values()]
+        if not found:
+            return 0
+        if len(found) == 1 and not found[0].row.any() and (is_known := _alone(found[0])) is not None:
+            return is_known
+        self._parts.append(found)
+        self._rows.append(np.stack([part.row for part in found]))
+        self._edges.append([edges for _, edges in apart.values()])
+        self._shares.append(_log_shares(self._edges[-1], {}))
+        self._known = None
+        return len(self._parts) - 1
+
+    def weigh(self, energies: Mapping[Edge, float]) -> None:
+        """Take the shares of the energies; those of a mixture that are not all known, or no numbers, are equal."""
+        self._shares = [_log_shares(parts, energies) for parts in self._edges]
+        self._known = None
+
+    def at(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all values, (functions,), and their derivatives, (functions, unknowns)."""
+        if self._known is None or not np.array_equal(self._known[0], unknowns):
+            values, slopes = np.zeros(len(self._parts)), np.zeros((len(self._parts), len(unknowns)))
+            for number, parts in enumerate(self._parts):
+                if parts:
+                    rows = self._rows[number].copy()
+                    logs = rows @ unknowns
+                    for i, part in enumerate(parts):
+                        for other, weight in part.functions:
+                            logs[i] += weight * values[other]
+                            rows[i] += weight * slopes[other]
+                    logs = 2 * logs + self._shares[number]
+                    values[number] = np.logaddexp.reduce(logs) / 2
+                    slopes[number] = np.exp(logs - 2 * values[number]) @ rows
+            self._known = unknowns.copy(), values, slopes
+        return self._known[1:]
+
+
+def _log_shares(parts: Sequence[Sequence[Edge]], energies: Mapping[Edge, float]) -> np.ndarray:
+    """Return the logarithms of the shares that parts have in the energies of all their edges; see `Mixtures.weigh`."""
+    known = np.array([sum(energies.get(edge, math.nan) for edge in edges) for edges in parts])
+    total = known.sum()
+    is_sound = bool(np.isfinite(total)) and total > 0
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(known / total if is_sound else np.full(len(parts), 1 / max(len(parts), 1))))
+
+
+def _alone(part: Part) -> int | None:
+    """Return the function that a part without a row is, if it is one."""
+    if not part.functions:
+        return 0
+    return part.functions[0][0] if len(part.functions) == 1 and part.functions[0][1] == 1 else None
+
+
+@dataclass(frozen=True)
+class SumGrowth:
+    """That of a unit by what sums do; see `Growth`."""
+
+    mixtures: Mixtures
+    number: int
+
+    def growth(self, unknowns: np.ndarray) -> float:
+        """Return the growth."""
+        return float(self.mixtures.at(unknowns)[0][self.number])
+
+    def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return its derivatives, (unknowns,)."""
+        return np.asarray(self.mixtures.at(unknowns)[1][self.number])
+
+
+class Sums:
+    """What the sums of a graph do to all values, and to their gradients."""
+
+    def __init__(
+        self,
+        network: Network,
+        heads: Collection[str],
+        gains: Mapping[tuple[str, str], np.ndarray],
+        restored: Collection[str],
+    ) -> None:
+        """Walk a graph from its inputs to the heads, and back.
+
+        Args:
+            gains: (sum, term) -> (unknowns,): by how much the term's scale is above the sum's, log; and (head, head) -> the
+                head's scale, whose gradient does not follow it.
+            restored: keys of the units whose outputs are given the sizes that their scales say, after each step.
+        """
+        self._network, self._heads, self._gains, self._restored = network, heads, gains, restored
+        self._zero = np.zeros(len(next(iter(gains.values()), ())))
+        self.mixtures = Mixtures(len(self._zero))
+        uses = [use for unit in network.units if unit.key in restored for use in unit.uses]
+        self._ends = {use.output for use in uses}
+        self._starts = {(use.input, use.node.output[0]) for use in uses}
+        nodes = network.graph.ancestors(heads) if gains else []
+        self._values: dict[str, int] = {}  # by how much a value is larger than its scale says
+        for node in nodes:
+            self._pass_up(node)
+        self._diffs: dict[str, int] = {}  # by how much a gradient is larger than its value's scale says
+        brought = {head: [Part((), gains.get((head, head), self._zero), ("diff", head, ""))] for head in heads}
+        for node in reversed(nodes):
+            self._pass_down(node, brought)
+
+    def _pass_up(self, node: onnx.NodeProto) -> None:
+        inputs = [i for i in dict.fromkeys(node.input) if i]
+        for output in node.output:
+            if output in self._ends:
+                continue
+            terms = [i for i in inputs if (output, i) in self._gains] or [i for i in inputs if i in self._values]
+            rows = [self._gains.get((output, i), self._zero) for i in terms]
+            edges = [("value", output, i) for i in terms]
+            known = [[(self._values.get(i, 0), 1.0)] for i in terms]
+            if number := self.mixtures.add(map(Part.of, known, rows, edges)):
+                self._values[output] = number
+
+    def _pass_down(self, node: onnx.NodeProto, brought: dict[str, list[Part]]) -> None:
+        reached = [o for o in node.output if o in brought]
+        for output in reached:
+            self._diffs[output] = self.mixtures.add(brought[output])
+        for value in dict.fromkeys(i for i in node.input if i):
+            # Weights that make up for an input's size pass less on of what comes back.
+            is_start = (value, node.output[0]) in self._starts
+            taken_up = [(self._values.get(value, 0), -1.0)] if is_start else []
+            for output in reached:
+                row, edge = self._gains.get((output, value), self._zero), ("diff", value, node.output[0])
+                brought.setdefault(value, []).append(Part.of([(self._diffs[output], 1.0), *taken_up], row, edge))
+
+    def of(self, unit: Unit) -> list[Growth]:
+        """Return what sums do to the rate of a unit; empty for nothing."""
+        uses = [use for use in unit.uses if use.output in self._diffs]
+        # The gradient grows with the input, and restored weights shrink as it grows.
+        times = 2.0 if unit.key in self._restored else 1.0
+        number = self.mixtures.add(
+            Part.of([(self._diffs[use.output], 1.0), (self._values.get(use.input, 0), times)], self._zero, ("", "", ""))
+            for use in uses
+        )
+        return [SumGrowth(self.mixtures, number)] if number else []
+
+    def excess(self, value: str, unknowns: np.ndarray) -> float:
+        """Return by how much a value is larger than its scale says, log."""
+        return float(self.mixtures.at(unknowns)[0][self._values.get(value, 0)])
+
+    def look(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Measure the energies that terms, and what comes back to values, have on some pictures of a batch."""
+        terms = [edge for edge in self.mixtures.edges if edge[0] == "value"]
+        asked = [edge for edge in self.mixtures.edges if edge[0] == "diff" and edge[2]]
+        if not asked and not terms:
+            return
+        graph = self._network.graph.copy()
+        noise = {head: graph.add_input(graph.fresh("noise"), graph.shape(head)) for head in self._heads}
+        parts: dict[tuple[str, str], list[str]] = {}
+        try:
+            append_backward(graph, noise, list(dict.fromkeys(value for _, value, _ in asked)), parts)
+        except GradientError:  # where no gradient passes, nothing has a rate that depends on it
+            parts = {}
+        wanted = {edge: parts[edge[1:]] for edge in asked if edge[1:] in parts} | {edge: [edge[2]] for edge in terms}
+        squares = {
+            edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()
+        }
+        found = _run(self._network, graph, [name for of in squares.values() for name in of], batch)
+        self.mixtures.weigh({edge: sum(float(found[name]) for name in of) for edge, of in squares.items()})
+
+
+def _run(
+    network: Network, graph: Graph, names: Sequence[str], batch: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    session = compile_graph(graph, names, network.settings)
+    free = network.graph.batch_axis_free
+    feeds = {name: array[:_PICTURES] if free and array.ndim else array for name, array in batch.items()}
+    pictures = len(next(iter(feeds.values())))
+    rng = np.random.default_rng(0)
+    for name in session.inputs:
+        if name not in feeds:
+            first, *rest = graph.shape(name)
+            size = (pictures, *rest) if free else (first, *rest)
+            feeds[name] = rng.standard_normal(size, np.float32)
+    return dict(session.run({name: feeds[name] for name in session.inputs}))

@@ -1,0 +1,147 @@
+"""One forward pass over pictures that measures what every unit puts out, and changes nothing.
+
+A few pieces of batches are in memory at a time, however many pictures there are.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
+
+import numpy as np
+
+from caffeinit.engine.arrays import DeviceArray
+from caffeinit.engine.resident import Piece, Portion, ResidentSession
+from caffeinit.engine.session import Session, compile_graph
+from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
+from caffeinit.engine.streaming import Streaming, can_stream
+from caffeinit.model.following import channel_map, followed_units
+from caffeinit.model.graph import Graph
+from caffeinit.model.network import Network
+from caffeinit.model.rowwise import row_pieces
+from caffeinit.model.sizes import made_for
+from caffeinit.statistics.moments import Moments, PictureMoments, picture_moments
+from caffeinit.workers import worker_pool
+
+Values = Mapping[str, np.ndarray]
+Found = Mapping[str, np.ndarray | Piece]
+Seen = TypeVar("Seen")
+PIECE_BYTES = 1 << 28  # of values that are held at once
+DEVICE_BYTES = 1 << 30  # the same on a device, which wants many pictures at a time
+
+
+def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
+    """Return the output values of all units, and others."""
+    return list(dict.fromkeys([*(use.output for unit in network.units for use in unit.uses), *others]))
+
+
+def looked_at(network: Network, others: Sequence[str] = ()) -> list[str]:
+    """Return the outputs of the units whose moments do not follow from another's, and other values.
+
+    What is compared before and after a change has to be compiled with the same outputs: onnxruntime fuses what nobody
+    looks between, and where much cancels out, that alone moves the net's outputs by a thousandth.
+    """
+    return list(dict.fromkeys([*_axes(network), *others]))
+
+
+def _axes(network: Network) -> dict[str, int]:
+    """Return the outputs of those units -> the axis of their channels."""
+    follow = followed_units(network)
+    return {use.output: use.axis for unit in network.units if unit.key not in follow for use in unit.uses}
+
+
+def run_pieces(
+    network: Network, batches: Iterable[Values], values: Sequence[str], see: Callable[[Found, Executor | None], Seen]
+) -> Iterator[tuple[int, Seen]]:
+    """Run a net on piece after piece; yield a number of pictures and what was seen of the values that they give.
+
+    Args:
+        see: gets the values, which are gone after it, and threads to share its work among; without these it is called by
+            several threads at once. What lives on a device stays there; `np.asarray` brings it here.
+    """
+    settings = network.settings
+    if settings.device.resident:
+        for count, found in _run_resident(network, batches, values):
+            yield count, see(found, None)
+        return
+    graph = network.graph
+    part = graph.part(values)
+    if can_stream(part, settings):
+        pieces = cut(graph, batches, values, STREAMED_BYTES)
+        yield from Streaming(part, settings).map(pieces, lambda made: see(made, None))
+        return
+    session: Session = compile_graph(graph, values, settings)
+    with worker_pool(settings.threads or os.cpu_count() or 1) as pool:
+        for piece in cut(graph, batches, values, PIECE_BYTES):
+            yield len(next(iter(piece.values()))), see(session.run({n: piece[n] for n in session.inputs}), pool)
+
+
+def _run_resident(
+    network: Network, batches: Iterable[Values], values: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Piece]]]:
+    settings = network.settings
+    portion = Portion(settings.device, network.notes)
+    session = ResidentSession(network.graph, values, settings, portion, axes=_axes(network))
+    for piece in cut(network.graph, batches, values, DEVICE_BYTES):
+        feeds = {n: DeviceArray.place(settings.device, piece[n]) for n in session.inputs}
+        yield len(next(iter(piece.values()))), session.run(feeds)
+
+
+def cut(
+    graph: Graph, batches: Iterable[Values], values: Iterable[str], limit: int, pictures: int | None = None
+) -> Iterator[Values]:
+    """Cut batches so that these values take no more than `limit` bytes, where the net takes any number of pictures.
+
+    Args:
+        pictures: the most in one piece.
+    """
+    shapes = [graph.shape(v) for v in values]
+    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
+    most = max(1, min(limit // max(picture, 1), pictures or limit)) if graph.batch_axis_free else None
+    for batch in batches:
+        count = len(next(iter(batch.values())))
+        yield from row_pieces(batch, most or count) if count else ()
+
+
+def measure_moments(
+    network: Network,
+    batches: Iterable[Values],
+    outputs: Sequence[str] = (),
+    see: Callable[[Found], None] = lambda values: None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Moments]:
+    """Return the moments of every unit's output, all its uses together, in one forward pass; they may not be finite.
+
+    Args:
+        see: gets the values named `outputs`, piece by piece; on a device they stay there.
+        progress: called with the pictures done.
+    Returns:
+        unit's key -> moments.
+    """
+    follow, axes = followed_units(network), _axes(network)
+    found = {unit.key: Moments(unit.num_channels) for unit in network.units}
+    makers = {use.output: unit.key for unit in network.units for use in unit.uses}
+
+    def look(values: Found, pool: Executor | None) -> tuple[dict[str, Sequence[PictureMoments]], Found]:
+        moments = {value: picture_moments(values[value], axis, pool) for value, axis in axes.items()}
+        return moments, kept_values(values, outputs)
+
+    done = 0
+    for count, (moments, kept) in run_pieces(network, batches, looked_at(network, outputs), look):
+        for value in axes:
+            found[makers[value]].fold(moments[value])
+        see(kept)
+        done += count
+        progress(done)
+    for unit in network.units:
+        if unit.key in follow:
+            found[unit.key] = found[follow[unit.key].key].scaled(*channel_map(unit))
+    return found
+
+
+def kept_values(values: Found, names: Sequence[str]) -> Found:
+    """Return some values that a piece gave as copies that last; what lives on a device lasts by itself."""
+    return {n: v if isinstance(v := values[n], Piece) else v.copy() for n in names}

@@ -1,0 +1,1 @@
+"""Files and memory: reading what others wrote, arrays that lie in files, and writing outputs whole or not at all."""

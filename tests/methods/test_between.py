@@ -1,0 +1,319 @@
+"""One rate between layers: solved without a further pass, and by rounds where the function is free."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import CubicSpline
+
+import caffeinit
+from caffeinit.apply.plan import Plan, apply
+from caffeinit.methods.acceleration import Accelerated
+from caffeinit.methods.between import (
+    Bend,
+    Term,
+    balance,
+    find_terms,
+    free_groups,
+    plan_balance,
+    predict,
+    scale_system,
+    spread_of,
+)
+from caffeinit.methods.restoring import Restorer
+from caffeinit.methods.rounds import Relaxed, approach, iterate
+from caffeinit.scales.bonds import Bond, values_below
+from caffeinit.scales.transfer import Curve, Transfer, measure_transfers
+from caffeinit.statistics.forward import measure_moments
+from caffeinit.statistics.rates import RateProbe
+from tests.conftest import GOLDEN
+from tests.nets import NETS, NetBuilder, pictures
+
+
+def solved(net, batch, **how):
+    """Return the probe, the plan that balances, and the rates before."""
+    probe = RateProbe(net, [batch])
+    rates = probe.measure()
+    system = scale_system(net, lambda unit: "", probe.heads, relaxed=False)
+    start = Plan(system, np.zeros(system.solution.matrix.shape[0]))
+    return probe, plan_balance(net, rates, lambda unit: unit.kind == "affine", start), rates
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_predicted_rates_are_what_is_measured_then(name):
+    net, batches = NETS[name](), pictures()
+    probe, plan, rates = solved(net, batches[0])
+    predicted = predict(net.units, rates, plan)
+    apply(net, plan)
+    for key, found in probe.measure().items():
+        np.testing.assert_allclose(found.rate, predicted[key].rate, rtol=1e-4)
+        np.testing.assert_allclose(found.column_rates, predicted[key].column_rates, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_scales_move_rates_as_predicted_wherever_they_go(name):
+    net, batches = NETS[name](), pictures()
+    probe = RateProbe(net, batches[:1])
+    rates = probe.measure()
+    system = scale_system(net, lambda unit: "", probe.heads, relaxed=False)
+    assert system.num_unknowns > 10
+    moved = np.random.default_rng(3).normal(0, 0.3, system.num_unknowns)
+    plan = Plan(system, system.expand(moved))
+    predicted = predict(net.units, rates, plan)
+    apply(net, plan)
+    for key, found in probe.measure().items():
+        np.testing.assert_allclose(found.rate, predicted[key].rate, rtol=1e-4)
+
+
+def test_no_scale_per_unit_gives_a_smaller_sum_of_squares():
+    net, batches = NETS["residual"](), pictures()
+    _, plan, rates = solved(net, batches[0])
+    system = plan.system.tied(free_groups(plan.system))
+    terms = find_terms([u for u in net.units if u.kind == "affine"], system, rates)
+
+    def sum_of_squares(unknowns):
+        logs = np.array([t.log_rate(unknowns) for t in terms])
+        return ((logs - logs.mean()) ** 2).sum()
+
+    best = balance(terms, system.num_unknowns)
+    for unknown in range(system.num_unknowns):
+        for step in (-0.01, 0.01):
+            other = best.copy()
+            other[unknown] += step
+            assert sum_of_squares(best) <= sum_of_squares(other) + 1e-6
+
+
+def test_the_derivatives_of_a_rate_are_its_differences():
+    net, batches = NETS["inception"](), pictures()
+    _, plan, rates = solved(net, batches[0])
+    system = plan.system.tied(free_groups(plan.system))
+    x = np.random.default_rng(0).normal(0, 0.5, system.num_unknowns)
+    for term in find_terms(net.units, system, rates):
+        for unknown in range(system.num_unknowns):
+            step = np.eye(system.num_unknowns)[unknown] * 1e-5
+            difference = (term.log_rate(x + step) - term.log_rate(x - step)) / 2e-5
+            assert term.gradient(x)[unknown] == pytest.approx(difference, abs=1e-6)
+
+
+LAW_NETS = sorted(p.stem for p in (GOLDEN / "layers").glob("net_*.prototxt"))
+
+
+@pytest.mark.parametrize("name", LAW_NETS)
+def test_init_leaves_one_rate_on_the_batch_it_was_solved_on(name):
+    net = caffeinit.load(GOLDEN / "layers" / f"{name}.prototxt")
+    rng = np.random.default_rng(0)
+    batch = {n: rng.standard_normal(shape).astype("f4") for n, shape in net.inputs.items()}
+    result = caffeinit.init(net, [batch])
+    units = [u for u in net.units if u.kind == "affine" and not u.frozen]
+    assert len(units) > 1
+    measured = spread_of(RateProbe(net, [batch]).measure(), units)
+    assert measured <= 0.02
+    assert measured == pytest.approx(result.rate_spread, abs=1e-3)
+
+
+def lrn_net(folder, size, outputs, kernel):
+    """Return a net of a convolution, LRN, and an inner product, for two pictures of 3 channels."""
+    text = f"""
+    layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: [2, 3, {size}, {size}] }} }} }}
+    layer {{ name: "a" type: "Convolution" bottom: "data" top: "a"
+      convolution_param {{ num_output: {outputs} kernel_size: {kernel} }} }}
+    layer {{ name: "n" type: "LRN" bottom: "a" top: "n" lrn_param {{ local_size: 3 alpha: 1 beta: 0.75 }} }}
+    layer {{ name: "b" type: "InnerProduct" bottom: "n" top: "b" inner_product_param {{ num_output: 3 }} }}"""
+    (folder / "net.prototxt").write_text(text)
+    return caffeinit.load(folder / "net.prototxt")
+
+
+def test_lrn_passes_scales_on_by_the_curve_that_is_its_own(tmp_path):
+    net = lrn_net(tmp_path, size=6, outputs=4, kernel=3)
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype("f4")
+    caffeinit.init(net, [x], balanced=False)
+    system = scale_system(net, lambda unit: "", ["b"], relaxed=True)
+    (bond,) = system.bonds
+    (curve,) = measure_transfers(net, {"data": x}, [bond])
+
+    def size(factor):
+        scaled = net.params["a"][0].copy(), net.params["a"][1].copy()
+        for array in net.params["a"]:
+            array *= factor
+        found = np.sqrt((net.forward({"data": x})["n"].astype(float) ** 2).mean())
+        for array, old in zip(net.params["a"], scaled, strict=True):
+            array[...] = old
+        return found
+
+    for scale in (-3.0, -0.7, 0.4, 2.6):
+        assert curve.values(scale) == pytest.approx(np.log(size(np.exp(scale)) / size(1.0)), abs=0.02)
+    assert curve.values.slope(-12) == pytest.approx(1, abs=1e-2)  # small values pass as they are
+    assert curve.values.slope(12) == pytest.approx(1 - 2 * 0.75, abs=1e-2)  # large ones are divided by |x| ** (2 beta)
+
+
+def test_lrn_passes_gradients_back_by_the_curve_that_is_its_own(tmp_path):
+    net = lrn_net(tmp_path, size=24, outputs=3, kernel=1)
+    x = np.random.default_rng(1).standard_normal((2, 3, 24, 24)).astype("f4")
+    noise = np.random.default_rng(0).standard_normal(x.shape, "f4")  # theirs: few places make up much of such a sum
+    weight = net.params["a"][0]
+    weight[...] = np.eye(3).reshape(weight.shape)
+    (curve,) = measure_transfers(net, {"data": x}, scale_system(net, lambda unit: "", ["b"], relaxed=True).bonds)
+
+    def size(factor):
+        weight[...] = factor * np.eye(3).reshape(weight.shape)
+        found = net.backward({"data": x}, {"n": noise}).inputs["data"] / factor
+        return np.linalg.norm(found.astype(float))
+
+    for scale in (-3.0, -0.7, 0.4, 2.6):
+        grown = np.log(size(np.exp(scale)) / size(1.0))
+        assert curve.diffs(scale) == pytest.approx(grown + scale - curve.values(scale), abs=0.03)
+        assert curve.moved(scale).diffs(-scale) == pytest.approx(-curve.diffs(scale), abs=1e-9)
+        assert curve.moved(scale).values.slope(0.3) == pytest.approx(curve.values.slope(scale + 0.3), abs=1e-9)
+    assert curve.diffs.slope(-12) == pytest.approx(0, abs=1e-2)
+    assert curve.diffs.slope(12) == pytest.approx(0, abs=1e-2)
+
+
+def test_the_derivatives_of_a_rate_below_a_curve_are_its_differences():
+    scales = np.linspace(-12, 12, 25)
+    transfer = Transfer(*(Curve(CubicSpline(scales, f(scales)), 0.4) for f in (np.sin, lambda s: np.cos(0.5 * s))))
+    bend = Bend(np.array([0.7, -0.2]), np.array([0.0, 1.0]), transfer)
+    term = Term("unit", np.array([0.1, -0.4]), np.array([0.3, 0.2]), np.array([[1.0, 0], [0, -1.0]]), [bend])
+    x = np.array([0.35, -0.8])
+    for step in 1e-5 * np.eye(2):
+        difference = (term.log_rate(x + step) - term.log_rate(x - step)) / 2e-5
+        assert term.gradient(x) @ step == pytest.approx(1e-5 * difference, abs=1e-10)
+
+
+def test_only_what_has_no_other_way_to_the_heads_values_below_a_layer():
+    b = NetBuilder()
+    low = b.relu(b.conv("data", "low", 4))
+    side, straight = b.conv(low, "side", 4), b.conv(low, "straight", 4)
+    passed = b.graph.op("LRN", straight, size=3)
+    b.graph.nearly_homogeneous[passed] = straight
+    net = b.finish(b.conv(b.graph.op("Add", side, passed), "head", 4))
+    below = values_below(net.graph, Bond(straight, passed, 0, 1), net.graph.outputs)
+    assert straight in below
+    assert not below & {low, side, passed, *net.graph.outputs}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_rounds_reach_one_rate_and_say_what_they_did(name):
+    net, batches = NETS[name](), pictures()
+    caffeinit.init(net, batches, balanced=False)
+    before = {u.initializers[0]: u.weight.astype(float).copy() for u in net.units if u.kind == "affine"}
+    probe = RateProbe(net, batches[:1])
+    found = iterate(Relaxed(net, probe, lambda unit: "", lambda unit: unit.kind == "affine"))
+    units = [u for u in net.units if u.kind == "affine"]
+    assert spread_of(probe.measure(), units) == pytest.approx(spread_of(found.after, units), abs=1e-4)
+    assert spread_of(found.after, units) <= 0.01 < spread_of(found.before, units)
+    first = units[0]
+    grown = np.log(np.linalg.norm(first.weight) / np.linalg.norm(before[first.initializers[0]]))
+    assert found.scales[first.initializers[0]].mean() == pytest.approx(grown, abs=1e-4)
+
+
+def _ladder():
+    """Return a net that adds to a deep branch what two short ones, much smaller, have of the values below it (FCN-8s)."""
+    b = NetBuilder()
+
+    def deeper(value, name, count):
+        for number in range(count):
+            value = b.relu(b.conv(value, f"{name}{number}", 8))
+        return value
+
+    def score(value, name, size):
+        b.graph.add_initializer(f"{name}/size", np.float32(size))
+        return b.graph.op("Mul", b.conv(value, name, 4, kernel=1, pad=0), f"{name}/size")
+
+    low = deeper("data", "low", 5)
+    middle = deeper(low, "middle", 3)
+    total = b.graph.op("Add", score(deeper(middle, "deep", 11), "top", 1), score(middle, "short", 1e-6))
+    return b.finish(b.graph.op("Add", total, score(low, "shorter", 1e-12)))
+
+
+def test_rounds_that_no_number_can_take_end_with_the_best_one():
+    net, batches = _ladder(), pictures()
+    caffeinit.init(net, batches, balanced=False)
+    units = [u for u in net.units if u.kind == "affine"]
+    probe = RateProbe(net, batches[:1])
+    found = iterate(Relaxed(net, probe, lambda unit: "", lambda unit: unit.kind == "affine"))
+    assert found.rounds < 24
+    assert all(rates.is_measured for rates in found.after.values())
+    assert spread_of(found.after, units) <= spread_of(found.before, units)
+    assert spread_of(probe.measure(), units) == pytest.approx(spread_of(found.after, units), abs=1e-3)
+
+
+def test_an_approach_that_no_number_can_take_ends_where_it_was():
+    net, batches = _ladder(), pictures()
+    caffeinit.init(net, batches, balanced=False)
+    units = [u for u in net.units if u.kind == "affine"]
+    before = {u.initializers[0]: np.log(np.abs(u.weight).max()) for u in units}
+    probe = RateProbe(net, batches[:1])
+    chosen, counted = (lambda unit: ""), (lambda unit: unit.kind == "affine")
+    relaxed = Relaxed(net, probe, chosen, counted)
+    given, _ = approach(relaxed, limit=0.01, rounds=12, restorer=Restorer())
+    assert all(np.isfinite(u.weight).all() for u in units)
+    first = units[0].initializers[0]
+    assert given[first].max() == pytest.approx(np.log(np.abs(units[0].weight).max()) - before[first], abs=1e-4)
+
+
+def test_acceleration_solves_a_linear_fixed_point_in_as_many_steps_as_it_has_dimensions():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(0, 0.1, (3, 3)) + np.diag([1.3, 0.9, 0.5])
+    goal = np.array([0.05, -0.1, 0.02])
+    accelerated, point = Accelerated(), np.zeros(3)
+    for _ in range(6):
+        point = accelerated.next(point, matrix @ (goal - point))
+    np.testing.assert_allclose(point, goal, atol=1e-9)
+
+
+@pytest.mark.parametrize("slope", [0.7, 1.0, 1.8, 2.5, 4.0])
+def test_long_steps_that_lead_too_far_are_shortened(slope):
+    # At 2 steps of their full length go to and fro for ever, above it they grow.
+    accelerated, point, goal = Accelerated(), np.zeros(2), np.array([30.0, -8.0])
+    for _ in range(12):
+        point = accelerated.next(point, slope * (goal - point))
+    np.testing.assert_allclose(point, goal, atol=1e-6)
+
+
+def test_acceleration_does_not_follow_noise_far_away():
+    accelerated, start, step = Accelerated(), np.array([0.1, 0.2]), np.array([0.03, 0.0])
+    second = accelerated.next(start, step)
+    noisy = step * (1 - 1e-4)  # the step has hardly changed: on a line through both, the end is 300 away
+    third = accelerated.next(second, noisy)
+    np.testing.assert_array_equal(third, second + noisy)
+    # What misled is forgotten: the next two points on a true line lead to its end.
+    goal = third + np.array([0.02, 0.01])
+    point = accelerated.next(third, 0.5 * (goal - third))
+    for _ in range(3):
+        point = accelerated.next(point, 0.5 * (goal - point))
+    np.testing.assert_allclose(point, goal, atol=1e-9)
+
+
+def test_what_is_reported_after_the_function_has_changed_is_what_units_put_out():
+    b = NetBuilder()
+    low = b.graph.op("HardSwish", b.conv("data", "low", 6))  # its scale is held, that of BatchNorm is not
+    branch = b.norm(b.conv(b.relu(b.conv(low, "one", 6)), "two", 6), "norm")
+    net = b.finish(b.conv(b.relu(b.conv(b.graph.op("Add", low, branch), "top", 6)), "head", 4))
+    result = caffeinit.init(net, pictures())
+    found = measure_moments(net, pictures())
+    for unit, report in zip(net.units, result.units, strict=True):
+        np.testing.assert_allclose(report.after.channel_stds, found[unit.key].std, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["init", "init, not balanced", "normalize"])
+def test_channels_that_balancing_has_made_unlike_are_told(mode):
+    b = NetBuilder()
+    one, two = b.graph.ops("Split", b.conv("data", "stem", 4), np.asarray([2, 2]), outputs=2, axis=1)
+    upper = b.graph.op("Elu", b.conv(b.relu(one), "upper", 2))
+    net = b.finish(b.product(b.graph.op("Concat", upper, b.graph.op("Elu", two), axis=1), "ip", 3))
+    if mode == "normalize":
+        result = caffeinit.rescale(net, pictures(), mode="normalize")
+    else:
+        result = caffeinit.init(net, pictures(), balanced=mode == "init")
+    told = [note.rpartition(" in ")[2] for note in result.notes if "not alike any more" in note]
+    uneven = [u.name for u in caffeinit.measure(net, pictures()).units if u.stats.out_cvar > 0.02]
+    assert uneven == (["stem"] if mode != "init, not balanced" else [])
+    assert told == uneven
+
+
+def test_a_shift_without_a_factor_is_not_told_to_have_been_made_alike():
+    b = NetBuilder()
+    x = b.graph.op("Max", b.conv("data", "one", 4), b.conv("data", "two", 4))
+    shift = b.graph.op("Reshape", b.array("shift", 0, (4,), "bias"), [1, 4, 1, 1])
+    net = b.finish(b.product(b.graph.op("Add", x, shift, name="shift"), "ip", 3))
+    result = caffeinit.init(net, pictures())
+    assert "shift" in [unit.name for unit in net.units]
+    assert not [note for note in result.notes if "not alike any more" in note]

@@ -1,0 +1,161 @@
+"""After normalising, every channel has mean beta and deviation 1, measured again by a plain forward."""
+
+import numpy as np
+import pytest
+
+import caffeinit
+from caffeinit.engine.session import Settings, compile_graph
+from caffeinit.errors import WeightsError
+from caffeinit.methods.within import normalize
+from caffeinit.statistics.moments import Moments
+from tests.nets import NETS, NetBuilder, pictures
+
+
+def measured(net, batches):
+    values = {use.output: (unit, use) for unit in net.units for use in unit.uses}
+    session = compile_graph(net.graph, list(values), Settings(threads=1))
+    found = {v: Moments(unit.num_channels) for v, (unit, _) in values.items()}
+    for batch in batches:
+        for value, array in session.run(batch).items():
+            found[value].update(array, values[value][1].axis)
+    return {values[v][0].name: m for v, m in found.items()}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("beta", [0.1, -1.0])
+def test_every_channel_has_mean_beta_and_deviation_one(name, beta):
+    net, batches = NETS[name](), pictures()
+    reports, _ = normalize(net, batches, beta=beta)
+    again = measured(net, batches)
+    for unit, report in zip(net.units, reports, strict=True):
+        assert report.done
+        np.testing.assert_allclose(again[unit.name].std, 1, atol=1e-3)
+        if unit.bias is not None:
+            np.testing.assert_allclose(again[unit.name].mean, beta, atol=1e-3)
+        # What the report says is what a plain forward finds.
+        np.testing.assert_allclose(report.after.channel_means, again[unit.name].mean, atol=1e-4)
+        np.testing.assert_allclose(report.after.channel_stds, again[unit.name].std, atol=1e-4)
+
+
+def test_the_cut_into_batches_moves_the_weights_by_rounding_only():
+    one, other = NETS["inception"](), NETS["inception"]()
+    normalize(one, pictures(batch=12))
+    normalize(other, pictures(batch=5))
+    for layer, arrays in one.params.items():
+        for a, b in zip(arrays, other.params[layer], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dead_channel_is_left_as_it_is():
+    net, batches = NETS["chain"](), pictures()
+    net.params["conv1"][0][3] = 0
+    bias = net.params["conv1"][1][3].copy()
+    reports, _ = normalize(net, batches)
+    assert reports[0].dead == [3]
+    assert not net.params["conv1"][0][3].any()
+    assert net.params["conv1"][1][3] == bias
+    assert all(np.isfinite(a).all() for arrays in net.params.values() for a in arrays)
+
+
+def test_a_unit_that_is_not_chosen_keeps_its_bytes():
+    net, batches = NETS["chain"](), pictures()
+    before = [a.copy() for a in net.params["conv2"]]
+    reports, _ = normalize(net, batches, chosen=lambda u: "not named" if u.name == "conv2" else "")
+    assert [r.reason for r in reports] == ["", "not named", "", ""]
+    for a, b in zip(before, net.params["conv2"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_shared_weights_are_one_unit_over_all_its_uses():
+    b = NetBuilder()
+    x = b.conv("data", "conv1", 6)
+    weight, bias = "conv1/param0", "conv1/param1"
+    flipped = b.graph.op("Neg", "data")
+    y = b.graph.op("Conv", b.relu(flipped), weight, bias, kernel_shape=[3, 3], pads=[1] * 4)
+    net = b.finish(b.graph.op("Concat", x, y, axis=1))
+    assert [len(u.uses) for u in net.units] == [2]
+    normalize(net, pictures(), beta=0.1)
+    session = compile_graph(net.graph, [x, y], Settings(threads=1))
+    pooled = Moments(6)
+    for batch in pictures():
+        for array in session.run(batch).values():
+            pooled.update(array)
+    np.testing.assert_allclose(pooled.std, 1, atol=1e-3)
+    np.testing.assert_allclose(pooled.mean, 0.1, atol=1e-3)
+
+
+def test_weights_used_again_on_their_own_output_are_left_alone():
+    b = NetBuilder(shape=(4, 3, 8, 8))
+    x = b.relu(b.conv("data", "conv1", 3))
+    y = b.graph.op("Conv", x, "conv1/param0", "conv1/param1", kernel_shape=[3, 3], pads=[1] * 4)
+    net = b.finish(y)
+    before = net.params["conv1"][0].copy()
+    reports, _ = normalize(net, pictures(shape=(3, 8, 8)))
+    assert "used again" in reports[0].reason
+    np.testing.assert_array_equal(before, net.params["conv1"][0])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_shares_an_array_with_a_unit_left_alone_before_it_is_left_alone(named):
+    """Its bias would be shifted for both, below what the units between were measured with."""
+    b = NetBuilder(shape=(4, 3, 8, 8))
+    x = b.relu(b.conv("data", "conv1", 3))
+    if not named:
+        x = b.relu(b.graph.op("Conv", x, "conv1/param0", "conv1/param1", kernel_shape=[3, 3], pads=[1] * 4))
+    x = b.relu(b.conv(x, "conv2", 3))
+    weight = b.array("conv3", 0, (3, 3, 3, 3))
+    net = b.finish(b.graph.op("Conv", x, weight, "conv1/param1", name="conv3", kernel_shape=[3, 3], pads=[1] * 4))
+    batches = pictures(shape=(3, 8, 8))
+    reports, _ = normalize(net, batches, chosen=lambda u: "not named" if named and u.name == "conv1" else "")
+    assert [bool(r.done) for r in reports] == [False, True, False]
+    assert reports[2].reason == "its bias is also that of conv1, which stays as it is"
+    found = measured(net, batches)["conv2"]
+    np.testing.assert_allclose(found.std, 1, atol=1e-3)
+    np.testing.assert_allclose(found.mean, 0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["gaussian", "pca", "kmeans"])
+def test_what_follows_weights_that_read_their_own_result_is_normalised_with_the_drawn_ones(method):
+    b = NetBuilder()
+    weight, bias = b.array("conv", 0, (3, 3, 3, 3)), b.array("conv", 1, (3,), "bias")
+    x = "data"
+    for number in range(2):
+        x = b.relu(b.graph.op("Conv", x, weight, bias, name=f"conv{number}", kernel_shape=[3, 3], pads=[1] * 4))
+    net, batches = b.finish(b.product(x, "ip", 4)), pictures()
+    result = caffeinit.init(net, batches, method=method, balanced=False)
+    again = measured(net, batches)["ip"]
+    np.testing.assert_allclose(again.std, 1, atol=1e-3)
+    np.testing.assert_allclose(result.units[-1].after.channel_stds, again.std, atol=1e-4)
+
+
+def test_a_batch_normalisation_with_a_shift_has_the_mean_aimed_at():
+    b = NetBuilder()
+    x = b.conv("data", "conv", 4, bias=False)
+    roles = ("weight", "bias", "mean", "variance")
+    arrays = [b.array("bn", i, (4,), role, np.full(4, 1.0 + i)) for i, role in enumerate(roles)]
+    net, batches = b.finish(b.graph.op("BatchNormalization", x, *arrays, epsilon=1e-5, name="bn")), pictures()
+    reports, _ = normalize(net, batches, beta=0.3)
+    again = measured(net, batches)["bn"]
+    np.testing.assert_allclose(again.mean, 0.3, atol=1e-3)
+    np.testing.assert_allclose(again.std, 1, atol=1e-3)
+    np.testing.assert_allclose(reports[-1].after.channel_means, again.mean, atol=1e-4)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    net = NETS["chain"]()
+    net.params["conv2"][0][0, 0, 0, 0] = np.nan
+    with pytest.raises(WeightsError, match="conv2"):
+        normalize(net, pictures())
+
+
+def test_patches_come_from_behind_a_relu_that_the_correction_takes_along():
+    builder = NetBuilder()
+    net = builder.finish(builder.conv(builder.relu(builder.conv("data", "conv1", 6)), "conv2", 5))
+    batches = pictures()
+    caffeinit.init(net, batches, method="pca", balanced=False)
+    # Principal directions of what conv2 reads: its outputs are not correlated.
+    out = np.concatenate([net.forward(b, blobs=net.graph.outputs)[net.graph.outputs[0]] for b in batches])
+    inside = out[:, :, 1:-1, 1:-1].transpose(1, 0, 2, 3).reshape(5, -1)
+    correlation = np.corrcoef(inside)
+    assert np.abs(correlation - np.eye(5)).max() < 0.3
+    assert all(net.params["conv2"][0].reshape(5, -1).any(axis=1))

@@ -1,0 +1,103 @@
+"""Which channels of which units have scales of their own, told per unit."""
+
+import numpy as np
+import pytest
+
+from caffeinit.inspection import inspect_files
+from caffeinit.scales.classes import find_scales
+from caffeinit.scales.free import report_scales
+from tests.nets import NETS
+
+
+def report(net, kept=lambda unit: ""):
+    return report_scales(net.graph, net.units, net.learned, kept)
+
+
+def counts(found):
+    return {u.name: (u.free, u.tied, u.held) for u in found.units}
+
+
+WANTED = {
+    "chain": {"conv1": (8, 0, 0), "conv2": (6, 0, 0), "ip1": (20, 0, 0), "ip2": (0, 0, 5)},
+    "inception": {
+        "stem": (8, 0, 0),
+        "one": (4, 0, 0),
+        "reduce": (4, 0, 0),
+        "three": (6, 0, 0),
+        "last": (4, 0, 0),
+        "ip": (0, 0, 3),
+    },
+    "residual": {
+        **dict.fromkeys(("conv1", "bn1", "conv2", "bn2", "scale2", "conv3", "bn3"), (8, 0, 0)),
+        **dict.fromkeys(("scale1", "scale3"), (0, 8, 0)),
+        "ip": (0, 0, 3),
+    },
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_channel_is_free_tied_or_held(name):
+    found = report(NETS[name]())
+    assert counts(found) == WANTED[name]
+    assert all(u.free + u.tied + u.held == u.num_channels for u in found.units)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_free_channels_and_shared_scales_make_up_the_independent_ones(name):
+    net = NETS[name]()
+    found = report(net)
+    groups = {frozenset([u.name, *u.tied_with]): u.num_shared for u in found.units if u.tied}
+    assert sum(u.free for u in found.units) + sum(groups.values()) == found.num_independent
+    assert found.num_independent == find_scales(net.graph, net.learned).num_unknowns
+
+
+def test_a_sum_ties_its_terms():
+    units = {u.name: u for u in report(NETS["residual"]()).units}
+    assert (units["scale1"].tied_with, units["scale1"].num_shared) == (["scale3"], 8)
+    assert units["scale3"].tied_with == ["scale1"]
+
+
+def test_a_unit_that_stays_as_it_is_ties_its_output_to_its_input():
+    found = report(NETS["residual"](), lambda unit: "mine" if unit.name == "conv2" else "")
+    unit = next(u for u in found.units if u.name == "conv2")
+    # Every output channel reads all inputs: one scale for all of them.
+    assert (unit.tied, unit.num_shared, unit.kept) == (8, 1, "mine")
+    assert unit.tied_with == ["scale1", "conv2", "scale3"]
+
+
+def test_a_shift_that_stays_as_it_is_holds_what_it_is_added_to():
+    found = report(NETS["chain"](), lambda unit: "mine" if unit.name == "conv2" else "")
+    assert counts(found)["conv2"] == (0, 0, 6)
+    assert counts(found)["conv1"] == (0, 0, 8)
+
+
+PROTOTXT = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 8 } } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "norm" type: "BatchNorm" bottom: "conv1" top: "conv1" }
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer { name: "one" type: "Convolution" bottom: "conv1" top: "one" convolution_param { num_output: 2 kernel_size: 1 }
+  param { name: "shared" } }
+layer { name: "two" type: "Convolution" bottom: "conv1" top: "two" convolution_param { num_output: 2 kernel_size: 1 } }
+layer { name: "lrn" type: "LRN" bottom: "one" top: "lrn" }
+layer { name: "elu" type: "ELU" bottom: "two" top: "elu" }
+"""
+
+
+def test_reasons_name_layers_and_weights_are_not_needed(tmp_path):
+    (tmp_path / "net.prototxt").write_text(PROTOTXT)
+    found = inspect_files(tmp_path / "net.prototxt", scales=True)
+    units = {u.name: u for u in found.scales.units}
+    assert units["conv1"].free == units["norm"].free == 4
+    assert units["one"].reasons == {'layer "lrn" (LRN)': 2}
+    assert units["two"].reasons == {'layer "elu" (ELU)': 2}
+    assert not any(np.any(u.weight) for u in found.units if u.kind == "affine")
+    assert found.to_json()["scales"]["num_independent"] == 8
+
+
+def test_what_a_layer_reads_that_cannot_run_is_held_by_it(tmp_path):
+    odd = 'layer { name: "odd" type: "MyLayer" bottom: "conv1" top: "odd" }'
+    (tmp_path / "net.prototxt").write_text(PROTOTXT + odd)
+    units = {u.name: u for u in inspect_files(tmp_path / "net.prototxt", scales=True).scales.units}
+    assert units["norm"].reasons == {'layer "odd" (MyLayer), which cannot run': 4}
+    assert units["conv1"].free == 4
