@@ -105,6 +105,8 @@ CASES = [
     case("Pow", POSITIVE, np.float32(-0.75)),
     case("Pow", POSITIVE, np.float32([[0.5], [2.0], [1.5]])),
     case("Pow", POSITIVE, param(3, 1)),
+    case("Pow", X, np.asarray(2)),
+    case("Pow", POSITIVE, np.asarray([[-1], [1], [3]])),
     case("Add", X, X),
     case("Add", X, param(3, 1)),
     case("Add", param(4), X),
