@@ -275,7 +275,11 @@ class AlongAxis(Unary):
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Along another axis than the first."""
-        return bool(attribute(node, "axis", -1) % len(graph.shape(node.output[0])))
+        return not self.joins_rows(node, graph)
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis."""
+        return not attribute(node, "axis", -1) % len(graph.shape(node.output[0]))
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Make the axes one where they are several."""

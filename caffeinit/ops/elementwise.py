@@ -217,6 +217,10 @@ class Trilu(OpRule):
 
     scale = passes
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis is one of the two."""
+        return len(graph.shape(node.input[0])) == 2
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Keep the same triangle of dy."""
         kept = graph.op("Trilu", single(dys), *node.input[1:], upper=attribute(node, "upper", 1))

@@ -106,6 +106,12 @@ def _of_rows(node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient |
 class Einsum(OpRule):
     """y = a sum of products by index letters; every letter of an operand must stand in the result or in another one."""
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axes do not have the letter that the result's has."""
+        terms, arrow, result = str(attribute(node, "equation")).replace(" ", "").partition("->")
+        moving = [t for t, i in zip(terms.split(","), node.input, strict=True) if graph.depends_on_input(i)]
+        return not arrow or any(t[:1] != result[:1] for t in moving)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Exchange the operand's letters with the result's."""
         equation = str(attribute(node, "equation")).replace(" ", "")

@@ -126,12 +126,12 @@ def reduces(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
 
 def ties_axis(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """All along one axis has one scale, the first output's; further outputs are positions."""
-    axis = attribute(node, "axis", -1 if node.op_type in ("TopK", "LpNormalization") else 0)
+    axis = attribute(node, "axis", -1 if node.op_type in ("TopK", "LpNormalization", "Hardmax") else 0)
     if node.op_type == "CumSum":
         known = constant_of(scales.graph, node.input[1])
         axis = int(known.reshape(())) if known is not None else 0
     labels = scales.collapse(node.input[0], [axis])
-    if node.op_type in ("ArgMax", "ArgMin", "LpNormalization"):
+    if node.op_type in ("ArgMax", "ArgMin", "Hardmax", "LpNormalization"):
         forgets(self, node, scales)
         return
     scales.put(node.output[0], labels)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import onnx
 
-from caffeinit.graph import Graph
+from caffeinit.graph import Graph, attribute
+from caffeinit.ops.activation import AlongAxis
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
 
@@ -40,11 +41,29 @@ class Position(Flat):
     scale = ties_axis
 
 
+@op_rule("Hardmax")
+class Hardmax(AlongAxis, Flat):
+    """y = 1 where the largest along an axis is, else 0."""
+
+    scale = ties_axis
+
+    gradient = Flat.gradient
+
+
 @op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor")
 class Scaleless(Flat):
     """Does not change when its inputs are scaled."""
 
     scale = forgets
+
+
+@op_rule("EyeLike")
+class EyeLike(Scaleless):
+    """y = 1 on a diagonal of a matrix, else 0."""
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Each row has its own place."""
+        return True
 
 
 @op_rule("Constant", "ConstantOfShape")
@@ -82,6 +101,10 @@ class Recurrent(OpRule):
     """Runs over a sequence."""
 
     refusal = "fused recurrent operators are not differentiated"
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis is that of the steps."""
+        return not attribute(node, "layout", 0)
 
 
 @op_rule("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

@@ -216,6 +216,8 @@ CASES = [
     case("Compress", param(3, 4), np.array([False, True, True]), axis=0, is_bound=True),
     case("TopK", (2, 6, 2), ints(3), axis=1, outputs=2),
     case("CumSum", X, np.asarray(1)),
+    case("ReverseSequence", (4, 2, 3), ints(1, 3), is_bound=True),
+    case("ReverseSequence", (2, 4, 3), ints(4, 2), batch_axis=0, time_axis=1, is_bound=True),
     case("CumSum", X, np.asarray(2), reverse=1, exclusive=1),
     case("Resize", (2, 3, 4, 3), "", np.float32([1, 1, 2, 3]), coordinate_transformation_mode="asymmetric",
          nearest_mode="floor"),
