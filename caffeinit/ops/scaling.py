@@ -111,6 +111,14 @@ def pools(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
         scales.hold(extra)
 
 
+def unpools(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
+    """Each channel has one scale where the places are those of a MaxPool over as large an input; else all have one."""
+    shape = scales.graph.shape(node.output[0])
+    found = scales.graph.producer(node.input[1])
+    by_channel = found is not None and found.op_type == "MaxPool" and scales.graph.shape(found.input[0]) == shape
+    scales.put(node.output[0], scales.collapse(node.input[0], range(2 if by_channel else 0, len(shape))))
+
+
 def reduces(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """A sum, mean or extreme over axes: all that is reduced has one scale."""
     from caffeinit.ops.reduction import reduced_axes

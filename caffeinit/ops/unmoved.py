@@ -73,9 +73,9 @@ class Constant(Flat):
     scale = fills
 
 
-@op_rule("MaxRoiPool", "RoiAlign")
+@op_rule("GridSample", "MaxRoiPool", "RoiAlign")
 class Regions(OpRule):
-    """Pools regions that the net itself chooses."""
+    """Looks at places, or pools regions, that the net itself chooses."""
 
     scale = pools_regions
 
@@ -86,7 +86,7 @@ class Regions(OpRule):
         else:
             graph.append(node)
 
-    refusal = "pooling of regions is not differentiated"
+    refusal = "values at places that are computed are not differentiated"
 
 
 @op_rule("If", "Loop", "Scan")

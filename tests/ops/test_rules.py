@@ -10,6 +10,7 @@ from tests.ops.checks import Operand, case, check_forward, check_gradient, check
 
 POSITIVE = Operand((2, 3, 4), 0.5, 3.0)
 X = (2, 3, 4)
+PLACES = np.asarray([[[[0, 2], [9, 11]], [[21, 19], [24, 31]], [[32, 34], [40, 47]]]], np.int64)  # in (1, 3, 4, 4)
 
 
 def ints(*values):
@@ -147,6 +148,13 @@ CASES = [
     case("AveragePool", (2, 3, 9), kernel_shape=[3], strides=[2]),
     case("AveragePool", (2, 2, 4, 5, 3), kernel_shape=[2, 3, 2]),
     case("GlobalAveragePool", (2, 3, 4, 3)),
+    case("LpPool", (2, 3, 7, 6), kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1]),
+    case("LpPool", (2, 3, 7, 6), kernel_shape=[2, 3], p=3),
+    case("LpPool", (2, 3, 9), kernel_shape=[3], p=1, auto_pad="SAME_UPPER", strides=[2]),
+    case("LpPool", (2, 3, 7, 6), kernel_shape=[2, 3], dilations=[2, 1], opset=18),
+    case("GlobalLpPool", (2, 3, 4, 3)),
+    case("GlobalLpPool", (2, 3, 4, 3), p=1),
+    case("MaxUnpool", (1, 3, 2, 2), PLACES, kernel_shape=[2, 2], strides=[2, 2], is_bound=True),
     case("BatchNormalization", (2, 3, 4, 2), param(3), param(3), param(3), param(3, low=0.5)),
     case("BatchNormalization", (2, 3), param(3), param(3), param(3), param(3, low=0.5), epsilon=1e-2),
     case("InstanceNormalization", (2, 3, 4, 5), param(3), param(3)),
