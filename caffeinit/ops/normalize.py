@@ -139,6 +139,28 @@ class LayerNormalization(OpRule):
         return diffs
 
 
+@op_rule("RMSNormalization")
+class RMSNormalization(OpRule):
+    """y = x / root of (mean of x * x + epsilon) over its last axes, times a scale."""
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Over all axes."""
+        return not attribute(node, "axis", -1) % len(graph.shape(node.input[0]))
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the gradients of x and scale."""
+        x, scale = node.input
+        rank = len(graph.shape(x))
+        axes = list(range(attribute(node, "axis", -1) % rank, rank))
+        dy = single(dys)
+        power = graph.op("Add", _mean(graph, graph.op("Mul", x, x), axes), float(attribute(node, "epsilon", 1e-5)))
+        inverse = graph.op("Reciprocal", graph.op("Sqrt", power))
+        normal, diff = graph.op("Mul", x, inverse), graph.op("Mul", dy, scale)
+        shared = graph.op("Mul", normal, _mean(graph, graph.op("Mul", diff, normal), axes))
+        dx = graph.op("Mul", graph.op("Sub", diff, shared), inverse)
+        return [dx, unbroadcast(graph, graph.op("Mul", dy, normal), scale)]
+
+
 @op_rule("MeanVarianceNormalization")
 class MeanVarianceNormalization(OpRule):
     """y = (x - mean) / (deviation + 1e-9) over axes."""

@@ -301,6 +301,11 @@ CASES = [
     case("Gelu", X, opset=20),
     case("Gelu", X, approximate="tanh", opset=20),
     case("Mish", X, opset=18),
+    case("Swish", X, opset=24),
+    case("Swish", X, alpha=1.7, opset=24),
+    case("Shrink", X, lambd=0.4, bias=0.1),
+    case("RMSNormalization", (2, 3, 4), param(4), opset=23),
+    case("RMSNormalization", (2, 3, 4), param(3, 4), axis=1, epsilon=1e-2, opset=24),
     case("Trilu", (2, 3, 4)),
     case("Trilu", (2, 4, 4), np.asarray(-1), upper=0),
     case("CastLike", X, np.float32(0)),
@@ -321,8 +326,8 @@ def test_the_reference_computes_what_onnxruntime_does_at_the_row_s_opset(row):
 BARRIERS = {
     "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish",
     "InstanceNormalization", "LRN", "LayerNormalization", "Log", "LogSoftmax", "MeanVarianceNormalization", "Mish",
-    "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Selu", "Sigmoid", "Sin", "Softmax", "Softplus", "Softsign", "Tanh",
-    "ThresholdedRelu",
+    "RMSNormalization", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Selu", "Shrink", "Sigmoid", "Sin",
+    "Softmax", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
 
 
