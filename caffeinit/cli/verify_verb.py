@@ -117,7 +117,8 @@ def _open(nets: list[str], files: list[str], loading: dict[str, Any]) -> tuple[A
             if obstacle := side.obstacle():
                 loaded = load_network(file, None, dict(loading))
                 sides.append(NetFunction(loaded, file))
-                left_out = "; what follows from that is not compared" if loaded.skipped else ""
+                lost = {*side.outputs} - {*loaded.outputs}
+                left_out = "; what follows from that is not compared" if lost else ""
                 notes.append(f"{file} is computed in single precision: {obstacle}{left_out}")
             else:
                 sides.append(side)

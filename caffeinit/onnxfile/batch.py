@@ -4,8 +4,8 @@ Many files declare a batch of 1 and spell it out in targets of Reshape, and many
 targets are written so that they mean the same at the declared batch and do not spell it out. Then the graph is looked at
 with two batch sizes: what follows from shapes and is the same in both is a constant. What is the same for every picture
 is repeated without counting them (`spread`), and values with the pictures on another axis are turned (`picturesfirst`).
-Where all values then follow the batch along axis 0, any size will do; otherwise the net is run with the batch that it was
-made for. Only our graph changes, never the file.
+Where all values then follow the batch along axis 0, and no operator joins pictures along it, any size will do; otherwise
+the net is run with the batch that it was made for. Only our graph changes, never the file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.onnxfile.build import settle_types
 from caffeinit.onnxfile.picturesfirst import StuckError, pictures_first
 from caffeinit.onnxfile.spread import spread_joined, spread_repeated
-from caffeinit.ops.base import rewritten
+from caffeinit.ops.base import find_rule, rewritten
 
-# Operators that may join pictures along axis 0 though the shape does not show it.
-_ALONG_AXIS = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum", "ReverseSequence")
 _TARGETS = {"Reshape": 1, "Expand": 1, "Resize": 3}  # operator -> which input tells the shape of its output
 _FACTOR = 3
 Inputs = list[str | np.ndarray]
@@ -38,7 +36,7 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
         is_declared: the file itself leaves the batch open.
     """
     sizes = {s[0] if s else 0 for s in graph.inputs.values()}
-    if len(sizes) != 1 or 0 in sizes or (not is_declared and _joins_pictures(graph)):
+    if len(sizes) != 1 or 0 in sizes:
         return graph
     try:
         plain = _changed(graph, lambda node: _unspelt(node, graph), spread_joined)
@@ -57,7 +55,7 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
             free = pictures_first(free, twin)
             settle_types(free, where)
             twin = _larger(free, where)
-        if _follows(free, twin):
+        if _follows(free, twin) and (is_declared or not _joins_pictures(free)):
             free.batch_axis_free = True
             return free
     except (CaffeinitError, KeyError, StuckError):
@@ -66,12 +64,15 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
 
 
 def _joins_pictures(graph: Graph) -> bool:
-    moving = graph.moving_values()
+    """Tell whether a node would do something else with several pictures than with one, though no shape shows it."""
+    fed = set(graph.inputs)
     for node in graph.nodes:
-        if node.op_type in _ALONG_AXIS and node.output[0] in moving:
-            axis = attribute(node, "axis", 0 if node.op_type == "CumSum" else -1)
-            if axis % max(len(graph.shape(node.output[0])), 1) == 0:
-                return True
+        if node.op_type in ("Shape", "Size") or not any(i in fed for i in node.input):
+            continue
+        fed.update(o for o in node.output if o)
+        rule = find_rule(node)
+        if rule is not None and rule.joins_rows(node, graph):
+            return True
     return False
 
 

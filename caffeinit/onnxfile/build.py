@@ -3,6 +3,7 @@
 - Constant nodes are arrays like initializers; what they hold can be learned.
 - Inputs that are not of single precision are fed as such, and cast to what the net reads.
 - Nodes with subgraphs are calls of functions (`calls`); functions of the model are inlined.
+- Nodes that no output depends on are left out: what they read is free of them.
 - An operator that onnxruntime does not have is left out with all that follows from it; what it reads counts as an output.
 - Types that onnx cannot infer, behind operators of other domains, are found by a run.
 """
@@ -59,10 +60,11 @@ class Plain:
 
 @dataclass
 class Built:
-    """A graph, and what could not be taken into it."""
+    """A graph, what could not be taken into it, and which nodes no output depends on."""
 
     graph: Graph
     skipped: list[Skipped] = field(default_factory=list)
+    idle: list[onnx.NodeProto] = field(default_factory=list)
 
 
 def build_graph(plain: Plain, shapes: Mapping[str, Shape]) -> Built:
@@ -115,6 +117,9 @@ class _Builder:
         self.lost: dict[str, str] = {}  # value that cannot be computed -> why
         self.skipped: list[Skipped] = []
         self.handed: dict[str, None] = {}  # what operators that cannot run read
+        self.needed = calls.needed_nodes(plain.graph)
+        self.idle: list[onnx.NodeProto] = []
+        self.unmade: set[str] = set()  # what those make
 
     def build(self) -> Built:
         for value in self.plain.inputs:
@@ -129,7 +134,7 @@ class _Builder:
             raise CaffeinitError(f"{self.plain.where}: shapes in it do not go together: {_line(error)}") from None
         settle_types(graph, self.plain.where)
         graph.outputs = self._outputs(graph)
-        return Built(graph, self.skipped)
+        return Built(graph, self.skipped, self.idle)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         kind = value.type.tensor_type.elem_type
@@ -149,11 +154,15 @@ class _Builder:
             node.domain = "" if node.domain == "ai.onnx" else node.domain
         read = [i for i in (*node.input, *calls.captured(node)) if i]
         for name in read:
-            if name not in self.lost and not self._is_there(name):
+            if name not in self.lost and name not in self.unmade and not self._is_there(name):
                 raise FormatError(
                     f'{self.plain.where}: {node_label(node)} reads "{name}", which nothing makes before it'
                 )
         self._check(node)
+        if number not in self.needed:
+            self.idle.append(node)
+            self.unmade.update(node.output)
+            return
         reason = self._obstacle(node) or next((self.lost[i] for i in read if i in self.lost), "")
         if reason:
             self.skipped.append(Skipped(node_label(node), reason))

@@ -1,4 +1,4 @@
-"""Nodes with subgraphs as calls of functions, so that all that a node reads stands among its inputs.
+"""What nodes read, also from within their subgraphs, and such nodes as calls of functions.
 
 The graph of an If, a Loop or a Scan may read any value around it without naming it as an input. Wrapped into a function
 that takes these values, the node can be cut out, staged and run like any other; onnxruntime unwraps it again.
@@ -25,6 +25,20 @@ def captured(node: onnx.NodeProto) -> list[str]:
             own.update(inner.output)
         found |= dict.fromkeys(v.name for v in graph.output if v.name not in own)
     return list(found)
+
+
+def needed_nodes(graph: onnx.GraphProto) -> set[int]:
+    """Return the numbers of the nodes that outputs depend on; all of them in a graph without outputs."""
+    if not graph.output:
+        return set(range(len(graph.node)))
+    wanted = {v.name for v in graph.output}
+    found = set()
+    for number in reversed(range(len(graph.node))):
+        node = graph.node[number]
+        if wanted & {*filter(None, node.output)}:
+            found.add(number)
+            wanted.update((*node.input, *captured(node)))
+    return found
 
 
 def inlined_size(model: onnx.ModelProto) -> int:

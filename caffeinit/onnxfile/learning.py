@@ -9,7 +9,7 @@ measured, and stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -164,6 +164,12 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
             why = _why_no_unit(graph, node, fixed[0], pictures)
             found.append(Skipped(node_label(node), why))
     return found
+
+
+def idle_units(nodes: Iterable[onnx.NodeProto]) -> list[Skipped]:
+    """Return those of the nodes that no output depends on whose weights are left alone for that."""
+    kinds = (*_AFFINE, "BatchNormalization")
+    return [Skipped(node_label(n), "no output depends on it") for n in nodes if n.op_type in kinds and not n.domain]
 
 
 def _why_no_unit(graph: Graph, node: onnx.NodeProto, side: int, pictures: PictureAxes) -> str:

@@ -17,15 +17,15 @@ from caffeinit.images import Preprocessing
 from caffeinit.model.folding import constant_node
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.netnumbers import NetNumber
-from caffeinit.model.network import Network, Params, Skipped
+from caffeinit.model.network import Network, Params
 from caffeinit.model.nodes import check_made_once, check_outputs, operator_of
 from caffeinit.model.opsets import check_opset
 from caffeinit.model.units import Learned
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
-from caffeinit.onnxfile.build import Plain, build_graph
+from caffeinit.onnxfile.build import Built, Plain, build_graph
 from caffeinit.onnxfile.container import MOST_NODES, Container, open_onnx
-from caffeinit.onnxfile.learning import find_learned, is_constant, not_units, read_within, work_out
+from caffeinit.onnxfile.learning import find_learned, idle_units, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.shapes import check_declared, declared_shape, input_shapes, is_channels_last
 from caffeinit.onnxfile.single import to_single, types_to_change
@@ -112,14 +112,14 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     plain = _plain(file)
     shapes = input_shapes(plain.inputs, given or {}, str(path))
     try:
-        graph, skipped, computed = _graph(plain, shapes)
+        graph, built, computed = _graph(plain, shapes)
     except CaffeinitError as error:
         as_declared = all(shapes[v.name][1:] == declared_shape(v)[1:] for v in plain.inputs if v.name in (given or ()))
         if as_declared:
             raise
         raise CaffeinitError(f"{error}.\n{_ONE_SIZE}") from None
-    if strict and skipped:
-        lines = "\n".join(f"  {s.name}: {s.reason}" for s in skipped)
+    if strict and built.skipped:
+        lines = "\n".join(f"  {s.name}: {s.reason}" for s in built.skipped)
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
     is_ours = file.model.producer_name == "caffeinit"
     changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
@@ -132,9 +132,9 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         source=source,
         place=source.place,
         blobs=[*graph.inputs, *_blobs(graph)],
-        skipped=skipped,
+        skipped=built.skipped,
     )
-    network.skipped += not_units(graph, network.units)
+    network.skipped += [*not_units(graph, network.units), *idle_units(built.idle)]
     network.notes += _notes(graph, declares_batch(plain.inputs))
     return network
 
@@ -200,13 +200,13 @@ def _inlined(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         raise FormatError(f"{where}: its functions cannot be put in place of their calls: {error}") from None
 
 
-def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, list[Skipped], dict[str, Learned]]:
-    """Return the graph, what cannot run, and the weights that are computed in it."""
+def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dict[str, Learned]]:
+    """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
     built = build_graph(plain, shapes)
     graph = free_batch(built.graph, declares_batch(plain.inputs), plain.where)
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
-    return graph, built.skipped, computed
+    return graph, built, computed
 
 
 def _blobs(graph: Graph) -> list[str]:

@@ -232,6 +232,16 @@ class ThresholdedRelu(Unary):
         return masked(graph, dy, graph.op("Greater", node.input[0], float(attribute(node, "alpha", 1.0))))
 
 
+@op_rule("Shrink")
+class Shrink(Unary):
+    """y = x nearer to 0 by a bias where it is farther from 0 than lambd, else 0."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str) -> str:
+        """See Unary."""
+        size = graph.op("Abs", node.input[0])
+        return masked(graph, dy, graph.op("Greater", size, float(attribute(node, "lambd", 0.5))))
+
+
 @op_rule("Celu")
 class Celu(Unary):
     """y = x where positive, else alpha (exp(x / alpha) - 1)."""
@@ -275,7 +285,11 @@ class AlongAxis(Unary):
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Along another axis than the first."""
-        return bool(attribute(node, "axis", -1) % len(graph.shape(node.output[0])))
+        return not self.joins_rows(node, graph)
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis."""
+        return not attribute(node, "axis", -1) % len(graph.shape(node.output[0]))
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Make the axes one where they are several."""

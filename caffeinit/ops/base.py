@@ -77,6 +77,13 @@ class OpRule:
         """
         return False
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Tell whether an entry of the output along axis 0 follows from others of the inputs, or from its own number.
+
+        Where no shape shows that, another batch is another function.
+        """
+        return False
+
 
 _RULES: dict[str, OpRule] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
@@ -101,6 +101,10 @@ class Pow(Broadcast):
             log = graph.op("Log", choose(graph, positive, base, 1.0))
             return graph.op("Mul", graph.op("Mul", dy, node.output[0]), log)
         known = constant_of(graph, exponent)
+        if graph.elem_type(exponent) != TensorProto.FLOAT:  # it may be a whole number
+            exponent = (
+                graph.constant(float(known.item())) if known is not None and known.size == 1 else graph.mask(exponent)
+            )
         if known is None or known.size != 1:
             below = graph.op("Pow", base, graph.op("Sub", exponent, 1.0))
         elif known.item() == 1:
@@ -212,6 +216,10 @@ class Trilu(OpRule):
     """x above or below a diagonal of its last two axes, zeros elsewhere."""
 
     scale = passes
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis is one of the two."""
+        return len(graph.shape(node.input[0])) == 2
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Keep the same triangle of dy."""

@@ -38,6 +38,18 @@ class Gelu(Unary):
         return graph.op("Mul", twice, 0.5)
 
 
+@op_rule("Swish")
+class Swish(Unary):
+    """y = x / (1 + exp(-alpha x))."""
+
+    def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
+        """See Unary."""
+        alpha, x = float(attribute(node, "alpha", 1.0)), node.input[0]
+        gate = graph.op("Sigmoid", graph.op("Mul", x, alpha))
+        steep = graph.op("Mul", graph.op("Sub", gate, graph.op("Mul", gate, gate)), alpha)
+        return graph.op("Add", gate, graph.op("Mul", x, steep))
+
+
 @op_rule("Mish")
 class Mish(Unary):
     """y = x tanh(log(1 + exp(x)))."""

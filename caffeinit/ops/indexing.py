@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -13,6 +14,9 @@ from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
 from caffeinit.ops.scaling import compresses, gathers, scatters, scatters_anywhere, ties_axis
+
+if TYPE_CHECKING:
+    from caffeinit.scales.walk import Scales
 
 
 @op_rule("Gather")
@@ -82,6 +86,10 @@ class ScatterElements(OpRule):
 
     scale = scatters
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """By constant indices, which are of so many rows."""
+        return not graph.depends_on_input(node.input[1])
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """It has a new name."""
         rewritten(node, graph, node.input, op_type="ScatterElements")
@@ -104,6 +112,10 @@ class ScatterND(OpRule):
     """y = x with slices replaced, or added to, at tuples of indices."""
 
     scale = scatters_anywhere
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """By constant indices, which name rows."""
+        return not graph.depends_on_input(node.input[1])
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Take dy out where slices were replaced; the updates get dy at their indices."""
@@ -188,11 +200,34 @@ class TopK(OpRule):
         return [scatter_add(graph, node.input[0], node.output[1], dys[0], attribute(node, "axis", -1)), None]
 
 
+@op_rule("ReverseSequence")
+class ReverseSequence(OpRule):
+    """y = x with the first places along one axis in reverse, as many for each entry of another axis as are said."""
+
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """All along the axis has one scale."""
+        scales.put(node.output[0], scales.collapse(node.input[0], [attribute(node, "time_axis", 0)]))
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis."""
+        return not attribute(node, "time_axis", 0)
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Reverse the same places of dy."""
+        axes = {name: attribute(node, name, default) for name, default in (("time_axis", 0), ("batch_axis", 1))}
+        return [graph.op("ReverseSequence", single(dys), node.input[1], **axes), None]
+
+
 @op_rule("CumSum")
 class CumSum(OpRule):
     """y = running sum along an axis."""
 
     scale = ties_axis
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis."""
+        axis = constant_of(graph, node.input[1])
+        return axis is None or int(axis.item()) % len(graph.shape(node.input[0])) == 0
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Run the other way."""

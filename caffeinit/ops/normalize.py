@@ -24,6 +24,10 @@ class BatchNormalization(OpRule):
         """By stored statistics, element by element."""
         return len(node.output) == 1
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """In training, by the statistics of what it reads."""
+        return bool(attribute(node, "training_mode", 0))
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Statistics per place were a setting up to opset 8; outputs told training from tests up to opset 13."""
         if attribute(node, "spatial", 1) != 1:
@@ -117,6 +121,10 @@ class GroupNormalization(OpRule):
 class LayerNormalization(OpRule):
     """y = x standardised over its last axes, times a scale, plus a bias."""
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Over all axes."""
+        return not attribute(node, "axis", -1) % len(graph.shape(node.input[0]))
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale and bias."""
         x, scale = node.input[:2]
@@ -131,9 +139,36 @@ class LayerNormalization(OpRule):
         return diffs
 
 
+@op_rule("RMSNormalization")
+class RMSNormalization(OpRule):
+    """y = x / root of (mean of x * x + epsilon) over its last axes, times a scale."""
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Over all axes."""
+        return not attribute(node, "axis", -1) % len(graph.shape(node.input[0]))
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return the gradients of x and scale."""
+        x, scale = node.input
+        rank = len(graph.shape(x))
+        axes = list(range(attribute(node, "axis", -1) % rank, rank))
+        dy = single(dys)
+        power = graph.op("Add", _mean(graph, graph.op("Mul", x, x), axes), float(attribute(node, "epsilon", 1e-5)))
+        inverse = graph.op("Reciprocal", graph.op("Sqrt", power))
+        normal, diff = graph.op("Mul", x, inverse), graph.op("Mul", dy, scale)
+        shared = graph.op("Mul", normal, _mean(graph, graph.op("Mul", diff, normal), axes))
+        dx = graph.op("Mul", graph.op("Sub", diff, shared), inverse)
+        return [dx, unbroadcast(graph, graph.op("Mul", dy, normal), scale)]
+
+
 @op_rule("MeanVarianceNormalization")
 class MeanVarianceNormalization(OpRule):
     """y = (x - mean) / (deviation + 1e-9) over axes."""
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis is among them."""
+        rank = len(graph.shape(node.input[0]))
+        return 0 in [a % rank for a in attribute(node, "axes", [0, 2, 3])]
 
     def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape:
         """It is a function, which onnx does not look into, and keeps the shape."""
@@ -151,6 +186,10 @@ class LpNormalization(OpRule):
     """y = x / norm of x along an axis; the gradient is 0 where that is 0."""
 
     scale = ties_axis
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis."""
+        return not attribute(node, "axis", -1) % len(graph.shape(node.input[0]))
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return (dy - direction * sum(dy * y)) / norm, the direction being y, or sign x for the sum of |x|."""

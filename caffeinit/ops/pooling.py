@@ -9,6 +9,7 @@ and 18, 832 of 7x7 12 and 12; 5x5, 512 of 13x13: 43 and 35. With stride 2 there 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -16,8 +17,8 @@ import onnx
 from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
-from caffeinit.ops.building import along_axis, count, expand_like, like, masked, scatter_add, to_shape
-from caffeinit.ops.scaling import pools
+from caffeinit.ops.building import along_axis, count, expand_like, like, masked, ratio, scatter_add, to_shape
+from caffeinit.ops.scaling import pools, unpools
 from caffeinit.ops.windows import Windows, windows_of
 
 
@@ -139,19 +140,27 @@ class AveragePool(OpRule):
 
 def averaging_matrices(node: onnx.NodeProto, sizes: tuple[int, ...], counts: tuple[int, ...]) -> list[np.ndarray]:
     """Return per spatial axis the matrix (windows, places) of an AveragePool's weights."""
+    matrices = []
+    for inside, counted, matrix in _windows_by_axis(node, sizes, counts):
+        seen = counted if attribute(node, "count_include_pad", 0) else inside
+        matrices.append(matrix / seen.sum(1, keepdims=True))
+    return matrices
+
+
+def _windows_by_axis(
+    node: onnx.NodeProto, sizes: tuple[int, ...], counts: tuple[int, ...]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield for each spatial axis which places (windows, kernel) lie inside, which in the padding, too, and a matrix
+    (windows, places) that adds up those inside."""
     kernel = attribute(node, "kernel_shape")
     w = windows_of(node, sizes, counts, kernel)
-    padded = attribute(node, "count_include_pad", 0)
-    matrices = []
     for size, n, k, s, d, begin, end in zip(sizes, counts, kernel, w.stride, w.dilation, w.begin, w.end, strict=True):
         places = np.arange(n)[:, None] * s - begin + np.arange(k)[None, :] * d
         inside = (places >= 0) & (places < size)
-        counted = (places >= -begin) & (places < size + end) if padded else inside
         matrix = np.zeros((n, size))
         rows = np.broadcast_to(np.arange(n)[:, None], places.shape)
         np.add.at(matrix, (rows[inside], places[inside]), 1.0)
-        matrices.append(matrix / counted.sum(1, keepdims=True))
-    return matrices
+        yield inside, (places >= -begin) & (places < size + end), matrix
 
 
 @op_rule("GlobalAveragePool")
@@ -169,3 +178,43 @@ class GlobalAveragePool(OpRule):
         x = node.input[0]
         share = graph.op("Div", single(dys), count(graph, x, range(2, len(graph.shape(x)))))
         return [expand_like(graph, share, x)]
+
+
+@op_rule("LpPool", "GlobalLpPool")
+class LpPool(OpRule):
+    """y = root of the sum of |x| ** p in each window, or channel; not differentiable where that is 0, and 0 there."""
+
+    scale = pools
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Picture by picture."""
+        return True
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Return sign x * |x| ** (p - 1) * (sum over windows of dy / y ** (p - 1))."""
+        x, y, share, order = node.input[0], node.output[0], single(dys), attribute(node, "p", 2)
+        size = graph.op("Abs", x)
+        for _ in range(order - 1):
+            share = ratio(graph, share, y)
+        if node.op_type == "GlobalLpPool":
+            share = expand_like(graph, share, x)
+        else:
+            windows = _windows_by_axis(node, graph.shape(x)[2:], graph.shape(y)[2:])
+            for axis, (_, _, matrix) in enumerate(windows, 2):
+                share = along_axis(graph, share, axis, matrix)
+        for _ in range(order - 1):
+            share = graph.op("Mul", share, size)
+        return [graph.op("Mul", share, graph.op("Sign", x))]
+
+
+@op_rule("MaxUnpool")
+class MaxUnpool(OpRule):
+    """y = zeros, with the numbers of x where a MaxPool found them; its places are counted over the whole batch."""
+
+    scale = unpools
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Take dy at these places."""
+        places = to_shape(graph, node.input[1], [-1])
+        taken = graph.op("Gather", to_shape(graph, single(dys), [-1]), places, axis=0)
+        return [like(graph, taken, node.input[0]), *[None] * (len(node.input) - 1)]

@@ -111,6 +111,14 @@ def pools(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
         scales.hold(extra)
 
 
+def unpools(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
+    """Each channel has one scale where the places are those of a MaxPool over as large an input; else all have one."""
+    shape = scales.graph.shape(node.output[0])
+    found = scales.graph.producer(node.input[1])
+    by_channel = found is not None and found.op_type == "MaxPool" and scales.graph.shape(found.input[0]) == shape
+    scales.put(node.output[0], scales.collapse(node.input[0], range(2 if by_channel else 0, len(shape))))
+
+
 def reduces(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """A sum, mean or extreme over axes: all that is reduced has one scale."""
     from caffeinit.ops.reduction import reduced_axes
@@ -126,12 +134,12 @@ def reduces(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
 
 def ties_axis(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """All along one axis has one scale, the first output's; further outputs are positions."""
-    axis = attribute(node, "axis", -1 if node.op_type in ("TopK", "LpNormalization") else 0)
+    axis = attribute(node, "axis", -1 if node.op_type in ("TopK", "LpNormalization", "Hardmax") else 0)
     if node.op_type == "CumSum":
         known = constant_of(scales.graph, node.input[1])
         axis = int(known.reshape(())) if known is not None else 0
     labels = scales.collapse(node.input[0], [axis])
-    if node.op_type in ("ArgMax", "ArgMin", "LpNormalization"):
+    if node.op_type in ("ArgMax", "ArgMin", "Hardmax", "LpNormalization"):
         forgets(self, node, scales)
         return
     scales.put(node.output[0], labels)

@@ -66,6 +66,10 @@ class Concat(OpRule):
         """Along another axis than the first."""
         return bool(attribute(node, "axis") % len(graph.shape(node.output[0])))
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis, all rows of one operand before those of the next."""
+        return len(node.input) > 1 and not self.is_rowwise(node, graph)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Split dy."""
         dy, axis = single(dys), attribute(node, "axis") % len(graph.shape(node.output[0]))
@@ -148,6 +152,10 @@ class Slice(OpRule):
             return 0 not in sliced_places(node, graph)
         except GradientError:
             return False
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where it may turn the order of the rows round."""
+        return len(node.input) > 4 and not self.is_rowwise(node, graph)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Pad dy with zeros, or spread it where the step is not 1."""
@@ -236,6 +244,11 @@ class Tile(OpRule):
     """y = x, repeated as a whole along each axis."""
 
     scale = spreads
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis, all rows before their copies."""
+        repeats = constant_of(graph, node.input[1])
+        return repeats is None or repeats[0] > 1
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Sum dy over the repeats."""

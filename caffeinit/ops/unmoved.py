@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import onnx
 
-from caffeinit.model.graph import Graph
+from caffeinit.model.graph import Graph, attribute
+from caffeinit.ops.activation import AlongAxis
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
 
@@ -40,11 +41,29 @@ class Position(Flat):
     scale = ties_axis
 
 
+@op_rule("Hardmax")
+class Hardmax(AlongAxis, Flat):
+    """y = 1 where the largest along an axis is, else 0."""
+
+    scale = ties_axis
+
+    gradient = Flat.gradient
+
+
 @op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor")
 class Scaleless(Flat):
     """Does not change when its inputs are scaled."""
 
     scale = forgets
+
+
+@op_rule("EyeLike")
+class EyeLike(Scaleless):
+    """y = 1 on a diagonal of a matrix, else 0."""
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Each row has its own place."""
+        return True
 
 
 @op_rule("Constant", "ConstantOfShape")
@@ -54,9 +73,9 @@ class Constant(Flat):
     scale = fills
 
 
-@op_rule("MaxRoiPool", "RoiAlign")
+@op_rule("GridSample", "MaxRoiPool", "RoiAlign")
 class Regions(OpRule):
-    """Pools regions that the net itself chooses."""
+    """Looks at places, or pools regions, that the net itself chooses."""
 
     scale = pools_regions
 
@@ -67,7 +86,7 @@ class Regions(OpRule):
         else:
             graph.append(node)
 
-    refusal = "pooling of regions is not differentiated"
+    refusal = "values at places that are computed are not differentiated"
 
 
 @op_rule("If", "Loop", "Scan")
@@ -82,6 +101,10 @@ class Recurrent(OpRule):
     """Runs over a sequence."""
 
     refusal = "fused recurrent operators are not differentiated"
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis is that of the steps."""
+        return not attribute(node, "layout", 0)
 
 
 @op_rule("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

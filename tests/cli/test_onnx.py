@@ -103,6 +103,16 @@ def test_models_with_operators_that_onnxruntime_lacks_are_verified_without_them(
     assert cli("verify", place / "net.onnx", output, *images).code == 1
 
 
+def test_of_a_model_that_lacks_nothing_but_its_types_all_is_compared(cli, place):
+    model = onnx.load(write_typed(place / "double.onnx", np.float64, np.float64))
+    model.graph.node.append(helper.make_node("Conv", ["relu", "w1"], ["unread"]))
+    onnx.save(model, place / "double.onnx")
+    outcome = cli("verify", place / "double.onnx", place / "double.onnx", "--images", place / "pictures")
+    assert outcome.code == 0
+    assert "is computed in single precision" in outcome.out
+    assert "not compared" not in outcome.out
+
+
 USAGE = [
     (["rescale", "net.prototxt"], "a net needs a file of weights"),
     (["measure", "net.prototxt"], "a net needs a file of weights"),

@@ -52,6 +52,14 @@ def test_a_raised_graph_computes_the_same_with_the_same_names():
     assert {o for n in graph.nodes for o in n.output} <= {o for n in new.nodes for o in n.output}
 
 
+def test_the_largest_of_older_opsets_is_that_over_all_axes_from_the_given_one_on():
+    graph = Graph(11)
+    graph.op("Hardmax", graph.add_input("x", (2, 3, 4)), axis=1, name="largest")
+    data = np.random.default_rng(0).standard_normal((2, 3, 4))
+    (found,) = evaluate(doubles(raised(graph), ["largest"]), ["largest"], {"x": data})
+    np.testing.assert_array_equal(found, data == data.max((1, 2), keepdims=True))
+
+
 def test_newer_graphs_are_left_alone_and_ancient_ones_refused():
     graph = Graph(20)
     assert raised(graph) is graph

@@ -129,6 +129,7 @@ def odd_bias_of_a_product(model):
     model.graph.node.append(helper.make_node("GlobalAveragePool", ["x"], ["pooled"]))
     model.graph.node.append(helper.make_node("Flatten", ["pooled"], ["flat"]))
     model.graph.node.append(helper.make_node("Gemm", ["flat", "g", "h"], ["product"]))
+    model.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, None))
 
 
 def _no_text(part: bytes) -> bytes:

@@ -73,6 +73,7 @@ def test_large_arrays_are_read_where_they_lie(tmp_path):
     b = chain()
     b.array("large", 1024, 300)
     b.op("MatMul", b.op("Reshape", "x", b.op("Constant", out="t", value_ints=[-1, 1024]), out="rows"), "large", out="z")
+    b.outputs.append("z")
     b.inputs[0].type.tensor_type.shape.dim[2].dim_value = 1024
     b.save(path, save_as_external_data=True, location="d", size_threshold=1024)
     net = load(path)

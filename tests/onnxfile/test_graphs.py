@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile, OnnxFunction
 from caffeinit.errors import CaffeinitError
+from caffeinit.model.network import Skipped
 from caffeinit.proof.comparison import compare
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, chain, info, tensor
@@ -93,6 +94,46 @@ def test_operators_that_nobody_has_are_left_out_and_hold_what_they_read(tmp_path
     net.save(tmp_path / "out.onnx")
     with pytest.raises(CaffeinitError, match="Fancy"):
         load(path, strict=True)
+
+
+def behind_sigmoid(b, x):
+    b.conv(b.op("Sigmoid", x, out="s"), "aux", 5, 4)
+
+
+def tied(b, x):
+    b.op("Add", x, b.conv(x, "aux", 5, 5), out="sum")
+
+
+def lacking(b, x):
+    b.domains["com.example"] = 1
+    b.op("Fancy", x, out="fancy", domain="com.example")
+
+
+def reading_weights(b, x):
+    b.op("Sigmoid", "conv1.weight", out="s")
+    b.op("Conv", b.op("Sigmoid", x, out="t"), "conv2.weight", out="aux")
+
+
+@pytest.mark.parametrize("add", [behind_sigmoid, tied, lacking, reading_weights], ids=lambda f: f.__name__)
+def test_nodes_that_no_output_depends_on_hold_nothing_and_stay(add, tmp_path):
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1")
+    add(b, x)
+    b.conv(b.op("Relu", b.conv(x, "conv2", 5, 5), out="r2"), "conv3", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path, strict=True)
+    aux = [node for node in b.nodes if node.op_type == "Conv" and node.output[0] == "aux"]
+    assert net.skipped == [Skipped(f'node "{node.name}" (Conv)', "no output depends on it") for node in aux]
+    assert [u.name for u in net.units] == ["conv1.weight", "conv2.weight", "conv3.weight"]
+    result = caffeinit.rescale(net, {"x": batch(8)}, mode="equalize")
+    assert [u.done for u in result.units[:2]] == ["equalized", "equalized"]
+    net.save(out)
+    if add is not lacking:  # onnxruntime takes no file with an operator that it lacks, wherever that stands
+        assert_same_function(path, out, "x", batch(1))
+    before, after = onnx.load(path), onnx.load(out)
+    assert before.graph.node == after.graph.node
+    for one, other in zip(before.graph.initializer, after.graph.initializer, strict=True):
+        assert (one == other) == (one.name.startswith("aux") or one.name == "conv3.bias")
 
 
 @pytest.mark.parametrize("opset", [11, 17])

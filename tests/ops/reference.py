@@ -99,6 +99,11 @@ class Gelu(OpRun):
         return (x / 2 * (1 + erf(x / np.sqrt(2))),)
 
 
+class GlobalLpPool(OpRun):
+    def _run(self, x, p=2):
+        return ((np.abs(x) ** p).sum(tuple(range(2, x.ndim)), keepdims=True) ** (1 / p),)
+
+
 class GroupNormalization(OpRun):
     """onnx's own works in single precision inside."""
 
@@ -141,5 +146,6 @@ class Pad(OpRun):
 
 
 NEW_OPS = [
-    Compress, ConvTranspose, MaxPool, Erf, Gelu, GroupNormalization, LpNormalization, MeanVarianceNormalization, LRN, Pad
+    Compress, ConvTranspose, MaxPool, Erf, Gelu, GlobalLpPool, GroupNormalization, LpNormalization,
+    MeanVarianceNormalization, LRN, Pad,
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from tests.ops.checks import Operand, case, check_forward, check_gradient, check
 
 POSITIVE = Operand((2, 3, 4), 0.5, 3.0)
 X = (2, 3, 4)
+PLACES = np.asarray([[[[0, 2], [9, 11]], [[21, 19], [24, 31]], [[32, 34], [40, 47]]]], np.int64)  # in (1, 3, 4, 4)
 
 
 def ints(*values):
@@ -72,6 +73,11 @@ CASES = [
     case("MatMul", param(4), (2, 4, 3)),
     case("Einsum", (2, 3, 4), (2, 4, 5), equation="bij,bjk->bik"),
     case("Einsum", (2, 3, 4, 5), param(4, 6), equation="nchw,hk->nckw"),
+    case("Einsum", (2, 3, 4, 5), (2, 3), equation="nchw, nc -> nchw"),  # a gate
+    case("Einsum", (2, 3, 4), equation="nct->ntc"),
+    case("Einsum", (2, 3, 4), equation="nct->nc"),
+    case("Einsum", (2, 3, 4), (2, 5, 4, 6), equation="nct,nktq->nqc"),
+    case("Einsum", (3, 4), (4, 2), equation="ij,jk", is_bound=True),
     case("Relu", X),
     case("LeakyRelu", X, alpha=0.2),
     case("PRelu", (2, 3, 4, 2), param(3, 1, 1)),
@@ -105,6 +111,8 @@ CASES = [
     case("Pow", POSITIVE, np.float32(-0.75)),
     case("Pow", POSITIVE, np.float32([[0.5], [2.0], [1.5]])),
     case("Pow", POSITIVE, param(3, 1)),
+    case("Pow", X, np.asarray(2)),
+    case("Pow", POSITIVE, np.asarray([[-1], [1], [3]])),
     case("Add", X, X),
     case("Add", X, param(3, 1)),
     case("Add", param(4), X),
@@ -145,6 +153,13 @@ CASES = [
     case("AveragePool", (2, 3, 9), kernel_shape=[3], strides=[2]),
     case("AveragePool", (2, 2, 4, 5, 3), kernel_shape=[2, 3, 2]),
     case("GlobalAveragePool", (2, 3, 4, 3)),
+    case("LpPool", (2, 3, 7, 6), kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1]),
+    case("LpPool", (2, 3, 7, 6), kernel_shape=[2, 3], p=3),
+    case("LpPool", (2, 3, 9), kernel_shape=[3], p=1, auto_pad="SAME_UPPER", strides=[2]),
+    case("LpPool", (2, 3, 7, 6), kernel_shape=[2, 3], dilations=[2, 1], opset=18),
+    case("GlobalLpPool", (2, 3, 4, 3)),
+    case("GlobalLpPool", (2, 3, 4, 3), p=1),
+    case("MaxUnpool", (1, 3, 2, 2), PLACES, kernel_shape=[2, 2], strides=[2, 2], is_bound=True),
     case("BatchNormalization", (2, 3, 4, 2), param(3), param(3), param(3), param(3, low=0.5)),
     case("BatchNormalization", (2, 3), param(3), param(3), param(3), param(3, low=0.5), epsilon=1e-2),
     case("InstanceNormalization", (2, 3, 4, 5), param(3), param(3)),
@@ -214,6 +229,8 @@ CASES = [
     case("Compress", param(3, 4), np.array([False, True, True]), axis=0, is_bound=True),
     case("TopK", (2, 6, 2), ints(3), axis=1, outputs=2),
     case("CumSum", X, np.asarray(1)),
+    case("ReverseSequence", (4, 2, 3), ints(1, 3), is_bound=True),
+    case("ReverseSequence", (2, 4, 3), ints(4, 2), batch_axis=0, time_axis=1, is_bound=True),
     case("CumSum", X, np.asarray(2), reverse=1, exclusive=1),
     case("Resize", (2, 3, 4, 3), "", np.float32([1, 1, 2, 3]), coordinate_transformation_mode="asymmetric",
          nearest_mode="floor"),
@@ -284,6 +301,11 @@ CASES = [
     case("Gelu", X, opset=20),
     case("Gelu", X, approximate="tanh", opset=20),
     case("Mish", X, opset=18),
+    case("Swish", X, opset=24),
+    case("Swish", X, alpha=1.7, opset=24),
+    case("Shrink", X, lambd=0.4, bias=0.1),
+    case("RMSNormalization", (2, 3, 4), param(4), opset=23),
+    case("RMSNormalization", (2, 3, 4), param(3, 4), axis=1, epsilon=1e-2, opset=24),
     case("Trilu", (2, 3, 4)),
     case("Trilu", (2, 4, 4), np.asarray(-1), upper=0),
     case("CastLike", X, np.float32(0)),
@@ -302,10 +324,10 @@ def test_the_reference_computes_what_onnxruntime_does_at_the_row_s_opset(row):
 
 # What is not homogeneous: nothing before or behind it can be scaled.
 BARRIERS = {
-    "Celu", "Clip", "Cos", "Einsum", "Elu", "Erf", "Exp", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish",
+    "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish",
     "InstanceNormalization", "LRN", "LayerNormalization", "Log", "LogSoftmax", "MeanVarianceNormalization", "Mish",
-    "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Selu", "Sigmoid", "Sin", "Softmax", "Softplus", "Softsign", "Tanh",
-    "ThresholdedRelu",
+    "RMSNormalization", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Selu", "Shrink", "Sigmoid", "Sin",
+    "Softmax", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
 
 

@@ -1,0 +1,129 @@
+"""A batch of 1 that a file spells out is freed only where every operator keeps pictures apart."""
+
+import numpy as np
+import pytest
+
+from caffeinit.engine.onnxrun import OnnxFile
+from tests.onnxfile.test_files import load
+from tests.onnxfile.test_kinds import Maker, batch, tensor
+
+SHAPE = (1, 5, 8, 6)
+
+
+def scaled(b):
+    return [b.array("g", 5), b.array("h", 5)]
+
+
+def numbers(b, values, dtype=np.int64):
+    name = f"numbers{len(b.initializers)}"
+    b.initializers.append(tensor(name, np.asarray(values, dtype)))
+    return name
+
+
+def plain(kind, *values, **attributes):
+    """Return what appends one operator on (1, 5, 8, 6) and lists of whole numbers."""
+    return lambda b, x: b.op(kind, x, *(numbers(b, v) for v in values), out="z", **attributes)
+
+
+def reshaped(shape, kind, *values, **attributes):
+    """Return what does the same in another shape, and then brings (1, 5, 8, 6) back."""
+
+    def append(b, x):
+        x = b.op("Reshape", x, numbers(b, shape), out="other")
+        return b.op("Reshape", plain(kind, *values, **attributes)(b, x), numbers(b, SHAPE), out="back")
+
+    return append
+
+
+def scattered(kind, indices, updates, **attributes):
+    def append(b, x):
+        given = numbers(b, np.ones(updates), np.float32) if isinstance(updates, tuple) else updates
+        return b.op(kind, x, numbers(b, indices), given, out="z", **attributes)
+
+    return append
+
+
+def written_in_place(b, x):
+    """Return x[:, 1:3] *= 2, as exporters write it for one picture."""
+    two = b.op("Mul", b.op("Slice", x, *(numbers(b, [v]) for v in (1, 3, 1)), out="part"), "two", out="twice")
+    b.initializers.append(tensor("two", np.float32(2)))
+    indices = np.stack(np.meshgrid([0], [1, 2], range(8), range(6), indexing="ij"), -1)
+    return scattered("ScatterND", indices, two)(b, x)
+
+
+def halved(b, x):
+    """Return half of what is (2, 5, 8, 6)."""
+    x = b.op("Reshape", x, numbers(b, [1, 10, 8, 6]), out="pairs")
+    return b.op("Slice", x, *(numbers(b, [v]) for v in (0, 10, 1, 2)), out="half")
+
+
+def joined(b, x):
+    return halved(b, b.op("Concat", x, b.op("Neg", x, out="minus"), out="z", axis=0))
+
+
+def unit_rows(b, x):
+    rows = b.op("Reshape", b.op("GlobalAveragePool", x, out="mean"), numbers(b, [1, 5]), out="rows")
+    ones = b.op("EyeLike", rows, out="ones", dtype=1)
+    return b.op("Mul", x, b.op("Unsqueeze", ones, numbers(b, [2, 3]), out="wide"), out="z")
+
+
+def recurrent(b, x):
+    x = b.op("Reshape", x, numbers(b, [-1, 5, 48]), out="steps")
+    x = b.op("LSTM", x, b.array("w", 1, 20, 48), b.array("r", 1, 20, 5), out="hidden", hidden_size=5)
+    return b.op("Reshape", x, numbers(b, [1, 5, 5, 1]), out="z")
+
+
+JOINING = {
+    "softmax": plain("Softmax", axis=0),
+    "hardmax": plain("Hardmax", axis=0),
+    "cumsum": plain("CumSum", 0),
+    "reverse": reshaped((1, 5, 48), "ReverseSequence", [1] * 5),
+    "mvn": plain("MeanVarianceNormalization"),
+    "layer norm": lambda b, x: b.op("LayerNormalization", x, b.array("all", *SHAPE), out="z", axis=0),
+    "scatter": scattered("ScatterElements", np.full((1, 1, 8, 6), 2), (1, 1, 8, 6), axis=1),
+    "scatter_nd": scattered("ScatterND", [[0, 1], [0, 3]], (2, 8, 6)),
+    "in place": written_in_place,
+    "triangle": reshaped((1, 240), "Trilu"),
+    "einsum": lambda b, x: b.op("Einsum", x, x, out="z", equation="nchw,mchw->nchw"),
+    "concat": joined,
+    "tile": lambda b, x: halved(b, plain("Tile", [2, 1, 1, 1])(b, x)),
+    "flip": plain("Slice", [-1], [-9], [0], [-1]),
+    "eye": unit_rows,
+    "lstm": recurrent,
+}
+
+APART = {
+    "softmax": plain("Softmax", axis=1),
+    "hardmax": plain("Hardmax", axis=1),
+    "cumsum": plain("CumSum", 1),
+    "mvn": plain("MeanVarianceNormalization", axes=[2, 3]),
+    "instance norm": lambda b, x: b.op("InstanceNormalization", x, *scaled(b), out="z"),
+    "einsum": lambda b, x: b.op("Einsum", x, x, out="z", equation="nchw,nchw->nchw"),
+    "flip": plain("Slice", [-1], [-9], [3], [-1]),
+    "triangle": plain("Trilu"),
+    "rows": reshaped((-1, 6), "CumSum", 1),
+}
+
+
+def write(append, path):
+    b = Maker(shape=(1, 3, 8, 6))
+    x = append(b, b.conv("x", "conv1", 3, 5))
+    b.conv(x, "conv2", 5, 4, out="y")
+    return b.save(path)
+
+
+@pytest.mark.parametrize("name", JOINING)
+def test_operators_that_join_pictures_keep_the_batch(name, tmp_path):
+    net = load(write(JOINING[name], tmp_path / "net.onnx"))
+    assert not net.graph.batch_axis_free
+    assert any("takes no other batch" in note for note in net.notes)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_those_that_keep_them_apart_take_any(name, tmp_path):
+    path = write(APART[name], tmp_path / "net.onnx")
+    net = load(path)
+    assert net.graph.batch_axis_free
+    x = batch(3)
+    alone = [OnnxFile(path, threads=1).run({"x": row[None]}, ["y"])["y"] for row in x]
+    np.testing.assert_allclose(net.forward({"x": x}, ["y"])["y"], np.concatenate(alone), rtol=1e-5, atol=1e-5)
