@@ -24,7 +24,7 @@ import onnx
 from caffeinit.engine.abreast import can_cut, num_parts
 from caffeinit.engine.session import fed_weights
 from caffeinit.engine.shelf import Room
-from caffeinit.engine.staged import MERGED_BYTES
+from caffeinit.engine.staged import MERGED_BYTES, can_merge
 from caffeinit.engine.stages import Stage, plan_stages
 from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import can_stream
@@ -35,7 +35,6 @@ from caffeinit.methods.within import plan_pass
 from caffeinit.model.graph import Graph
 from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network
-from caffeinit.model.products import has_product
 from caffeinit.model.sizes import made_for, value_bytes
 from caffeinit.model.units import Unit
 from caffeinit.proof.verify import SPOOL_BYTES
@@ -197,9 +196,8 @@ def _pass(network: Network, calibration: Any, work: Work) -> int:
 
 def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
     """Return how many pictures go through a stage at once: all where they are merged (`StagedRun`)."""
-    nodes = graph.ancestors(stage.outputs, stage.inputs)
     fits = sum(value_bytes(graph, v, num_images) for v in stage.inputs) <= MERGED_BYTES
-    return num_images if graph.batch_axis_free and has_product(nodes) and fits else size
+    return num_images if fits and can_merge(graph, stage) else size
 
 
 def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:

@@ -5,8 +5,9 @@ the moments of each picture's channels (`_run_rows`), how channels go together (
 places (`Piece.vectors`), and a value as a whole where a caller asks for its numbers, or its shape depends on the data
 (`Piece.__array__`).
 
-Where memory runs out in the middle of a run, the batch goes through in halves, which are views of the same pieces; where
-there is none for what is to be kept, it is kept in the machine's memory. Both are said once.
+Where memory runs out in the middle of a run, the batch goes through in halves, which are views of the same pieces, unless
+a picture's values hang on the others'; where there is none for what is to be kept, it is kept in the machine's memory.
+Both are said once.
 All of it runs with the device "cpu" as well; only the provider's name differs on CUDA.
 """
 
@@ -28,6 +29,7 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
 from caffeinit.engine.session import Settings, declare, fed_weights, output_shape, start
 from caffeinit.model.graph import Graph
+from caffeinit.model.rowwise import is_rowwise
 from caffeinit.model.sizes import made_for
 from caffeinit.statistics.moments import PictureMoments
 
@@ -187,6 +189,7 @@ class ResidentSession:
         """
         part = graph.part(outputs, inputs)
         self.inputs = list(part.inputs)
+        self._is_rowwise = is_rowwise(part)
         part, self._renamed = with_corrections(part, corrections or {})
         self._axes = {n: axis for n, axis in (axes or {}).items() if n in outputs and min(graph.shape(n)) >= 0}
         self._moments = {name: add_moments(part, name, axis, extremes) for name, axis in self._axes.items()}
@@ -205,7 +208,7 @@ class ResidentSession:
         found: dict[str, list[PictureMoments]] = {name: [] for name in self._moments}
         with explained("run"):
             made = {name: self._allocate(name, total) if total else None for name in self._outputs}
-            can_split = self._graph.batch_axis_free and None not in made.values()
+            can_split = self._is_rowwise and None not in made.values()
             total = total or 1
             done = 0
             while done < total:

@@ -24,6 +24,7 @@ from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
 from caffeinit.model.graph import Graph
 from caffeinit.model.products import has_product
+from caffeinit.model.rowwise import is_rowwise
 from caffeinit.model.sizes import numpy_type
 from caffeinit.statistics.moments import PictureMoments, picture_moments
 from caffeinit.workers import single_threaded
@@ -261,11 +262,7 @@ class StagedRun:
         """Bring the inputs of a stage into pieces of equal sizes; into one piece where that pays and is small."""
         cuts = {n: [p.shape[0] for p in self._kept[n]] for n in stage.inputs}
         total = sum(_num_bytes(p) for n in stage.inputs for p in self._kept[n])
-        if (
-            self.graph.batch_axis_free
-            and total <= MERGED_BYTES
-            and has_product(self.graph.ancestors(stage.outputs, stage.inputs))
-        ):
+        if total <= MERGED_BYTES and can_merge(self.graph, stage):
             for name in stage.inputs:
                 self._settle(name)
                 self._kept[name] = [self._merge(self._kept[name])]
@@ -305,6 +302,12 @@ class StagedRun:
             first = next(iter(feeds))
             shape = output_shape(shape, self.graph.shape(first)[0], len(feeds[first]))
         return self._pool.take(shape, numpy_type(self.graph, name))
+
+
+def can_merge(graph: Graph, stage: Stage) -> bool:
+    """Tell whether a stage is best run on all pictures at once: it reads matrices, and pictures stay apart."""
+    part = graph.part(stage.outputs, stage.inputs)
+    return has_product(part.nodes) and is_rowwise(part)
 
 
 def _num_bytes(piece: Piece) -> int:

@@ -29,8 +29,8 @@ class MaxPool(OpRule):
     scale = pools
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
-        """Picture by picture."""
-        return True
+        """Picture by picture, but for the places of the largest values, which are counted over the whole batch."""
+        return len([o for o in node.output if o]) == 1
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the maxima were; they are found again, since the node may not tell."""

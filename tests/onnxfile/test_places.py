@@ -2,10 +2,14 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper
 
 import caffeinit
+from caffeinit.engine.device import Device
+from caffeinit.engine.session import Settings
+from caffeinit.methods.within import normalize
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, tensor
 
@@ -54,6 +58,29 @@ def test_channels_have_scales_of_their_own(make, tmp_path):
         if t != u
     ]
     assert {"conv1.weight", "conv2.weight", "conv3.weight"} <= {*changed}
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("is_product", [False, True], ids=["convolution", "product"])
+def test_places_of_a_whole_batch_are_not_taken_for_those_of_its_parts(is_product, resident, tmp_path):
+    """Parts of a batch run side by side, and batches are merged before products: where places count, neither is done."""
+    b = Maker(shape=("N", 3, 8, 6))
+    x = unpooled(b, b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1"))
+    if is_product:
+        x = b.op("Flatten", x, out="flat")
+        b.outputs = [b.op("Gemm", x, b.array("ip.weight", 240, 4), out="ip")]
+    else:
+        b.outputs = [b.conv(x, "conv3", 5, 4)]
+    path = b.save(tmp_path / "net.onnx")
+    net = caffeinit.load(path)
+    net.settings = Settings(threads=2, device=Device(resident=resident))
+    batches = [{"x": part} for part in np.split(batch(24), 3)]
+    units = normalize(net, batches)[0]
+    assert [unit.reason for unit in units] == [""] * 3
+    net.save(tmp_path / "out.onnx")
+    session = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    values = np.concatenate([session.run(None, feeds)[0] for feeds in batches])
+    np.testing.assert_allclose(values.std(axis=(0, *range(2, values.ndim))), 1, rtol=1e-4)
 
 
 def test_where_places_are_not_those_of_a_pooling_of_this_size_all_channels_have_one_scale(tmp_path):
