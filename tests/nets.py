@@ -117,6 +117,19 @@ def residual(seed=0):
     return b.finish(b.product(x, "ip", 3))
 
 
+def batch_statistics(seed=0):
+    """A net whose values hang on all pictures of a batch; it is of the function of its batches."""
+    b = NetBuilder(seed=seed)
+
+    def normal(x):
+        axes = [a for a in range(len(b.graph.shape(x))) if a != 1]
+        x = b.graph.op("Sub", x, b.graph.op("ReduceMean", x, axes=axes, keepdims=1))
+        return b.graph.op("Div", x, b.graph.op("ReduceMean", b.graph.op("Abs", x), axes=axes, keepdims=1))
+
+    x = b.relu(normal(b.conv("data", "conv1", 6)))
+    return b.finish(b.product(b.relu(normal(b.product(x, "ip1", 5))), "ip2", 4))
+
+
 NETS = {"chain": chain, "inception": inception, "residual": residual}
 
 

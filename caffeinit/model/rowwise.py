@@ -28,6 +28,19 @@ def is_rowwise(graph: Graph) -> bool:
     )
 
 
+def joins_rows(graph: Graph) -> bool:
+    """Tell whether a node is known to do something else with several pictures than with each, which no shape need show."""
+    fed = set(graph.inputs)
+    for node in graph.nodes:
+        if node.op_type in ("Shape", "Size") or not any(i in fed for i in node.input):
+            continue
+        fed.update(o for o in node.output if o)
+        rule = find_rule(node)
+        if rule is not None and rule.joins_rows(node, graph):
+            return True
+    return False
+
+
 def _keeps_rows(node: onnx.NodeProto, graph: Graph, made_for: int, moving: Collection[str]) -> bool:
     rule = find_rule(node)
     if rule is None or not rule.is_rowwise(node, graph):

@@ -19,10 +19,11 @@ from onnx import TensorProto
 from caffeinit.errors import CaffeinitError
 from caffeinit.model.folding import known_value
 from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.model.rowwise import joins_rows
 from caffeinit.onnxfile.build import settle_types
 from caffeinit.onnxfile.picturesfirst import StuckError, pictures_first
 from caffeinit.onnxfile.spread import spread_joined, spread_repeated
-from caffeinit.ops.base import find_rule, rewritten
+from caffeinit.ops.base import rewritten
 
 _TARGETS = {"Reshape": 1, "Expand": 1, "Resize": 3}  # operator -> which input tells the shape of its output
 _FACTOR = 3
@@ -55,25 +56,12 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
             free = pictures_first(free, twin)
             settle_types(free, where)
             twin = _larger(free, where)
-        if _follows(free, twin) and (is_declared or not _joins_pictures(free)):
+        if _follows(free, twin) and (is_declared or not joins_rows(free)):
             free.batch_axis_free = True
             return free
     except (CaffeinitError, KeyError, StuckError):
         pass  # at another batch, its nodes do not go together
     return graph
-
-
-def _joins_pictures(graph: Graph) -> bool:
-    """Tell whether a node would do something else with several pictures than with one, though no shape shows it."""
-    fed = set(graph.inputs)
-    for node in graph.nodes:
-        if node.op_type in ("Shape", "Size") or not any(i in fed for i in node.input):
-            continue
-        fed.update(o for o in node.output if o)
-        rule = find_rule(node)
-        if rule is not None and rule.joins_rows(node, graph):
-            return True
-    return False
 
 
 def _larger(graph: Graph, where: str) -> Graph:

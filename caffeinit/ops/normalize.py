@@ -22,7 +22,7 @@ class BatchNormalization(OpRule):
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """By stored statistics, element by element."""
-        return len(node.output) == 1
+        return len(node.output) == 1 and not self.joins_rows(node, graph)
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """In training, by the statistics of what it reads."""

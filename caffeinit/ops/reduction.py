@@ -17,12 +17,20 @@ def reduced_axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
     Raises:
         GradientError: they are computed in the graph.
     """
+    axes = _known_axes(node, graph)
+    if axes is None:
+        raise GradientError(f"{node.op_type} over axes that are computed in the graph")
+    return axes
+
+
+def _known_axes(node: onnx.NodeProto, graph: Graph) -> list[int] | None:
+    """Return the axes a node reduces, counted from 0; None where they are computed in the graph."""
     rank = len(graph.shape(node.input[0]))
     axes = attribute(node, "axes")
     if len(node.input) > 1 and node.input[1]:
         given = constant_of(graph, node.input[1])
         if given is None:
-            raise GradientError(f"{node.op_type} over axes that are computed in the graph")
+            return None
         axes = given.tolist()
     if not axes:
         return [] if attribute(node, "noop_with_empty_axes", 0) else list(range(rank))
@@ -31,6 +39,16 @@ def reduced_axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
 
 class Reduction(OpRule):
     """A reduction; subclasses say what one element contributes."""
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis is not among them."""
+        axes = _known_axes(node, graph)
+        return axes is not None and 0 not in axes
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the first axis is among them."""
+        axes = _known_axes(node, graph)
+        return axes is not None and 0 in axes
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Bring dy and y back to the input's rank, then ask the subclass."""

@@ -21,7 +21,7 @@ from caffeinit.engine.streaming import Streaming, can_stream
 from caffeinit.model.following import channel_map, followed_units
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import row_pieces
+from caffeinit.model.rowwise import joins_rows, row_pieces
 from caffeinit.model.sizes import made_for
 from caffeinit.statistics.moments import Moments, PictureMoments, picture_moments
 from caffeinit.workers import worker_pool
@@ -91,16 +91,17 @@ def _run_resident(
 
 
 def cut(
-    graph: Graph, batches: Iterable[Values], values: Iterable[str], limit: int, pictures: int | None = None
+    graph: Graph, batches: Iterable[Values], values: Sequence[str], limit: int, pictures: int | None = None
 ) -> Iterator[Values]:
-    """Cut batches so that these values take no more than `limit` bytes, where the net takes any number of pictures.
+    """Cut batches so that these values take no more than `limit` bytes, where they are the same for any number of pictures.
 
     Args:
         pictures: the most in one piece.
     """
     shapes = [graph.shape(v) for v in values]
     picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
-    most = max(1, min(limit // max(picture, 1), pictures or limit)) if graph.batch_axis_free else None
+    is_free = graph.batch_axis_free and not joins_rows(graph.part(values))
+    most = max(1, min(limit // max(picture, 1), pictures or limit)) if is_free else None
     for batch in batches:
         count = len(next(iter(batch.values())))
         yield from row_pieces(batch, most or count) if count else ()
