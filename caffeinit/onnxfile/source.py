@@ -175,7 +175,10 @@ def _plain(file: Container) -> Plain:
     to_single(graph, types)
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] not in arrays:
-            array = constant_node(node)
+            try:
+                array = constant_node(node)
+            except (TypeError, ValueError, KeyError) as error:
+                raise FormatError(f'{where}: the Constant "{node.output[0]}" cannot be read: {error}') from None
             if array is not None:
                 arrays[node.output[0]] = np.array(array)
     kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in arrays)]

@@ -40,6 +40,12 @@ _OPERATORS = (
         "Scan",
         "BatchNormalization",
         "Einsum",
+        "ReduceSum",
+        "ReduceMean",
+        "MaxPool",
+        "MaxUnpool",
+        "ScatterND",
+        "LSTM",
     ),
 )
 

@@ -123,6 +123,14 @@ def constant_of_a_number(model):
     model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], "k", value=3))
 
 
+def constant_of_no_type_in_a_function(model):
+    inner = helper.make_node("Constant", [], ["k"], "k", value=TensorProto(dims=[1]))
+    model.functions.append(helper.make_function("own", "f", [], ["k"], [inner], model.opset_import))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node.insert(0, helper.make_node("f", [], ["made"], domain="own"))
+    model.graph.output.append(helper.make_tensor_value_info("made", TensorProto.FLOAT, None))
+
+
 def odd_bias_of_a_product(model):
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((3, 5), np.float32), "g"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, 4), np.float32), "h"))
@@ -179,6 +187,7 @@ BAD = [
     (edited(endless_input), "which no memory holds"),
     (edited(cast_to_no_type), '"relu" .Cast. does not fit what it reads'),
     (edited(constant_of_a_number), "damaged"),
+    (edited(constant_of_no_type_in_a_function), r"the Constant .* cannot be read"),
     (WHOLE.replace(b"\x12\x01N", b"\x12\x01\xff"), "a name in it is no text"),
     *((_no_text(name), "a name in it is no text") for name in (b"innernam", b"thenname", b"conditio", b"then_branch")),
     (edited(odd_bias_of_a_product), r"an array of \(1, 4\) cannot be added to a product of \(1, 5\)"),
