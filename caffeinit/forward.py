@@ -14,16 +14,18 @@ from typing import TypeVar
 import numpy as np
 
 from caffeinit.engine.arrays import DeviceArray
+from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.resident import Piece, Portion, ResidentSession
-from caffeinit.engine.session import Session, compile_graph
+from caffeinit.engine.session import Session, compile_graph, is_segmented, output_shape
 from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import Streaming, can_stream
 from caffeinit.following import channel_map, followed_units
 from caffeinit.graph import Graph
 from caffeinit.moments import Moments, PictureMoments, picture_moments
 from caffeinit.network import Network
-from caffeinit.rowwise import row_pieces
-from caffeinit.sizes import made_for
+from caffeinit.paging import trim_heap
+from caffeinit.rowwise import row_pieces, rowwise_values
+from caffeinit.sizes import made_for, numpy_type
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
@@ -69,14 +71,37 @@ def run_pieces(
         return
     graph = network.graph
     part = graph.part(values)
+    if settings.room is not None:  # holes between small values that an earlier run left
+        trim_heap()
     if can_stream(part, settings):
         pieces = cut(graph, batches, values, STREAMED_BYTES)
         yield from Streaming(part, settings).map(pieces, lambda made: see(made, None))
         return
-    session: Session = compile_graph(graph, values, settings)
+    segmented = is_segmented(part, settings)
+    session = compile_graph(graph, values, settings) if segmented else Session(part, settings, sparing=True)
+    own, known = ThreadMemory(), written(network, part)
     with worker_pool(settings.threads or os.cpu_count() or 1) as pool:
         for piece in cut(graph, batches, values, PIECE_BYTES):
-            yield len(next(iter(piece.values()))), see(session.run({n: piece[n] for n in session.inputs}), pool)
+            # onnxruntime would take memory anew for each piece, and hold what it gives beside what it makes it of.
+            into = _memory(own, part, known, piece)
+            made = session.run({n: piece[n] for n in session.inputs}, into)
+            yield len(next(iter(piece.values()))), see(made, pool)
+
+
+def written(network: Network, part: Graph) -> list[str]:
+    """Return what of a part's outputs can be written where it is wanted: units' outputs, the shapes of which are known."""
+    made, of_pictures = {*unit_outputs(network)}, rowwise_values(part)
+    known = [v for v in part.outputs if v in made and -1 not in part.shape(v)]
+    return [v for v in known if v in of_pictures] if part.batch_axis_free else known
+
+
+def _memory(own: ThreadMemory, graph: Graph, names: Sequence[str], piece: Values) -> dict[str, np.ndarray]:
+    """Return arrays for what a piece gives, which take the place of those for the last one."""
+    shapes = {n: graph.shape(n) for n in names}
+    if graph.batch_axis_free:
+        first = next(iter(graph.inputs))
+        shapes = {n: output_shape(s, graph.shape(first)[0], len(piece[first])) for n, s in shapes.items()}
+    return dict(zip(names, own.take([(s, numpy_type(graph, n)) for n, s in shapes.items()]), strict=True))
 
 
 def _run_resident(
