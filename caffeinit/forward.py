@@ -40,18 +40,21 @@ def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys([*(use.output for unit in network.units for use in unit.uses), *others]))
 
 
-def looked_at(network: Network, others: Sequence[str] = ()) -> list[str]:
+def looked_at(network: Network, others: Sequence[str] = (), settled: bool = False) -> list[str]:
     """Return the outputs of the units whose moments do not follow from another's, and other values.
 
     What is compared before and after a change has to be compiled with the same outputs: onnxruntime fuses what nobody
     looks between, and where much cancels out, that alone moves the net's outputs by a thousandth.
+
+    Args:
+        settled: as in `followed_units`.
     """
-    return list(dict.fromkeys([*_axes(network), *others]))
+    return list(dict.fromkeys([*_axes(network, settled), *others]))
 
 
-def _axes(network: Network) -> dict[str, int]:
+def _axes(network: Network, settled: bool = False) -> dict[str, int]:
     """Return the outputs of those units -> the axis of their channels."""
-    follow = followed_units(network)
+    follow = followed_units(network, settled)
     return {use.output: use.axis for unit in network.units if unit.key not in follow for use in unit.uses}
 
 
