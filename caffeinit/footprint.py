@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -33,14 +33,13 @@ from caffeinit.gradients.sources import Way
 from caffeinit.images.batches import Calibration
 from caffeinit.methods.within import plan_pass
 from caffeinit.model.graph import Graph
-from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network
 from caffeinit.model.sizes import made_for, value_bytes
 from caffeinit.model.units import Unit
 from caffeinit.proof.verify import SPOOL_BYTES
-from caffeinit.statistics.forward import PIECE_BYTES, looked_at, unit_outputs
+from caffeinit.statistics.forward import PIECE_BYTES, looked_at, most_pictures, unit_outputs, written
 from caffeinit.statistics.rates import RateProbe
-from caffeinit.storage.paging import return_large_blocks
+from caffeinit.storage.paging import return_large_blocks, trim_heap
 
 # onnxruntime's arena rounds up, and leaves holes.
 _ARENA = 1.25
@@ -57,18 +56,20 @@ class Work:
 
     Attributes:
         passes: a normalising pass goes over all pictures, stage by stage.
-        forward: the whole net runs forward, its units' outputs side by side.
+        forward: values that the whole net runs forward for, beside its units' outputs; None where it does not.
+        compares: these are kept to be compared.
         rate_pictures: pictures that rates are measured on; 0 if they are not.
-        kept_outputs: the net's outputs are kept to be compared.
+        rates_last: they are when all else is done.
         patches: value -> bytes of the patches that are taken from it.
         drawn: bytes that drawing one unit takes at most.
         libraries: bytes of what is still to be loaded for it.
     """
 
     passes: bool = False
-    forward: bool = False
+    forward: Sequence[str] | None = None
+    compares: bool = False
     rate_pictures: int = 0
-    kept_outputs: bool = False
+    rates_last: bool = False
     patches: Mapping[str, int] | None = None
     drawn: int = 0
     libraries: int = 0
@@ -144,6 +145,8 @@ class _Phase:
 def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]:
     """Return the phases of a job."""
     graph = network.graph
+    rates = _rates(network, min(work.rate_pictures, int(calibration.num_images)))
+    trim_heap()
     # Arrays of zeros are not in memory before they are drawn.
     missing = sum(network.params[layer][index].nbytes for layer, index in network.missing)
     pictures = _pictures(calibration)
@@ -151,30 +154,31 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]
     phases = {}
     if network.missing or work.drawn:
         phases["drawing weights"] = _Phase(base + work.drawn)
-    retained = 0
     if work.rate_pictures:
-        piece, shared, kept = _rates(network, work.rate_pictures)
         # No pictures are read meanwhile.
-        phases["measuring rates"] = _Phase(base - pictures + _kept_pictures(calibration) + shared + piece, piece)
-        base += kept
-        # Where rates are measured before the pass as well, onnxruntime keeps part of what they took.
-        retained = piece if graph.nearly_homogeneous else 0
+        others = base - pictures + _kept_pictures(calibration)
+        phases["measuring rates"] = _Phase(others + rates.held + rates.beside + rates.piece, rates.piece)
+        if not work.rates_last:
+            # Where rates are measured again and again, what they come from is not kept in between.
+            base += rates.held + (2 * rates.squares if work.compares else 0)
     phases["holding weights and libraries"] = _Phase(base)
     if work.passes:
-        phases["the pass over the pictures"] = _Phase(base + retained + _pass(network, calibration, work))
-    if work.forward or (work.rate_pictures and graph.nearly_homogeneous):
-        spool = _spool(network, calibration) if work.kept_outputs else 0
-        piece = _forward(network, calibration)
-        phases["a forward run"] = _Phase(base + retained + spool + piece, piece if _streams(network) else 0)
+        phases["the pass over the pictures"] = _Phase(base + _pass(network, calibration, work))
+    if work.forward is not None:
+        spool = _spool(graph, work.forward, calibration) if work.compares else 0
+        # A pass sets statistics, and moments follow from others then that did not before.
+        runs = {s: looked_at(network, work.forward, settled=s) for s in (False, work.passes)}
+        piece, further = map(
+            max, zip(*(_forward(network, wanted, calibration) for wanted in runs.values()), strict=True)
+        )
+        phases["a forward run"] = _Phase(base + spool + piece, further)
     phases["writing the file"] = _Phase(base)
     return phases
 
 
-def _spool(network: Network, calibration: Any) -> int:
-    """Return what the net's outputs take in memory while they wait to be compared."""
-    graph = network.graph
-    ends = {*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)}
-    return min(SPOOL_BYTES, int(_ARENA * sum(value_bytes(graph, n, int(calibration.num_images)) for n in ends)))
+def _spool(graph: Graph, values: Sequence[str], calibration: Any) -> int:
+    """Return what values take in memory while they wait to be compared."""
+    return min(SPOOL_BYTES, int(_ARENA * sum(value_bytes(graph, n, int(calibration.num_images)) for n in values)))
 
 
 def _pass(network: Network, calibration: Any, work: Work) -> int:
@@ -185,13 +189,13 @@ def _pass(network: Network, calibration: Any, work: Work) -> int:
     else:
         graph, stages = plan_pass(network)
     patches = sum(sorted((work.patches or {}).values())[-2:])
-    return patches + max(
-        (
-            _stage_bytes(graph, s, _merged(graph, s, size, calibration.num_images), network.settings.cores)
-            for s in stages
-        ),
-        default=0,
-    )
+    # A stage that is fed batches gets those that count as pictures; a later one has them from the file, and no pictures.
+    fed = graph.inputs.keys() if _pictures(calibration) else ()
+    sizes = [
+        _stage_bytes(graph, s, _merged(graph, s, size, calibration.num_images), network.settings.cores, fed)
+        for s in stages
+    ]
+    return patches + max(sizes, default=0)
 
 
 def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
@@ -200,8 +204,8 @@ def _merged(graph: Graph, stage: Stage, size: int, num_images: int) -> int:
     return num_images if fits and can_merge(graph, stage) else size
 
 
-def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
-    kept = {*stage.inputs, *stage.outputs}
+def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int, fed: Collection[str]) -> int:
+    kept = {*stage.inputs, *stage.outputs} - {*fed}
     part = graph.part(stage.outputs, stage.inputs)
     is_cut = can_cut(part)
     if is_cut:
@@ -209,45 +213,70 @@ def _stage_bytes(graph: Graph, stage: Stage, pictures: int, cores: int) -> int:
     held = sum(value_bytes(graph, v, pictures) for v in kept)
     if is_cut:
         pictures = min(pictures, cores * math.ceil(pictures / num_parts(part, pictures, cores)))
-    return _with_weights(part, held + int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures)))
+    return _with_weights(part, held + _with_working(int(_ARENA * living(graph, stage.outputs, stage.inputs, pictures))))
+
+
+def _with_working(values: int) -> int:
+    """Return what it takes to compute values of so many bytes: them, and windows and sums beside them."""
+    return values + min(_WORKING, 2 * values)
 
 
 def _with_weights(part: Graph, running: int) -> int:
-    """Return what a session takes: building weights in takes several copies of them, and then it has two of its own."""
+    """Return what a session takes: while weights are built in one more copy of them, and more of one; then its own."""
     fed = set(fed_weights(part))
     sizes = [array.nbytes for name, array in part.initializers.items() if name not in fed]
-    return max(running + 2 * sum(sizes), int(4.5 * sum(sizes) + 1.5 * max(sizes, default=0)))
+    return max(running + int(1.25 * sum(sizes)), int(2.25 * sum(sizes)) + 3 * max(sizes, default=0))
 
 
-def _forward(network: Network, calibration: Any) -> int:
-    """Return what one piece takes: its units' outputs, also as arrays where it has them anew, and what is between."""
-    graph, wanted = network.graph, looked_at(network, network.graph.outputs)
-    streams = _streams(network)
-    limit = STREAMED_BYTES if streams else PIECE_BYTES
-    pictures = _batch_size(calibration)
-    if graph.batch_axis_free:
-        pictures = max(1, min(pictures, limit // max(1, sum(value_bytes(graph, v, 1) for v in wanted))))
-    # What streams is written where it is wanted, but lies in onnxruntime's own layout as well.
-    anew = (1 if streams else 2) * sum(value_bytes(graph, v, pictures) for v in wanted)
+def _forward(network: Network, wanted: Sequence[str], calibration: Any) -> tuple[int, int]:
+    """Return what one piece takes, and what a further one beside it, if there is to be one.
+
+    That is what is wanted, as arrays and in onnxruntime's own layout, and what is between.
+    """
+    graph, part = network.graph, network.graph.part(wanted)
+    streams = can_stream(part, network.settings)
+    most = most_pictures(graph, wanted, STREAMED_BYTES if streams else PIECE_BYTES)
+    pictures = min(_batch_size(calibration), most or _batch_size(calibration))
+    anew = () if streams else {*wanted} - {*written(network, part)}  # these are copied once more
+    arrays = sum(value_bytes(graph, v, pictures) for v in (*wanted, *anew))
     # All pieces share the session.
-    return _with_weights(graph.part(wanted), anew + int(_ARENA * living(graph, wanted, (), pictures)))
+    piece = _with_weights(part, arrays + int(_ARENA * living(graph, wanted, (), pictures)))
+    return piece, piece if streams else 0
 
 
-def _streams(network: Network) -> bool:
-    """Tell whether a forward run has several pieces side by side."""
-    return can_stream(network.graph.part(looked_at(network, network.graph.outputs)), network.settings)
+@dataclass(frozen=True)
+class _Rates:
+    """What measuring rates takes, in bytes.
+
+    Attributes:
+        held: from the first measurement to the last: the pictures, and what is compiled.
+        piece: while one piece goes forward and back.
+        beside: beside the pieces.
+        squares: what is kept of the gradients' squares; the weights' own take as much, and are taken after them.
+    """
+
+    held: int = 0
+    piece: int = 0
+    beside: int = 0
+    squares: int = 0
 
 
-def _rates(network: Network, pictures: int) -> tuple[int, int, int]:
-    """Return what one piece takes on its way forward and back, what is there beside the pieces, and what is afterwards."""
+def _rates(network: Network, pictures: int) -> _Rates:
+    """Return what it takes to measure rates on so many pictures."""
+    if not pictures:
+        return _Rates()
     graph, rows = network.graph, made_for(network.graph)
     batches = 1 if graph.batch_axis_free else math.ceil(pictures / rows)
     pictures = pictures if graph.batch_axis_free else rows
     batch = {n: np.zeros((pictures * s[0] // rows, *s[1:]), np.float32) for n, s in graph.inputs.items() if s}
+    trim_heap()
+    before = resident_bytes()
     try:
         probe = RateProbe(network, [batch])
     except CaffeinitError:  # there are no rates then, and the job says why
-        return 0, 0, 0
+        return _Rates()
+    trim_heap()
+    compiled = max(0, resident_bytes() - before)
     first, run = probe.batches[0], probe.run
     size = len(next(iter(first.values()))) * rows // max(next(iter(graph.inputs.values()))[0], 1)
     units = {unit.key: unit for unit in network.units if unit.key in run.sources} if run.is_whole else {}
@@ -255,8 +284,7 @@ def _rates(network: Network, pictures: int) -> tuple[int, int, int]:
     made = max((_squared_once(graph, u, run.sources[key][0].way) for key, u in units.items()), default=0)
     given = batches * sum(a.nbytes for a in batch.values())
     piece = max(living(part, part.outputs, (), made_for(part)) + beside for part, beside in run.steps(size)) + made
-    # The weights' own squares are taken after those of the gradients.
-    return piece + min(_WORKING, 8 * piece), given + squares + run.shared_bytes, given + 2 * squares
+    return _Rates(given + compiled, _with_working(piece), squares + run.shared_bytes, squares)
 
 
 def _squares(graph: Graph, unit: Unit, way: Way, pictures: int) -> int:

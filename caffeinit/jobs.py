@@ -11,7 +11,7 @@ from caffeinit.errors import CaffeinitError, OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
 from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
 from caffeinit.methods.preserving import MODES as PRESERVING
-from caffeinit.methods.preserving import rescale_preserving
+from caffeinit.methods.preserving import compared, rescale_preserving
 from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.methods.responses import refiners
 from caffeinit.methods.training import Outcome, prepare_training
@@ -210,7 +210,7 @@ def rescale(
         reason = _preserving_reasons(network, chosen)
         balances = mode == "balance" or (mode == "preserve" and balanced)
         num_pictures = rates.num_pictures(calibration) if balances else 0
-        work = Work(forward=True, rate_pictures=num_pictures, kept_outputs=True)
+        work = Work(forward=compared(network, needed_inputs(network)), compares=True, rate_pictures=num_pictures)
         with bounded(network, calibration, work, memory_limit, temp_dir):
             found = rescale_preserving(network, calibration, reason, mode, rates, rewrite_lrn, powers_of_two, progress)
         return _result(network, calibration, found, Drawing())
@@ -255,7 +255,9 @@ def _training_work(
     """Return what a job that draws these layers and then normalises will take memory for."""
     patches, most, libraries = drawing_memory(network, lambda name: name in drawn, method, calibration.num_images)
     num_pictures = rates.num_pictures(calibration) if rates.balanced else 0
-    return Work(passes=True, rate_pictures=num_pictures, patches=patches, drawn=most, libraries=libraries)
+    # Where giving one rate has changed the function, the units' outputs are measured again.
+    forward = () if num_pictures else None
+    return Work(True, forward, rate_pictures=num_pictures, patches=patches, drawn=most, libraries=libraries)
 
 
 def _rate_options(

@@ -18,6 +18,7 @@ from caffeinit.model.graph import Shape
 
 SLAB_BYTES = 1 << 26  # of the first slab; each further one is twice as large, up to
 MOST_SLAB_BYTES = 1 << 29
+_FILLED = 7 / 8  # the part of a slab that an array takes at least, where as little as can be is to be taken
 _ALIGNMENT = 64  # bytes: a line of the cache
 
 
@@ -43,7 +44,7 @@ class BufferPool:
         """Return an uninitialised contiguous array."""
         size = int(np.prod(shape)) * dtype.itemsize
         rounded = max(_ALIGNMENT, -(-size // _ALIGNMENT) * _ALIGNMENT)
-        slab = next((s for s in self._slabs if s.has_room(rounded)), None) or self._grow(rounded)
+        slab = next((s for s in self._slabs if self._suits(s, rounded)), None) or self._grow(rounded)
         start = slab.take(rounded)
         self.peak = max(self.peak, sum(s.touched for s in self._slabs))
         array = slab.memory[start : start + size].view(dtype).reshape(shape)
@@ -65,6 +66,14 @@ class BufferPool:
         if array.ctypes.data in self._taken:
             slab, start, stop = self._taken.pop(array.ctypes.data)
             slab.give_back(start, stop)
+
+    def _suits(self, slab: _Slab, size: int) -> bool:
+        """Tell whether an array is to lie in a slab.
+
+        Where no more may be taken than is asked for, that is one that it about fills: in a large one it would be in the way
+        of the next large array, for which another slab would be taken beside it.
+        """
+        return slab.has_room(size) and (self._slab_bytes > 0 or size >= _FILLED * len(slab.memory))
 
     def _grow(self, size: int) -> _Slab:
         """Add a slab, in place of those that nothing lies in: new memory replaces idle memory."""

@@ -123,12 +123,14 @@ class Calibration:
     @property
     def memory(self) -> int:
         """About how many bytes pictures and batches take while these are made: `kept_memory`, two batches, and so on."""
-        row = self._row
+        row, size = self._row, min(self.batch_size, self.num_images)
         floats = sum(4 * math.prod(f.shape[1:]) for f in self.feeds if not f.source.holds_pictures)
-        ahead = (BATCHES_AHEAD + 1) * self.batch_size * (row + floats)
+        ahead = (BATCHES_AHEAD + 1) * size * (row + floats)
+        # What is decoded ahead is what will be kept.
+        rows = min(self.kept_memory + ahead, self.num_images * (row + floats))
         largest = max(feed.source.most_pixels for feed in self.feeds)
         # Pillow holds four bytes a pixel, twice where it converts; then come three colours, and these turned upright.
-        return self.kept_memory + ahead + 2 * self.batch_size * 4 * row + 9 * largest * self.threads
+        return rows + 2 * size * 4 * row + 9 * largest * self.threads
 
     @property
     def kept_memory(self) -> int:

@@ -7,7 +7,7 @@ on one batch; a second pass compares the outputs. Of activations, one batch is i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,10 +116,8 @@ def rescale_preserving(
     if mode == "balance" or (mode == "preserve" and options.balanced):
         _measure_rates(run, first)
     moves = {name: Difference(name, places=find_places(name, network.graph.producer)) for name in outputs}
-    moving = network.graph.moving_values() - {*network.graph.inputs}
-    ranked = [d.places.value for d in moves.values() if d.places and d.places.value in moving]
     room = network.settings.room
-    with KeptValues(list(dict.fromkeys([*outputs, *ranked])), room.folder if room else None) as kept:
+    with KeptValues(compared(network, first[0]), room.folder if room else None) as kept:
         progress(0, 3)
         run.moments = measure_moments(network, batches, kept.names, kept.keep)
         check_finite(network, run.moments, batches)
@@ -136,12 +134,24 @@ def rescale_preserving(
     return _outcome(run, plan)
 
 
-def _computable(network: Network, batch: Batch) -> list[str]:
+def compared(network: Network, given: Collection[str]) -> list[str]:
+    """Return the values that are kept to be compared: what the given inputs determine, and what places are told of.
+
+    Raises:
+        CaffeinitError: they determine no output.
+    """
+    outputs = _computable(network, given)
+    moving = network.graph.moving_values() - {*network.graph.inputs}
+    places = [find_places(name, network.graph.producer) for name in outputs]
+    return list(dict.fromkeys([*outputs, *(p.value for p in places if p and p.value in moving)]))
+
+
+def _computable(network: Network, given: Collection[str]) -> list[str]:
     graph = network.graph
     # Where a loss wants labels that the pictures do not bring, what it judges is compared in its place.
     ends = dict.fromkeys([*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)])
     outputs = [
-        name for name in ends if all(i in batch for n in graph.ancestors([name]) for i in n.input if i in graph.inputs)
+        name for name in ends if all(i in given for n in graph.ancestors([name]) for i in n.input if i in graph.inputs)
     ]
     if not outputs:
         raise CaffeinitError("the pictures determine no output of the net, so that nothing can be proved")

@@ -33,19 +33,23 @@ def channel_map(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     return scale, shift if unit.bias is None else shift + unit.bias.astype(np.float64)
 
 
-def followed_units(network: Network) -> dict[str, Unit]:
-    """Return the key of each unit whose moments follow from another's -> that unit, which comes before it."""
+def followed_units(network: Network, settled: bool = False) -> dict[str, Unit]:
+    """Return the key of each unit whose moments follow from another's -> that unit, which comes before it.
+
+    Args:
+        settled: as it is when all stored statistics have been set; without, those that are not leave nothing to follow.
+    """
     makers = {unit.uses[0].output: unit for unit in network.units if len(unit.uses) == 1}
     return {
         unit.key: makers[unit.uses[0].input]
         for unit in network.units
-        if len(unit.uses) == 1 and unit.uses[0].input in makers and _follows(network.graph, unit, makers)
+        if len(unit.uses) == 1 and unit.uses[0].input in makers and _follows(network.graph, unit, makers, settled)
     }
 
 
-def _follows(graph: Graph, unit: Unit, makers: dict[str, Unit]) -> bool:
+def _follows(graph: Graph, unit: Unit, makers: dict[str, Unit], settled: bool) -> bool:
     use, before = unit.uses[0], makers[unit.uses[0].input]
-    if unit.kind == "affine" or (unit.factor is not None and not unit.factor[0]):
+    if unit.kind == "affine" or (unit.factor is not None and not unit.factor[0] and not settled):
         return False
     is_same = use.axis == before.uses[0].axis and unit.num_channels == before.num_channels
     return is_same and graph.shape(use.input) == graph.shape(use.output)

@@ -41,6 +41,16 @@ def joins_rows(graph: Graph) -> bool:
     return False
 
 
+def rowwise_values(graph: Graph) -> set[str]:
+    """Return the values that have the batch on axis 0, and each picture's follow from its own alone."""
+    made_for, moving = common_rows(graph), graph.moving_values()
+    found = set(graph.inputs)
+    for node in graph.nodes:
+        if found.issuperset(i for i in node.input if i in moving) and any(o in moving for o in node.output):
+            found.update(o for o in node.output if o and _keeps_rows(node, graph, made_for, moving))
+    return found
+
+
 def _keeps_rows(node: onnx.NodeProto, graph: Graph, made_for: int, moving: Collection[str]) -> bool:
     rule = find_rule(node)
     if rule is None or not rule.is_rowwise(node, graph):

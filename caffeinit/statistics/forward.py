@@ -14,16 +14,18 @@ from typing import TypeVar
 import numpy as np
 
 from caffeinit.engine.arrays import DeviceArray
+from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.resident import Piece, Portion, ResidentSession
-from caffeinit.engine.session import Session, compile_graph
+from caffeinit.engine.session import Session, compile_graph, is_segmented, output_shape
 from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import Streaming, can_stream
 from caffeinit.model.following import channel_map, followed_units
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import joins_rows, row_pieces
-from caffeinit.model.sizes import made_for
+from caffeinit.model.rowwise import joins_rows, row_pieces, rowwise_values
+from caffeinit.model.sizes import made_for, numpy_type
 from caffeinit.statistics.moments import Moments, PictureMoments, picture_moments
+from caffeinit.storage.paging import trim_heap
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
@@ -38,18 +40,21 @@ def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys([*(use.output for unit in network.units for use in unit.uses), *others]))
 
 
-def looked_at(network: Network, others: Sequence[str] = ()) -> list[str]:
+def looked_at(network: Network, others: Sequence[str] = (), settled: bool = False) -> list[str]:
     """Return the outputs of the units whose moments do not follow from another's, and other values.
 
     What is compared before and after a change has to be compiled with the same outputs: onnxruntime fuses what nobody
     looks between, and where much cancels out, that alone moves the net's outputs by a thousandth.
+
+    Args:
+        settled: as in `followed_units`.
     """
-    return list(dict.fromkeys([*_axes(network), *others]))
+    return list(dict.fromkeys([*_axes(network, settled), *others]))
 
 
-def _axes(network: Network) -> dict[str, int]:
+def _axes(network: Network, settled: bool = False) -> dict[str, int]:
     """Return the outputs of those units -> the axis of their channels."""
-    follow = followed_units(network)
+    follow = followed_units(network, settled)
     return {use.output: use.axis for unit in network.units if unit.key not in follow for use in unit.uses}
 
 
@@ -69,14 +74,37 @@ def run_pieces(
         return
     graph = network.graph
     part = graph.part(values)
+    if settings.room is not None:  # holes between small values that an earlier run left
+        trim_heap()
     if can_stream(part, settings):
         pieces = cut(graph, batches, values, STREAMED_BYTES)
         yield from Streaming(part, settings).map(pieces, lambda made: see(made, None))
         return
-    session: Session = compile_graph(graph, values, settings)
+    segmented = is_segmented(part, settings)
+    session = compile_graph(graph, values, settings) if segmented else Session(part, settings, sparing=True)
+    own, known = ThreadMemory(), written(network, part)
     with worker_pool(settings.threads or os.cpu_count() or 1) as pool:
         for piece in cut(graph, batches, values, PIECE_BYTES):
-            yield len(next(iter(piece.values()))), see(session.run({n: piece[n] for n in session.inputs}), pool)
+            # onnxruntime would take memory anew for each piece, and hold what it gives beside what it makes it of.
+            into = _memory(own, part, known, piece)
+            made = session.run({n: piece[n] for n in session.inputs}, into)
+            yield len(next(iter(piece.values()))), see(made, pool)
+
+
+def written(network: Network, part: Graph) -> list[str]:
+    """Return what of a part's outputs can be written where it is wanted: units' outputs, the shapes of which are known."""
+    made, of_pictures = {*unit_outputs(network)}, rowwise_values(part)
+    known = [v for v in part.outputs if v in made and -1 not in part.shape(v)]
+    return [v for v in known if v in of_pictures] if part.batch_axis_free else known
+
+
+def _memory(own: ThreadMemory, graph: Graph, names: Sequence[str], piece: Values) -> dict[str, np.ndarray]:
+    """Return arrays for what a piece gives, which take the place of those for the last one."""
+    shapes = {n: graph.shape(n) for n in names}
+    if graph.batch_axis_free:
+        first = next(iter(graph.inputs))
+        shapes = {n: output_shape(s, graph.shape(first)[0], len(piece[first])) for n, s in shapes.items()}
+    return dict(zip(names, own.take([(s, numpy_type(graph, n)) for n, s in shapes.items()]), strict=True))
 
 
 def _run_resident(
@@ -98,13 +126,19 @@ def cut(
     Args:
         pictures: the most in one piece.
     """
-    shapes = [graph.shape(v) for v in values]
-    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
-    is_free = graph.batch_axis_free and not joins_rows(graph.part(values))
-    most = max(1, min(limit // max(picture, 1), pictures or limit)) if is_free else None
+    most = most_pictures(graph, values, limit)
     for batch in batches:
         count = len(next(iter(batch.values())))
-        yield from row_pieces(batch, most or count) if count else ()
+        yield from row_pieces(batch, min(most, pictures or most) if most else count) if count else ()
+
+
+def most_pictures(graph: Graph, values: Sequence[str], limit: int) -> int | None:
+    """Return how many pictures a piece of a batch has at most, so that these values fit; None where none is cut."""
+    if not graph.batch_axis_free or joins_rows(graph.part(values)):
+        return None
+    shapes = [graph.shape(v) for v in values]
+    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
+    return max(1, limit // max(picture, 1))
 
 
 def measure_moments(

@@ -153,7 +153,7 @@ def measure(
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     rate_pictures = RateOptions(batches=rate_batches).num_pictures(calibration)
-    work = Work(forward=True, rate_pictures=rate_pictures)
+    work = Work(forward=(), rate_pictures=rate_pictures, rates_last=True)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         return _measure(network, calibration, rate_pictures, seed, progress)
 

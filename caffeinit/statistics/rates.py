@@ -251,9 +251,9 @@ class RateProbe:
         """
         feeds: list[Batch] = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
         feeds = _half(self.graph, feeds) if rough and self.graph.batch_axis_free else feeds
+        self._make_room()
         parts, place = self.run.squares(feeds), ScratchArrays()
-        if self.network.settings.room is not None:  # what follows is to find as much memory as there was before
-            trim_heap()
+        self._make_room()
         num_pictures = sum(count_pictures(self.graph, feed) for feed in feeds)
         found = {}
         for unit in self._units:
@@ -270,6 +270,11 @@ class RateProbe:
             else:
                 found[key] = UnitRates(weights=weights)
         return found
+
+    def _make_room(self) -> None:
+        """Where memory is bounded, let what follows find as much as there was before."""
+        if self.network.settings.room is not None:
+            trim_heap()
 
 
 def _no_rates(units: Sequence[Unit], unreached: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import mmap
 import numpy as np
 
 _M_MMAP_THRESHOLD = -3  # from malloc.h
-_LARGE_BLOCK = 1 << 20
+_LARGE_BLOCK = 1 << 18
 
 
 def let_go(data: object, start: int, end: int) -> None:

@@ -45,6 +45,16 @@ def test_parts_of_an_array_make_room_for_one_as_large():
     assert not np.shares_memory(again, behind)
 
 
+def test_where_little_is_to_be_taken_a_small_array_is_not_in_the_way_of_a_large_one():
+    pool = BufferPool(0)
+    pool.give_back(pool.take((100, 16), FLOAT))
+    for _ in range(3):
+        small, large = pool.take((2, 16), FLOAT), pool.take((100, 16), FLOAT)
+        pool.give_back(small)
+        pool.give_back(large)
+    assert pool.peak == 102 * 16 * 4
+
+
 def test_arrays_from_elsewhere_are_let_go():
     pool = BufferPool()
     pool.give_back(np.zeros(5, np.float32))

@@ -251,3 +251,10 @@ def test_batches_may_all_come_in_one_array():
 
     found = [b["data"] for b in as_calibration(refilled(), {"data": (1, 3, 4, 4)})]
     np.testing.assert_array_equal(np.stack(found), np.stack(batches))
+
+
+@pytest.mark.parametrize("num", [4, 40, 4000])
+def test_pictures_that_are_decoded_ahead_count_once(num: int, tmp_path) -> None:
+    np.save(tmp_path / "pictures.npy", np.zeros((num, 3, 8, 8), np.uint8))
+    images = read_images({"data": (1, 3, 8, 8)}, [str(tmp_path / "pictures.npy")], num_images=None, batch_size=16)
+    assert images.memory == 3 * 8 * 8 * (num + 2 * 4 * min(num, 16))  # two batches of floats beside them

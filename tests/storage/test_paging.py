@@ -1,6 +1,9 @@
 """Parts of mapped files are let go of, and read again as they were; what was written in memory alone is not lost."""
 
+import ctypes
 import mmap
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,6 +40,29 @@ def test_the_heap_can_be_trimmed_while_it_is_used():
     del blocks[::2]
     trim_heap()
     assert all(block == bytes([(2 * at + 1) % 256]) * 5000 for at, block in enumerate(blocks))
+
+
+FREED = """
+import os
+import ctypes
+import subprocess
+import sys
+
+import numpy as np
+from caffeinit.footprint import resident_bytes
+from caffeinit.storage.paging import return_large_blocks
+return_large_blocks()
+values = [np.ones(1 << 17, np.float32) for _ in range(200)]
+before = resident_bytes()
+del values[:-1]
+print((before - resident_bytes()) >> 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="C's allocator is another one here")
+def test_values_of_half_a_megabyte_leave_no_holes():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 95  # of 99
 
 
 def test_other_memory_is_left_alone():
