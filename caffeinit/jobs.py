@@ -14,7 +14,7 @@ from caffeinit.methods.preserving import MODES as PRESERVING
 from caffeinit.methods.preserving import compared, rescale_preserving
 from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.methods.responses import refiners
-from caffeinit.methods.training import Outcome, prepare_training
+from caffeinit.methods.training import Outcome, keeps_function, prepare_training
 from caffeinit.methods.within import normalize
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.heads import find_heads
@@ -128,7 +128,7 @@ def init(
     drawn = drawn_by_init(network, layers)
     reason = _training_reasons(network, chosen, drawn)
     rates = _rate_options(balanced and normalized, per_channel_rates, rate_batches)
-    work = _training_work(network, drawn, method, calibration, rates)
+    work = _training_work(network, drawn, method, calibration, rates, reason, memory_limit)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
         if normalized:
@@ -214,10 +214,10 @@ def rescale(
         with bounded(network, calibration, work, memory_limit, temp_dir):
             found = rescale_preserving(network, calibration, reason, mode, rates, rewrite_lrn, powers_of_two, progress)
         return _result(network, calibration, found, Drawing())
-    work = _training_work(network, drawn, method, calibration, rates)
+    reason = _training_reasons(network, chosen | drawn, drawn)
+    work = _training_work(network, drawn, method, calibration, rates, reason, memory_limit)
     with bounded(network, calibration, work, memory_limit, temp_dir):
         drawing = draw_network(network, lambda name: name in drawn, method, seed, calibration.num_images)
-        reason = _training_reasons(network, chosen | drawn, drawn)
         found = _train(network, calibration, reason, beta, drawing, rates, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
@@ -251,12 +251,15 @@ def _training_work(
     method: str | Mapping[str, str],
     calibration: Any,
     rates: RateOptions,
+    reason: Callable[[Unit], str],
+    memory_limit: int | None,
 ) -> Work:
-    """Return what a job that draws these layers and then normalises will take memory for."""
+    """Return what a job that draws these layers and then normalises will take memory for, if that is bounded."""
     patches, most, libraries = drawing_memory(network, lambda name: name in drawn, method, calibration.num_images)
     num_pictures = rates.num_pictures(calibration) if rates.balanced else 0
     # Where giving one rate has changed the function, the units' outputs are measured again.
-    forward = () if num_pictures else None
+    changes = num_pictures and memory_limit is not None and not keeps_function(network, reason)
+    forward = () if changes else None
     return Work(True, forward, rate_pictures=num_pictures, patches=patches, drawn=most, libraries=libraries)
 
 

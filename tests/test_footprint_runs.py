@@ -5,11 +5,13 @@ import pytest
 import caffeinit
 from caffeinit import footprint, jobs
 from caffeinit.engine.shelf import Room
+from caffeinit.images import as_calibration
 from caffeinit.methods import preserving
+from caffeinit.methods.training import keeps_function
 from caffeinit.model.following import followed_units
-from caffeinit.statistics import forward, measuring
+from caffeinit.statistics import forward
 from caffeinit.statistics.forward import looked_at
-from tests.nets import NETS, pictures
+from tests.nets import NETS, NetBuilder, pictures
 
 JOBS = {
     "measure": lambda net, images: caffeinit.measure(net, images, memory_limit=1 << 36),
@@ -48,7 +50,7 @@ def test_what_runs_forward_is_what_was_counted(name, job, monkeypatch):
 def test_verdicts_that_measuring_does_not_look_at_are_not_counted():
     net = NETS["chain"]()
     measured, compared = (
-        footprint._phases(net, measuring.as_calibration(pictures(), net.inputs), footprint.Work(forward=values))
+        footprint._phases(net, as_calibration(pictures(), net.inputs), footprint.Work(forward=values))
         for values in ((), ["data"] * 1000)
     )
     assert measured["a forward run"].least < compared["a forward run"].least
@@ -69,9 +71,31 @@ def test_statistics_that_are_still_to_be_set_are_taken_as_set():
     assert settled.keys() > before.keys()
 
 
-def test_jobs_that_balance_rates_count_a_forward_run():
-    net = NETS["chain"]()
+def pinned():
+    b = NetBuilder()
+    x = b.relu(b.conv(b.graph.op("Sigmoid", b.conv("data", "conv1", 8)), "conv2", 6))
+    return b.finish(b.product(x, "ip", 5))
+
+
+@pytest.mark.parametrize(
+    ("made", "left", "keeps"),
+    [
+        (NETS["chain"], "", True),
+        (NETS["chain"], "conv2", False),  # it keeps the rate that it has
+        (NETS["residual"], "", False),  # terms of a sum are scaled apart
+        (pinned, "", False),  # two units have one scale between them
+    ],
+    ids=["chain", "chain but one", "sum", "pinned"],
+)
+def test_a_forward_run_counts_where_one_rate_may_change_the_function(made, left, keeps):
+    net = made()
+
+    def reason(unit):
+        return "left alone" if unit.name == left else ""
+
+    assert keeps_function(net, reason) == keeps
+    images = as_calibration(pictures(), net.inputs)
     for balanced in (True, False):
         options = jobs._rate_options(balanced, False, None)
-        work = jobs._training_work(net, set(), "gaussian", jobs.as_calibration(pictures(), net.inputs), options)
-        assert (work.forward is not None) == balanced
+        work = jobs._training_work(net, set(), "gaussian", images, options, reason, 1 << 36)
+        assert (work.forward is None) == (keeps or not balanced)

@@ -33,6 +33,7 @@ from caffeinit.methods.restoring import (
 )
 from caffeinit.methods.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
 from caffeinit.methods.within import InputSampler, normalize
+from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, digest
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport, UnitStats
@@ -82,6 +83,23 @@ class Outcome:
 def learns(unit: Unit) -> bool:
     """Tell whether a unit's rate counts: it has weights that a gradient would change."""
     return unit.kind == "affine" and not unit.frozen
+
+
+def keeps_function(network: Network, chosen: Callable[[Unit], str]) -> bool:
+    """Tell whether units surely get one rate with no change of the function: nothing bends or ties their scales.
+
+    Each but one, which makes the head, has to have a scale that is its own.
+
+    Args:
+        chosen: returns why a unit is to be left alone; empty to change it.
+    """
+    heads, units = find_heads(network.graph, network.learned), [u for u in network.units if learns(u)]
+    exact, relaxed = (scale_system(network, chosen, heads, relaxed=relaxed) for relaxed in (False, True))
+    if relaxed.bonds or relaxed.sums or network.graph.held or any(chosen(u) or len(u.uses) > 1 for u in units):
+        return False
+    values = [u.uses[0].output for u in units]
+    scales = [exact.solution.matrix[exact.labels[v].ravel()].mean(axis=0) for v in values if v in exact.labels]
+    return bool(scales) and int(np.linalg.matrix_rank(np.vstack(scales))) >= len(units) - 1
 
 
 def prepare_training(
