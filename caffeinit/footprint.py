@@ -157,7 +157,9 @@ def _phases(network: Network, calibration: Any, work: Work) -> dict[str, _Phase]
     if work.rate_pictures:
         # No pictures are read meanwhile.
         others = base - pictures + _kept_pictures(calibration)
-        phases["measuring rates"] = _Phase(others + rates.held + rates.beside + rates.piece, rates.piece)
+        least = others + rates.held + rates.beside + _with_working(rates.piece)
+        # Windows and sums of two pieces are seldom at their largest at one time: there is room for one's.
+        phases["measuring rates"] = _Phase(least, rates.piece)
         if not work.rates_last:
             # Where rates are measured again and again, what they come from is not kept in between.
             base += rates.held + (2 * rates.squares if work.compares else 0)
@@ -250,7 +252,7 @@ class _Rates:
 
     Attributes:
         held: from the first measurement to the last: the pictures, and what is compiled.
-        piece: while one piece goes forward and back.
+        piece: the values of one piece while it goes forward and back.
         beside: beside the pieces.
         squares: what is kept of the gradients' squares; the weights' own take as much, and are taken after them.
     """
@@ -284,7 +286,7 @@ def _rates(network: Network, pictures: int) -> _Rates:
     made = max((_squared_once(graph, u, run.sources[key][0].way) for key, u in units.items()), default=0)
     given = batches * sum(a.nbytes for a in batch.values())
     piece = max(living(part, part.outputs, (), made_for(part)) + beside for part, beside in run.steps(size)) + made
-    return _Rates(given + compiled, _with_working(piece), squares + run.shared_bytes, squares)
+    return _Rates(given + compiled, piece, squares + run.shared_bytes, squares)
 
 
 def _squares(graph: Graph, unit: Unit, way: Way, pictures: int) -> int:
