@@ -60,6 +60,9 @@ class _Pass:
     reports: dict[str, UnitReport]
     measured: dict[str, Unit]  # checkpoint value -> unit
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
+    waiting: dict[
+        str, str
+    ]  # output of a unit not corrected itself -> value with which arrays that it reads are corrected
     kept: Kept  # what becomes of the measured values
     moments: dict[str, Moments]
     turners: Mapping[str, Turner]
@@ -129,7 +132,7 @@ def _plan_stages(state: _Pass, looked_at: Iterable[str]) -> list[Stage]:
     kept, inputs = state.kept, state.network.graph.inputs
     together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
     checkpoints = [*state.measured, *kept.pooled.values(), *(v for v in looked_at if v not in inputs)]
-    after = {copy: value for value, copy in kept.again.items()}
+    after = state.waiting | {copy: value for value, copy in kept.again.items()}
     return plan_stages(kept.graph, checkpoints, together=together, passed=kept.pooled, after=after)
 
 
@@ -202,9 +205,10 @@ def _prepare(
     turners: Mapping[str, Turner],
 ) -> _Pass:
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
-    state = _Pass(network, target, correct, targets, {}, {}, {}, Kept(network.graph), {}, turners)
-    known: set[str] = set()
+    state = _Pass(network, target, correct, targets, {}, {}, {}, {}, Kept(network.graph), {}, turners)
+    known: dict[str, str] = {}  # output of a unit -> measured value with which that unit is corrected
     owners: dict[str, str] = {}  # initializer of a unit before -> what becomes of it with that unit
+    values: dict[str, str] = {}  # initializer of a unit before -> measured value with which it is corrected
     for unit in network.units:
         shared = next(
             (f"its {network.learned[i].role} is {owners[i]}" for i in unit.initializers if i in owners),
@@ -216,17 +220,21 @@ def _prepare(
         if report.reason:
             if correct:
                 owners = dict.fromkeys(unit.initializers, f"also that of {unit.name}, which stays as it is") | owners
+            waited = [values[i] for i in unit.initializers if i in values]
+            state.waiting.update({use.node.output[0]: waited[0] for use in unit.uses if waited})
             continue
         owners |= dict.fromkeys(unit.initializers, f"normalised with {unit.name}")
-        before = unit.uses[0].input
+        before, value = unit.uses[0].input, unit.uses[0].output  # all its uses are measured in one stage
         if correct and len(unit.uses) == 1 and unit.kind != "affine" and before in known:
             state.following.setdefault(before, []).append(unit)
+            value = known[before]
         elif correct and unit.kind == "norm":
             report.reason = "its input is no unit's output: the stored statistics are kept"
             continue
         else:
             state.measured.update({use.output: unit for use in unit.uses})
-        known.update(use.output for use in unit.uses)
+        known.update((use.output, value) for use in unit.uses)
+        values |= dict.fromkeys(unit.initializers, value)
     return state
 
 
@@ -257,6 +265,12 @@ def _obstacle(network: Network, unit: Unit) -> str:
     """Return why a unit cannot be normalised; empty if it can."""
     if _is_fed_back(network.graph, unit):
         return "its weights are used again on a value that depends on their first use"
+    if len(unit.uses) > 1:
+        below = _below(network.graph, unit)
+        for other in network.units:
+            shares = not set(unit.initializers).isdisjoint(other.initializers)
+            if other is not unit and shares and any(use.output in below for use in other.uses):
+                return f"one of its uses depends on {other.name}, which shares an array with it"
     return ""
 
 
@@ -264,8 +278,13 @@ def _is_fed_back(graph: Graph, unit: Unit) -> bool:
     """Tell whether what a unit reads somewhere depends on what it puts out elsewhere."""
     if len(unit.uses) == 1:
         return False
-    below = {o for node in graph.ancestors([use.input for use in unit.uses]) for o in node.output}
+    below = _below(graph, unit)
     return any(use.output in below for use in unit.uses)
+
+
+def _below(graph: Graph, unit: Unit) -> set[str]:
+    """Return the values that a unit's inputs are made of, and these."""
+    return {o for node in graph.ancestors([use.input for use in unit.uses]) for o in node.output}
 
 
 def _finish_stage(

@@ -122,6 +122,43 @@ def test_what_shares_an_array_with_a_unit_left_alone_before_it_is_left_alone(nam
     np.testing.assert_allclose(found.mean, 0.1, atol=1e-3)
 
 
+def _twice(b, shares_bias=False):
+    """Return conv1 on the data, and on what is behind conv2, which has its weight but not its bias."""
+    x = b.conv("data", "conv1", 3)
+    settings = {"kernel_shape": [3, 3], "pads": [1] * 4}
+    y = b.graph.op("Conv", "data", "conv1/param0", b.array("conv2", 0, (3,), "bias"), name="conv2", **settings)
+    y = b.graph.op("Sigmoid", y)
+    if shares_bias:
+        y = b.graph.op("Conv", y, "conv1/param0", "conv1/param1", name="again", **settings)
+    return x, y
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_reads_a_weight_beside_the_unit_that_it_is_normalised_with_runs_after_that(named):
+    """Else what is behind it would be measured with the weight as it was."""
+    b = NetBuilder(shape=(4, 3, 8, 8))
+    x, y = _twice(b)
+    net = b.finish(b.conv(y, "last", 4), x)
+    batches = pictures(shape=(3, 8, 8))
+    reports, _ = normalize(net, batches, chosen=lambda u: "" if named or u.name != "conv2" else "not named")
+    assert [bool(r.done) for r in reports] == [True, False, True]
+    np.testing.assert_allclose(measured(net, batches)["last"].std, 1, atol=1e-3)
+
+
+def test_what_is_used_again_behind_a_unit_with_its_weight_is_left_alone():
+    b = NetBuilder(shape=(4, 3, 8, 8))
+    x, y = _twice(b, shares_bias=True)
+    net = b.finish(b.conv(y, "last", 4), x)
+    batches = pictures(shape=(3, 8, 8))
+    reports, _ = normalize(net, batches)
+    assert [r.reason for r in reports] == [
+        "one of its uses depends on conv1 (conv2), which shares an array with it",
+        "its weight is also that of conv1, which stays as it is",
+        "",
+    ]
+    np.testing.assert_allclose(measured(net, batches)["last"].std, 1, atol=1e-3)
+
+
 @pytest.mark.parametrize("method", ["gaussian", "pca", "kmeans"])
 def test_what_follows_weights_that_read_their_own_result_is_normalised_with_the_drawn_ones(method):
     b = NetBuilder()
