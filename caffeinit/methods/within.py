@@ -60,9 +60,7 @@ class _Pass:
     reports: dict[str, UnitReport]
     measured: dict[str, Unit]  # checkpoint value -> unit
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
-    waiting: dict[
-        str, str
-    ]  # output of a unit not corrected itself -> value with which arrays that it reads are corrected
+    waiting: dict[str, str]  # output of a unit left alone -> value with which arrays that it reads are corrected
     kept: Kept  # what becomes of the measured values
     moments: dict[str, Moments]
     turners: Mapping[str, Turner]
