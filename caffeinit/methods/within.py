@@ -218,8 +218,8 @@ def _prepare(
         if report.reason:
             if correct:
                 owners = dict.fromkeys(unit.initializers, f"also that of {unit.name}, which stays as it is") | owners
-            waited = [values[i] for i in unit.initializers if i in values]
-            state.waiting.update({use.node.output[0]: waited[0] for use in unit.uses if waited})
+            waited = sorted((values[i] for i in unit.initializers if i in values), key=list(state.measured).index)
+            state.waiting.update({use.node.output[0]: waited[-1] for use in unit.uses if waited})
             continue
         owners |= dict.fromkeys(unit.initializers, f"normalised with {unit.name}")
         before, value = unit.uses[0].input, unit.uses[0].output  # all its uses are measured in one stage
