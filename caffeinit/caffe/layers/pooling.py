@@ -149,8 +149,9 @@ class Pooling(LayerType):
             )
 
         sums, squares = average(bottom), average(graph.op("Mul", bottom, bottom))
-        above = graph.op("Where", graph.op("Greater", sums, 0.0), squares, 0.0)
-        return graph.op("Div", above, graph.op("Max", sums, _SMALLEST))
+        # Where they sum to 0, the divisor is 1: by the smallest number gradients would become infinite.
+        above = graph.op("Greater", sums, _SMALLEST)
+        return graph.op("Div", graph.op("Where", above, squares, 0.0), graph.op("Where", above, sums, 1.0))
 
     @staticmethod
     def _windows(layer: Layer, bottom: Shape) -> tuple[Windows, bool]:

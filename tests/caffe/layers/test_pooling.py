@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+import caffeinit
 from caffeinit.caffe.layers import pooling
 from tests.caffe.layers.single import Case, check_case, check_every_type_has_a_row, check_refusal
 
@@ -148,3 +149,17 @@ def test_windows_are_placed_as_caffe_words_it():
 )
 def test_refusals_name_the_parameter(settings, bottom, words, tmp_path):
     check_refusal(case(settings, bottom, (), None), words, tmp_path)
+
+
+def test_the_gradient_of_stochastic_windows_that_sum_to_zero_is_zero(tmp_path):
+    net_file = tmp_path / "net.prototxt"
+    net_file.write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 4 } } }'
+        'layer { name: "y" type: "Pooling" bottom: "x" top: "y"'
+        " pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 } }"
+    )
+    net = caffeinit.load(net_file)
+    x = np.float32([[[[0, 0, 1, 3], [0, 0, 0, 0]]]])
+    found = net.backward({"x": x}, {"y": np.full((1, 1, 1, 2), 8, np.float32)}).inputs["x"]
+    # (2 x - y) / sum, with y = 10 / 4.
+    np.testing.assert_allclose(found / 8, [[[[0, 0, -0.125, 0.875], [0, 0, -0.625, -0.625]]]], atol=1e-6)
