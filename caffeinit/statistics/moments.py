@@ -30,6 +30,8 @@ SMALLEST_STD = 1e-30
 # A difference of sums of squares is taken where the mean's part is at most so many times it: two bits are lost then.
 CANCELLED = 4.0
 BLOCK_ELEMENTS = 1 << 18  # 1 MB of float32: a block stays in the cache for the few passes over it
+# Below both, squared deviations may have lost digits, or all, for single precision holds nothing smaller than 1e-45.
+LOST_SQUARES, LOST_MEAN = 1e-34, 1e-15
 SHORT = 128  # rows of fewer numbers are summed faster by einsum than by one dot product each
 
 _memory = ThreadMemory()
@@ -220,11 +222,20 @@ def _block_moments(block: np.ndarray, extremes: bool = True) -> PictureMoments:
     squares = _squared_deviations(block, means)
     if not np.isfinite(squares).all() and np.isfinite(block).all():
         # Numbers above 1e19, whose squares single precision cannot hold.
-        wide = block.astype(np.float64)
-        means = wide.mean(axis=2)
-        squares = ((wide - means[:, :, None]) ** 2).sum(axis=2)
+        means, squares = _wide_moments(block)
+    elif (lost := (squares < LOST_SQUARES) & (means != 0) & (np.abs(means) < LOST_MEAN)).any():
+        # Nor those of numbers below 1e-19; each channel of each picture decides for itself.
+        means, squares = means.astype(np.float64), squares.astype(np.float64)
+        means[lost], squares[lost] = _wide_moments(block[lost])
     lowest, highest = _extremes(block) if extremes else (np.full(channels, np.nan),) * 2
     return PictureMoments(means, squares, lowest[None], highest[None], positions)
+
+
+def _wide_moments(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and sums of squared deviations from them over the last axis, in double precision."""
+    wide = block.astype(np.float64)
+    means = wide.mean(axis=-1)
+    return means, ((wide - means[..., None]) ** 2).sum(axis=-1)
 
 
 def _extremes(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -119,3 +119,15 @@ def test_numbers_whose_squares_single_precision_cannot_hold():
     wide = values.astype(np.float64)
     np.testing.assert_allclose(moments.std, wide.std(axis=(0, 2)), rtol=1e-6)
     np.testing.assert_allclose(moments.mean, wide.mean(axis=(0, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-23, 1e-26])
+def test_numbers_whose_squares_are_too_small_for_single_precision(size):
+    values = np.random.default_rng(0).standard_normal((3, 4, 200)).astype(np.float32)
+    values[:, 0] *= size
+    values[1, 1] *= size
+    values[:, 2] = 0
+    moments = Moments(4)
+    moments.update(values)
+    np.testing.assert_allclose(moments.std, values.astype(np.float64).std(axis=(0, 2)), rtol=1e-6)
+    assert moments.dead.tolist() == [False, False, True, False]
