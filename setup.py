@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.develop import develop
 from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +31,14 @@ class BuildWithDescriptors(build_py):
         compile_descriptors(root / "caffeinit" / "caffe" / "caffe.desc")
 
 
+class EditableWithDescriptors(develop):
+    """The editable install of a pip before 23.1, which builds nothing."""
+
+    def run(self) -> None:
+        super().run()
+        compile_descriptors(HERE / "caffeinit" / "caffe" / "caffe.desc")
+
+
 class SourcesWithTests(sdist):
     """The usual archive of sources, with what compiles the descriptors, the tests and their data, and the tools."""
 
@@ -41,4 +50,4 @@ class SourcesWithTests(sdist):
         super().make_distribution()
 
 
-setup(cmdclass={"build_py": BuildWithDescriptors, "sdist": SourcesWithTests})
+setup(cmdclass={"build_py": BuildWithDescriptors, "develop": EditableWithDescriptors, "sdist": SourcesWithTests})
