@@ -190,6 +190,8 @@ def rescale(
         raise OptionError(f'there is no mode "{mode}"; modes: {", ".join(MODES)}')
     if per_channel_rates and (mode not in ("preserve", "normalize") or not balanced):
         raise OptionError("rates per channel are for modes preserve and normalize, with balancing")
+    if mode == "balance" and not balanced:
+        raise OptionError("mode balance does nothing but balance, and so cannot do with --no-balance")
     for given, option in ((rewrite_lrn, "--rewrite-lrn"), (powers_of_two, "--powers-of-two")):
         if given and mode not in PRESERVING:
             raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
@@ -208,7 +210,7 @@ def rescale(
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     if mode in PRESERVING:
         reason = _preserving_reasons(network, chosen)
-        balances = mode == "balance" or (mode == "preserve" and balanced)
+        balances = mode in ("balance", "preserve") and balanced
         num_pictures = rates.num_pictures(calibration) if balances else 0
         work = Work(forward=compared(network, needed_inputs(network)), compares=True, rate_pictures=num_pictures)
         with bounded(network, calibration, work, memory_limit, temp_dir):

@@ -26,6 +26,7 @@ CASES = [
         (("--mode", mode, "--beta", "0.1"), None, 2, f"mode {mode} keeps the function, and so sets no means")
         for mode in ("preserve", "equalize", "balance", "fp16")
     ),
+    (("--mode", "balance", "--no-balance"), None, 2, "mode balance does nothing but balance"),
     (("--reinit", "conv9"), None, 2, 'no layer with weights matches "conv9"'),
     (("--layers", "cnov1"), None, 2, '--layers: no layer with weights matches "cnov1"; nearest: "conv1"'),
     (("--layers", "conv*,fc*,x"), None, 2, 'matches "fc*"; there are: "conv1", "ip" --layers: no layer'),
