@@ -121,4 +121,4 @@ def _copier(kind: int, device: Device) -> ort.InferenceSession:
     x, y = (helper.make_tensor_value_info(name, kind, None) for name in "xy")
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "copy", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return start(model, {}, Settings(threads=1, device=device))
+    return start(model, Settings(threads=1, device=device))

@@ -150,7 +150,7 @@ class Piece:
         key = (*key, self.correction is not None)
         if key not in self._readers:
             graph, _ = with_corrections(build(), {"x": self.correction} if self.correction else {})
-            self._readers[key] = start(graph.to_model(), {}, self._settings)
+            self._readers[key] = start(graph.to_model(), self._settings)
         session = self._readers[key]
         binding = session.io_binding()
         for given in session.get_inputs():
@@ -198,7 +198,7 @@ class ResidentSession:
         self._graph, self._settings, self._portion = graph, settings, portion
         self._readers: dict[str, dict[tuple[Any, ...], ort.InferenceSession]] = {name: {} for name in outputs}
         weights = {name: part.initializers[name] for name in fed_weights(part)}
-        self._session = start(*declare(part, weights), settings)
+        self._session = start(declare(part, weights), settings)
         with explained("set up"):
             self._weights = {name: DeviceArray.place(settings.device, array) for name, array in weights.items()}
 

@@ -4,8 +4,6 @@ Weights of matrix products enter as inputs, not as initializers: onnxruntime wou
 session, which costs more than one pass over the calibration set, and the product is as fast without. Convolution
 weights stay initializers, or they lose the blocked layout; huge ones enter as inputs, too. On a GPU nothing is repacked,
 and inputs would be sent there anew for every run: weights are initializers, unless they are too many for one message.
-Initializers are handed over beside the model, each in a copy that is the session's own: within it they would be copied
-three times more before onnxruntime has them, which is half of the time that it takes to set a session up.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ from caffeinit.model.products import PRODUCTS
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 HUGE_ELEMENTS = 1 << 24  # kernels above this size are fed: building them in takes six copies, and longer than a pass
 _KERNELS = ("Conv", "ConvTranspose")
-HANDED_BYTES = 1 << 12  # initializers below this size lie within the model, where shapes are read from them
 MESSAGE_BYTES = 3 << 29  # of the 2 GB that a protobuf message can hold
 MOST_AT_ONCE = 1 << 30  # bytes of weights above which a graph is run in segments
 
@@ -89,8 +86,9 @@ class Session:
         fed = {*fed, *(fed_weights(graph) if settings.device.is_cpu or _is_too_large(graph) else ())}
         self._weights = {n: a for n, a in graph.initializers.items() if n in fed}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
+        model = declare(graph, self._weights)
         sparing = sparing and settings.room is not None
-        self._session = start(*declare(graph, self._weights), settings, sparing)
+        self._session = start(model, settings, sparing)
         self._run_options = None if steady or sparing else _run_options(settings)
         self._types = {o.name: o.type for o in self._session.get_outputs()}
         self._read = {i.name for i in self._session.get_inputs()}
@@ -131,21 +129,11 @@ class Session:
         return {n: into[n] if n in into else arrays[n] for n in self.outputs}
 
 
-def start(
-    model: onnx.ModelProto, handed: Mapping[str, np.ndarray], settings: Settings, sparing: bool = False
-) -> ort.InferenceSession:
-    """Return onnxruntime's session for a model.
-
-    Args:
-        handed: initializers that the model names, but does not hold; copied.
-        sparing: without an arena.
-    """
+def start(model: onnx.ModelProto, settings: Settings, sparing: bool = False) -> ort.InferenceSession:
+    """Return onnxruntime's session for a model; `sparing`: without an arena."""
     options = _options(settings)
     options.enable_cpu_mem_arena = not sparing
     with explained("set up"):
-        values = [ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C")) for array in handed.values()]
-        options.add_external_initializers(list(handed), values)
-        del values  # what onnxruntime brings into a layout of its own it lets go
         return ort.InferenceSession(model.SerializeToString(), options, providers=settings.device.providers())
 
 
@@ -168,25 +156,13 @@ def _is_too_large(graph: Graph) -> bool:
     return sum(a.nbytes for a in graph.initializers.values()) > MESSAGE_BYTES
 
 
-def declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """Return the model with the arrays of `fed` declared as inputs, and initializers that are to be handed over with it."""
-    built_in = {n: a for n, a in graph.initializers.items() if n not in fed}
-    handed = {n: a for n, a in built_in.items() if a.nbytes >= HANDED_BYTES and a.dtype.kind in "fiu"}
-    model = graph.to_model(embed={n: a for n, a in built_in.items() if n not in handed})
+def declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return the model with the arrays of `fed` declared as inputs."""
+    model = graph.to_model(embed={n: a for n, a in graph.initializers.items() if n not in fed})
     for name, array in fed.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
-    model.graph.initializer.extend(_named(name, array) for name, array in handed.items())
-    return model, handed
-
-
-def _named(name: str, array: np.ndarray) -> onnx.TensorProto:
-    """Return an initializer without its numbers, as onnxruntime wants those that it is handed: as if they lay in a file."""
-    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
-    for key, value in (("location", "handed"), ("offset", "0"), ("length", str(array.nbytes))):
-        tensor.external_data.add(key=key, value=value)
-    return tensor
+    return model
 
 
 def _options(settings: Settings) -> ort.SessionOptions:
