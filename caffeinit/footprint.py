@@ -224,10 +224,10 @@ def _with_working(values: int) -> int:
 
 
 def _with_weights(part: Graph, running: int) -> int:
-    """Return what a session takes: while weights are built in one more copy of them, and more of one; then its own."""
+    """Return what a session takes: building weights in takes several copies of them, and then it has two of its own."""
     fed = set(fed_weights(part))
     sizes = [array.nbytes for name, array in part.initializers.items() if name not in fed]
-    return max(running + int(1.25 * sum(sizes)), int(2.25 * sum(sizes)) + 3 * max(sizes, default=0))
+    return max(running + 2 * sum(sizes), int(4.5 * sum(sizes) + 1.5 * max(sizes, default=0)))
 
 
 def _forward(network: Network, wanted: Sequence[str], calibration: Any) -> tuple[int, int]:
