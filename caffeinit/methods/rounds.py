@@ -90,8 +90,9 @@ class Relaxed:
     are accelerated, and the others follow from them.
 
     Attributes:
-        point: log scales through which the function has changed since the start.
-        moved: by how much the last step moved the point.
+        point: log scales that are accelerated, as they have changed since the start.
+        way: log scales through which the function has changed since the start; with sums more than are accelerated.
+        moved: by how much the last step changed these.
         has_sums: whether there are sums whose terms have scales of their own.
         held: the least spread with the outputs' scale held, where that was not enough and it is not held any more.
     """
@@ -130,6 +131,7 @@ class Relaxed:
         self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
         gains = _gains(self.system, heads)
         self.has_sums = any(row.any() for row in gains.values())
+        self._changing = np.eye(self.system.num_unknowns) if self.has_sums else self.keys
         self._sums = Sums(self.network, heads, gains if self.has_sums else {}, self._restored)
         self._summed = {u.key: self._sums.of(u) for u in self.units}
         self._ridge = _SUMS_RIDGE if self.has_sums else RIDGE
@@ -145,7 +147,8 @@ class Relaxed:
 
     def start(self) -> None:
         """Forget how steps from other arrays, or other measurements, went."""
-        self.point = self.moved = np.zeros(len(self.keys))
+        self.point = np.zeros(len(self.keys))
+        self.way = self.moved = np.zeros(len(self._changing))
         self._accelerated = Accelerated()
 
     def step(self, rates: Mapping[str, UnitRates]) -> tuple[Plan, float]:
@@ -160,7 +163,9 @@ class Relaxed:
         if self.has_sums and expected > prepared[2]:
             to = self._accelerated.restart(self.point, found)
             unknowns, expected = self._go(to - self.point, prepared)
-        self.moved, self.point = to - self.point, to
+        self.point = to
+        self.moved = self._changing @ unknowns
+        self.way = self.way + self.moved
         if self.has_sums:  # else rates follow all scales, and steps are small in the end
             self._gone = self._gone + unknowns
         self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in prepared[1]]
@@ -262,12 +267,12 @@ def iterate(
         del rates  # what they come from makes room for the next ones
         if not np.abs(change.scales).max(initial=0) > _STILL:
             break
-        restorer.prepare(state.given_by(change), relaxed.point)
+        restorer.prepare(state.given_by(change), relaxed.way)
         try:
             given = state.leave(change)
         except WeightsError:  # no number can take this step; the best point can be gone back to
             break
-        restorer.restore(given, relaxed.point)
+        restorer.restore(given, relaxed.way)
     return Balanced(state.finish(), before, state.rates, done, state.is_moved)
 
 
@@ -296,13 +301,13 @@ def approach(
             relaxed.forget()
             break
         planned = with_plan(network, given, change)
-        restorer.prepare(planned, relaxed.point)
+        restorer.prepare(planned, relaxed.way)
         apply(network, change, roughly=True)
         given = planned
         is_short = np.abs(relaxed.moved).max(initial=0) <= LONG
         if (expected <= limit and is_short) or number == rounds - 1:
             break
-        if restorer.restore(given, relaxed.point) <= _CLOSE and expected <= limit:
+        if restorer.restore(given, relaxed.way) <= _CLOSE and expected <= limit:
             break
     return given, before
 

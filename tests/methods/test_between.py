@@ -293,6 +293,42 @@ def test_what_is_reported_after_the_function_has_changed_is_what_units_put_out()
         np.testing.assert_allclose(report.after.channel_stds, found[unit.key].std, rtol=1e-4)
 
 
+def _layer(name, kind, bottoms, settings="", tops=None):
+    ends = "".join(f' bottom: "{b}"' for b in bottoms) + "".join(f' top: "{t}"' for t in tops or [name])
+    return f'layer {{ name: "{name}" type: "{kind}" {ends} {settings} }}'
+
+
+def test_sums_beside_lrn_are_made_up_for(tmp_path):
+    """Scales that bend at LRN are not all through which the function changes where terms of a sum have their own."""
+    conv = (
+        'convolution_param {{ num_output: {} kernel_size: 3 pad: 1 weight_filler {{ type: "gaussian" std: 0.1 }} {} }}'
+    )
+    pool = "pooling_param {{ pool: {} kernel_size: 3 stride: 2 }}"
+    rows = [
+        _layer("data", "Input", [], "input_param { shape { dim: 4 dim: 3 dim: 12 dim: 10 } }"),
+        _layer("c1", "Convolution", ["data"], conv.format(12, "group: 3")),
+        _layer("q2", "Pooling", ["data"], pool.format("AVE")),
+        _layer("c3", "Convolution", ["q2"], conv.format(4, "")),
+        _layer("e4", "Eltwise", ["data", "data"]),
+        _layer("c5", "Convolution", ["c1"], conv.format(4, "group: 2")),
+        _layer("p6", "PReLU", ["c3"]),
+        _layer("z7", "Slice", ["p6"], tops=["z7a", "z7b"]),
+        _layer("n8", "LRN", ["c5"], "lrn_param { local_size: 3 alpha: 1 k: 2 }"),
+        _layer("z9", "Slice", ["z7a"], tops=["z9a", "z9b"]),
+        _layer("e10", "Eltwise", ["z9a", "z9b"], "eltwise_param { coeff: 0.5 coeff: -2 }"),
+        _layer("q11", "Pooling", ["z9b"], pool.format("AVE")),
+        _layer("c12", "Convolution", ["e10"], conv.format(12, "")),
+        _layer("q13", "Pooling", ["z9b"], pool.format("MAX")),
+        _layer("ip", "InnerProduct", ["q13"], 'inner_product_param { num_output: 5 weight_filler { type: "xavier" } }'),
+    ]
+    (tmp_path / "net.prototxt").write_text("\n".join(rows))
+    net = caffeinit.load(tmp_path / "net.prototxt")
+    batches = pictures(32, batch=16)
+    result = caffeinit.init(net, batches)
+    for unit, found in zip(result.units, caffeinit.measure(net, batches).units, strict=True):
+        assert unit.after.std == pytest.approx(found.stats.std, rel=0.1), unit.name
+
+
 @pytest.mark.parametrize("mode", ["init", "init, not balanced", "normalize"])
 def test_channels_that_balancing_has_made_unlike_are_told(mode):
     b = NetBuilder()
