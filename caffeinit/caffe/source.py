@@ -158,6 +158,8 @@ def load_caffe(
     tell: Teller | None = None,
 ) -> Network:
     """Load a Caffe net as a Network; see `caffeinit.load`."""
+    if phase not in ("TRAIN", "TEST"):
+        raise OptionError(f'phase "{phase}": has to be TRAIN or TEST')
     net = read_net(net_path, phase, level, stages)
     _check_inputs(net, input_shapes or {})
     file = open_weights(weights_path) if weights_path is not None else None
@@ -258,11 +260,13 @@ def _sentences(taken: Mapping[str, str]) -> list[str]:
 
 def _check_inputs(net: Net, given: Mapping[str, Shape]) -> None:
     tops = {top for entry in net.named_layers for top in entry.tops if not entry.bottoms}
-    for name in given:
+    for name, shape in given.items():
         if name not in tops:
             raise OptionError(
                 f'{net.path}: there is no input "{name}" to give a shape to; inputs: {", ".join(sorted(tops))}'
             )
+        if any(extent < 1 for extent in shape):
+            raise OptionError(f'the shape {shape} for input "{name}": has to be of numbers from 1')
 
 
 def _blocked_message(found: Inference, path: Path) -> str:

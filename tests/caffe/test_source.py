@@ -5,7 +5,7 @@ import pytest
 
 import caffeinit
 from caffeinit.caffe import schema
-from caffeinit.errors import CaffeinitError
+from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.inspection import inspect_files
 
 WINDOWS = "convolution_param { num_output: 4 kernel_size: 3 }"
@@ -122,6 +122,23 @@ def test_a_frozen_layer_keeps_its_values(tmp_path):
     result = caffeinit.rescale(net, [np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")])
     assert "lr_mult 0" in result.units[0].reason
     assert (net.params["conv"][0] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"phase": "train"}, 'phase "train": has to be TRAIN or TEST'),
+        ({"input_shapes": {"data": (3, 0, 7)}}, r'the shape \(3, 0, 7\) for input "data": has to be of numbers from 1'),
+    ],
+)
+def test_a_state_or_a_shape_that_is_none_is_refused(tmp_path, options, words):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 9 dim: 7 } } }'
+        'layer { name: "r" type: "ReLU" bottom: "data" top: "r" include { phase: TEST } }'
+    )
+    with pytest.raises(OptionError, match=words):
+        caffeinit.load(path, **options)
 
 
 def test_other_picture_sizes_where_the_weights_allow_them(tmp_path):
