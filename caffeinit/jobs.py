@@ -123,6 +123,7 @@ def init(
     """
     if beta is not None and not normalized:
         raise OptionError("without normalising, means stay as they come, and there is no use for --beta")
+    _check_beta(beta)
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = drawn_by_init(network, layers)
@@ -197,6 +198,7 @@ def rescale(
             raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
     if beta is not None and mode in PRESERVING:
         raise OptionError(f"mode {mode} keeps the function, and so sets no means and has no use for --beta")
+    _check_beta(beta)
     chosen = _choose(network, layers)
     if mode in PRESERVING:
         _check_nothing_drawn(network, mode, reinit)
@@ -235,6 +237,11 @@ def drawn_by_rescale(network: Network, mode: str, reinit: Sequence[str]) -> set[
     if mode in PRESERVING:
         return set()
     return {layer for layer, _ in network.missing} | select(network, reinit)
+
+
+def _check_beta(beta: float | None) -> None:
+    if beta is not None and not math.isfinite(beta):
+        raise OptionError(f"beta {beta}: has to be a finite number")
 
 
 def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> None:
