@@ -124,6 +124,7 @@ def init(
     if beta is not None and not normalized:
         raise OptionError("without normalising, means stay as they come, and there is no use for --beta")
     _check_beta(beta)
+    layers = _as_patterns(layers)
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = drawn_by_init(network, layers)
@@ -199,6 +200,7 @@ def rescale(
     if beta is not None and mode in PRESERVING:
         raise OptionError(f"mode {mode} keeps the function, and so sets no means and has no use for --beta")
     _check_beta(beta)
+    layers, reinit = _as_patterns(layers), _as_patterns(reinit) or ()
     chosen = _choose(network, layers)
     if mode in PRESERVING:
         _check_nothing_drawn(network, mode, reinit)
@@ -237,6 +239,11 @@ def drawn_by_rescale(network: Network, mode: str, reinit: Sequence[str]) -> set[
     if mode in PRESERVING:
         return set()
     return {layer for layer, _ in network.missing} | select(network, reinit)
+
+
+def _as_patterns(given: Sequence[str] | None) -> Sequence[str] | None:
+    """Return patterns; a single text is one pattern, and not one for each of its letters."""
+    return [given] if isinstance(given, str) else given
 
 
 def _check_beta(beta: float | None) -> None:

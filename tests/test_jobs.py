@@ -19,3 +19,12 @@ def test_a_mean_that_is_no_finite_number_is_refused_before_the_work(beta):
     with pytest.raises(OptionError, match=f"beta {beta}: has to be a finite number"):
         caffeinit.rescale(net, pictures(), mode="normalize", beta=beta)
     np.testing.assert_array_equal(net.params["conv1"][0], before)
+
+
+def test_a_single_text_is_one_pattern():
+    net = NETS["chain"]()
+    result = caffeinit.rescale(net, pictures(), mode="normalize", layers="conv*", reinit="conv1")
+    assert [r.reason for r in result.units] == ["", "", "not among the chosen layers", "not among the chosen layers"]
+    assert ["drawn" in r.done for r in result.units] == [True, False, False, False]
+    with pytest.raises(OptionError, match='no layer with weights matches "fc"'):
+        caffeinit.init(net, pictures(), layers="fc")

@@ -195,6 +195,7 @@ class Network:
         self._check_inputs(feeds)
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         reachable = _reachable(graph, feeds)
+        blobs = [blobs] if isinstance(blobs, str) else blobs
         wanted = list(blobs) if blobs is not None else [b for b in self.blobs if b in reachable]
         _check_blobs(graph, wanted, reachable)
         computed = [n for n in wanted if n not in feeds]
@@ -222,7 +223,7 @@ class Network:
         self._check_inputs(feeds)
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         _check_blobs(graph, top_diffs, _reachable(graph, feeds))
-        wanted = list(feeds) if blobs is None else list(blobs)
+        wanted = list(feeds) if blobs is None else [blobs] if isinstance(blobs, str) else list(blobs)
         for name in wanted:
             if name not in feeds:
                 raise CaffeinitError(f'input "{name}" was not given, so that it has no gradient')

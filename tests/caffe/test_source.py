@@ -165,6 +165,13 @@ def test_wrong_calls_of_forward_are_explained(tmp_path, inputs, blobs, words):
         net.forward(inputs, blobs)
 
 
+def test_a_single_text_names_one_blob(tmp_path):
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
+    x = {"data": np.ones((1, 3, 8, 8))}
+    assert list(net.forward(x, "conv")) == ["conv"]
+    assert list(net.backward(x, {"conv": np.ones((1, 4, 6, 6))}, "data").inputs) == ["data"]
+
+
 def test_a_change_of_a_parameter_is_seen_by_the_next_forward(tmp_path):
     net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
     x = {"data": np.ones((1, 3, 8, 8))}
