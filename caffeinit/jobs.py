@@ -15,12 +15,12 @@ from caffeinit.methods.preserving import compared, rescale_preserving
 from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.methods.responses import refiners
 from caffeinit.methods.training import Outcome, keeps_function, prepare_training
-from caffeinit.methods.within import normalize
+from caffeinit.methods.within import check_beta, normalize
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, listed
 from caffeinit.model.units import Unit
-from caffeinit.patterns import check_matched
+from caffeinit.patterns import check_matched, one_or_more
 from caffeinit.result import NO_SPREAD, Result
 from caffeinit.statistics.rate_options import Pictures, RateOptions
 
@@ -123,8 +123,8 @@ def init(
     """
     if beta is not None and not normalized:
         raise OptionError("without normalising, means stay as they come, and there is no use for --beta")
-    _check_beta(beta)
-    layers = _as_patterns(layers)
+    check_beta(BETA if beta is None else beta)
+    layers = None if layers is None else one_or_more(layers)
     chosen = _choose(network, layers)
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
     drawn = drawn_by_init(network, layers)
@@ -199,8 +199,8 @@ def rescale(
             raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
     if beta is not None and mode in PRESERVING:
         raise OptionError(f"mode {mode} keeps the function, and so sets no means and has no use for --beta")
-    _check_beta(beta)
-    layers, reinit = _as_patterns(layers), _as_patterns(reinit) or ()
+    check_beta(BETA if beta is None else beta)
+    layers, reinit = None if layers is None else one_or_more(layers), one_or_more(reinit)
     chosen = _choose(network, layers)
     if mode in PRESERVING:
         _check_nothing_drawn(network, mode, reinit)
@@ -239,16 +239,6 @@ def drawn_by_rescale(network: Network, mode: str, reinit: Sequence[str]) -> set[
     if mode in PRESERVING:
         return set()
     return {layer for layer, _ in network.missing} | select(network, reinit)
-
-
-def _as_patterns(given: Sequence[str] | None) -> Sequence[str] | None:
-    """Return patterns; a single text is one pattern, and not one for each of its letters."""
-    return [given] if isinstance(given, str) else given
-
-
-def _check_beta(beta: float | None) -> None:
-    if beta is not None and not math.isfinite(beta):
-        raise OptionError(f"beta {beta}: has to be a finite number")
 
 
 def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Names of layers that options give as shell patterns."""
+"""Names that options and callers give, of layers as shell patterns."""
 
 from __future__ import annotations
 
@@ -43,3 +43,8 @@ def _nearest(pattern: str, names: Collection[str]) -> str:
     shown = ", ".join(f'"{name}"' for name in near or list(names)[:3])
     rest = len(names) - 3
     return f"nearest: {shown}" if near else f"there are: {shown}" + (f" and {rest} more" if rest > 0 else "")
+
+
+def one_or_more(given: str | Iterable[str]) -> list[str]:
+    """Return names or patterns as a list; a single text is one of them, and not one for each of its letters."""
+    return [given] if isinstance(given, str) else list(given)

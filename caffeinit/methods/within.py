@@ -95,8 +95,7 @@ def normalize(
         OptionError: beta is NaN or infinite.
         WeightsError: a unit's output is not finite; the network is then half changed and must not be saved.
     """
-    if not math.isfinite(beta):
-        raise OptionError(f"beta {beta}: has to be a finite number")
+    check_beta(beta)
     samplers = samplers or {}
     state = _prepare(network, Target(beta), chosen, correct, targets or {}, turners or {})
     watch = _Watch(network, samplers)
@@ -116,6 +115,16 @@ def normalize(
         progress(number + 1, len(stages))
     assert not any(watch.waiting.values()), f"never drawn: {[n for n, uses in watch.waiting.items() if uses]}"
     return list(state.reports.values()), run.peak_bytes
+
+
+def check_beta(beta: float) -> None:
+    """Refuse a mean that no channel can be given.
+
+    Raises:
+        OptionError: it is NaN or infinite.
+    """
+    if not math.isfinite(beta):
+        raise OptionError(f"beta {beta}: has to be a finite number")
 
 
 def plan_pass(network: Network) -> tuple[Graph, list[Stage]]:

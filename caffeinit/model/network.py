@@ -16,6 +16,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.units import Learned, Unit, find_units, without_unit
+from caffeinit.patterns import one_or_more
 
 BEHIND = "depends on layer "  # how the reason of a layer begins that is left alone because another one is
 Params = Mapping[str, tuple[np.ndarray, ...]]
@@ -195,8 +196,7 @@ class Network:
         self._check_inputs(feeds)
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         reachable = _reachable(graph, feeds)
-        blobs = [blobs] if isinstance(blobs, str) else blobs
-        wanted = list(blobs) if blobs is not None else [b for b in self.blobs if b in reachable]
+        wanted = one_or_more(blobs) if blobs is not None else [b for b in self.blobs if b in reachable]
         _check_blobs(graph, wanted, reachable)
         computed = [n for n in wanted if n not in feeds]
         results = self._session(graph, computed, self.settings).run(feeds) if computed else {}
@@ -223,7 +223,7 @@ class Network:
         self._check_inputs(feeds)
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         _check_blobs(graph, top_diffs, _reachable(graph, feeds))
-        wanted = list(feeds) if blobs is None else [blobs] if isinstance(blobs, str) else list(blobs)
+        wanted = list(feeds) if blobs is None else one_or_more(blobs)
         for name in wanted:
             if name not in feeds:
                 raise CaffeinitError(f'input "{name}" was not given, so that it has no gradient')
