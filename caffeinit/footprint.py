@@ -34,10 +34,11 @@ from caffeinit.images.batches import Calibration
 from caffeinit.methods.within import plan_pass
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
+from caffeinit.model.rowwise import most_pictures
 from caffeinit.model.sizes import made_for, value_bytes
 from caffeinit.model.units import Unit
 from caffeinit.proof.verify import SPOOL_BYTES
-from caffeinit.statistics.forward import PIECE_BYTES, looked_at, most_pictures, unit_outputs, written
+from caffeinit.statistics.forward import PIECE_BYTES, looked_at, unit_outputs, written
 from caffeinit.statistics.rates import RateProbe
 from caffeinit.storage.paging import return_large_blocks, trim_heap
 

@@ -86,7 +86,7 @@ def with_corrections(
     corrections = {name: affine for name, affine in corrections.items() if name in part.inputs}
     if not corrections:
         return part, {}
-    other, renamed = part.emptied(part.opset), {}
+    other, renamed = part.emptied(part.opset, typed=True), {}
     for name, affine in corrections.items():
         shape = other.inputs.pop(name)
         renamed[name] = other.add_input(other.fresh(f"{name}/kept"), shape, other.input_types.pop(name))

@@ -56,6 +56,13 @@ class Device:
         """Return onnxruntime's execution providers, what the first cannot run is left to the next."""
         return ["CPUExecutionProvider"] if self.is_cpu else [(CUDA, self._options()), "CPUExecutionProvider"]
 
+    def start(self, model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+        """Return onnxruntime's session for a serialised model."""
+        if self.is_cpu:
+            return ort.InferenceSession(model, options, providers=self.providers())
+        with _silence():  # since 1.30 it warns of each session on a GPU that no plugin gave it
+            return ort.InferenceSession(model, options, providers=self.providers())
+
     def _options(self) -> dict[str, str]:
         return {
             "device_id": str(self.number),
@@ -154,7 +161,7 @@ def _probe(device: Device) -> list[str]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep onnxruntime from printing that a device is not there: that is what is asked."""
+    """Keep onnxruntime from printing what it says of devices: whether one is there is what is asked."""
     ort.set_default_logger_severity(4)
     try:
         yield

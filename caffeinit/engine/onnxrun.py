@@ -134,7 +134,7 @@ class OnnxFunction:
         options = _options(self._threads)
         options.add_session_config_entry(_BESIDE, fspath(self._path.resolve().parent))
         part = _part(self._model, values)
-        return ort.InferenceSession(part.SerializeToString(), options, providers=self._device.providers())
+        return self._device.start(part.SerializeToString(), options)
 
 
 class CompiledPart:

@@ -34,6 +34,7 @@ from caffeinit.model.sizes import made_for
 from caffeinit.statistics.moments import PictureMoments
 
 HOST = Device()
+RUN_BYTES = 1 << 31  # of what a run reads and gives: a GPU is idle while the next run is begun, so that few are best
 
 
 @dataclass
@@ -103,8 +104,11 @@ class Piece:
         return len(self.array)
 
     def moments(self, axis: int) -> Sequence[PictureMoments] | None:
-        """Return the moments of the channels on `axis`, as they were found when it was computed; None if they were not."""
-        if self._axis is None:
+        """Return the moments of the channels on `axis`, as they were found when it was computed.
+
+        None if they were not, or if the device's single precision could not hold them.
+        """
+        if self._axis is None or any(found.are_lost for found in self._found):
             return None
         assert axis % len(self.shape) == self._axis % len(self.shape)
         return self._found

@@ -1,6 +1,6 @@
 """A pass stage by stage, as in `staged.py`, with all that is kept between the stages on a device.
 
-Batches keep their cut: a GPU gains nothing from merging them, and a stage reads its weights once whatever their number.
+Batches are joined where pictures do not hang on each other: a stage of a small batch takes longer to begin than to run.
 Corrections of kept values are not applied in place but where a later stage reads them, see `resident.Piece`.
 """
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from caffeinit.engine.affine import Affine
 from caffeinit.engine.arrays import DeviceArray
-from caffeinit.engine.resident import Piece, Portion, ResidentSession
+from caffeinit.engine.resident import RUN_BYTES, Piece, Portion, ResidentSession
 from caffeinit.engine.session import Settings
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import Stage
 from caffeinit.model.graph import Graph
+from caffeinit.model.rowwise import is_rowwise, joined, most_pictures
 from caffeinit.statistics.moments import PictureMoments, picture_moments
 
 
@@ -59,6 +60,7 @@ class ResidentRun:
         self.settings = settings
         self.peak_bytes = 0
         self._batches = batches
+        self._most = _most_rows(graph, stages)
         self._axes = axes
         self._portion = Portion(settings.device, notes)
         self._kept: dict[str, list[Any]] = {}  # pieces; arrays of the machine's for inputs that are read again
@@ -119,7 +121,7 @@ class ResidentRun:
             return
         later = [n for n in fresh if any(n in s.inputs for s in self.stages[number + 1 :])]
         stored: dict[str, list[Any]] = {n: [] for n in later}
-        for index, batch in enumerate(self._batches):
+        for index, batch in enumerate(joined(self._batches, self._most)):
             for name in later:
                 stored[name].append(batch[name])
             yield {n: batch[n] if n in fresh else self._kept[n][index] for n in stage.inputs}
@@ -131,3 +133,11 @@ class ResidentRun:
     def _count(self, change: int) -> None:
         self._held += change
         self.peak_bytes = max(self.peak_bytes, self._held)
+
+
+def _most_rows(graph: Graph, stages: Sequence[Stage]) -> int:
+    """Return how many rows batches that are joined have at most; 0 where none may be."""
+    if not is_rowwise(graph.part([name for stage in stages for name in stage.outputs])):
+        return 0
+    most = (most_pictures(graph, [*stage.inputs, *stage.outputs], RUN_BYTES) for stage in stages)
+    return min((m for m in most if m), default=0)

@@ -134,7 +134,7 @@ def start(model: onnx.ModelProto, settings: Settings, sparing: bool = False) -> 
     options = _options(settings)
     options.enable_cpu_mem_arena = not sparing
     with explained("set up"):
-        return ort.InferenceSession(model.SerializeToString(), options, providers=settings.device.providers())
+        return settings.device.start(model.SerializeToString(), options)
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:

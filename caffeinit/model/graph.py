@@ -322,12 +322,12 @@ class Graph:
         other.outputs = [instead.get(name, name) for name in self.outputs]
         return other
 
-    def emptied(self, opset: int) -> Graph:
-        """Return a graph of another opset with the same inputs, arrays and names in use, and no nodes."""
+    def emptied(self, opset: int, typed: bool = False) -> Graph:
+        """Return a graph of an opset with the same inputs, arrays and names in use, and no nodes; `typed`: their types."""
         other = self.copy()
         other.opset = opset
         other.nodes, other._producers, other.folded = [], {}, {}
-        other._types = {n: t for n, t in self._types.items() if n in self.inputs}
+        other._types = {n: t for n, t in self._types.items() if typed or n in self.inputs}
         other._names |= {o for node in self.nodes for o in node.output}
         return other
 

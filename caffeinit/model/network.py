@@ -230,7 +230,12 @@ class Network:
         made = self._differentiated(graph, tuple(top_diffs), wanted)
         for top, diff in top_diffs.items():
             array = np.asarray(diff, np.float32, order="C")
-            _check_diff(graph, top, array, feeds)
+            if -1 in graph.shape(top):  # the data choose its rows
+                shape = self._session(graph, [top], self.settings).run(feeds)[top].shape
+            else:
+                shape = _fitting_shape(graph, top, array.shape, feeds)
+            if array.shape != shape:
+                raise CaffeinitError(f'the top diff of "{top}" is {array.shape}, but the blob is {shape}')
             feeds[made.diffs[top]] = array
         found = made.run(feeds, self.settings, self._session)
         # By place in memory: layers may share an array in different shapes.
@@ -335,15 +340,14 @@ def _check_blobs(graph: Graph, names: Iterable[str], reachable: set[str]) -> Non
             raise CaffeinitError(f'blob "{name}" {why}')
 
 
-def _check_diff(graph: Graph, top: str, diff: np.ndarray, feeds: Mapping[str, np.ndarray]) -> None:
-    """Refuse a top diff that is not shaped like its blob; axis 0 may be the batch, which can differ from the graph's."""
-    shape = graph.shape(top)
-    fits = diff.shape == shape
-    if graph.batch_axis_free and not fits and shape:
-        ratios = {(a.shape[0], graph.inputs[n][0]) for n, a in feeds.items() if n in graph.inputs}
-        fits = any(diff.shape == (shape[0] * given // made, *shape[1:]) for given, made in ratios)
-    if not fits:
-        raise CaffeinitError(f'the top diff of "{top}" is {diff.shape}, but the blob is {shape}')
+def _fitting_shape(graph: Graph, blob: str, given: Shape, feeds: Mapping[str, np.ndarray]) -> Shape:
+    """Return a blob's shape; axis 0 may be the batch, which can differ from the graph's: then the given one if it fits."""
+    shape = graph.shape(blob)
+    if not graph.batch_axis_free or not shape:
+        return shape
+    ratios = {(a.shape[0], graph.inputs[n][0]) for n, a in feeds.items() if n in graph.inputs}
+    fits = any(given == (shape[0] * rows // made, *shape[1:]) for rows, made in ratios)
+    return given if fits else shape
 
 
 def _reachable(graph: Graph, given: Iterable[str]) -> set[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 
 from caffeinit.model.graph import Graph
+from caffeinit.model.sizes import made_for
 from caffeinit.ops import find_rule
 
 
@@ -17,14 +19,48 @@ def row_pieces(batch: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str,
         yield {name: array[start : start + size] for name, array in batch.items()}
 
 
+def joined(batches: Iterable[Mapping[str, np.ndarray]], most: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yield batches of a row-wise graph one behind the other in one, as long as that has at most so many rows."""
+    waiting: list[Mapping[str, np.ndarray]] = []
+    rows = 0
+    for batch in batches:
+        count = max(len(array) for array in batch.values())
+        if waiting and (rows + count > most or _row_shapes(batch) != _row_shapes(waiting[0])):
+            yield _in_one(waiting)
+            waiting, rows = [], 0
+        waiting.append(batch)
+        rows += count
+    if waiting:
+        yield _in_one(waiting)
+
+
+def _in_one(batches: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    if len(batches) == 1:
+        return batches[0]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _row_shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in batch.items()}
+
+
+def most_pictures(graph: Graph, values: Sequence[str], limit: int) -> int | None:
+    """Return how many pictures a piece has at most, so that these values fit; None where none may be cut or joined."""
+    if not graph.batch_axis_free or joins_rows(graph.part(values)):
+        return None
+    shapes = [graph.shape(v) for v in values]
+    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
+    return max(1, limit // max(picture, 1))
+
+
 def is_rowwise(graph: Graph) -> bool:
     """Tell whether all values of a graph have the batch on axis 0, and each picture's follow from its own alone."""
-    made_for = common_rows(graph)
+    common = common_rows(graph)
     if not graph.batch_axis_free or not graph.inputs:
         return False
     moving = graph.moving_values()
     return all(
-        _keeps_rows(node, graph, made_for, moving) for node in graph.nodes if any(o in moving for o in node.output)
+        _keeps_rows(node, graph, common, moving) for node in graph.nodes if any(o in moving for o in node.output)
     )
 
 
@@ -43,22 +79,22 @@ def joins_rows(graph: Graph) -> bool:
 
 def rowwise_values(graph: Graph) -> set[str]:
     """Return the values that have the batch on axis 0, and each picture's follow from its own alone."""
-    made_for, moving = common_rows(graph), graph.moving_values()
+    common, moving = common_rows(graph), graph.moving_values()
     found = set(graph.inputs)
     for node in graph.nodes:
         if found.issuperset(i for i in node.input if i in moving) and any(o in moving for o in node.output):
-            found.update(o for o in node.output if o and _keeps_rows(node, graph, made_for, moving))
+            found.update(o for o in node.output if o and _keeps_rows(node, graph, common, moving))
     return found
 
 
-def _keeps_rows(node: onnx.NodeProto, graph: Graph, made_for: int, moving: Collection[str]) -> bool:
+def _keeps_rows(node: onnx.NodeProto, graph: Graph, common: int, moving: Collection[str]) -> bool:
     rule = find_rule(node)
     if rule is None or not rule.is_rowwise(node, graph):
         return False
     shapes = [graph.shape(v) for v in (*(i for i in node.input if i in moving), *(o for o in node.output if o))]
     if not all(shapes) or any(-1 in s for s in shapes):
         return False
-    return len({s[0] for s in shapes}) == 1 and shapes[0][0] % made_for == 0
+    return len({s[0] for s in shapes}) == 1 and shapes[0][0] % common == 0
 
 
 def common_rows(graph: Graph) -> int:

@@ -5,7 +5,6 @@ A few pieces of batches are in memory at a time, however many pictures there are
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -15,15 +14,15 @@ import numpy as np
 
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.buffers import ThreadMemory
-from caffeinit.engine.resident import Piece, Portion, ResidentSession
+from caffeinit.engine.resident import RUN_BYTES, Piece, Portion, ResidentSession
 from caffeinit.engine.session import Session, compile_graph, is_segmented, output_shape
 from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import Streaming, can_stream
 from caffeinit.model.following import channel_map, followed_units
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import joins_rows, row_pieces, rowwise_values
-from caffeinit.model.sizes import made_for, numpy_type
+from caffeinit.model.rowwise import is_rowwise, joined, most_pictures, row_pieces, rowwise_values
+from caffeinit.model.sizes import numpy_type
 from caffeinit.statistics.moments import Moments, PictureMoments, picture_moments
 from caffeinit.storage.paging import trim_heap
 from caffeinit.workers import worker_pool
@@ -32,7 +31,6 @@ Values = Mapping[str, np.ndarray]
 Found = Mapping[str, np.ndarray | Piece]
 Seen = TypeVar("Seen")
 PIECE_BYTES = 1 << 28  # of values that are held at once
-DEVICE_BYTES = 1 << 30  # the same on a device, which wants many pictures at a time
 
 
 def unit_outputs(network: Network, others: Sequence[str] = ()) -> list[str]:
@@ -113,7 +111,10 @@ def _run_resident(
     settings = network.settings
     portion = Portion(settings.device, network.notes)
     session = ResidentSession(network.graph, values, settings, portion, axes=_axes(network))
-    for piece in cut(network.graph, batches, values, DEVICE_BYTES):
+    most = most_pictures(network.graph, values, RUN_BYTES)
+    if most and is_rowwise(network.graph.part(values)):
+        batches = joined(batches, most)
+    for piece in cut(network.graph, batches, values, RUN_BYTES):
         feeds = {n: DeviceArray.place(settings.device, piece[n]) for n in session.inputs}
         yield len(next(iter(piece.values()))), session.run(feeds)
 
@@ -130,15 +131,6 @@ def cut(
     for batch in batches:
         count = len(next(iter(batch.values())))
         yield from row_pieces(batch, min(most, pictures or most) if most else count) if count else ()
-
-
-def most_pictures(graph: Graph, values: Sequence[str], limit: int) -> int | None:
-    """Return how many pictures a piece of a batch has at most, so that these values fit; None where none is cut."""
-    if not graph.batch_axis_free or joins_rows(graph.part(values)):
-        return None
-    shapes = [graph.shape(v) for v in values]
-    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
-    return max(1, limit // max(picture, 1))
 
 
 def measure_moments(

@@ -74,6 +74,11 @@ class PictureMoments:
         )
         return cls(means, squares, lowest, highest, parts[0].positions)
 
+    @property
+    def are_lost(self) -> bool:
+        """Whether single precision may have held too little of the squares: of numbers above 1e19, or below 1e-19."""
+        return not np.isfinite(self.squares).all() or bool(_lost(self.means, self.squares).any())
+
     def merged(self) -> tuple[int, np.ndarray, np.ndarray]:
         """Return count, means and squared deviations, (C,) float64, of all pictures together."""
         count = len(self.means) * self.positions
@@ -223,12 +228,17 @@ def _block_moments(block: np.ndarray, extremes: bool = True) -> PictureMoments:
     if not np.isfinite(squares).all() and np.isfinite(block).all():
         # Numbers above 1e19, whose squares single precision cannot hold.
         means, squares = _wide_moments(block)
-    elif (lost := (squares < LOST_SQUARES) & (means != 0) & (np.abs(means) < LOST_MEAN)).any():
+    elif (lost := _lost(means, squares)).any():
         # Nor those of numbers below 1e-19; each channel of each picture decides for itself.
         means, squares = means.astype(np.float64), squares.astype(np.float64)
         means[lost], squares[lost] = _wide_moments(block[lost])
     lowest, highest = _extremes(block) if extremes else (np.full(channels, np.nan),) * 2
     return PictureMoments(means, squares, lowest[None], highest[None], positions)
+
+
+def _lost(means: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Tell for each channel whether its deviations are too small for single precision to hold their squares."""
+    return np.asarray((squares < LOST_SQUARES) & (means != 0) & (np.abs(means) < LOST_MEAN))
 
 
 def _wide_moments(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import pytest
 
 import caffeinit
 from caffeinit.draw import Rows, Window
-from caffeinit.engine.affine import Affine
+from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import MEMORY_ERRORS
@@ -137,8 +137,8 @@ def test_moments_of_one_pass_are_the_same_and_outputs_can_be_seen(name):
         np.testing.assert_allclose(b[key].mean, moments.mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(b[key].std, moments.std, rtol=1e-5)
         np.testing.assert_allclose(b[key].largest, moments.largest, rtol=1e-5)
-    for before, after in zip(*seen, strict=True):
-        np.testing.assert_allclose(after[net.graph.outputs[0]], before[net.graph.outputs[0]], rtol=1e-4, atol=1e-5)
+    before, after = (np.concatenate([np.asarray(v[net.graph.outputs[0]]) for v in pieces]) for pieces in seen)
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -334,3 +334,48 @@ def test_a_batch_goes_through_in_halves_where_memory_runs_out():
     (note,) = json.loads(done.stdout)
     assert note.startswith("out of memory on cpu: pictures went through it ")
     assert 1 <= int(note.split()[-4]) <= 32
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_batches_go_through_together_where_pictures_stay_apart(name, monkeypatch):
+    counts = []
+    run = ResidentSession.run
+
+    def counted(self, feeds):
+        counts.append(max(len(array) for array in feeds.values()))
+        return run(self, feeds)
+
+    monkeypatch.setattr(ResidentSession, "run", counted)
+    net = MORE[name]()
+    net.settings = RESIDENT
+    normalize(net, pictures(num=12, batch=5))
+    measure_moments(net, pictures(num=12, batch=5))
+    assert max(counts) == (5 if name == "filtered" else 12)
+    # As many as have room.
+    monkeypatch.setattr("caffeinit.engine.resident_run.RUN_BYTES", 1)
+    counts.clear()
+    normalize(net, pictures(num=12, batch=5))
+    assert max(counts) == 5
+
+
+@pytest.mark.parametrize("size", [1e-26, 1e26])
+def test_squares_that_single_precision_cannot_hold_are_taken_here(size):
+    net = NETS["chain"]()
+    net.params["conv1"][0][...] *= size
+    net.params["conv1"][1][...] = 0
+    other = NETS["chain"]()
+    for mine, theirs in zip(net.params["conv1"], other.params["conv1"], strict=True):
+        theirs[...] = mine
+    other.settings = RESIDENT
+    (a, _), (b, _) = (normalize(n, pictures()) for n in (net, other))
+    np.testing.assert_allclose(b[0].before.channel_stds, a[0].before.channel_stds, rtol=1e-5)
+    assert_same_params(net, other)
+
+
+def test_types_that_do_not_follow_from_the_inputs_are_known_behind_a_correction():
+    net = NETS["chain"]()
+    first, last = net.units[0].uses[0].output, net.units[1].uses[0].output
+    part = net.graph.part([last], [first])
+    part.set_shape(last, (4, 9, 1, 1))  # as if its operator were one that nobody has
+    change = Affine(np.ones(6, np.float32), np.ones(6, np.float32), 1)
+    assert with_corrections(part, {first: change})[0].shape(last) == (4, 9, 1, 1)

@@ -7,6 +7,8 @@ import caffeinit
 from caffeinit.engine.session import Settings
 from caffeinit.errors import CaffeinitError
 from tests.caffe.test_golden import group, load_case
+from tests.engine.test_resident import filtered
+from tests.nets import pictures
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,13 @@ def test_a_question_that_does_not_fit_is_refused(lenet, tops, blobs, words):
     with pytest.raises(CaffeinitError) as refused:
         net.backward({"x": archive["in/x"]}, {t: np.ones(s) for t, s in tops.items()}, blobs)
     assert words in str(refused.value)
+
+
+def test_a_top_diff_has_as_many_rows_as_the_data_chose():
+    net, data = filtered(), pictures()[0]["data"]
+    (chosen,) = net.forward({"data": data}, net.outputs).values()
+    assert -1 in net.graph.shape(net.outputs[0])
+    found = net.backward({"data": data}, {net.outputs[0]: np.ones_like(chosen)}).params
+    assert all(np.abs(array).max() > 0 for arrays in found.values() for array in arrays)
+    with pytest.raises(CaffeinitError, match=rf"is \(99, .*but the blob is \({len(chosen)}, "):
+        net.backward({"data": data}, {net.outputs[0]: np.ones((99, *chosen.shape[1:]))})
