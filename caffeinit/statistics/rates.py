@@ -19,6 +19,7 @@ from caffeinit.engine.session import is_segmented
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.gradients.absorbing import absorbed
 from caffeinit.gradients.backward import PIECE_PICTURES
+from caffeinit.gradients.resident import ResidentGradients
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.gradients.runs import SegmentedRun, WholeRun
 from caffeinit.gradients.sources import MOST_PICTURES, find_sources
@@ -199,7 +200,7 @@ class RateProbe:
         given = set(self.batches[0])
         return all(i in given for n in self.graph.ancestors([head]) for i in n.input if i in self.graph.inputs)
 
-    def _differentiate(self) -> tuple[WholeRun | SegmentedRun, dict[str, str]]:
+    def _differentiate(self) -> tuple[WholeRun | ResidentGradients | SegmentedRun, dict[str, str]]:
         """Return what runs the gradients, and head -> its noise's input."""
         while True:
             graph = absorbed(self.graph, self.heads)
@@ -223,7 +224,8 @@ class RateProbe:
             if not sources:
                 raise CaffeinitError(_no_rates(self._units, self.unreached))
             part, settings = graph.part(list(dict.fromkeys(outputs))), self.network.settings
-            run = SegmentedRun if self._is_segmented else WholeRun
+            whole = ResidentGradients if settings.device.resident else WholeRun
+            run = SegmentedRun if self._is_segmented else whole
             return run(part, sources, settings, self._changing, graph), diffs
 
     def _draw(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
