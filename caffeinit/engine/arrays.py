@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,19 @@ class DeviceArray:
         return cls(device, owner, array.shape, array.dtype)
 
     @classmethod
+    def joined(cls, device: Device, arrays: Sequence[np.ndarray]) -> DeviceArray:
+        """Return a copy of arrays, one behind the other on axis 0, on a device."""
+        if len(arrays) == 1:
+            return cls.place(device, arrays[0])
+        whole = cls.allocate(device, (sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+        at = 0
+        for array in arrays:
+            # On the machine's own memory a copy is a view.
+            cls.place(Device(), array).copy_to(whole.rows(at, at + len(array)))
+            at += len(array)
+        return whole
+
+    @classmethod
     def taken(cls, device: Device, owner: ort.OrtValue) -> DeviceArray:
         """Return what a session has put on a device by itself."""
         kind = helper.tensor_dtype_to_np_dtype(owner.element_type())
@@ -93,7 +107,7 @@ class DeviceArray:
 
     def copy_to(self, target: DeviceArray) -> None:
         """Write the numbers into another array of this shape."""
-        session = _copier(helper.np_dtype_to_tensor_dtype(self.dtype), self.device)
+        session = _copier(helper.np_dtype_to_tensor_dtype(self.dtype), target.device)
         binding = session.io_binding()
         self.bind(binding.bind_input, "x")
         target.bind(binding.bind_output, "y")

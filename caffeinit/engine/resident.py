@@ -27,7 +27,7 @@ from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
-from caffeinit.engine.session import Settings, declare, fed_weights, output_shape, start
+from caffeinit.engine.session import FED_ELEMENTS, Settings, declare, fed_weights, output_shape, start
 from caffeinit.model.graph import Graph
 from caffeinit.model.rowwise import is_rowwise
 from caffeinit.model.sizes import made_for
@@ -54,6 +54,16 @@ class Portion:
         """Take half of so many pictures from now on."""
         self.most = (count + 1) // 2
         self._say(f"out of memory on {self.device}: pictures went through it", f"{self.most} at a time")
+
+    def send(self, arrays: Sequence[np.ndarray]) -> DeviceArray:
+        """Return arrays, one behind the other, on the device; where it has no memory left, each run takes them there."""
+        try:
+            return DeviceArray.joined(self.device, arrays)
+        except MEMORY_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+        self.keep_here()
+        return DeviceArray.joined(HOST, arrays)
 
     def keep_here(self) -> None:
         """Say that kept values went to the machine's memory."""
@@ -201,7 +211,8 @@ class ResidentSession:
         part.outputs = [*outputs, *(name for names in self._moments.values() for name in names)]
         self._graph, self._settings, self._portion = graph, settings, portion
         self._readers: dict[str, dict[tuple[Any, ...], ort.InferenceSession]] = {name: {} for name in outputs}
-        weights = {name: part.initializers[name] for name in fed_weights(part)}
+        # They are sent once, and a session that has them built in takes longer to set up.
+        weights = {name: part.initializers[name] for name in fed_weights(part, FED_ELEMENTS)}
         self._session = start(declare(part, weights), settings)
         with explained("set up"):
             self._weights = {name: DeviceArray.place(settings.device, array) for name, array in weights.items()}

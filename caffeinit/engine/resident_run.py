@@ -18,7 +18,7 @@ from caffeinit.engine.session import Settings
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import Stage
 from caffeinit.model.graph import Graph
-from caffeinit.model.rowwise import is_rowwise, joined, most_pictures
+from caffeinit.model.rowwise import groups, is_rowwise, most_pictures
 from caffeinit.statistics.moments import PictureMoments, picture_moments
 
 
@@ -63,7 +63,7 @@ class ResidentRun:
         self._most = _most_rows(graph, stages)
         self._axes = axes
         self._portion = Portion(settings.device, notes)
-        self._kept: dict[str, list[Any]] = {}  # pieces; arrays of the machine's for inputs that are read again
+        self._kept: dict[str, list[Any]] = {}  # pieces; lists of the machine's arrays for inputs that are read again
         self._held = 0
 
     def run(self, number: int, observe: Callable[[str, Sequence[PictureMoments]], None]) -> None:
@@ -121,14 +121,15 @@ class ResidentRun:
             return
         later = [n for n in fresh if any(n in s.inputs for s in self.stages[number + 1 :])]
         stored: dict[str, list[Any]] = {n: [] for n in later}
-        for index, batch in enumerate(joined(self._batches, self._most)):
+        for index, group in enumerate(groups(self._batches, self._most)):
+            given = {n: [batch[n] for batch in group] for n in fresh}
             for name in later:
-                stored[name].append(batch[name])
-            yield {n: batch[n] if n in fresh else self._kept[n][index] for n in stage.inputs}
+                stored[name].append(given[name])
+            yield {n: given[n] if n in fresh else self._kept[n][index] for n in stage.inputs}
         self._kept.update(stored)
 
-    def _on_device(self, given: Piece | np.ndarray) -> DeviceArray:
-        return given.array if isinstance(given, Piece) else DeviceArray.place(self.settings.device, given)
+    def _on_device(self, given: Piece | list[np.ndarray]) -> DeviceArray:
+        return given.array if isinstance(given, Piece) else self._portion.send(given)
 
     def _count(self, change: int) -> None:
         self._held += change

@@ -141,11 +141,16 @@ def _bind(bind: Any, name: str, array: np.ndarray) -> None:
     bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def fed_weights(graph: Graph) -> list[str]:
-    """Return the initializers that are best fed as inputs: large right-hand sides of matrix products, huge kernels."""
+def fed_weights(graph: Graph, kernels: int | None = None) -> list[str]:
+    """Return the initializers that are best fed as inputs: large right-hand sides of matrix products, huge kernels.
+
+    Args:
+        kernels: elements from which on one is huge; `HUGE_ELEMENTS` by default.
+    """
+    huge = HUGE_ELEMENTS if kernels is None else kernels
     found: dict[str, None] = {}
     for node in graph.nodes:
-        most = FED_ELEMENTS if node.op_type in PRODUCTS else HUGE_ELEMENTS if node.op_type in _KERNELS else math.inf
+        most = FED_ELEMENTS if node.op_type in PRODUCTS else huge if node.op_type in _KERNELS else math.inf
         for name in node.input[:2]:
             if name in graph.initializers and graph.initializers[name].size >= most:
                 found[name] = None

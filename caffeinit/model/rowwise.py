@@ -19,25 +19,19 @@ def row_pieces(batch: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str,
         yield {name: array[start : start + size] for name, array in batch.items()}
 
 
-def joined(batches: Iterable[Mapping[str, np.ndarray]], most: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yield batches of a row-wise graph one behind the other in one, as long as that has at most so many rows."""
+def groups(batches: Iterable[Mapping[str, np.ndarray]], most: int) -> Iterator[list[Mapping[str, np.ndarray]]]:
+    """Yield consecutive batches of a row-wise graph that can go through it as one, which has at most so many rows."""
     waiting: list[Mapping[str, np.ndarray]] = []
     rows = 0
     for batch in batches:
         count = max(len(array) for array in batch.values())
         if waiting and (rows + count > most or _row_shapes(batch) != _row_shapes(waiting[0])):
-            yield _in_one(waiting)
+            yield waiting
             waiting, rows = [], 0
         waiting.append(batch)
         rows += count
     if waiting:
-        yield _in_one(waiting)
-
-
-def _in_one(batches: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-    if len(batches) == 1:
-        return batches[0]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        yield waiting
 
 
 def _row_shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.resident import RUN_BYTES, Piece, Portion, ResidentSession
 from caffeinit.engine.session import Session, compile_graph, is_segmented, output_shape
@@ -21,7 +20,7 @@ from caffeinit.engine.streaming import Streaming, can_stream
 from caffeinit.model.following import channel_map, followed_units
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import is_rowwise, joined, most_pictures, row_pieces, rowwise_values
+from caffeinit.model.rowwise import groups, is_rowwise, most_pictures, row_pieces, rowwise_values
 from caffeinit.model.sizes import numpy_type
 from caffeinit.statistics.moments import Moments, PictureMoments, picture_moments
 from caffeinit.storage.paging import trim_heap
@@ -111,12 +110,10 @@ def _run_resident(
     settings = network.settings
     portion = Portion(settings.device, network.notes)
     session = ResidentSession(network.graph, values, settings, portion, axes=_axes(network))
-    most = most_pictures(network.graph, values, RUN_BYTES)
-    if most and is_rowwise(network.graph.part(values)):
-        batches = joined(batches, most)
-    for piece in cut(network.graph, batches, values, RUN_BYTES):
-        feeds = {n: DeviceArray.place(settings.device, piece[n]) for n in session.inputs}
-        yield len(next(iter(piece.values()))), session.run(feeds)
+    most = most_pictures(network.graph, values, RUN_BYTES) if is_rowwise(network.graph.part(values)) else None
+    for pieces in groups(cut(network.graph, batches, values, RUN_BYTES), most or 0):
+        feeds = {n: portion.send([p[n] for p in pieces]) for n in session.inputs}
+        yield sum(len(next(iter(p.values()))) for p in pieces), session.run(feeds)
 
 
 def cut(

@@ -61,14 +61,15 @@ class PictureMoments:
             extremes: least and largest values, or nothing where these were not looked at.
         """
         rows = (means.shape[0], means.shape[1])
-        unknown = np.full(rows, np.nan)
-        lowest, highest = extremes or (unknown, unknown)
-        means, squares, lowest, highest = (a.reshape(rows) for a in (means, squares, lowest, highest))
+        means, squares = means.reshape(rows), squares.reshape(rows)
+        lowest, highest = (a.reshape(rows) for a in extremes) if extremes else (np.full((1, rows[1]), np.nan),) * 2
         return cls(means, squares, lowest, highest, size // max(means.size, 1))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return the moments of pictures that were looked at in parts."""
+        if len(parts) == 1:
+            return parts[0]
         means, squares, lowest, highest = (
             np.concatenate([getattr(p, name) for p in parts]) for name in ("means", "squares", "lowest", "highest")
         )
