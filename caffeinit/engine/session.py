@@ -3,7 +3,8 @@
 Weights of matrix products enter as inputs, not as initializers: onnxruntime would copy and repack them for every
 session, which costs more than one pass over the calibration set, and the product is as fast without. Convolution
 weights stay initializers, or they lose the blocked layout; huge ones enter as inputs, too. On a GPU nothing is repacked,
-and inputs would be sent there anew for every run: weights are initializers, unless they are too many for one message.
+and inputs would be sent there anew for every run: weights are initializers here, unless they are too many for one message.
+What sends them once, and keeps them there, feeds them (`resident.py`, `gradients/resident.py`).
 """
 
 from __future__ import annotations

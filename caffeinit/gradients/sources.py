@@ -2,7 +2,7 @@
 
 Each picture's gradient is squared by itself. It is made from what the unit reads and the gradient of what it puts out;
 where few rows go through a matrix product, only its squares are. On a device, where these values are better left, pieces
-have one picture each, and the weight's gradient is asked for. So it is where nothing else can be done; over a piece of
+have one picture each, and the weight's gradient is asked for, whose squares are added up there (`resident.py`). So it is where nothing else can be done; over a piece of
 several pictures it is their sum, whose square is the same on average, but scatters more. What follows from the learned
 arrays alone is computed once for all pieces of a batch.
 """
