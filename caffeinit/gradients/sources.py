@@ -1,10 +1,10 @@
 """What rates are made from: values of a graph with gradients, and what squares of the weights' gradients add up to.
 
 Each picture's gradient is squared by itself. It is made from what the unit reads and the gradient of what it puts out;
-where few rows go through a matrix product, only its squares are. On a device, where these values are better left, pieces
-have one picture each, and the weight's gradient is asked for, whose squares are added up there (`resident.py`). So it is where nothing else can be done; over a piece of
-several pictures it is their sum, whose square is the same on average, but scatters more. What follows from the learned
-arrays alone is computed once for all pieces of a batch.
+where few rows go through a matrix product, only its squares are. On a device, where these values are better left,
+pieces have one picture each, and the weight's gradient is asked for, whose squares are added up there (`resident.py`).
+So it is where nothing else can be done; over a piece of several pictures it is their sum, whose square is the same on
+average, but scatters more. What follows from the learned arrays alone is computed once for all pieces of a batch.
 """
 
 from __future__ import annotations
