@@ -90,22 +90,33 @@ def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[st
     shape = (layer.shape(above)[0] * len(bottom) // layer.shape(bond.bottom)[0], *layer.shape(above)[1:])
     noise = layer.add_input(layer.fresh("noise"), layer.shape(above))
     (diff,) = append_backward(layer, {above: noise}, [bond.bottom]).values()
-    layer.outputs = [bond.top, diff]
+    # A ReLU below lets nothing through where the input is 0, and there the layer would pass on most by far.
+    passed = layer.add_input(layer.fresh("passed"), layer.shape(bond.bottom))
+    shrink = layer.add_input(layer.fresh("shrink"), (1,))  # squares of large values would leave single precision
+    squared = layer.op("Mul", bond.top, shrink), layer.op("Mul", diff, passed)
+    layer.outputs = [_sum_squares(layer, value) for value in squared]
     session = Session(layer, replace(network.settings, threads=1))
     drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
-    # A ReLU below lets nothing through where the input is 0, and there the layer would pass on most by far.
-    passed = bottom != 0
+    lets = (bottom != 0).astype(np.float32)
+    largest = float(np.abs(bottom).max(initial=0)) or 1.0
 
     def sizes(scale: float) -> list[float]:
-        given = {**feeds, bond.bottom: bottom * np.float32(np.exp(scale)), noise: drawn}
+        size = largest * np.exp(scale)
+        own = {bond.bottom: bottom * np.float32(np.exp(scale)), noise: drawn, passed: lets}
+        given = {**feeds, **own, shrink: np.array([1 / size], np.float32)}
         found = session.run({name: given[name] for name in session.inputs})
-        arrays = found[bond.top], found[diff] * passed
-        return [float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) for array in arrays]
+        of_values, of_diffs = (float(np.sqrt(found[name].sum(dtype=np.float64))) for name in layer.outputs)
+        return [of_values * size, of_diffs]
 
     with worker_pool(network.settings.workers) as pool:
         logs = np.log(np.maximum(list(pool.map(sizes, _TRIED)), np.finfo(np.float64).tiny))
     values, diffs = (logs - logs[np.flatnonzero(_TRIED == 0)[0]]).T
     return Transfer(Curve(CubicSpline(_TRIED, values)), Curve(CubicSpline(_TRIED, diffs + _TRIED - values)))
+
+
+def _sum_squares(graph: Graph, value: str) -> str:
+    """Append the sums of squares over the last axis, few enough numbers for single precision."""
+    return graph.op("ReduceSumSquare", value, axes=[-1], keepdims=0)
 
 
 def _linear_above(graph: Graph, value: str) -> str:
