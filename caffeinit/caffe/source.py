@@ -27,6 +27,7 @@ from caffeinit.model.network import Network, Params, Place, Skipped
 from caffeinit.storage.files import replacing_all
 
 Path = str | PathLike[str]
+_MOST_NAMES = 8  # of layers that are listed
 
 
 @dataclass
@@ -184,7 +185,14 @@ def load_caffe(
         unreached=lowered.unreached,
         place=places(found),
         makers={top: (entry.layer.name, entry.layer.type) for entry in net.named_layers for top in entry.tops},
-        notes=[*net.notes, *(file.notes if file else []), *matched.notes, *found.notes, *_sentences(opened.taken)],
+        notes=[
+            *net.notes,
+            *(file.notes if file else []),
+            *matched.notes,
+            *_ignored(net, matched),
+            *found.notes,
+            *_sentences(opened.taken),
+        ],
         taken=opened.taken,
     )
 
@@ -252,6 +260,17 @@ def read_elsewhere(net: Net, graph: Graph) -> dict[str, str]:
             if graph.producer(value) is not None:
                 found.setdefault(value, f'layer "{layer.name}" of another phase or stage')
     return found
+
+
+def _ignored(net: Net, matched: Matched) -> list[str]:
+    """Return a sentence about layers that only the weights file has: heads for training, or layers by another name."""
+    known = {entry.layer.name for entry in net.named_layers} | {layer.name for layer in net.left_out}
+    names = [name for name in matched.unused if name not in known]
+    if not names:
+        return []
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    listed = ", ".join(names[:_MOST_NAMES]) + more
+    return [f"in the weights file only: {listed}. They stay as they are, whatever becomes of what they read elsewhere"]
 
 
 def _sentences(taken: Mapping[str, str]) -> list[str]:

@@ -44,3 +44,16 @@ def test_the_function_of_the_other_phase_stays(mode, rewrite, tmp_path):
     after = caffeinit.load(path, tmp_path / "new.caffemodel", phase="TRAIN").forward({"data": pictures[0]})
     for name in ("aux", "fc"):
         np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-5 * np.abs(before[name]).max())
+
+
+def test_layers_that_only_the_weights_file_has_are_told(tmp_path):
+    path, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    path.write_text(TEXT)
+    pictures = [np.random.default_rng(0).standard_normal((8, 3, 9, 9)).astype("f4")]
+    whole = caffeinit.load(path, phase="TRAIN")
+    caffeinit.init(whole, pictures, method="filler")
+    whole.save(weights)
+    assert not [n for n in caffeinit.load(path, weights).notes if "weights file only" in n]  # aux is of another phase
+    path.write_text(TEXT.replace('name: "c3"', 'name: "other"'))
+    told = [n for n in caffeinit.load(path, weights).notes if n.startswith("in the weights file only: c3.")]
+    assert len(told) == 1
