@@ -83,7 +83,7 @@ def command(
             first=first,
             progress=lambda done: advance(done, pictures.num_images * (2 if first else 1)),
         )
-    found.notes += lacking
+    found.notes += [*lacking, *pictures.notes]
     if not quiet and json_file != "-":
         shown = (one.label, other.label)
         comparison_table(found, shown, pictures.describe(), first, network.place)

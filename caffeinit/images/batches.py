@@ -156,7 +156,7 @@ class Calibration:
             yield self._batch(rows)
 
     def describe(self) -> str:
-        """Return one to a few lines: how many pictures, from where, which were skipped, what is odd."""
+        """Return one to a few lines: how many pictures, from where, which were skipped."""
         lines = [f"{self.num_images} of {self._found} pictures in batches of {self.batch_size}"]
         lines += [f'input "{printable(f.name)}": {_short(printable(f.source.origin))}' for f in self.feeds]
         skipped = self.skipped
@@ -165,7 +165,7 @@ class Calibration:
             lines += [f"  {printable(name)}: {reason}" for name, reason in skipped[:SHOWN_NAMES]]
         if len(skipped) > SHOWN_NAMES:
             lines.append(f"  and {len(skipped) - SHOWN_NAMES} more")
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines)
 
     def _paired_length(self) -> int:
         lengths = {feed.name: len(feed.source) for feed in self.feeds}

@@ -43,8 +43,8 @@ class GivenBatches:
         return iter(self._batches)
 
     def describe(self) -> str:
-        """Return how many rows there are and what is odd about them."""
-        return "\n".join([f"{self.num_images} pictures in {len(self._batches)} batches given as arrays", *self.notes])
+        """Return how many rows there are."""
+        return f"{self.num_images} pictures in {len(self._batches)} batches given as arrays"
 
 
 def as_calibration(

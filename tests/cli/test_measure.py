@@ -127,3 +127,10 @@ def test_what_is_true_of_both_files_is_said_once(cli, place, weights):
     assert same.count("A, B: rates, on 1 picture: ") == 1
     words = ("verify", place / "net.prototxt", weights, weights, "--images", place / "pictures" / "0.png")
     assert "are the same function on this picture (" in cli(*words).out
+
+
+def test_what_is_odd_about_the_pictures_is_said_once(cli, place, weights):
+    one = place / "pictures" / "0.png"
+    for verb, more in (("measure", ()), ("verify", (weights,)), ("rescale", ("--dry-run",))):
+        outcome = cli(verb, place / "net.prototxt", weights, *more, "--images", one)
+        assert outcome.out.count("there is only one picture") == 1, verb

@@ -174,7 +174,7 @@ def test_odd_pictures_are_noted(folder, tmp_path) -> None:
     for array, note in cases:
         calibration = read_images(SHAPES, array)
         values_of(calibration)
-        assert note in calibration.describe()
+        assert [n for n in calibration.notes if note in n]
 
 
 def test_rows_with_nan_are_left_out(folder) -> None:
