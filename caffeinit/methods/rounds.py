@@ -43,8 +43,13 @@ from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread, withou
 _SUMS_RIDGE = 1e-3
 # The spread from which on the outputs are given a scale, where sums tie rates to it.
 _REACHABLE = 0.02
+# The longest log scale at a curve to which it is trusted that they need none.
+_NEAR = 1.0
 # The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
 _FARTHEST = 6.0
+# The smallest log scale that what a layer with a curve reads is given: smooth activations are linear there, and a branch
+# that is as small beside the sum it goes into is none.
+_DEEPEST = -3.0
 # Log sizes of values that are as good as foretold: with random weights CaffeNet's then are, with PCA's they are .3 off.
 _CLOSE = 0.15
 # A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
@@ -163,7 +168,8 @@ class Relaxed:
         if self.has_sums and expected > prepared[2]:
             to = self._accelerated.restart(self.point, found)
             unknowns, expected = self._go(to - self.point, prepared)
-        self.point = to
+        part = self._room(unknowns, prepared[1])
+        self.point, unknowns = self.point + part * (to - self.point), part * unknowns
         self.moved = self._changing @ unknowns
         self.way = self.way + self.moved
         if self.has_sums:  # else rates follow all scales, and steps are small in the end
@@ -176,8 +182,9 @@ class Relaxed:
         if not (self._is_new and self.has_sums):
             return prepared
         self._is_new = False
-        held = _spread_at(prepared[0], self._solve(prepared))
-        if held <= _REACHABLE:
+        found = self._solve(prepared)
+        held = _spread_at(prepared[0], found)
+        if held <= _REACHABLE and all(abs(bend.inputs @ found) <= _NEAR for bend in prepared[1]):
             return prepared
         holding, heads = self.system, self.probe.heads
         self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True))
@@ -189,6 +196,15 @@ class Relaxed:
             return loosened
         self._look_at(holding)
         return self._prepare(rates)
+
+    def _room(self, unknowns: np.ndarray, bends: Sequence[Bend]) -> float:
+        """Return which part of a step can be gone until a curve's scale is as small as is allowed; 1 for all of it."""
+        parts = [1.0]
+        for bend in bends:
+            by, left = float(bend.inputs @ unknowns), bend.transfer.values.origin - _DEEPEST
+            if by < -left:
+                parts.append(max(left, 0.0) / -by)
+        return min(parts)
 
     def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
         """Return the unknowns of the best step, or of the best that does as is asked."""

@@ -80,6 +80,8 @@ class PRelu(OpRule):
 class Elu(Unary):
     """y = x where positive, else alpha (exp(x) - 1)."""
 
+    is_nearly_homogeneous = True
+
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
         lower = graph.op("Add", node.output[0], float(attribute(node, "alpha", 1.0)))
@@ -89,6 +91,8 @@ class Elu(Unary):
 @op_rule("Selu")
 class Selu(Unary):
     """y = gamma (x where positive, else alpha (exp(x) - 1))."""
+
+    is_nearly_homogeneous = True
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -122,6 +126,8 @@ class Tanh(Unary):
 class Softplus(Unary):
     """y = log(1 + exp(x))."""
 
+    is_nearly_homogeneous = True
+
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
         return graph.op("Sigmoid", node.input[0])
@@ -141,6 +147,8 @@ class HardSigmoid(Unary):
 @op_rule("HardSwish")
 class HardSwish(Unary):
     """y = x max(0, min(1, x / 6 + 1 / 2))."""
+
+    is_nearly_homogeneous = True
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -245,6 +253,8 @@ class Shrink(Unary):
 @op_rule("Celu")
 class Celu(Unary):
     """y = x where positive, else alpha (exp(x / alpha) - 1)."""
+
+    is_nearly_homogeneous = True
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""

@@ -17,6 +17,8 @@ CUBE = 0.044715  # of the approximation by tanh; Hendrycks & Gimpel, arXiv 1606.
 class Gelu(Unary):
     """y = x times the normal distribution's share below x, or its approximation by tanh."""
 
+    is_nearly_homogeneous = True
+
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
         x = node.input[0]
@@ -42,6 +44,8 @@ class Gelu(Unary):
 class Swish(Unary):
     """y = x / (1 + exp(-alpha x))."""
 
+    is_nearly_homogeneous = True
+
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
         alpha, x = float(attribute(node, "alpha", 1.0)), node.input[0]
@@ -53,6 +57,8 @@ class Swish(Unary):
 @op_rule("Mish")
 class Mish(Unary):
     """y = x tanh(log(1 + exp(x)))."""
+
+    is_nearly_homogeneous = True
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""

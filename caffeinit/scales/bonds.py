@@ -1,4 +1,4 @@
-"""How a walk for scales passes nearly homogeneous layers (LRN), whose nodes it does not look at one by one.
+"""How a walk for scales passes nearly homogeneous layers (LRN, activations), whose nodes it does not look at one by one.
 
 All channels of such a layer's input have one scale. Where the net may be *rewritten*, a number of its text makes up for
 that scale, and the output has the same, exactly. In a *relaxed* walk, for which the function need not be kept, the output
@@ -7,7 +7,7 @@ has a scale of its own, which follows the input's by a curve.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from caffeinit.model.graph import Graph
 from caffeinit.model.netnumbers import number_behind
+from caffeinit.scales.activations import find_activations
 from caffeinit.scales.labels import PINNED
 
 if TYPE_CHECKING:
@@ -36,15 +37,32 @@ class Bond:
     outputs: int
 
 
-def passed_layers(graph: Graph, relaxed: bool, rewritten: bool) -> dict[str, str | None]:
-    """Return the outputs of layers that are passed as a whole -> the number that makes up for their scale, or None."""
-    numbers = {top: number_behind(graph, top) if rewritten else None for top in graph.nearly_homogeneous}
-    return {top: number for top, number in numbers.items() if relaxed or number}
+@dataclass(frozen=True)
+class Passed:
+    """A layer that is passed as a whole.
+
+    Attributes:
+        bottom: what it reads.
+        number: the number of the net that makes up for its input's scale; None where its output follows by a curve.
+    """
+
+    bottom: str
+    number: str | None = None
 
 
-def interior(graph: Graph, tops: Collection[str]) -> set[int]:
+def passed_layers(graph: Graph, relaxed: bool, rewritten: bool) -> dict[str, Passed]:
+    """Return the outputs of layers that are passed as a whole -> how."""
+    found = {top: Passed(x) for top, x in find_activations(graph).items()} if relaxed else {}
+    for top, bottom in graph.nearly_homogeneous.items():
+        number = number_behind(graph, top) if rewritten else None
+        if relaxed or number:
+            found[top] = Passed(bottom, number)
+    return found
+
+
+def interior(graph: Graph, passed: Mapping[str, Passed]) -> set[int]:
     """Return the ids of the nodes inside layers."""
-    return {id(n) for top in tops for n in graph.ancestors([top], [graph.nearly_homogeneous[top]])}
+    return {id(n) for top, layer in passed.items() for n in graph.ancestors([top], [layer.bottom])}
 
 
 def values_below(graph: Graph, bond: Bond, heads: Collection[str]) -> set[str]:
@@ -54,10 +72,10 @@ def values_below(graph: Graph, bond: Bond, heads: Collection[str]) -> set[str]:
     return through - beside - {bond.top}
 
 
-def pass_layer(scales: Scales, top: str, number: str | None) -> None:
+def pass_layer(scales: Scales, top: str, passed: Passed) -> None:
     """State the labels of a layer's output, once its input's are known."""
     graph, constraints = scales.graph, scales.constraints
-    below, ones = graph.nearly_homogeneous[top], (1,) * len(graph.shape(top))
+    below, number, ones = passed.bottom, passed.number, (1,) * len(graph.shape(top))
     joined = constraints.collapse(scales.of(below), range(len(graph.shape(below))))
     if number is None:
         labels = constraints.fresh(ones)

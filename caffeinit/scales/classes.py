@@ -177,8 +177,7 @@ def find_scales(
     for name, shape in graph.inputs.items():
         scales.values[name] = np.full((1,) * len(shape), PINNED)
     for node in graph.nodes:
-        if any(i in scales.values for i in node.input):
-            scales.visit(node)
+        scales.visit(node)
     own = graph.outputs or graph.unused()
     ends = {name: scales.values[name].reshape(-1) for name in outputs or own if name in scales.values}
     first = next(iter(ends.values()), np.zeros(0, int))[:1]

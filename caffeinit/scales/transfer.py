@@ -7,6 +7,7 @@ are measured with the layer itself, on one batch: no formula of a layer is neede
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from caffeinit.engine.session import Session, compile_graph
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
+from caffeinit.model.sizes import made_for
 from caffeinit.scales.bonds import Bond
 from caffeinit.workers import worker_pool
 
@@ -24,6 +26,7 @@ from caffeinit.workers import worker_pool
 _TRIED = np.array([-12.0, -9.0, -7.0, -5.0, -3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5, 5.0, 7.0, 9.0, 12.0])
 # With two pictures, CaffeNet needed 4 to 8 rounds where it needs 2 to 4 with these.
 _PICTURES = 8
+_NUMBERS = 1 << 24  # that the layers read; of fewer pictures where these have more
 
 # Operators whose gradient does not depend on the scale of what they read.
 _PIECEWISE_LINEAR = {"AveragePool", "Flatten", "Identity", "LeakyRelu", "MaxPool", "Relu", "Reshape", "Slice"}
@@ -77,8 +80,11 @@ def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: 
     """Return what each bond's layer does, measured on one batch."""
     if not bonds:
         return []
-    free = network.graph.batch_axis_free
-    feeds = {name: array[:_PICTURES] if free else array for name, array in batch.items()}
+    graph, feeds = network.graph, dict(batch)
+    if graph.batch_axis_free:
+        each = sum(math.prod(graph.shape(bond.bottom)) for bond in bonds) // made_for(graph)
+        count = max(1, min(_PICTURES, _NUMBERS // max(each, 1)))
+        feeds = {name: array[:count] for name, array in batch.items()}
     below = compile_graph(network.graph, list(dict.fromkeys(b.bottom for b in bonds)), network.settings)
     values = below.run({name: feeds[name] for name in below.inputs})
     return [_measure(network, bond, values[bond.bottom], feeds) for bond in bonds]
@@ -116,7 +122,7 @@ def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[st
 
 def _sum_squares(graph: Graph, value: str) -> str:
     """Append the sums of squares over the last axis, few enough numbers for single precision."""
-    return graph.op("ReduceSumSquare", value, axes=[-1], keepdims=0)
+    return graph.op("ReduceSum", graph.op("Mul", value, value), [-1], keepdims=0)
 
 
 def _linear_above(graph: Graph, value: str) -> str:

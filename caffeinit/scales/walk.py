@@ -90,11 +90,14 @@ class Scales:
         self._variances: dict[str, list[float]] = {}  # array -> epsilon of each norm that has it as its variance
 
     def visit(self, node: onnx.NodeProto) -> None:
-        """Apply a node's rule, and hold what it says nothing about."""
+        """Apply a node's rule if what it reads is fed, and hold what it says nothing about."""
         self.constraints.reason = name_of(node)
         if id(node) in self._interior:
             for top in self._passed.keys() & {*node.output}:
-                pass_layer(self, top, self._passed[top])
+                if self._passed[top].bottom in self.values:
+                    pass_layer(self, top, self._passed[top])
+            return
+        if not any(i in self.values for i in node.input):
             return
         rule = find_rule(node)
         if rule is None:

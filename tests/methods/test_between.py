@@ -284,7 +284,7 @@ def test_acceleration_does_not_follow_noise_far_away():
 
 def test_what_is_reported_after_the_function_has_changed_is_what_units_put_out():
     b = NetBuilder()
-    low = b.graph.op("HardSwish", b.conv("data", "low", 6))  # its scale is held, that of BatchNorm is not
+    low = b.graph.op("Tanh", b.conv("data", "low", 6))  # its scale is held, that of BatchNorm is not
     branch = b.norm(b.conv(b.relu(b.conv(low, "one", 6)), "two", 6), "norm")
     net = b.finish(b.conv(b.relu(b.conv(b.graph.op("Add", low, branch), "top", 6)), "head", 4))
     result = caffeinit.init(net, pictures())
@@ -333,8 +333,8 @@ def test_sums_beside_lrn_are_made_up_for(tmp_path):
 def test_channels_that_balancing_has_made_unlike_are_told(mode):
     b = NetBuilder()
     one, two = b.graph.ops("Split", b.conv("data", "stem", 4), np.asarray([2, 2]), outputs=2, axis=1)
-    upper = b.graph.op("Elu", b.conv(b.relu(one), "upper", 2))
-    net = b.finish(b.product(b.graph.op("Concat", upper, b.graph.op("Elu", two), axis=1), "ip", 3))
+    upper = b.graph.op("Tanh", b.conv(b.relu(one), "upper", 2))
+    net = b.finish(b.product(b.graph.op("Concat", upper, b.graph.op("Tanh", two), axis=1), "ip", 3))
     if mode == "normalize":
         result = caffeinit.rescale(net, pictures(), mode="normalize")
     else:

@@ -1,0 +1,141 @@
+"""Activations that are nearly multiples of what they read: `init` gives one rate through them, however they are spelt."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx import save as save_model
+
+import caffeinit
+from caffeinit.scales.activations import find_activations
+from tests.nets import NetBuilder, pictures
+
+
+def silu(graph, x):
+    return graph.op("Mul", x, graph.op("Sigmoid", x))
+
+
+def swish(graph, x):
+    return graph.op("Mul", graph.op("Sigmoid", graph.op("Mul", x, 1.7)), x)
+
+
+def mish(graph, x):
+    return graph.op("Mul", x, graph.op("Tanh", graph.op("Softplus", x)))
+
+
+def gelu(graph, x):
+    below = graph.op("Add", graph.op("Erf", graph.op("Div", x, np.float32(2**0.5))), 1.0)
+    return graph.op("Mul", graph.op("Mul", x, below), 0.5)
+
+
+def gelu_by_tanh(graph, x):
+    cube = graph.op("Mul", graph.op("Pow", x, 3.0), 0.044715)
+    inner = graph.op("Mul", graph.op("Add", x, cube), np.float32((2 / np.pi) ** 0.5))
+    return graph.op("Mul", graph.op("Mul", x, 0.5), graph.op("Add", graph.op("Tanh", inner), 1.0))
+
+
+def hard_swish(graph, x):
+    gate = graph.op("Clip", graph.op("Add", x, 3.0), 0.0, 6.0)
+    return graph.op("Div", graph.op("Mul", x, gate), 6.0)
+
+
+def one(op_type, **settings):
+    return lambda graph, x: graph.op(op_type, x, **settings)
+
+
+SPELT = {f.__name__: f for f in (silu, swish, mish, gelu, gelu_by_tanh, hard_swish)}
+OPERATORS = {
+    "elu": one("Elu", alpha=0.7),
+    "selu": one("Selu"),
+    "celu": one("Celu", alpha=2.0),
+    "softplus": one("Softplus"),
+    "hardswish": one("HardSwish"),
+}
+
+
+def chain(activation):
+    b = NetBuilder()
+    x = activation(b.graph, b.conv("data", "conv1", 8))
+    x = activation(b.graph, b.conv(x, "conv2", 8))
+    x = b.graph.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    x = activation(b.graph, b.conv(x, "conv3", 6, group=2))
+    return b.finish(b.product(activation(b.graph, b.product(x, "ip1", 20)), "ip2", 5))
+
+
+def residual(activation):
+    b = NetBuilder()
+    x = activation(b.graph, b.conv("data", "stem", 8))
+    for block in "ab":
+        y = b.conv(activation(b.graph, b.conv(x, f"{block}1", 8)), f"{block}2", 8)
+        x = activation(b.graph, b.graph.op("Add", x, y))
+    return b.finish(b.product(x, "ip", 5))
+
+
+@pytest.mark.parametrize("make", [chain, residual])
+@pytest.mark.parametrize("name", [*SPELT, *OPERATORS])
+def test_units_get_one_rate_through_them(name, make):
+    net, batches = make({**SPELT, **OPERATORS}[name]), pictures(num=16, batch=16)
+    plain = caffeinit.init(make({**SPELT, **OPERATORS}[name]), batches, balanced=False)
+    assert plain.rate_spread is None or not plain.rate_spread < 0.2
+    result = caffeinit.init(net, batches)
+    found = caffeinit.measure(net, batches)
+    assert found.rate_spread < 0.02
+    assert abs(found.rate_spread - result.rate_spread) < 2e-3
+    # No start that saturates, or that hardly leaves zero: deviations stay near those of a net with ReLUs.
+    assert all(0.02 < unit.stats.std < 50 for unit in found.units)
+
+
+@pytest.mark.parametrize("op_type", ["Sigmoid", "Tanh", "Softsign"])
+def test_what_saturates_still_holds_what_it_reads(op_type):
+    net, batches = chain(one(op_type)), pictures(num=16, batch=16)
+    caffeinit.init(net, batches)
+    for unit in caffeinit.measure(net, batches).units:
+        assert unit.stats.std == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", SPELT)
+def test_spelt_ones_are_found_as_a_whole(name):
+    b = NetBuilder()
+    x = b.conv("data", "conv1", 8)
+    y = SPELT[name](b.graph, x)
+    b.finish(b.product(y, "ip", 3))
+    ((top, bottom),) = find_activations(b.graph).items()
+    inside = b.graph.ancestors([top], [bottom])
+    assert {i for node in inside for i in node.input} & b.graph.moving_values() >= {bottom}
+    # What is left between it and the product is a constant factor, if anything.
+    rest = b.graph.ancestors([y], [top])
+    assert {node.op_type for node in rest} <= {"Mul", "Div"}
+
+
+def test_gates_of_something_else_or_read_elsewhere_are_none():
+    b = NetBuilder()
+    x = b.conv("data", "conv1", 8)
+    pooled = b.graph.op("ReduceMean", x, axes=[2, 3], keepdims=1)
+    squeezed = b.graph.op("Mul", x, b.graph.op("Sigmoid", pooled))
+    gate = b.graph.op("Sigmoid", squeezed)
+    shown = b.graph.op("Mul", squeezed, gate)
+    slopes = np.linspace(1, 2, 8, dtype=np.float32).reshape(8, 1, 1)
+    apart = b.graph.op("Mul", shown, b.graph.op("Sigmoid", b.graph.op("Mul", shown, slopes)))
+    squares = b.graph.op("Mul", apart, b.graph.op("Relu", apart))
+    b.finish(b.product(squares, "ip", 3), gate)
+    assert find_activations(b.graph) == {}
+
+
+def test_operators_of_later_opsets_are_activations_too(tmp_path):
+    rng = np.random.default_rng(0)
+    nodes, arrays, x, inputs = [], [], "x", 3
+    for number, op_type in enumerate(("Gelu", "Mish")):
+        shape = (8, inputs, 3, 3)
+        arrays.append(numpy_helper.from_array(rng.standard_normal(shape, np.float32), f"w{number}"))
+        nodes.append(helper.make_node("Conv", [x, f"w{number}"], [f"c{number}"], pads=[1] * 4))
+        nodes.append(helper.make_node(op_type, [f"c{number}"], [f"a{number}"]))
+        x, inputs = f"a{number}", 8
+    arrays.append(numpy_helper.from_array(rng.standard_normal((5, 8, 3, 3), np.float32), "w2"))
+    nodes.append(helper.make_node("Conv", [x, "w2"], ["y"]))
+    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s)] for n, s in (("x", ["N", 3, 12, 10]), ("y", None))]
+    graph = helper.make_graph(nodes, "net", *ends, arrays)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    save_model(model, tmp_path / "net.onnx")
+    net = caffeinit.load(tmp_path / "net.onnx")
+    values = rng.standard_normal((16, 3, 12, 10), np.float32)
+    caffeinit.init(net, values)
+    assert caffeinit.measure(net, values).rate_spread < 0.02
