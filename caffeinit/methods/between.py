@@ -39,16 +39,29 @@ def scale_system(
     relaxed: bool,
     rewritten: bool = False,
     loose: bool = False,
+    bending: bool = True,
 ) -> ScaleSystem:
     """Return the scales that may change; those of the heads are held, so that gradients can be compared.
 
     Args:
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
-        relaxed, rewritten, loose: as for `find_scales`.
+        relaxed, rewritten, loose, bending: as for `find_scales`.
     """
     learned = [i for unit in network.units if not chosen(unit) for i in unit.initializers]
     outputs = [*(network.graph.outputs or network.graph.unused()), *heads]
-    return find_scales(network.graph, learned, outputs, relaxed, rewritten, loose)
+    return find_scales(network.graph, learned, outputs, relaxed, rewritten, loose, bending)
+
+
+def each_has_a_scale(
+    network: Network, units: Sequence[Unit], chosen: Callable[[Unit], str], heads: Sequence[str]
+) -> bool:
+    """Tell whether all units but one, which makes the head, have a scale of their own that keeps the function."""
+    if any(chosen(u) or len(u.uses) > 1 for u in units):
+        return False
+    exact = scale_system(network, chosen, heads, relaxed=False)
+    values = [u.uses[0].output for u in units]
+    scales = [exact.solution.matrix[exact.labels[v].ravel()].mean(axis=0) for v in values if v in exact.labels]
+    return bool(scales) and int(np.linalg.matrix_rank(np.vstack(scales))) >= len(units) - 1
 
 
 @dataclass

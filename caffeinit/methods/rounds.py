@@ -23,6 +23,7 @@ from caffeinit.methods.between import (
     Held,
     Term,
     balance,
+    each_has_a_scale,
     find_terms,
     free_groups,
     plan_balance,
@@ -122,7 +123,9 @@ class Relaxed:
         self.units = [u for u in network.units if counted(u)]
         self._restored = {u.key for u in network.units if restored and not chosen(u)}
         self.held: float | None = None
-        self._look_at(scale_system(network, chosen, probe.heads, relaxed=True))
+        # Activations bend scales, and what bends is found on some pictures: not where scales that keep the function do.
+        self._bending = not each_has_a_scale(network, self.units, chosen, probe.heads)
+        self._look_at(scale_system(network, chosen, probe.heads, relaxed=True, bending=self._bending))
         self._is_new = True
 
     def _look_at(self, system: ScaleSystem) -> None:
@@ -187,7 +190,7 @@ class Relaxed:
         if held <= _REACHABLE and all(abs(bend.inputs @ found) <= _NEAR for bend in prepared[1]):
             return prepared
         holding, heads = self.system, self.probe.heads
-        self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True))
+        self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))
         loosened = self._prepare(rates)
         found = self._solve(loosened)
         sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]

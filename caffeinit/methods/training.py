@@ -18,7 +18,7 @@ import numpy as np
 
 from caffeinit.apply.plan import apply
 from caffeinit.errors import CaffeinitError
-from caffeinit.methods.between import scale_system, spread_of
+from caffeinit.methods.between import each_has_a_scale, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.correction import Trust
 from caffeinit.methods.responses import ResponseKeeper, refiners
@@ -94,12 +94,10 @@ def keeps_function(network: Network, chosen: Callable[[Unit], str]) -> bool:
         chosen: returns why a unit is to be left alone; empty to change it.
     """
     heads, units = find_heads(network.graph, network.learned), [u for u in network.units if learns(u)]
-    exact, relaxed = (scale_system(network, chosen, heads, relaxed=relaxed) for relaxed in (False, True))
-    if relaxed.bonds or relaxed.sums or network.graph.held or any(chosen(u) or len(u.uses) > 1 for u in units):
+    if network.graph.held or not each_has_a_scale(network, units, chosen, heads):
         return False
-    values = [u.uses[0].output for u in units]
-    scales = [exact.solution.matrix[exact.labels[v].ravel()].mean(axis=0) for v in values if v in exact.labels]
-    return bool(scales) and int(np.linalg.matrix_rank(np.vstack(scales))) >= len(units) - 1
+    relaxed = scale_system(network, chosen, heads, relaxed=True, bending=False)
+    return not relaxed.bonds and not relaxed.sums
 
 
 def prepare_training(

@@ -50,9 +50,9 @@ class Passed:
     number: str | None = None
 
 
-def passed_layers(graph: Graph, relaxed: bool, rewritten: bool) -> dict[str, Passed]:
-    """Return the outputs of layers that are passed as a whole -> how."""
-    found = {top: Passed(x) for top, x in find_activations(graph).items()} if relaxed else {}
+def passed_layers(graph: Graph, relaxed: bool, rewritten: bool, bending: bool) -> dict[str, Passed]:
+    """Return the outputs of layers that are passed as a whole -> how; `bending`: activations, too."""
+    found = {top: Passed(x) for top, x in find_activations(graph).items()} if relaxed and bending else {}
     for top, bottom in graph.nearly_homogeneous.items():
         number = number_behind(graph, top) if rewritten else None
         if relaxed or number:

@@ -162,6 +162,7 @@ def find_scales(
     relaxed: bool = False,
     rewritten: bool = False,
     loose: bool = False,
+    bending: bool = True,
 ) -> ScaleSystem:
     """Find the free scales of a graph.
 
@@ -172,8 +173,9 @@ def find_scales(
             by a curve, and the terms of a sum have scales of their own.
         rewritten: let numbers of the net's text (alpha of LRN) make up for scales.
         loose: let the outputs have a scale, one for all of them; as far as nothing else holds them.
+        bending: if relaxed, smooth activations pass scales on by a curve, too.
     """
-    scales = Scales(graph, learned, relaxed, rewritten)
+    scales = Scales(graph, learned, relaxed, rewritten, bending)
     for name, shape in graph.inputs.items():
         scales.values[name] = np.full((1,) * len(shape), PINNED)
     for node in graph.nodes:

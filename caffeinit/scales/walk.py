@@ -74,11 +74,18 @@ class Use:
 class Scales:
     """What operators' rules speak to while a graph is walked."""
 
-    def __init__(self, graph: Graph, learned: Collection[str], relaxed: bool = False, rewritten: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        learned: Collection[str],
+        relaxed: bool = False,
+        rewritten: bool = False,
+        bending: bool = True,
+    ) -> None:
         self.graph = graph
         self.learned = learned
         self.relaxed = relaxed
-        self._passed = passed_layers(graph, relaxed, rewritten)
+        self._passed = passed_layers(graph, relaxed, rewritten, bending)
         self._interior = interior(graph, self._passed)
         self.constraints = Constraints()
         self.values: dict[str, Labels] = {}

@@ -84,6 +84,19 @@ def test_units_get_one_rate_through_them(name, make):
     assert all(0.02 < unit.stats.std < 50 for unit in found.units)
 
 
+def test_nothing_bends_where_scales_that_keep_the_function_do():
+    b = NetBuilder()
+    x = silu(b.graph, b.norm(b.conv("data", "stem", 8), "n0"))
+    for block in "ab":
+        y = silu(b.graph, b.norm(b.conv(x, f"{block}1", 8), f"{block}n1"))
+        x = b.graph.op("Add", x, b.norm(b.conv(y, f"{block}2", 8), f"{block}n2"))
+    net, batches = b.finish(b.product(x, "ip", 5)), pictures(num=16, batch=16)
+    result = caffeinit.init(net, batches)
+    assert result.rate_spread < 1e-4
+    assert not [note for note in result.notes if "foretold" in note or "do not deviate by 1" in note]
+    assert caffeinit.measure(net, batches).units[-1].stats.std == pytest.approx(1, rel=1e-3)
+
+
 @pytest.mark.parametrize("op_type", ["Sigmoid", "Tanh", "Softsign"])
 def test_what_saturates_still_holds_what_it_reads(op_type):
     net, batches = chain(one(op_type)), pictures(num=16, batch=16)
