@@ -56,7 +56,7 @@ class _Sum:
         scale = graph.add_input(graph.fresh("scale"), (1,))
         before = graph.add_input(graph.fresh("sums"), shape)
         flat = graph.op("Reshape", source.gradient, [-1])
-        largest = graph.op("ReduceMax", graph.op("Abs", flat), axes=[0], keepdims=1)
+        largest = graph.op("ReduceMax", graph.op("Abs", flat), keepdims=1)  # of one axis, in any opset
         scaled = graph.op("Mul", source.gradient, scale)
         squares = graph.op("Mul", scaled, scaled)
         if kernel:
