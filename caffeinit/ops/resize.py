@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 
@@ -12,12 +14,26 @@ from caffeinit.ops.building import along_axis, constant_of
 from caffeinit.ops.scaling import pools
 from caffeinit.ops.shape import rest_none
 
+if TYPE_CHECKING:
+    from caffeinit.scales.walk import Scales
+
+_REGION = "tf_crop_and_resize"
+
 
 @op_rule("Resize", "Upsample")
 class Resize(OpRule):
     """y = x sampled at other places, by the nearest value, linearly or cubically; up to opset 9 called Upsample."""
 
-    scale = pools
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """Pass the scale of each channel on, unless a region is cut out beyond x, where another number than 0 stands."""
+        if attribute(node, "coordinate_transformation_mode", "half_pixel") != _REGION:
+            pools(self, node, scales)
+        elif attribute(node, "extrapolation_value", 0.0):
+            scales.barrier(node)
+        else:
+            rank = len(scales.graph.shape(node.output[0]))
+            mixed = range(2 if _keeps_channels(node, scales.graph) else 1, rank)
+            scales.put(node.output[0], scales.collapse(node.input[0], mixed))
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Places were counted from the corner and rounded down, and factors were an attribute before that."""
@@ -40,7 +56,7 @@ class Resize(OpRule):
 def resize_matrices(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]:
     """Return axis -> matrix (old extent, new extent) of a Resize; axes that stay are left out."""
     mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
-    if mode == "tf_crop_and_resize" or attribute(node, "antialias", 0):
+    if mode == _REGION or attribute(node, "antialias", 0):
         raise GradientError(f"Resize with {mode} or antialias")
     old, new = graph.shape(node.input[0]), graph.shape(node.output[0])
     given = constant_of(graph, node.input[2]) if len(node.input) > 2 and node.input[2] else None
@@ -54,6 +70,17 @@ def resize_matrices(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]
         for axis, (a, b) in enumerate(zip(old, new, strict=True))
         if axis > 0 and (a != b or scales[axis] != 1)
     }
+
+
+def _keeps_channels(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Tell whether the region that is cut out has all channels, and as many come out."""
+    rank = len(graph.shape(node.input[0]))
+    axes = [a % rank for a in attribute(node, "axes", range(rank))]
+    region = constant_of(graph, node.input[1])
+    if graph.shape(node.input[0])[1] != graph.shape(node.output[0])[1] or region is None:
+        return False
+    bounds = region.reshape(2, len(axes))
+    return 1 not in axes or bounds[:, axes.index(1)].tolist() == [0, 1]
 
 
 def axis_matrix(node: onnx.NodeProto, mode: str, old: int, new: int, scale: float) -> np.ndarray:

@@ -132,6 +132,13 @@ def norm_of_channels(b, x):
     return b.graph.op("Div", x, b.graph.op("Sqrt", b.graph.op("ReduceSumSquare", x, axes=[1])))
 
 
+def region(first, last, beyond=0.0):
+    """Return what cuts a region out of (N, 6, 8, 8), from channel `first` to `last`, that hangs over an edge."""
+    bounds = np.array([0, first, 0.1, 0.2, 1, last, 0.9, 1.3], "f4")
+    mode = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": beyond}
+    return lambda b, x: b.graph.op("Resize", x, bounds, np.array([1, 1, 2, 1.5], "f4"), **mode)
+
+
 GRAPHS = {
     # what stands between two convolutions of 6 and 3 channels, and how many factors are free
     "nothing": (lambda b, x: x, 6),
@@ -163,6 +170,9 @@ GRAPHS = {
     "batch norm": (lambda b, x: b.norm(x, "bn"), 12),
     "batch norm and scale": (lambda b, x: b.scale(b.norm(x, "bn"), "sc"), 18),
     "resize": (lambda b, x: b.graph.op("Resize", x, "", np.array([1, 1, 2, 2], "f4"), mode="nearest"), 6),
+    "region": (region(0, 1), 6),
+    "region of some channels": (region(0.3, 1), 1),
+    "region with a number beyond": (region(0, 1, 2.0), 0),
     "depth to space": (lambda b, x: b.graph.op("DepthToSpace", b.conv(x, "y", 8), blocksize=2), 8),
     "learned factor for all": (lambda b, x: b.graph.op("Mul", x, b.array("sc", 0, (1,), "scale")), 7),
     "fixed convolution": (lambda b, x: b.graph.op("Conv", x, fixed(5, 6, 1, 1)), 1),
