@@ -79,7 +79,8 @@ def raises(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     if known is None or known.size != 1:
         scales.barrier(node)
         return
-    scales.put(node.output[0], scales.combine((float(known.reshape(())), node.input[0])))
+    labels = scales.combine((float(known.reshape(())), node.input[0]))
+    scales.put(node.output[0], scales.wide(labels, node.output[0]))
 
 
 def inverts(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:

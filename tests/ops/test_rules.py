@@ -113,6 +113,7 @@ CASES = [
     case("Pow", POSITIVE, param(3, 1)),
     case("Pow", X, np.asarray(2)),
     case("Pow", POSITIVE, np.asarray([[-1], [1], [3]])),
+    case("Pow", (2, 3), np.float32([[[2]]]), is_bound=True),  # of more axes than the base
     case("Add", X, X),
     case("Add", X, param(3, 1)),
     case("Add", param(4), X),
