@@ -122,7 +122,7 @@ def rescale_preserving(
         run.moments = measure_moments(network, batches, kept.names, kept.keep)
         check_finite(network, run.moments, batches)
         progress(1, 3)
-        plan = _plan(run)
+        plan = _plan(run, outputs)
         _describe_plan(run, plan)
         run.rates = without_squares(run.rates)
         apply(network, plan)
@@ -170,9 +170,9 @@ def _measure_rates(run: _Run, first: Sequence[Batch]) -> None:
     run.notes += rate_notes(run.network, run.probe, run.rates)
 
 
-def _plan(run: _Run) -> Plan:
-    heads = run.probe.heads if run.probe else []
-    system = scale_system(run.network, run.chosen, heads, relaxed=False, rewritten=run.rewritten)
+def _plan(run: _Run, held: Sequence[str]) -> Plan:
+    """Return what is to change; all values that are compared afterwards are held, the heads among them."""
+    system = scale_system(run.network, run.chosen, held, relaxed=False, rewritten=run.rewritten)
     if run.mode == "fp16":
         return plan_halves(run.network, run.moments, exact_system(system))
     if run.powers_of_two:

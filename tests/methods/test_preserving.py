@@ -149,6 +149,20 @@ def test_channels_that_are_next_to_nothing_do_not_bring_weights_to_overflow():
     assert max(np.abs(a).max() for arrays in net.params.values() for a in arrays) < LARGEST
 
 
+@pytest.mark.parametrize("options", [{}, {"powers_of_two": True}, {"balanced": False}], ids=str)
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "fp16"])
+def test_what_places_are_told_from_stays_in_every_mode(mode, options):
+    b = ModelBuilder(17, seed=2)
+    x = b.op("Relu", b.conv("input", "conv1", 3, 6))
+    best = b.op("ArgMax", b.conv(x, "conv2", 6, 4), axis=1)
+    net = network_of(b.finish(b.op("Cast", best, to=1), rank=4))
+    batch = {"input": np.random.default_rng(0).standard_normal((8, 3, 16, 12)).astype(np.float32)}
+    before, weight = net.forward(batch, ["output"])["output"].copy(), net.params["conv1.weight"][0].copy()
+    caffeinit.rescale(net, batch, mode=mode, **options)
+    np.testing.assert_array_equal(net.forward(batch, ["output"])["output"], before)
+    assert not np.array_equal(net.params["conv1.weight"][0], weight)
+
+
 def sharp_net():
     """Return a net that judges by differences which are a millionth of what they are differences of."""
     builder = NetBuilder()
