@@ -29,6 +29,7 @@ from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, Place
 from caffeinit.model.nodes import operator_of
 from caffeinit.model.products import PRODUCTS
+from caffeinit.model.rowwise import most_pictures
 from caffeinit.model.sizes import count_pictures, made_for
 from caffeinit.model.units import Unit
 from caffeinit.scales.walk import Link
@@ -189,8 +190,10 @@ class RateProbe:
         values = [o for o in made if self.graph.is_typed(o)]  # sequences have no shape
         self._is_segmented = is_segmented(self.graph.part(self.heads), network.settings)
         most = SEGMENTED_PASS_BYTES if self._is_segmented else PASS_BYTES
-        pictures = 1 if network.settings.device.resident else _piece_pictures(self.graph, values)
-        self.batches = list(cut(self.graph, self.batches, values, most, pictures))
+        # A device adds up the squares of whole gradients, so that each picture goes through it by itself. What is looked at
+        # roughly, or on the first piece, is the same pictures there all the same.
+        self._is_alone = network.settings.device.resident and most_pictures(self.graph, values, most) is not None
+        self.batches = list(cut(self.graph, self.batches, values, most, _piece_pictures(self.graph, values)))
         self._units = [unit for unit in network.units if unit.kind == "affine"]
         self.unreached = _without_gradient(self.graph, self._units, self.heads, network.place)
         self.run, self._diffs = self._differentiate()
@@ -207,8 +210,7 @@ class RateProbe:
             diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
             units = [u for u in self._units if u.key not in self.unreached]
             readers = graph.consumers()
-            is_alone = self.network.settings.device.resident and graph.batch_axis_free
-            sources = {u.key: find_sources(graph, u, readers, is_alone) for u in units}
+            sources = {u.key: find_sources(graph, u, readers, self._is_alone) for u in units}
             wanted = list(dict.fromkeys(s.differentiated for of in sources.values() for s in of))
             try:
                 found = append_backward(graph, diffs, wanted)
@@ -253,6 +255,7 @@ class RateProbe:
         """
         feeds: list[Batch] = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
         feeds = _half(self.graph, feeds) if rough and self.graph.batch_axis_free else feeds
+        feeds = [piece for feed in feeds for piece in _pictures(self.graph, feed)] if self._is_alone else feeds
         self._make_room()
         parts, place = self.run.squares(feeds), ScratchArrays()
         self._make_room()
@@ -291,11 +294,21 @@ def _half(graph: Graph, feeds: list[Batch]) -> list[Batch]:
     if len(feeds) > 2:
         return feeds[: math.ceil(len(feeds) / 2)]
     counts = [count_pictures(graph, feed) for feed in feeds]
-    return [_rows(feed, math.ceil(count / 2), count) for feed, count in zip(feeds, counts, strict=True)]
+    return [_rows(feed, 0, math.ceil(count / 2), count) for feed, count in zip(feeds, counts, strict=True)]
 
 
-def _rows(feed: Batch, share: int, whole: int) -> Batch:
-    return {name: array[: len(array) * share // whole] if array.ndim else array for name, array in feed.items()}
+def _pictures(graph: Graph, feed: Batch) -> Iterator[Batch]:
+    """Yield a piece picture by picture."""
+    count = count_pictures(graph, feed)
+    return (_rows(feed, number, number + 1, count) for number in range(count))
+
+
+def _rows(feed: Batch, start: int, end: int, whole: int) -> Batch:
+    """Return the rows of some of all pictures; a value may have several for each."""
+    return {
+        name: array[len(array) * start // whole : len(array) * end // whole] if array.ndim else array
+        for name, array in feed.items()
+    }
 
 
 def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:

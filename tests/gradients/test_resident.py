@@ -9,6 +9,7 @@ from caffeinit.gradients.resident import ResidentGradients
 from caffeinit.statistics.rates import RateProbe
 from tests.engine.test_resident import MORE, RESIDENT
 from tests.nets import NETS, pictures
+from tests.onnxnets import MODELS, SHAPE, network_of
 
 
 def probes(name):
@@ -35,6 +36,28 @@ def test_rates_are_those_of_the_ordinary_way(name):
     ordinary, resident = probes(name)
     assert isinstance(resident.run, ResidentGradients)
     assert_same_rates(ordinary.network, ordinary.measure(), resident.measure())
+
+
+@pytest.mark.parametrize(
+    ("name", "opset"), [(name, opset) for name, (_, known) in MODELS.items() for opset in known[-1:]]
+)
+def test_rates_of_newer_opsets_are_those_of_the_ordinary_way(name, opset):
+    nets = [network_of(MODELS[name][0](opset)) for _ in range(2)]
+    nets[1].settings = RESIDENT
+    batch = {"input": np.random.default_rng(1).standard_normal((5, *SHAPE)).astype(np.float32)}
+    ordinary, resident = (RateProbe(net, [batch]) for net in nets)
+    assert isinstance(resident.run, ResidentGradients)
+    assert_same_rates(nets[0], ordinary.measure(), resident.measure())
+
+
+@pytest.mark.parametrize("num", [2, 7, 40])
+def test_a_rough_look_is_at_the_same_pictures(num):
+    nets = NETS["residual"](), NETS["residual"]()
+    nets[1].settings = RESIDENT
+    ordinary, resident = (RateProbe(net, pictures(num=num, batch=16)) for net in nets)
+    assert_same_rates(nets[0], ordinary.measure(rough=True), resident.measure(rough=True))
+    for mine, theirs in zip(ordinary.batches, resident.batches, strict=True):
+        np.testing.assert_array_equal(theirs["data"], mine["data"])
 
 
 # Squares of such gradients are beyond single precision: 1e-46 is nothing there, and 1e46 infinite.
