@@ -120,6 +120,8 @@ def _array(values: object, shape: Sequence[int], where: str) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "buif":
         raise ImagesError(f"{where}: {array.dtype}: an array of float32 is needed.")
+    if not shape:
+        raise ImagesError(f"{where}: the net takes one number for all pictures, and only rows can be given.")
     if not _fits(array.shape, shape):
         hint = " A single picture needs a first axis of 1." if array.ndim == len(shape) - 1 else ""
         raise ImagesError(f"{where}: the array is {_spell(array.shape, 0)}, but the net takes {_spell(shape)}.{hint}")

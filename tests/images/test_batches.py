@@ -223,6 +223,8 @@ REFUSED = [
     ({"data": ROWS}, TWO, "nothing for input info"),
     ({"data": ROWS, "x": ROWS}, SHAPES, "the net has no input x; its inputs: data"),
     ({"data": ROWS, "info": np.ones((4, 2))}, TWO, "different numbers of rows: data 5, info 4.*as many for each"),
+    ({"data": ROWS, "size": 2.0}, {**SHAPES, "size": ()}, 'input "size": the net takes one number for all pictures'),
+    ({"data": ROWS, "size": 2.0}, {"size": (), **SHAPES}, 'input "size": the net takes one number for all pictures'),
 ]
 
 
