@@ -81,6 +81,31 @@ def test_no_scale_per_unit_gives_a_smaller_sum_of_squares():
             assert sum_of_squares(best) <= sum_of_squares(other) + 1e-6
 
 
+class Wave:
+    """Keeps the second unknown on a sine of the first, with more waves than a step can follow."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def gap(self, unknowns):
+        self.asked += 1
+        return float(unknowns[1] - np.sin(20 * unknowns[0]))
+
+    def gradient(self, unknowns):
+        slopes = np.zeros(len(unknowns))
+        slopes[:2] = -20 * np.cos(20 * unknowns[0]), 1
+        return slopes
+
+
+def test_a_winding_curve_is_not_followed_for_ever():
+    # The ridge draws the first unknown far along the curve; each step gets a small piece of the way.
+    terms = [Term(name, np.zeros(1), np.zeros(1), np.zeros((1, 50))) for name in "ab"]
+    wave = Wave()
+    found = balance(terms, 50, [wave], gone=np.where(np.arange(50) == 0, -1000.0, 0.0))
+    assert wave.asked <= 510  # 5000 if scipy's own limit ended it
+    assert abs(wave.gap(found)) < 1e-3
+
+
 def test_the_derivatives_of_a_rate_are_its_differences():
     net, batches = NETS["inception"](), pictures()
     _, plan, rates = solved(net, batches[0])
