@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from caffeinit.arguments import check_mapping, check_network
 from caffeinit.errors import (
     CaffeinitError,
     FormatError,
@@ -91,6 +92,8 @@ def load(
         FormatError: a file is not what it should be. WeightsError: the weights do not fit the net.
         OptionError: onnxruntime cannot use the device.
     """
+    input_shapes = {} if input_shapes is None else input_shapes
+    check_mapping("input_shapes", input_shapes, "input -> shape")
     from caffeinit.engine.device import find_device
     from caffeinit.engine.session import Settings
 
@@ -98,7 +101,7 @@ def load(
     network = _read(
         net,
         weights,
-        input_shapes={name: tuple(shape) for name, shape in (input_shapes or {}).items()},
+        input_shapes={name: tuple(shape) for name, shape in input_shapes.items()},
         strict=strict,
         phase=phase,
         level=level,
@@ -142,6 +145,7 @@ def read_images(net: Network, sources: Any, **options: Any) -> Calibration:
     Raises:
         ImagesError: no picture can be used.
     """
+    check_network("net", net)
     from caffeinit.jobs import read_calibration
 
     return read_calibration(net, sources, **options)
@@ -149,6 +153,7 @@ def read_images(net: Network, sources: Any, **options: Any) -> Calibration:
 
 def init(net: Network, images: Any, **options: Any) -> Result:
     """Draw all weights of a net and normalise them on pictures; see `caffeinit.jobs.init` for the options."""
+    check_network("net", net)
     from caffeinit import jobs
 
     return jobs.init(net, images, **options)
@@ -156,6 +161,7 @@ def init(net: Network, images: Any, **options: Any) -> Result:
 
 def rescale(net: Network, images: Any, **options: Any) -> Result:
     """Rescale the weights of a net by what pictures do in it; see `caffeinit.jobs.rescale` for the options."""
+    check_network("net", net)
     from caffeinit import jobs
 
     return jobs.rescale(net, images, **options)
@@ -166,6 +172,7 @@ def measure(net: Network, images: Any, **options: Any) -> Measurement:
 
     See `caffeinit.statistics.measuring.measure` for the options.
     """
+    check_network("net", net)
     from caffeinit.statistics import measuring
 
     return measuring.measure(net, images, **options)
@@ -173,6 +180,7 @@ def measure(net: Network, images: Any, **options: Any) -> Measurement:
 
 def write_report(path: str | PathLike[str], net: Network, found: Any, **options: Any) -> None:
     """Write a page about what `init`, `rescale` or `measure` returned; see `caffeinit.report.write_report`."""
+    check_network("net", net)
     from caffeinit import report
 
     report.write_report(path, net, found, **options)
@@ -180,6 +188,8 @@ def write_report(path: str | PathLike[str], net: Network, found: Any, **options:
 
 def compare(a: Network, b: Network, images: Any, **options: Any) -> Comparison:
     """Tell whether two nets are the same function on pictures; see `caffeinit.proof.comparison.compare` for the options."""
+    check_network("a", a)
+    check_network("b", b)
     from caffeinit.proof import comparison
 
     return comparison.compare_networks(a, b, images, **options)

@@ -88,6 +88,8 @@ class Calibration:
     ) -> None:
         if batch_size < 1 or (num_images is not None and num_images < 1):
             raise ImagesError(f"num_images and batch_size must be at least 1: found {num_images} and {batch_size}.")
+        if threads is not None and threads < 0:
+            raise ImagesError(f"threads must be at least 0: found {threads}.")
         self.feeds = feeds
         self.batch_size = batch_size
         self.strict = strict

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from caffeinit.apply.factors import put
+from caffeinit.arguments import check_type
 from caffeinit.draw import (
     Drawn,
     DrawOptions,
@@ -42,6 +43,7 @@ from caffeinit.patterns import matches
 
 DEFAULT_SLOPE = 0.25  # Caffe's for PReLU
 METHOD = "gaussian"
+METHODS_GIVEN = "the name of one, or pattern -> name"
 
 
 @dataclass
@@ -107,6 +109,7 @@ class UnitSampler:
 
 def method_for(network: Network, layer: str, methods: str | Mapping[str, str]) -> str:
     """Return the method of a layer: one for all, or the last whose pattern matches it or one that shares its arrays."""
+    check_type("method", methods, (str, Mapping), METHODS_GIVEN)
     if isinstance(methods, str):
         return methods
     names = [layer, *(name for name, lender in network.lenders.items() if lender == layer)]
@@ -135,6 +138,7 @@ def draw_network(
     options = options or DrawOptions(threads=network.settings.threads or None)
     if seed < 0:
         raise OptionError(f"seed {seed}: has to be 0 or more")
+    check_type("method", methods, (str, Mapping), METHODS_GIVEN)
     for name in [methods] if isinstance(methods, str) else methods.values():
         find_method(name)
     owned: set[str] = set()

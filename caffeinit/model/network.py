@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from caffeinit.arguments import check_mapping
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward
@@ -192,8 +193,7 @@ class Network:
         Raises:
             CaffeinitError: an input is missing or does not fit, or there is no such blob.
         """
-        feeds = {name: np.asarray(a, np.float32, order="C") for name, a in inputs.items()}
-        self._check_inputs(feeds)
+        feeds = self._feeds(inputs)
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         reachable = _reachable(graph, feeds)
         wanted = one_or_more(blobs) if blobs is not None else [b for b in self.blobs if b in reachable]
@@ -219,8 +219,8 @@ class Network:
         Raises:
             CaffeinitError: an input or top diff does not fit, or an operator on the way has no gradient.
         """
-        feeds = {name: np.asarray(a, np.float32, order="C") for name, a in inputs.items()}
-        self._check_inputs(feeds)
+        feeds = self._feeds(inputs)
+        check_mapping("top_diffs", top_diffs, "blob -> gradient")
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
         _check_blobs(graph, top_diffs, _reachable(graph, feeds))
         wanted = list(feeds) if blobs is None else one_or_more(blobs)
@@ -282,7 +282,10 @@ class Network:
         self._sessions.clear()
         self._relowered = self._backward = None
 
-    def _check_inputs(self, feeds: Mapping[str, np.ndarray]) -> None:
+    def _feeds(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return inputs as float32 arrays that fit."""
+        check_mapping("inputs", inputs, "input -> array")
+        feeds = {name: np.asarray(a, np.float32, order="C") for name, a in inputs.items()}
         for name, array in feeds.items():
             if name not in self.graph.inputs:
                 raise CaffeinitError(
@@ -290,6 +293,7 @@ class Network:
                 )
             if array.ndim != len(self.graph.inputs[name]):
                 raise CaffeinitError(f'input "{name}" is {array.shape}, the net wants {self.graph.inputs[name]}')
+        return feeds
 
     def _graph_for(self, shapes: Mapping[str, Shape]) -> Graph:
         """Return a graph that takes these input shapes."""

@@ -149,6 +149,8 @@ def measure(
     """
     if rate_batches is not None and rate_batches < 0:
         raise OptionError(f"rate_batches is {rate_batches}: it must be at least 0")
+    if seed < 0:
+        raise OptionError(f"seed {seed}: has to be 0 or more")
     if not network.units:
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
     calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
