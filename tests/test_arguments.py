@@ -1,5 +1,7 @@
 """Arguments of a wrong type or size: refused in words that name them, never from the inside."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,15 @@ def test_what_is_no_method_is_named(given):
 def test_input_shapes_that_are_no_mapping_are_named(tmp_path):
     with pytest.raises(TypeError, match=r"^input_shapes is tuple: give input -> shape$"):
         caffeinit.load(tmp_path / "net.prototxt", input_shapes=(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("given", [math.nan, 1.5, "4"], ids=repr)
+@pytest.mark.parametrize("name", ["batch_size", "num_images", "threads"])
+def test_what_is_no_whole_number_is_named(name, given, tmp_path):
+    # A batch of NaN pictures would never be full, and reading them never end.
+    np.save(tmp_path / "pictures.npy", PICTURES)
+    with pytest.raises(TypeError, match=rf"^{name} is {type(given).__name__}: give a whole number"):
+        caffeinit.read_images(_loaded(tmp_path), tmp_path / "pictures.npy", **{name: given})
 
 
 def test_numbers_below_zero_are_refused(tmp_path):

@@ -20,9 +20,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral
+from types import NoneType
 
 import numpy as np
 
+from caffeinit.arguments import check_type
 from caffeinit.errors import ImagesError
 from caffeinit.images.arrays import Source
 from caffeinit.images.files import Skipped
@@ -86,6 +89,9 @@ class Calibration:
         threads: int | None = None,
         whole_batches: bool = False,
     ) -> None:
+        check_type("batch_size", batch_size, Integral, "a whole number")
+        for name, number in (("num_images", num_images), ("threads", threads)):
+            check_type(name, number, (Integral, NoneType), "a whole number or None")
         if batch_size < 1 or (num_images is not None and num_images < 1):
             raise ImagesError(f"num_images and batch_size must be at least 1: found {num_images} and {batch_size}.")
         if threads is not None and threads < 0:
