@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.errors import ImagesError, OptionError
+from caffeinit.errors import CaffeinitError, ImagesError, OptionError
 from tests.nets import NETS, pictures
 
 PICTURES = np.zeros((4, 3, 12, 10), np.float32)
@@ -52,6 +52,25 @@ def test_what_is_no_method_is_named(given):
         with pytest.raises(TypeError, match=rf"^method is {type(given).__name__}: give the name of one, or pattern"):
             call(net, pictures(), method=given)
     np.testing.assert_array_equal(net.params["conv1"][0], before)
+
+
+@pytest.mark.parametrize("given", [None, "page", [], {}, [None], ({5: 5},)], ids=repr)
+def test_what_cannot_be_reported_is_named(given, tmp_path):
+    with pytest.raises(TypeError, match=r"^what was found is \w+: give .*measure"):
+        caffeinit.write_report(tmp_path / "page.html", NETS["chain"](), given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_name_is_no_blob():
+    with pytest.raises(CaffeinitError, match='blob "" is not there'):
+        NETS["chain"]().forward({"data": PICTURES}, "")
+
+
+@pytest.mark.parametrize("given", ["x", [[1, 2], [3]]], ids=repr)
+def test_a_mean_that_is_no_number_is_refused(given, tmp_path):
+    np.save(tmp_path / "pictures.npy", PICTURES)
+    with pytest.raises(OptionError, match=r"the mean is .*: give a number, or one for each channel"):
+        caffeinit.read_images(_loaded(tmp_path), tmp_path / "pictures.npy", mean=given)
 
 
 def test_input_shapes_that_are_no_mapping_are_named(tmp_path):

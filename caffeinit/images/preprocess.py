@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from caffeinit.arguments import check_type
 from caffeinit.errors import CaffeinitError, ImagesError, OptionError
 from caffeinit.images.means import MEAN_HINT, read_mean
 from caffeinit.images.resize import centre, grey_of_bgr, resize_bilinear
@@ -106,9 +108,14 @@ class Preprocessing:
     given: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
+        check_type("scale", self.scale, Real, "a number")
         if not (np.isfinite(self.scale) and self.scale != 0):
             raise ImagesError(f"scale is {self.scale}: it must be a finite number other than 0.")
-        if self.mean is not None and not np.isfinite(np.asarray(self.mean, np.float64)).all():
+        try:
+            mean = np.asarray(0.0 if self.mean is None else self.mean, np.float64)
+        except ValueError:
+            raise ImagesError(f"the mean is {self.mean!r}: give a number, or one for each channel.") from None
+        if not np.isfinite(mean).all():
             raise ImagesError("the mean holds values that are not finite numbers.")
         if self.mean is not None and self.mean_file is not None:
             raise ImagesError("both a mean and a mean file are given: give one of them.")

@@ -338,8 +338,8 @@ def digest(arrays: Mapping[str, np.ndarray]) -> int:
 
 def _check_blobs(graph: Graph, names: Iterable[str], reachable: set[str]) -> None:
     for name in names:
-        if name not in reachable:
-            known = name in graph.inputs or graph.producer(name) is not None
+        if not name or name not in reachable:  # "" stands for inputs that operators do without
+            known = name in graph.inputs or (name and graph.producer(name) is not None)
             why = "depends on an input that was not given" if known else "is not there, or its layer cannot run"
             raise CaffeinitError(f'blob "{name}" {why}')
 

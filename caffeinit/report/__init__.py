@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 
+from caffeinit.arguments import check_type
 from caffeinit.model.network import Network
 from caffeinit.report.content import About
 from caffeinit.report.run_page import run_page
@@ -35,6 +36,11 @@ def write_report(
     Raises:
         OutputError: the file exists and `force` is not set, or cannot be written.
     """
+    if isinstance(found, list | tuple):
+        for one in found or [None]:
+            check_type("what was found", one, Measurement, "measurements, as caffeinit.measure returns them")
+    else:
+        check_type("what was found", found, (Result, Measurement), "what init, rescale or measure returned")
     several = [found] if isinstance(found, Measurement) else found
     text = run_page(network, several, about or About())
     with replacing(path, force) as temporary:
