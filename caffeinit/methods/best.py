@@ -10,15 +10,26 @@ import numpy as np
 from caffeinit.apply.factors import copied
 from caffeinit.apply.plan import Plan, apply
 from caffeinit.engine.shelf import ScratchFile, Stored
+from caffeinit.errors import CaffeinitError, WeightsError
 from caffeinit.methods.between import spread_of
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.statistics.rates import UnitRates
 
+_SHORT = 1.0  # the longest log scale of a change that is undone by its inverse
+
 
 def with_plan(network: Network, given: Mapping[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
     """Return scales given so far together with those of a plan."""
     return {u.key: given[u.key] + plan.factors(network.graph, u) for u in network.units}
+
+
+def _is_short(change: Plan) -> bool:
+    """Tell whether a change keeps single precision's digits, and its range, but for numbers at the ends of it.
+
+    Variances that are stored hang on each other in another way than by factors.
+    """
+    return bool(np.abs(change.scales).max(initial=0) <= _SHORT) and not change.system.stored_variances
 
 
 class _Arrays:
@@ -76,6 +87,7 @@ class Best:
         self._given = {u.key: np.zeros(u.num_channels) for u in network.units}
         self._best: tuple[Plan, dict[str, np.ndarray]] | None = None
         self._arrays = _Arrays(network)
+        self._gone: list[Plan] = []  # short changes since the best point, before arrays were kept
 
     @property
     def is_moved(self) -> bool:
@@ -95,14 +107,33 @@ class Best:
             self.spread, self.rates = spread, rates
             self._best = (plan, self._given)
             self._arrays.forget()
+            self._gone = []
         return spread
 
-    def leave(self, change: Plan) -> dict[str, np.ndarray]:
-        """Apply a change, and keep what it changes if the point that is left is the best one; return all scales given."""
-        assert self._best is not None
+    def keep(self) -> None:
+        """Keep the arrays, which are about to be changed by something that cannot be undone."""
         if not self._arrays:
             self._arrays.keep()
-        apply(self.network, change, roughly=True)
+
+    def leave(self, change: Plan) -> dict[str, np.ndarray]:
+        """Apply a change, which can be undone; return all scales given.
+
+        A short one is undone by its inverse, which costs the last digits and spares a copy of all arrays.
+
+        Raises:
+            WeightsError: a number leaves single precision; the best point can still be gone back to.
+            CaffeinitError: so it does in a short change, and there is no way back.
+        """
+        assert self._best is not None
+        is_short = not self._arrays and _is_short(change)
+        if is_short:
+            self._gone.append(change)
+        else:
+            self.keep()
+        try:
+            apply(self.network, change, roughly=True)
+        except WeightsError as error:
+            raise CaffeinitError(str(error)) if is_short else error from None
         self._given = self.given_by(change)
         return self._given
 
@@ -114,6 +145,8 @@ class Best:
         """Go back to the best point, apply its plan, and return the scales that the units have been given."""
         assert self._best is not None
         self._arrays.put_back()
+        for change in reversed(self._gone):
+            apply(self.network, Plan(change.system, -change.scales), roughly=True)
         plan, given = self._best
         apply(self.network, plan)
         return with_plan(self.network, given, plan)

@@ -52,6 +52,10 @@ class Restorer:
         """
         return math.inf
 
+    def acts(self, point: np.ndarray) -> bool:
+        """Tell whether `restore` would change the net."""
+        return False
+
     def begin(self, scales: Scales, point: np.ndarray) -> None:
         """Take the net as it is now, when it has been given these scales, for what is to be kept."""
 
@@ -62,6 +66,10 @@ class Normalizer(Restorer):
     def __init__(self, network: Network, pictures: Sequence[Batch], chosen: Callable[[Unit], str], beta: float) -> None:
         """Take what `normalize` needs."""
         self._network, self._pictures, self._chosen, self._beta = network, pictures, chosen, beta
+
+    def acts(self, point: np.ndarray) -> bool:
+        """It always does; see `Restorer`."""
+        return True
 
     def restore(self, scales: Scales, point: np.ndarray) -> float:
         """Normalise; see `Restorer`."""
@@ -100,10 +108,14 @@ class Keeper(Restorer):
         if self._known is None and self._is_far(point):
             self._known = self._measure(), self._now
 
+    def acts(self, point: np.ndarray) -> bool:
+        """Tell whether the net is far from where it was measured; see `Restorer`."""
+        return self._known is not None and self._is_far(point)
+
     def restore(self, scales: Scales, point: np.ndarray) -> float:
         """Normalise if the function is far from what was restored last; see `Restorer`."""
         self._now = scales
-        if self._known is None or not self._is_far(point):
+        if self._known is None or not self.acts(point):
             return math.inf
         self._restored = point
         moments, then = self._known
@@ -158,16 +170,23 @@ class Thorough(Restorer):
         """Look at the net as the usual restorer does."""
         self._usual.prepare(scales, point)
 
+    def acts(self, point: np.ndarray) -> bool:
+        """Tell whether one of both would; see `Restorer`."""
+        return self._usual.acts(point) or self._is_due(point)
+
     def restore(self, scales: Scales, point: np.ndarray) -> float:
         """Restore, and normalise if much was off or the function has changed by much since all pictures were seen."""
         missed = self._usual.restore(scales, point)
         is_off = math.isfinite(missed) and missed > _OFF
-        if self._left and (is_off or np.abs(point - self._settled).max(initial=0) > _FAR):
+        if (self._left and is_off) or self._is_due(point):
             self._left -= 1
             self._settled = point
             self._normalize(scales)
             self._usual.begin(scales, point)
         return missed
+
+    def _is_due(self, point: np.ndarray) -> bool:
+        return self._left > 0 and bool(np.abs(point - self._settled).max(initial=0) > _FAR)
 
 
 def scale_targets(beta: float, scales: Scales, trust: Trust = Trust.FULL) -> dict[str, Target]:

@@ -291,6 +291,8 @@ def iterate(
             given = state.leave(change)
         except WeightsError:  # no number can take this step; the best point can be gone back to
             break
+        if restorer.acts(relaxed.way):
+            state.keep()
         restorer.restore(given, relaxed.way)
     return Balanced(state.finish(), before, state.rates, done, state.is_moved)
 
