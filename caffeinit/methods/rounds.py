@@ -43,7 +43,7 @@ from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread, withou
 # them, and steps of e to the power of 10 and back would be made for the last percents.
 _SUMS_RIDGE = 1e-3
 # The spread from which on the outputs are given a scale, where sums tie rates to it.
-_REACHABLE = 0.02
+REACHABLE = 0.02
 # The longest log scale at a curve to which it is trusted that they need none.
 _NEAR = 1.0
 # The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
@@ -187,7 +187,7 @@ class Relaxed:
         self._is_new = False
         found = self._solve(prepared)
         held = _spread_at(prepared[0], found)
-        if held <= _REACHABLE and all(abs(bend.inputs @ found) <= _NEAR for bend in prepared[1]):
+        if held <= REACHABLE and all(abs(bend.inputs @ found) <= _NEAR for bend in prepared[1]):
             return prepared
         holding, heads = self.system, self.probe.heads
         self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))

@@ -31,7 +31,7 @@ from caffeinit.methods.restoring import (
     find_restorer,
     scale_targets,
 )
-from caffeinit.methods.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
+from caffeinit.methods.rounds import REACHABLE, ROUNDS, Balanced, Relaxed, approach, iterate
 from caffeinit.methods.within import InputSampler, normalize
 from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, digest
@@ -57,6 +57,10 @@ _LARGE_STD = 4096
 _LOOSE = (
     "the net's outputs do not deviate by 1: sums tie the units' rates, which would differ from their mean by up to a "
     "factor of {:.3g} with outputs of that size. `--no-balance` leaves them at 1"
+)
+_LOOSE_BENT = (
+    "the net's outputs do not deviate by 1: with outputs of that size, one rate would take scales far along the curves of "
+    "activations. `--no-balance` leaves them at 1"
 )
 
 
@@ -157,7 +161,7 @@ def prepare_training(
     if foretold:
         outcome.notes.append(_FORETOLD.format(work.num_first))
     if done.held is not None and (bent or found.changed):
-        outcome.notes.append(_LOOSE.format(np.exp(done.held)))
+        outcome.notes.append(_LOOSE.format(np.exp(done.held)) if done.held > REACHABLE else _LOOSE_BENT)
     outcome.notes += rates.told(batches) + _large_notes(reports)
     if not foretold and not rates.per_channel:
         outcome.notes += _uneven_notes(network.units, reports)

@@ -152,3 +152,10 @@ def test_operators_of_later_opsets_are_activations_too(tmp_path):
     values = rng.standard_normal((16, 3, 12, 10), np.float32)
     caffeinit.init(net, values)
     assert caffeinit.measure(net, values).rate_spread < 0.02
+
+
+def test_outputs_of_another_size_are_told_with_what_asks_for_it():
+    net, batches = residual(silu), pictures(num=16, batch=16)
+    (told,) = (n for n in caffeinit.init(net, batches).notes if n.startswith("the net's outputs do not deviate by 1"))
+    assert "far along the curves of activations" in told
+    assert caffeinit.measure(net, batches).units[-1].stats.std > 1.5
