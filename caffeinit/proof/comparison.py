@@ -177,7 +177,10 @@ def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
     """Return which output of A is compared with which of B, and what is left out."""
     notes = list(dict.fromkeys(a.notes + b.notes))
     known = set(a.values).intersection(b.values)
-    pairs = [(name, name) for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
+    outputs = [name for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
+    # A softmax that is saturated does not show what changes before it.
+    before = [value for name in outputs for side in (a, b) for value in side.function.judged(name) if value in known]
+    pairs = [(name, name) for name in dict.fromkeys([*outputs, *before])]
     if not pairs and len(a.outputs) == len(b.outputs):
         pairs = list(zip(a.outputs, b.outputs, strict=True))
         notes += [f'output "{x}" is compared with "{y}": the names differ' for x, y in pairs]

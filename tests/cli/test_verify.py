@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import caffeinit
 from tests.cli.conftest import NET
 
 
@@ -70,17 +71,32 @@ def test_json_has_every_output(cli, place, weights, other):
     report = json.loads(outcome.out)
     assert not report["same"]
     assert report["num_images"] == 12
-    (entry,) = report["outputs"]
-    assert entry["name"] == "prob"
-    assert entry["relative"] == pytest.approx(entry["difference"] / entry["largest"])
+    assert [entry["name"] for entry in report["outputs"]] == ["prob", "ip"]
+    for entry in report["outputs"]:
+        assert entry["relative"] == pytest.approx(entry["difference"] / entry["largest"])
 
 
 def test_the_tolerance_decides(cli, place, weights, other):
-    relative = json.loads(verify(cli, place, weights, other, "--json", "-").out)["outputs"][0]["relative"]
+    found = json.loads(verify(cli, place, weights, other, "--json", "-").out)["outputs"]
+    relative = max(entry["relative"] for entry in found)
     assert verify(cli, place, weights, other, "--tolerance", relative * 1.01).code == 0
     assert verify(cli, place, weights, other, "--tolerance", relative * 0.99).code == 1
     assert verify(cli, place, weights, weights, "--tolerance", 0).code == 0
     assert verify(cli, place, weights, weights, "--tolerance", -1).code == 2
+
+
+def test_a_saturated_softmax_hides_nothing(cli, place, weights):
+    net = caffeinit.load(place / "net.prototxt", weights)
+    net.params["ip"][0][...] *= 1e4
+    net.save(place / "sharp.caffemodel")
+    net.params["ip"][0][...] *= 1.01
+    net.save(place / "sharper.caffemodel")
+    outcome = verify(cli, place, place / "sharp.caffemodel", place / "sharper.caffemodel")
+    verdicts = {
+        line.split()[0]: line.split()[-1] for line in outcome.out.splitlines() if line.startswith(("prob ", "ip "))
+    }
+    assert verdicts == {"prob": "same", "ip": "different"}
+    assert outcome.code == 1
 
 
 def test_what_cannot_be_compared_is_named(cli, place, weights):
