@@ -34,7 +34,7 @@ def _save(folder: Path) -> tuple[Work, Work]:
 
 
 def _start_up(folder: Path) -> tuple[Work, Work]:
-    return lambda: _python("-c", ""), lambda: _python("-m", "caffeinit.cli", "--help")
+    return lambda: _python("-c", ""), lambda: _python("-m", "caffeinit", "--help")
 
 
 # Name -> what makes the thing to compare with and the job.

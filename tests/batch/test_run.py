@@ -21,7 +21,7 @@ from tests.batch.processes import below, parents, wait_for
 
 def command(place, *more, out="out"):
     return [
-        *(sys.executable, "-m", "caffeinit.cli", "batch", str(place / "zoo"), "-o", str(place / out)),
+        *(sys.executable, "-m", "caffeinit", "batch", str(place / "zoo"), "-o", str(place / out)),
         *("--images", str(place / "pictures"), "--mode", "normalize", *map(str, more)),
     ]
 

@@ -27,7 +27,7 @@ def command(place):
 
 
 def start(words, **more):
-    program = [sys.executable, "-m", "caffeinit.cli", *map(str, words)]
+    program = [sys.executable, "-m", "caffeinit", *map(str, words)]
     return subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **more)
 
 

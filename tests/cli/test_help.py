@@ -75,3 +75,8 @@ def test_inspect_shows_scales(cli, place, weights):
     assert "6 scales can be chosen independently" in outcome.out
     report = json.loads(cli("inspect", place / "net.prototxt", weights, "--scales", "--json", "-").out)
     assert report["scales"]["units"][1]["reasons"] == {'layer "prob" (Softmax)': 4}
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "caffeinit", "--version"], capture_output=True, text=True, check=True)
+    assert "caffeinit, version " in done.stdout

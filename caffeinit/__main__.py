@@ -1,4 +1,4 @@
-"""Runs the command line: python -m caffeinit.cli."""
+"""Runs the command line: python -m caffeinit."""
 
 from caffeinit.cli import main
 
