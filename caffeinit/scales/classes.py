@@ -172,15 +172,17 @@ def find_scales(
         relaxed: let scales differ where nothing but the function forbids it: nearly homogeneous layers (LRN) pass them on
             by a curve, and the terms of a sum have scales of their own.
         rewritten: let numbers of the net's text (alpha of LRN) make up for scales.
-        loose: let the outputs have a scale, one for all of them; as far as nothing else holds them.
+        loose: let the outputs have a scale, one for all of them; as far as nothing below, or learned, holds them.
         bending: if relaxed, smooth activations pass scales on by a curve, too.
     """
     scales = Scales(graph, learned, relaxed, rewritten, bending)
     for name, shape in graph.inputs.items():
         scales.values[name] = np.full((1,) * len(shape), PINNED)
-    for node in graph.nodes:
-        scales.visit(node)
     own = graph.outputs or graph.unused()
+    judges = _nodes_above(graph, outputs or own, learned) if loose else set()
+    for node in graph.nodes:
+        if id(node) not in judges:
+            scales.visit(node)
     ends = {name: scales.values[name].reshape(-1) for name in outputs or own if name in scales.values}
     first = next(iter(ends.values()), np.zeros(0, int))[:1]
     for name, labels in ends.items():
@@ -195,3 +197,18 @@ def find_scales(
     uses = scales.first_uses()
     unknown, bonds, sums = scales.unknown_operators, scales.bonds, scales.sums
     return ScaleSystem(scales.values, scales.links, uses, scales.constraints, unknown, bonds, sums)
+
+
+def _nodes_above(graph: Graph, values: Collection[str], learned: Collection[str]) -> set[int]:
+    """Return the identities of the nodes that read nothing but some values, and that nothing learned comes after."""
+    known, above = set(values), set()
+    for node in graph.nodes:
+        moving = [i for i in node.input if graph.depends_on_input(i)]
+        if moving and known.issuperset(moving) and not set(learned).intersection(node.input):
+            above.add(id(node))
+            known.update(node.output)
+    readers = graph.consumers()
+    for node in reversed(graph.nodes):
+        if any(id(reader) not in above for output in node.output for reader in readers.get(output, [])):
+            above.discard(id(node))
+    return above

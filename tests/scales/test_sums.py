@@ -170,6 +170,19 @@ def test_outputs_deviate_by_1_unless_sums_tie_the_rates_to_them(load, name, is_h
     assert (abs(result.units[-1].after.std - 1) < 0.1) == is_held
 
 
+@pytest.mark.parametrize("judge", ["Softmax"])
+@pytest.mark.parametrize("name", ["residual", "pyramid"])
+def test_what_judges_the_outputs_changes_nothing(load, name, judge):
+    top = {"residual": "fc", "pyramid": "head"}[name]
+    layer = f'layer {{ name: "judged" type: "{judge}" bottom: "{top}" top: "judged" }}\n'
+    plain, judged = load(NETS[name]()), load(NETS[name]() + layer)
+    told = [caffeinit.init(net, [pictures()]) for net in (plain, judged)]
+    assert told[1].rate_spread == told[0].rate_spread < 0.02
+    for layer, arrays in plain.params.items():
+        for array, other in zip(arrays, judged.params[layer], strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
 @pytest.mark.parametrize("methods", [{"*": "pca"}, {"*": "gaussian", "b": "pca"}])
 def test_weights_that_are_drawn_and_then_left_alone_pass_scales_on_as_they_are(load, methods):
     text = conv("a", "data") + 'layer { name: "t" type: "TanH" bottom: "a" top: "t" }\n' + conv("b", "t") + relu("b")
