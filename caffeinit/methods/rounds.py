@@ -42,10 +42,12 @@ from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread, withou
 # The weight of scales that stay where they are, in nets whose terms of sums are scaled apart: rates hardly follow some of
 # them, and steps of e to the power of 10 and back would be made for the last percents.
 _SUMS_RIDGE = 1e-3
-# The spread from which on the outputs are given a scale, where sums tie rates to it.
+# The spread from which on the outputs are given a scale, where sums, or other outputs, tie rates to it.
 REACHABLE = 0.02
 # The longest log scale at a curve to which it is trusted that they need none.
 _NEAR = 1.0
+# What has to be left of the spread for it.
+_WORTH = 0.5
 # The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
 _FARTHEST = 6.0
 # The smallest log scale that what a layer with a curve reads is given: smooth activations are linear there, and a branch
@@ -182,19 +184,22 @@ class Relaxed:
 
     def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared) -> _Prepared:
         """Give the outputs a scale, if rates cannot be one without and it need not go far; return what holds then."""
-        if not (self._is_new and self.has_sums):
+        ties_outputs = self.has_sums or len(self.probe.heads) > 1
+        if not (self._is_new and ties_outputs):
             return prepared
         self._is_new = False
         found = self._solve(prepared)
         held = _spread_at(prepared[0], found)
-        if held <= REACHABLE and all(abs(bend.inputs @ found) <= _NEAR for bend in prepared[1]):
+        bends_far = self.has_sums and any(abs(bend.inputs @ found) > _NEAR for bend in prepared[1])
+        if held <= REACHABLE and not bends_far:
             return prepared
         holding, heads = self.system, self.probe.heads
         self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))
         loosened = self._prepare(rates)
         found = self._solve(loosened)
         sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]
-        if max(np.abs(size).max() for size in sizes) <= _FARTHEST:
+        is_worth = bends_far or _spread_at(loosened[0], found) <= _WORTH * held
+        if is_worth and max(np.abs(size).max() for size in sizes) <= _FARTHEST:
             self.held = held
             return loosened
         self._look_at(holding)

@@ -55,8 +55,8 @@ _FORETOLD = (
 # Sixteen deviations of it are what half precision holds.
 _LARGE_STD = 4096
 _LOOSE = (
-    "the net's outputs do not deviate by 1: sums tie the units' rates, which would differ from their mean by up to a "
-    "factor of {:.3g} with outputs of that size. `--no-balance` leaves them at 1"
+    "the net's outputs do not deviate by 1: the units' rates are tied to their size, and would differ from their mean by "
+    "up to a factor of {:.3g} with outputs of that one. `--no-balance` leaves them at 1"
 )
 _LOOSE_BENT = (
     "the net's outputs do not deviate by 1: with outputs of that size, one rate would take scales far along the curves of "

@@ -1,8 +1,9 @@
 """Heads: the last values that a net computes before it judges them.
 
 Change rates are taken on them ("the last value before loss or softmax layers", Krähenbühl et al., ICLR 2016, section 3):
-a softmax, a loss, an arg max or a list of detections says something about the head, and has a gradient that vanishes or
-none at all. What has as many entries as the data choose is such a list: the head is what they were chosen from.
+a softmax, a sigmoid that is an output, a loss, an arg max or a list of detections says something about the head, and has
+a gradient that vanishes or none at all. What has as many entries as the data choose is such a list: the head is what they
+were chosen from.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import onnx
 
 from caffeinit.model.graph import Graph
 
-_JUDGES = ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
+_JUDGES = ("Sigmoid", "Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
 _VIEWS = ("Reshape", "Transpose", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Cast")
 
 

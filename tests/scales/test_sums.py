@@ -170,7 +170,33 @@ def test_outputs_deviate_by_1_unless_sums_tie_the_rates_to_them(load, name, is_h
     assert (abs(result.units[-1].after.std - 1) < 0.1) == is_held
 
 
-@pytest.mark.parametrize("judge", ["Softmax"])
+def sides():
+    """Edges as HED finds them, by layers of three scales and by all together; what enlarges them waits for weights."""
+    text = conv("c1", "data") + relu("c1") + conv("c2", "c1", 12) + relu("c2") + conv("c3", "c2", 16) + relu("c3")
+    text += "".join(conv(f"s{i}", f"c{i}", 1, 1) for i in (1, 2, 3))
+    for i in (2, 3):
+        text += f'layer {{ name: "u{i}" type: "Deconvolution" bottom: "s{i}" top: "u{i}" param {{ lr_mult: 0 }} '
+        text += "convolution_param { num_output: 1 kernel_size: 3 pad: 1 bias_term: false } }\n"
+    scores = ("s1", "u2", "u3")
+    bottoms = " ".join(f'bottom: "{score}"' for score in scores)
+    text += f'layer {{ name: "all" type: "Concat" top: "all" {bottoms} }}\n' + conv("s0", "all", 1, 1)
+    return text + "".join(
+        f'layer {{ name: "p{score}" type: "Sigmoid" bottom: "{score}" top: "p{score}" }}\n' for score in ("s0", *scores)
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outputs_that_tie_each_other_are_scaled_together(load, seed):
+    net, batches = load(sides()), [pictures()]
+    told = caffeinit.init(net, batches, seed=seed)
+    measured = caffeinit.measure(net, batches)
+    assert told.rate_spread < 0.02
+    assert measured.rate_spread == pytest.approx(told.rate_spread, abs=1e-3)
+    stds = {u.name: u.stats.std for u in measured.units}
+    assert [stds[name] for name in ("s1", "u2", "u3")] == pytest.approx([stds["s0"]] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("judge", ["Softmax", "Sigmoid"])
 @pytest.mark.parametrize("name", ["residual", "pyramid"])
 def test_what_judges_the_outputs_changes_nothing(load, name, judge):
     top = {"residual": "fc", "pyramid": "head"}[name]
