@@ -21,7 +21,7 @@ from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.scales.classes import ScaleSystem, find_scales
 from caffeinit.scales.sums import Growth
-from caffeinit.scales.transfer import Transfer
+from caffeinit.scales.transfer import Transfers
 from caffeinit.scales.walk import Link
 from caffeinit.statistics.rates import UnitRates, known_spread
 
@@ -106,50 +106,72 @@ def _log_sum(logs: np.ndarray) -> float:
 
 
 @dataclass
-class Bend:
-    """One layer's curves as functions of the unknowns: outputs x = values(inputs x), rows of (unknowns,)."""
+class Bends:
+    """Layers' curves as functions of the unknowns: outputs x = values(inputs x), rows of (layers, unknowns)."""
 
     inputs: np.ndarray
     outputs: np.ndarray
-    transfer: Transfer
+    transfers: Transfers
 
-    def gap(self, unknowns: np.ndarray) -> float:
-        """Return by how much the output's log scale is off the curve."""
-        return float(self.outputs @ unknowns) - self.transfer.values(float(self.inputs @ unknowns))
+    def __post_init__(self) -> None:
+        """Know nothing yet."""
+        self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def gap(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return by how much the outputs' log scales are off the curves, (layers,)."""
+        return np.asarray(self.outputs @ unknowns - self.transfers.values(self.inputs @ unknowns))
 
     def gradient(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return the derivatives of the gap, (unknowns,)."""
-        return np.asarray(self.outputs - self.transfer.values.slope(float(self.inputs @ unknowns)) * self.inputs)
+        """Return the derivatives of the gaps, (layers, unknowns)."""
+        return np.asarray(self.outputs - self.transfers.values.slope(self.inputs @ unknowns)[:, None] * self.inputs)
+
+    def growths(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return by how much gradients grow that come back through each layer, log, and the derivatives of that.
+
+        That is beside what the scales alone make of them; (layers,) and (layers, unknowns).
+        """
+        if self._known is None or not np.array_equal(self._known[0], unknowns):
+            scales, diffs = self.inputs @ unknowns, self.transfers.diffs
+            self._known = unknowns.copy(), diffs(scales), diffs.slope(scales)[:, None] * self.inputs
+        return self._known[1:]
+
+
+@dataclass
+class BendGrowth:
+    """That of a unit by the layers with curves above it, (layers,) truths; see `Growth`."""
+
+    bends: Bends
+    above: np.ndarray
 
     def growth(self, unknowns: np.ndarray) -> float:
-        """Return by how much gradients grow that come back through it, log, beside what the scales alone make of them."""
-        return self.transfer.diffs(float(self.inputs @ unknowns))
+        """Return the growth."""
+        return float(self.bends.growths(unknowns)[0][self.above].sum())
 
     def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return the derivatives of that, (unknowns,)."""
-        return np.asarray(self.transfer.diffs.slope(float(self.inputs @ unknowns)) * self.inputs)
+        """Return its derivatives, (unknowns,)."""
+        return np.asarray(self.bends.growths(unknowns)[1][self.above].sum(axis=0))
 
 
 @dataclass
 class Held:
-    """A scale that is asked for: row x = value."""
+    """Scales that are asked for: rows x = values."""
 
-    row: np.ndarray
-    value: float
+    rows: np.ndarray
+    values: np.ndarray
 
-    def gap(self, unknowns: np.ndarray) -> float:
-        """Return by how much it is missed."""
-        return float(self.row @ unknowns) - self.value
+    def gap(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return by how much each is missed."""
+        return np.asarray(self.rows @ unknowns - self.values)
 
     def gradient(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return the derivatives of the gap, (unknowns,)."""
-        return self.row
+        """Return the derivatives of the gaps, (scales, unknowns)."""
+        return self.rows
 
 
 def balance(
     terms: Sequence[Term],
     num_unknowns: int,
-    bends: Sequence[Bend | Held] = (),
+    bends: Sequence[Bends | Held] = (),
     ridge: float = RIDGE,
     gone: np.ndarray | float = 0.0,
 ) -> np.ndarray:
@@ -164,11 +186,11 @@ def balance(
 
     def residuals(x: np.ndarray) -> np.ndarray:
         logs = np.array([t.log_rate(x) for t in terms])
-        return np.concatenate([logs - logs.mean(), ridge * (x + gone), [_STIFFNESS * b.gap(x) for b in bends]])
+        return np.concatenate([logs - logs.mean(), ridge * (x + gone), *(_STIFFNESS * b.gap(x) for b in bends)])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
         rows = np.stack([t.gradient(x) for t in terms])
-        held = [_STIFFNESS * b.gradient(x)[None] for b in bends]
+        held = [_STIFFNESS * b.gradient(x) for b in bends]
         return np.concatenate([rows - rows.mean(axis=0), ridge * np.eye(num_unknowns), *held])
 
     start = np.zeros(num_unknowns)

@@ -7,7 +7,6 @@ measured, with the same pictures and noise, before the next round.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,8 @@ from caffeinit.methods.acceleration import LONG, Accelerated
 from caffeinit.methods.best import Best, with_plan
 from caffeinit.methods.between import (
     RIDGE,
-    Bend,
+    BendGrowth,
+    Bends,
     Held,
     Term,
     balance,
@@ -36,7 +36,7 @@ from caffeinit.model.units import Unit
 from caffeinit.scales.bonds import values_below
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.sums import Sums
-from caffeinit.scales.transfer import Transfer, measure_transfers
+from caffeinit.scales.transfer import Transfers, measure_transfers
 from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread, without_squares
 
 # The weight of scales that stay where they are, in nets whose terms of sums are scaled apart: rates hardly follow some of
@@ -87,8 +87,8 @@ class Balanced:
     changed: bool
 
 
-# Terms of the units, curves, and the spread of the rates as they are.
-_Prepared = tuple[list[Term], list[Bend], float]
+# Terms of the units, curves if there are any, and the spread of the rates as they are.
+_Prepared = tuple[list[Term], list[Bends], float]
 
 
 class Relaxed:
@@ -138,7 +138,8 @@ class Relaxed:
         bonds = self.system.bonds
         self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
         below = [values_below(graph, bond, heads) for bond in bonds]
-        self._above = {u.key: [all(use.output in values for use in u.uses) for values in below] for u in self.units}
+        above = ([all(use.output in values for use in u.uses) for values in below] for u in self.units)
+        self._above = {u.key: np.array(layers, bool) for u, layers in zip(self.units, above, strict=True)}
         gains = _gains(self.system, heads)
         self.has_sums = any(row.any() for row in gains.values())
         self._changing = np.eye(self.system.num_unknowns) if self.has_sums else self.keys
@@ -146,13 +147,13 @@ class Relaxed:
         self._summed = {u.key: self._sums.of(u) for u in self.units}
         self._ridge = _SUMS_RIDGE if self.has_sums else RIDGE
         self._gone = np.zeros(self.system.num_unknowns)
-        self._transfers: list[Transfer] = []
+        self._transfers: Transfers | None = None
         self._spread, self._misled = np.inf, False  # the last one, and whether a step has not made it smaller
         self.start()
 
     def forget(self) -> None:
         """Forget all that was seen, because a step could not be made."""
-        self._transfers = []
+        self._transfers = None
         self.start()
 
     def start(self) -> None:
@@ -179,7 +180,8 @@ class Relaxed:
         self.way = self.way + self.moved
         if self.has_sums:  # else rates follow all scales, and steps are small in the end
             self._gone = self._gone + unknowns
-        self._transfers = [bend.transfer.moved(float(bend.inputs @ unknowns)) for bend in prepared[1]]
+        for bends in prepared[1]:
+            self._transfers = bends.transfers.moved(bends.inputs @ unknowns)
         return Plan(self.system, self.system.expand(unknowns)), expected
 
     def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared) -> _Prepared:
@@ -190,7 +192,7 @@ class Relaxed:
         self._is_new = False
         found = self._solve(prepared)
         held = _spread_at(prepared[0], found)
-        bends_far = self.has_sums and any(abs(bend.inputs @ found) > _NEAR for bend in prepared[1])
+        bends_far = self.has_sums and any(np.abs(bends.inputs @ found).max() > _NEAR for bends in prepared[1])
         if held <= REACHABLE and not bends_far:
             return prepared
         holding, heads = self.system, self.probe.heads
@@ -205,14 +207,13 @@ class Relaxed:
         self._look_at(holding)
         return self._prepare(rates)
 
-    def _room(self, unknowns: np.ndarray, bends: Sequence[Bend]) -> float:
+    def _room(self, unknowns: np.ndarray, curves: Sequence[Bends]) -> float:
         """Return which part of a step can be gone until a curve's scale is as small as is allowed; 1 for all of it."""
         parts = [1.0]
-        for bend in bends:
-            by, left = float(bend.inputs @ unknowns), bend.transfer.values.origin - _DEEPEST
-            if by < -left:
-                parts.append(max(left, 0.0) / -by)
-        return min(parts)
+        for bends in curves:
+            by, left = bends.inputs @ unknowns, bends.transfers.values.origin - _DEEPEST
+            parts += list(np.maximum(left, 0.0)[by < -left] / -by[by < -left])
+        return float(min(parts))
 
     def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
         """Return the unknowns of the best step, or of the best that does as is asked."""
@@ -225,14 +226,23 @@ class Relaxed:
         spread = _spread_at(terms, np.zeros(self.system.num_unknowns))
         self._misled |= spread > max(LONG, _GAIN * self._spread)
         self._spread = spread
-        if not self._transfers:
-            self._transfers = measure_transfers(self.network, self.probe.batches[0], self.system.bonds)
         self._sums.look(self.probe.batches[0])
-        bends = _bends(self.system, self._transfers)
+        curves = self._curves()
         for term in terms:
-            curves = [] if self._misled else list(itertools.compress(bends, self._above[term.unit]))
-            term.bends = [*term.bends, *curves]
-        return terms, bends, spread
+            above = self._above[term.unit]
+            if above.any() and not self._misled:
+                term.bends = [*term.bends, *(BendGrowth(bends, above) for bends in curves)]
+        return terms, curves, spread
+
+    def _curves(self) -> list[Bends]:
+        """Return the curves, as they are now, if there are any."""
+        bonds, rows = self.system.bonds, self.system.solution.matrix
+        if not bonds:
+            return []
+        if self._transfers is None:
+            self._transfers = measure_transfers(self.network, self.probe.batches[0], bonds)
+        ends = (rows[[b.inputs for b in bonds]], rows[[b.outputs for b in bonds]])
+        return [Bends(ends[0].toarray(), ends[1].toarray(), self._transfers)]
 
     def terms(self, rates: Mapping[str, UnitRates]) -> list[Term]:
         """Return the terms of the units, with what sums do to them."""
@@ -243,8 +253,7 @@ class Relaxed:
 
     def _go(self, moved: np.ndarray, prepared: _Prepared) -> tuple[np.ndarray, float]:
         """Return the unknowns that move the point by so much, and the spread of the rates that is expected then."""
-        asked = [Held(row, float(value)) for row, value in zip(self.keys, moved, strict=True)]
-        unknowns = self._solve(prepared, asked)
+        unknowns = self._solve(prepared, [Held(self.keys, moved)])
         return unknowns, _spread_at(prepared[0], unknowns)
 
 
@@ -347,11 +356,3 @@ def _gains(system: ScaleSystem, heads: Sequence[str]) -> dict[tuple[str, str], n
 
     gains = {(total, term): mean(term) - mean(total) for total, terms in system.sums.items() for term in terms}
     return gains | {(head, head): mean(head) for head in heads if head in system.labels}
-
-
-def _bends(system: ScaleSystem, transfers: Sequence[Transfer]) -> list[Bend]:
-    rows = system.solution.matrix
-    return [
-        Bend(rows[b.inputs].toarray()[0], rows[b.outputs].toarray()[0], transfer)
-        for b, transfer in zip(system.bonds, transfers, strict=True)
-    ]

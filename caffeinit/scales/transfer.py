@@ -33,33 +33,43 @@ _PIECEWISE_LINEAR = {"AveragePool", "Flatten", "Identity", "LeakyRelu", "MaxPool
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A function of a layer's log scale, 0 at 0.
+class Curves:
+    """A function of its log scale for each of some layers, 0 at 0; at once, for a search asks for them thousands of times.
 
     Attributes:
-        spline: of the log scales that were tried, counted from what the scale was then.
-        origin: how far the scale has moved since.
+        spline: of the log scales that were tried, (layers,), counted from what the scales were then.
+        origin: (layers,) how far the scales have moved since.
     """
 
     spline: CubicSpline
-    origin: float = 0.0
+    origin: np.ndarray
 
-    def __call__(self, scale: float) -> float:
-        """Return the value."""
-        return self._at(self.origin + scale) - self._at(self.origin)
+    def __call__(self, scales: np.ndarray) -> np.ndarray:
+        """Return the values, (layers,), at one scale each."""
+        return np.asarray(self._at(self.origin + scales) - self._at(self.origin))
 
-    def slope(self, scale: float) -> float:
-        """Return the derivative."""
-        return float(self.spline(np.clip(self.origin + scale, _TRIED[0], _TRIED[-1]), 1))
+    def slope(self, scales: np.ndarray) -> np.ndarray:
+        """Return the derivatives, (layers,)."""
+        return np.asarray(self._inside(self.origin + scales)[2])
 
-    def _at(self, tried: float) -> float:
-        inside = float(np.clip(tried, _TRIED[0], _TRIED[-1]))
-        return float(self.spline(inside) + self.spline(inside, 1) * (tried - inside))
+    def _at(self, tried: np.ndarray) -> np.ndarray:
+        inside, values, slopes = self._inside(tried)
+        return np.asarray(values + slopes * (tried - inside))
+
+    def _inside(self, tried: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the nearest scales between those that were tried, and the values and derivatives there."""
+        knots = self.spline.x
+        inside = np.clip(tried, knots[0], knots[-1])
+        piece = np.clip(np.searchsorted(knots, inside, side="right") - 1, 0, len(knots) - 2)
+        by = inside - knots[piece]
+        cubic, square, linear, constant = self.spline.c[:, piece, np.arange(len(by))]
+        values = ((cubic * by + square) * by + linear) * by + constant
+        return inside, values, (3 * cubic * by + 2 * square) * by + linear
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """What a layer does when its input is scaled.
+class Transfers:
+    """What layers do when their inputs are scaled.
 
     Attributes:
         values: log scale of the input -> that of the output.
@@ -67,19 +77,17 @@ class Transfer:
             it would grow by if the layer were homogeneous; the gradient at the output shrinks as the output grows.
     """
 
-    values: Curve
-    diffs: Curve
+    values: Curves
+    diffs: Curves
 
-    def moved(self, by: float) -> Transfer:
-        """Return what holds from now on, if the input's log scale has moved."""
+    def moved(self, by: np.ndarray) -> Transfers:
+        """Return what holds from now on, if the inputs' log scales have moved."""
         curves = (replace(c, origin=c.origin + by) for c in (self.values, self.diffs))
-        return Transfer(*curves)
+        return Transfers(*curves)
 
 
-def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: Sequence[Bond]) -> list[Transfer]:
-    """Return what each bond's layer does, measured on one batch."""
-    if not bonds:
-        return []
+def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: Sequence[Bond]) -> Transfers:
+    """Return what the bonds' layers do, one at least, measured on one batch."""
     graph, feeds = network.graph, dict(batch)
     if graph.batch_axis_free:
         each = sum(math.prod(graph.shape(bond.bottom)) for bond in bonds) // made_for(graph)
@@ -87,10 +95,12 @@ def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: 
         feeds = {name: array[:count] for name, array in batch.items()}
     below = compile_graph(network.graph, list(dict.fromkeys(b.bottom for b in bonds)), network.settings)
     values = below.run({name: feeds[name] for name in below.inputs})
-    return [_measure(network, bond, values[bond.bottom], feeds) for bond in bonds]
+    found = np.stack([_measure(network, bond, values[bond.bottom], feeds) for bond in bonds], axis=-1)
+    return Transfers(*(Curves(CubicSpline(_TRIED, curves), np.zeros(len(bonds))) for curves in found))
 
 
-def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[str, np.ndarray]) -> Transfer:
+def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the values of both curves of a bond's layer at the scales that are tried, (2, tried)."""
     above = _linear_above(network.graph, bond.top)
     layer = network.graph.part([bond.top, above], [bond.bottom])
     shape = (layer.shape(above)[0] * len(bottom) // layer.shape(bond.bottom)[0], *layer.shape(above)[1:])
@@ -117,7 +127,7 @@ def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[st
     with worker_pool(network.settings.workers) as pool:
         logs = np.log(np.maximum(list(pool.map(sizes, _TRIED)), np.finfo(np.float64).tiny))
     values, diffs = (logs - logs[np.flatnonzero(_TRIED == 0)[0]]).T
-    return Transfer(Curve(CubicSpline(_TRIED, values)), Curve(CubicSpline(_TRIED, diffs + _TRIED - values)))
+    return np.stack([values, diffs + _TRIED - values])
 
 
 def _sum_squares(graph: Graph, value: str) -> str:

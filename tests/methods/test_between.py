@@ -8,7 +8,8 @@ import caffeinit
 from caffeinit.apply.plan import Plan, apply
 from caffeinit.methods.acceleration import Accelerated
 from caffeinit.methods.between import (
-    Bend,
+    BendGrowth,
+    Bends,
     Term,
     balance,
     find_terms,
@@ -21,7 +22,7 @@ from caffeinit.methods.between import (
 from caffeinit.methods.restoring import Restorer
 from caffeinit.methods.rounds import Relaxed, approach, iterate
 from caffeinit.scales.bonds import Bond, values_below
-from caffeinit.scales.transfer import Curve, Transfer, measure_transfers
+from caffeinit.scales.transfer import Curves, Transfers, measure_transfers
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.rates import RateProbe
 from tests.conftest import GOLDEN
@@ -89,12 +90,12 @@ class Wave:
 
     def gap(self, unknowns):
         self.asked += 1
-        return float(unknowns[1] - np.sin(20 * unknowns[0]))
+        return unknowns[1:2] - np.sin(20 * unknowns[:1])
 
     def gradient(self, unknowns):
         slopes = np.zeros(len(unknowns))
         slopes[:2] = -20 * np.cos(20 * unknowns[0]), 1
-        return slopes
+        return slopes[None]
 
 
 def test_a_winding_curve_is_not_followed_for_ever():
@@ -152,7 +153,7 @@ def test_lrn_passes_scales_on_by_the_curve_that_is_its_own(tmp_path):
     caffeinit.init(net, [x], balanced=False)
     system = scale_system(net, lambda unit: "", ["b"], relaxed=True)
     (bond,) = system.bonds
-    (curve,) = measure_transfers(net, {"data": x}, [bond])
+    curve = measure_transfers(net, {"data": x}, [bond])
 
     def size(factor):
         scaled = net.params["a"][0].copy(), net.params["a"][1].copy()
@@ -163,8 +164,8 @@ def test_lrn_passes_scales_on_by_the_curve_that_is_its_own(tmp_path):
             array[...] = old
         return found
 
-    for scale in (-3.0, -0.7, 0.4, 2.6):
-        assert curve.values(scale) == pytest.approx(np.log(size(np.exp(scale)) / size(1.0)), abs=0.02)
+    for scale in np.array([[-3.0], [-0.7], [0.4], [2.6]]):
+        assert curve.values(scale) == pytest.approx(np.log(size(np.exp(*scale)) / size(1.0)), abs=0.02)
     assert curve.values.slope(-12) == pytest.approx(1, abs=1e-2)  # small values pass as they are
     assert curve.values.slope(12) == pytest.approx(1 - 2 * 0.75, abs=1e-2)  # large ones are divided by |x| ** (2 beta)
 
@@ -175,15 +176,15 @@ def test_lrn_passes_gradients_back_by_the_curve_that_is_its_own(tmp_path):
     noise = np.random.default_rng(0).standard_normal(x.shape, "f4")  # theirs: few places make up much of such a sum
     weight = net.params["a"][0]
     weight[...] = np.eye(3).reshape(weight.shape)
-    (curve,) = measure_transfers(net, {"data": x}, scale_system(net, lambda unit: "", ["b"], relaxed=True).bonds)
+    curve = measure_transfers(net, {"data": x}, scale_system(net, lambda unit: "", ["b"], relaxed=True).bonds)
 
     def size(factor):
         weight[...] = factor * np.eye(3).reshape(weight.shape)
         found = net.backward({"data": x}, {"n": noise}).inputs["data"] / factor
         return np.linalg.norm(found.astype(float))
 
-    for scale in (-3.0, -0.7, 0.4, 2.6):
-        grown = np.log(size(np.exp(scale)) / size(1.0))
+    for scale in np.array([[-3.0], [-0.7], [0.4], [2.6]]):
+        grown = np.log(size(np.exp(*scale)) / size(1.0))
         assert curve.diffs(scale) == pytest.approx(grown + scale - curve.values(scale), abs=0.03)
         assert curve.moved(scale).diffs(-scale) == pytest.approx(-curve.diffs(scale), abs=1e-9)
         assert curve.moved(scale).values.slope(0.3) == pytest.approx(curve.values.slope(scale + 0.3), abs=1e-9)
@@ -193,13 +194,29 @@ def test_lrn_passes_gradients_back_by_the_curve_that_is_its_own(tmp_path):
 
 def test_the_derivatives_of_a_rate_below_a_curve_are_its_differences():
     scales = np.linspace(-12, 12, 25)
-    transfer = Transfer(*(Curve(CubicSpline(scales, f(scales)), 0.4) for f in (np.sin, lambda s: np.cos(0.5 * s))))
-    bend = Bend(np.array([0.7, -0.2]), np.array([0.0, 1.0]), transfer)
-    term = Term("unit", np.array([0.1, -0.4]), np.array([0.3, 0.2]), np.array([[1.0, 0], [0, -1.0]]), [bend])
+    both = np.stack([scales, 0.7 * scales], axis=-1)
+    curves = (Curves(CubicSpline(scales, f), np.array([0.4, -0.3])) for f in (np.sin(both), np.cos(0.5 * both)))
+    bends = Bends(np.array([[0.7, -0.2], [0.1, 0.5]]), np.array([[0.0, 1.0], [1.0, 0.3]]), Transfers(*curves))
+    grows = [BendGrowth(bends, np.array(above)) for above in ([True, False], [True, True])]
+    term = Term("unit", np.array([0.1, -0.4]), np.array([0.3, 0.2]), np.array([[1.0, 0], [0, -1.0]]), grows)
     x = np.array([0.35, -0.8])
     for step in 1e-5 * np.eye(2):
         difference = (term.log_rate(x + step) - term.log_rate(x - step)) / 2e-5
         assert term.gradient(x) @ step == pytest.approx(1e-5 * difference, abs=1e-10)
+        gaps = (bends.gap(x + step) - bends.gap(x - step)) / 2e-5
+        np.testing.assert_allclose(bends.gradient(x) @ step, 1e-5 * gaps, atol=1e-10)
+
+
+def test_curves_are_those_of_their_layers_each():
+    scales = np.linspace(-12, 12, 25)
+    splines = [CubicSpline(scales, f(scales)) for f in (np.sin, np.cos, np.tanh)]
+    curves = Curves(CubicSpline(scales, np.stack([s(scales) for s in splines], axis=-1)), np.array([0.4, -0.3, 1.1]))
+    at = np.array([2.3, -5.1, 0.0])
+    for spline, value, slope, origin, by in zip(splines, curves(at), curves.slope(at), curves.origin, at, strict=True):
+        assert value == pytest.approx(spline(origin + by) - spline(origin), abs=1e-12)
+        assert slope == pytest.approx(spline(origin + by, 1), abs=1e-12)
+    outside = curves(np.full(3, 20.0)) - curves(12 - curves.origin)  # straight on
+    np.testing.assert_allclose(outside, [s(12, 1) * (8 + o) for s, o in zip(splines, curves.origin, strict=True)])
 
 
 def test_only_what_has_no_other_way_to_the_heads_values_below_a_layer():
