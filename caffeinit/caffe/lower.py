@@ -129,7 +129,7 @@ def _infer_data(found: Inference, entry: NamedLayer, described: LayerType, given
                 shapes[index] = _as_elsewhere(found, top, shape)
             check_extents(f'top "{top}"', shapes[index] or (), found.most)
     except LayerError as error:
-        found.blocked[entry.layer.name] = str(error)
+        _block(found, entry.layer, error)
         return
     for top, shape in zip(entry.tops, shapes, strict=True):
         if shape is not None and 0 not in shape:
@@ -192,11 +192,16 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
             check_extents(f"parameter {index}", param.shape)
         _share(found, layer, params, named_params)
     except LayerError as error:
-        found.blocked[layer.name] = str(error)
+        _block(found, layer, error)
         found.refused.add(layer.name)
         return
     found.params[layer.name] = params
     found.shapes.update(zip(entry.tops, tops, strict=False))
+
+
+def _block(found: Inference, layer: Layer, error: LayerError) -> None:
+    """Note why a layer cannot run, with the fields of it that may have been meant for what it lacks."""
+    found.blocked[layer.name] = "; ".join([str(error), *found.net.misspelt.get(layer.name, ())])
 
 
 def _missing_reason(found: Inference, blob: str) -> str:

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.caffe import schema
 from caffeinit.caffe.foreign import foreign_kind
-from caffeinit.caffe.textformat import Reading, read_text
+from caffeinit.caffe.textformat import Reading, Unknown, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
 from caffeinit.model.netnumbers import NetNumber
@@ -63,6 +63,7 @@ class Net:
         raw: the file's text as it is; empty if the net is binary or part of a solver file.
         places: layer -> number of its entry in that text.
         refusals: layer -> why it must not be run as it was read (a value of it was not understood).
+        misspelt: layer -> a sentence on each of its fields that were passed over, and are nearly the name of another.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Net:
     notes: list[str] = field(default_factory=list)
     unknown_fields: list[str] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
+    misspelt: dict[str, list[str]] = field(default_factory=dict)
     file_names: dict[str, str] = field(default_factory=dict)
     numbers: dict[tuple[str, str], NetNumber] = field(default_factory=dict)
     raw: bytes = b""
@@ -134,7 +136,7 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
     message, reading, form = _read_message(path, phase)
     level, stages = level or message.state.level, [*stages, *message.state.stage]
     found = generation(message)
-    refused = _refused_layers(message, reading)
+    refused, misspelt = _refused_layers(message, reading), _misspelt_fields(message, reading)
     try:
         upgraded = upgrade_net(message)
     except FormatError as error:
@@ -155,11 +157,9 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
     _make_names_unique(net)
     net.raw = reading.raw
     net.places = {entry.name: place for i, entry in zip(kept, layers, strict=True) if (place := places[i]) is not None}
-    net.refusals = {
-        entry.name: refused[net.file_names.get(entry.name, entry.name)]
-        for entry in layers
-        if net.file_names.get(entry.name, entry.name) in refused
-    }
+    given = {entry.name: net.file_names.get(entry.name, entry.name) for entry in layers}
+    net.refusals = {name: refused[own] for name, own in given.items() if own in refused}
+    net.misspelt = {name: misspelt[own] for name, own in given.items() if own in misspelt}
     return net
 
 
@@ -250,12 +250,30 @@ def _refused_layers(message: Any, reading: Reading) -> dict[str, str]:
     """Return layer name -> reason for values that were not understood inside a layer."""
     refused: dict[str, str] = {}
     for value in reading.unknown_values:
-        if value.net is message and value.name in ("layer", "layers"):
-            entry = getattr(message, value.name)[value.index]
-            refused[entry.name or (entry.layer.name if value.name == "layers" else "")] = value.sentence
-        else:
+        layer = _layer_of(message, value)
+        if layer is None:
             reading.notes.append(value.sentence)
+        else:
+            refused[layer] = value.sentence
     return refused
+
+
+def _misspelt_fields(message: Any, reading: Reading) -> dict[str, list[str]]:
+    """Return layer name -> sentences on its fields that were passed over, and are nearly the name of another."""
+    found: dict[str, list[str]] = {}
+    for unknown in reading.misspelt:
+        layer = _layer_of(message, unknown)
+        if layer is not None:
+            found.setdefault(layer, []).append(unknown.sentence)
+    return found
+
+
+def _layer_of(message: Any, unknown: Unknown) -> str | None:
+    """Return the name of the layer in whose text a word stands; None where it stands in none."""
+    if unknown.net is not message or unknown.name not in ("layer", "layers"):
+        return None
+    entry = getattr(message, unknown.name)[unknown.index]
+    return str(entry.name or (entry.layer.name if unknown.name == "layers" else ""))
 
 
 def _takes_part(layer: Any, phase: str, level: int, stages: Sequence[str], path: Path) -> bool:

@@ -38,8 +38,8 @@ _TRUTHS = {"true": True, "True": True, "t": True, "1": True, "false": False, "Fa
 
 
 @dataclass(frozen=True)
-class UnknownValue:
-    """An enum value that is not known, somewhere inside element `index` of the field `name` of a net (or of the text)."""
+class Unknown:
+    """A word that is not known, somewhere inside element `index` of the field `name` of a net (or of the text)."""
 
     net: Any
     name: str
@@ -55,12 +55,14 @@ class Reading:
         notes: fields that were passed over, one sentence each, with line numbers.
         unknown_values: enum values that are not known.
         unknown_fields: dotted names, in the order found.
+        misspelt: those of them that are nearly the name of another.
         raw: the text itself; empty for binary nets.
     """
 
     notes: list[str] = field(default_factory=list)
-    unknown_values: list[UnknownValue] = field(default_factory=list)
+    unknown_values: list[Unknown] = field(default_factory=list)
     unknown_fields: list[str] = field(default_factory=list)
+    misspelt: list[Unknown] = field(default_factory=list)
     raw: bytes = b""
 
 
@@ -156,13 +158,13 @@ class _Parser:
 
     def read_field(self, message: Any, name: str, depth: int) -> None:
         found = message.DESCRIPTOR.fields_by_name.get(name)
+        if depth == 0 or message.DESCRIPTOR.name == "NetParameter":
+            self.inside = (message, name, len(getattr(message, name)) if found and found.is_repeated else 0)
         if found is None:
             self.note_unknown(message, name)
             self.at += 1
             self.skip_value(depth)
             return
-        if depth == 0 or message.DESCRIPTOR.name == "NetParameter":
-            self.inside = (message, name, len(getattr(message, name)) if found.is_repeated else 0)
         if not found.is_repeated and message.HasField(name):
             raise self.fail(f'field "{name}" of {message.DESCRIPTOR.name} is given twice')
         self.at += 1
@@ -241,7 +243,7 @@ class _Parser:
         hint = f"; did you mean {near[0]}?" if near else ""
         line = self.tokens[self.at - 1][2]
         sentence = f'line {line}: "{found.name}" has the unknown value {word}{hint}'
-        self.reading.unknown_values.append(UnknownValue(*self.inside, sentence))
+        self.reading.unknown_values.append(Unknown(*self.inside, sentence))
         return None
 
     def string(self, found: FieldDescriptor) -> str | bytes:
@@ -265,7 +267,10 @@ class _Parser:
         near = difflib.get_close_matches(name, list(message.DESCRIPTOR.fields_by_name), n=1, cutoff=0.8)
         hint = f"; did you mean {near[0]}?" if near else ""
         self.reading.unknown_fields.append(f"{owner}.{name}")
-        self.reading.notes.append(f'line {line}: field "{name}" of {owner} is not known and was passed over{hint}')
+        sentence = f'line {line}: field "{name}" of {owner} is not known and was passed over{hint}'
+        self.reading.notes.append(sentence)
+        if near:
+            self.reading.misspelt.append(Unknown(*self.inside, sentence))
 
     def skip_value(self, depth: int) -> None:
         """Pass over the value of a field that is not known."""

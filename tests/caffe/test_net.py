@@ -1,10 +1,12 @@
 """Net files: the text format, phases and stages, old generations, and how values are named apart."""
 
 import contextlib
+import re
 
 import pytest
 
 from caffeinit.caffe import schema
+from caffeinit.caffe.lower import infer_net
 from caffeinit.caffe.net import name_values, read_net
 from caffeinit.caffe.rewrite import upgrade_file
 from caffeinit.caffe.textformat import read_text
@@ -89,6 +91,30 @@ def test_a_field_that_nobody_declares_is_passed_over_and_noted():
     assert message.scale == 3
     assert reading.unknown_fields == ["TransformationParameter.odd_param", "TransformationParameter.scal"]
     assert "did you mean scale" in reading.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("convolution_param { num_outputs: 4 kernel_size: 3 }", "num_output"),
+        ("convolution_param { num_output: 4 kernel_sise: 3 }", "kernel_size"),
+        ("convolutional_param { num_output: 4 kernel_size: 3 }", "convolution_param"),
+    ],
+)
+def test_a_layer_that_lacks_something_names_the_misspelt_field_that_may_have_been_meant(tmp_path, field, meant):
+    net = net_of(
+        tmp_path, DATA + f'layer {{ name: "c" type: "Convolution" bottom: "data" top: "c" {field} }}\nnmae: "x"'
+    )
+    reason = infer_net(net).blocked["c"]
+    assert re.match(rf"(num_output|kernel_size) is not given; line \d: .* passed over; did you mean {meant}\?$", reason)
+    assert list(net.misspelt) == ["c"]  # what stands outside of layers belongs to none
+
+
+def test_a_misspelt_field_that_a_layer_can_do_without_is_noted_alone(tmp_path):
+    relu = 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" relu_param { negative_slop: 0.1 } }'
+    net = net_of(tmp_path, DATA + relu)
+    assert not infer_net(net).blocked
+    assert any("did you mean negative_slope" in note for note in net.notes)
 
 
 def test_a_layer_with_an_unknown_enum_value_is_not_run_with_the_default(tmp_path):
