@@ -175,7 +175,9 @@ def unknown_type_message(name: str) -> str:
     """Return a sentence on an unknown type, with near matches."""
     if name == "Python":  # a package may supply it, so it is no type of ours
         return "what it computes is Python code that is not part of the net; a package can supply it"
-    near = difflib.get_close_matches(name, known_types(), n=3, cutoff=0.75)
+    spelt = {known.lower(): known for known in known_types()}
+    same = spelt.get(name.lower())  # people write Relu for ReLU
+    near = [same] if same else difflib.get_close_matches(name, known_types(), n=3, cutoff=0.75)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"layer type {name!r} is not known{hint}"
 

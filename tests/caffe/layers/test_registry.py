@@ -41,6 +41,8 @@ def test_a_type_is_described_once():
 
 def test_an_unknown_type_is_answered_with_its_neighbours():
     assert unknown_type_message("Eltwis") == "layer type 'Eltwis' is not known; did you mean Eltwise?"
+    assert unknown_type_message("Relu") == "layer type 'Relu' is not known; did you mean ReLU?"
+    assert unknown_type_message("BATCHNORM") == "layer type 'BATCHNORM' is not known; did you mean BatchNorm?"
     assert "a package can supply it" in unknown_type_message("Python")
     assert unknown_type_message("Qwertyuiop") == "layer type 'Qwertyuiop' is not known"
 
