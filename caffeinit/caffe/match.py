@@ -137,9 +137,11 @@ def _hint(stored: Shape, wanted: Shape) -> str:
     """Return what a difference of shapes may come from; nothing where it could be anything."""
     if len(stored) == len(wanted) == 4 and stored[0] == wanted[0] and stored[2:] == tuple(wanted[2:]):
         if wanted[1] and stored[1] % wanted[1] == 0:
-            return f"; the weights look ungrouped: `group` is {stored[1] // wanted[1]} times too large"
+            by = stored[1] // wanted[1]
+            return f"; the weights look ungrouped: `group` is {by} times too large, or channels are {by} times too few"
         if stored[1] and wanted[1] % stored[1] == 0:
-            return f"; the weights look grouped: `group` is {wanted[1] // stored[1]} times too small"
+            by = wanted[1] // stored[1]
+            return f"; the weights look grouped: `group` is {by} times too small, or channels are {by} times too many"
     if len(stored) == len(wanted) and stored[1:] == tuple(wanted[1:]):
         return "; `num_output` differs: a layer that is to be learned anew needs a name that the file does not have"
     return ""

@@ -96,8 +96,8 @@ def test_all_mismatches_are_shown_at_once_with_what_to_do():
     assert text.startswith("net.caffemodel: the weights do not fit the net net.prototxt:")
     assert "caffeinit inspect net.prototxt net.caffemodel" in text
     assert 'layer "conv2", blob 0: the file has (4, 6, 5, 5), the net asks for (4, 3, 5, 5); the weights look u' in text
-    assert "`group` is 2 times too large" in text
-    assert "`group` is 2 times too small" in text
+    assert "`group` is 2 times too large, or channels are 2 times too few" in text  # as with gray pictures for colour
+    assert "`group` is 2 times too small, or channels are 2 times too many" in text
     assert 'layer "fc8", blob 1: the file has (10,), the net asks for (5,); `num_output` differs' in text
     assert 'layer "fc7", blob 0: the file has (7, 9), the net asks for (9, 7)\n' in text
     assert 'layer "bn": the file has 1 blob of (2,), the net asks for 3 blobs of (2,), (2,), (1,)' in text
