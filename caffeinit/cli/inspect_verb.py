@@ -40,8 +40,10 @@ def command(
     Weights that do not fit are shown beside the net instead of being refused.
     """
     from caffeinit.cli.common import parse_shapes, write_json
+    from caffeinit.cli.targets import check_targets
     from caffeinit.inspection import inspect_files
 
+    check_targets({"--json": json_file, "--filters": filters}, force, {"the net": net, "the weights": weights})
     report = inspect_files(
         net,
         weights,

@@ -73,11 +73,11 @@ def command(
     from caffeinit.cli.measure_tables import measurement_tables
     from caffeinit.cli.reporting import about_run
     from caffeinit.cli.tables import progress
+    from caffeinit.cli.targets import check_targets
     from caffeinit.statistics.measuring import measure
-    from caffeinit.storage.files import check_target
 
-    if report is not None:
-        check_target(report, force)
+    read = {"the net": net, "the weights": weights, "the other weights": other}
+    check_targets({"--report": report, "--json": json_file}, force, read)
     loading = loading_options(options)
     check_weights(net, weights)
     files = [weights or net] if other is None else [weights or net, other]

@@ -60,6 +60,7 @@ def command(
     """
     from caffeinit.cli.common import loading_options, read_pictures, write_json
     from caffeinit.cli.tables import progress
+    from caffeinit.cli.targets import check_targets
     from caffeinit.cli.verify_tables import comparison_table
     from caffeinit.proof.comparison import compare
     from caffeinit.proof.verify import TOLERANCE
@@ -72,6 +73,7 @@ def command(
     files = [a, b] if b is not None else [net, a]
     if b is None and not all(map(is_onnx, files)):
         raise click.UsageError("Missing argument 'B': only of two ONNX models none is the net of the other.")
+    check_targets({"--json": json_file}, force, {"the net": net, "the other net": net_b, "A": files[0], "B": files[1]})
     network, (one, other), lacking = _open([net, net_b or net], files, loading)
     pictures = read_pictures(network, options)
     with progress("comparing", quiet) as advance:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from caffeinit.cli.common import (
 )
 from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, print_units, progress
+from caffeinit.cli.targets import check_targets
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.methods.preserving import MODES as PRESERVING
@@ -31,7 +31,7 @@ from caffeinit.patterns import check_matched, unmatched
 from caffeinit.report.filters import check_filters, save_filters
 from caffeinit.report.showing import apart_lines, number
 from caffeinit.result import Result
-from caffeinit.storage.files import check_target, is_hdf5, is_onnx
+from caffeinit.storage.files import is_hdf5, is_onnx
 
 _HDF5 = (".h5", ".hdf5")
 
@@ -54,9 +54,11 @@ def run_job(
     """
     quiet, force, dry_run = options.pop("quiet"), options.pop("force"), options.pop("dry_run")
     json_file, filters, report = options.pop("json_file"), options.pop("filters"), options.pop("report")
-    if not dry_run:
-        targets = {"--output": output, "--output-net": output_net, "--filters": filters, "--report": report}
-        _check_targets(targets, force, net, weights)
+    own = net if weights is not None or not is_onnx(net) else None  # an ONNX model may be written over with itself
+    results = {"--output": output, "--output-net": output_net} if not dry_run else {}
+    check_targets(results, force, {"the net": own})
+    shown = {"--filters": filters, "--report": report} if not dry_run else {}
+    check_targets(shown | {"--json": json_file}, force, {"the net": net, "the weights": weights, **results})
     network = load_network(net, weights, options)
     _check_form(output, net, weights)
     if filters is not None:
@@ -147,17 +149,6 @@ def _warnings(
 def _patterns_of(methods: Sequence[str]) -> list[str]:
     by_pattern = parse_methods(methods)
     return [] if isinstance(by_pattern, str) else [p for p in by_pattern if p != "*"]
-
-
-def _check_targets(targets: dict[str, str | None], force: bool, net: str, weights: str | None) -> None:
-    """Refuse before hours of work what could not be written after them, or would take the place of the net itself."""
-    taken = {os.path.realpath(net): "the net"} if weights is not None or not is_onnx(net) else {}
-    for option, target in targets.items():
-        if target is not None:
-            place = str(check_target(target, force))
-            if place in taken:
-                raise OptionError(f"{option} {target}: is the file of {taken[place]}, too")
-            taken[place] = option
 
 
 def _check_form(output: str, net: str, weights: str | None) -> None:

@@ -136,6 +136,43 @@ def test_a_dry_run_writes_nothing(cli, place, weights):
     assert sorted(os.listdir(place)) == before
 
 
+def test_a_dry_run_writes_the_json_that_is_asked_for_and_nothing_else(cli, place, weights):
+    before = sorted(os.listdir(place))
+    assert rescale(cli, place, weights, "--dry-run", "--json", place / "x.json").code == 0
+    assert sorted(os.listdir(place)) == sorted([*before, "x.json"])
+    assert json.loads((place / "x.json").read_text())["output"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "force", "message", "code"),
+    [
+        ("there.json", (), "there.json: exists already; --force replaces it", 1),
+        ("no/x.json", (), "does not exist", 1),
+        ("net.rescaled.caffemodel", (), "--json {path}: is the file of --output, too", 2),
+        ("net.prototxt", ("--force",), "--json {path}: is the file of the net, too", 2),
+        ("net.caffemodel", ("--force",), "--json {path}: is the file of the weights, too", 2),
+    ],
+)
+def test_json_that_cannot_be_written_is_refused_before_the_work(cli, place, weights, name, force, message, code):
+    (place / "there.json").write_text("{}")
+    kept = {p.name: p.read_bytes() for p in place.iterdir() if p.is_file()}
+    outcome = rescale(cli, place, weights, "--json", place / name, *force)
+    refused(outcome, place, message.format(path=place / name), code=code)
+    assert {p.name: p.read_bytes() for p in place.iterdir() if p.is_file()} == kept
+
+
+@pytest.mark.parametrize("verb", ["measure", "verify", "inspect"])
+def test_json_does_not_take_the_place_of_what_is_read(cli, place, weights, verb):
+    text = (place / "net.prototxt").read_bytes()
+    words = {"measure": ["--images", place / "pictures"], "verify": [weights, "--images", place / "pictures"]}
+    outcome = cli(
+        verb, place / "net.prototxt", weights, *words.get(verb, []), "--json", place / "net.prototxt", "--force"
+    )
+    assert outcome.code == 2
+    assert "is the file of the net, too" in outcome.err
+    assert (place / "net.prototxt").read_bytes() == text
+
+
 HELD = {
     "LRN": "lrn_param { local_size: 3 }",
     "Clip": "clip_param { min: -1 max: 1 }",

@@ -1,0 +1,28 @@
+"""Where a verb's results may go: looked at before the work, and not after hours of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from caffeinit.errors import OptionError
+from caffeinit.storage.files import check_target
+
+
+def check_targets(targets: Mapping[str, str | None], force: bool, read: Mapping[str, str | None]) -> None:
+    """Refuse what could not be written, and what would take the place of a file that is read, or of each other.
+
+    Args:
+        targets: option -> the path that it names; None where it is not given, and - for stdout.
+        read: what a file is -> its path, which must stay.
+    Raises:
+        OutputError: as `check_target`. OptionError: a file would be written over that is read, or written, too.
+    """
+    taken = {os.path.realpath(path): what for what, path in read.items() if path is not None}
+    for option, target in targets.items():
+        if target is None or (option == "--json" and target == "-"):
+            continue
+        place = str(check_target(target, force))
+        if place in taken:
+            raise OptionError(f"{option} {target}: is the file of {taken[place]}, too")
+        taken[place] = option
