@@ -112,7 +112,7 @@ _MEMORY = [
 ]
 _WRITE = [
     click.option("--force", is_flag=True, help="replace an output that exists."),
-    click.option("--dry-run", is_flag=True, help="do everything but write."),
+    click.option("--dry-run", is_flag=True, help="do everything but write; only --json is written."),
     click.option("--filters", type=click.Path(dir_okay=False), help="draw the first layer's filters to this PNG file."),
     click.option(
         "--report",
