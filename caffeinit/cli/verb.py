@@ -1,4 +1,4 @@
-"""A verb's command: says what words too many were probably meant to be."""
+"""A verb's command: says what words too many were probably meant to be, and what options the given net has no use for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from caffeinit.cli.common import IN_BATCH
+
+_CAFFE_ONLY = ("phase", "level", "stages")
 
 
 class Verb(click.Command):
     """A command that tells a pattern that the shell has expanded from other words that are too many.
+
+    Options that only Caffe nets have a use for are refused with an ONNX model, but in a batch, whose options are for all.
 
     Args:
         surplus: what to do instead, where a verb takes no second file and a user may think that it does.
@@ -31,6 +38,20 @@ class Verb(click.Command):
         if left:
             ctx.fail(f"{_counted(left)}. {self._advice(ctx, left, sources)}")
         return left
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run, unless an option is given that is of no use."""
+        from caffeinit.storage.files import is_onnx
+
+        if IN_BATCH not in ctx.meta and is_onnx(ctx.params.get("net") or ""):
+            self._refuse_caffe_options(ctx)
+        return super().invoke(ctx)
+
+    def _refuse_caffe_options(self, ctx: click.Context) -> None:
+        for option in self.params:
+            is_typed = option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+            if is_typed and option.name in _CAFFE_ONLY:
+                ctx.fail(f"{option.opts[0]} is for Caffe nets: in an ONNX model all that there is takes part.")
 
     def _advice(self, ctx: click.Context, left: Sequence[str], sources: Sequence[str]) -> str:
         expanded = next((s for s in sources for word in left if _goes_with(word, [s])), None)

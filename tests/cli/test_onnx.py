@@ -37,6 +37,16 @@ def test_verbs_take_a_model_in_place_of_net_and_weights(cli, place, model):
     assert report["macs"] > 0
 
 
+@pytest.mark.parametrize("option", ["--phase=TEST", "--level=1", "--stage=a"])
+def test_options_of_caffe_nets_alone_are_refused(cli, place, model, option):
+    images = ("--images", place / "pictures")
+    verbs = [("rescale", model, *images), ("measure", model, *images), ("verify", model, model, *images)]
+    for words in [*verbs, ("init", model, *images, "-o", place / "x.onnx"), ("inspect", model)]:
+        outcome = cli(*words, option)
+        assert outcome.code == 2
+        assert f"{option.partition('=')[0]} is for Caffe nets" in outcome.err
+
+
 def write_typed(path, inner, given):
     """Write x of type `given`, cast to `inner` -> conv -> relu -> conv."""
     rng = np.random.default_rng(0)
