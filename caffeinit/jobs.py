@@ -9,7 +9,7 @@ from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
-from caffeinit.images import Calibration, Preprocessing, as_calibration, read_images
+from caffeinit.images import Calibration, GivenBatches, Preprocessing, as_calibration, read_images
 from caffeinit.methods.preserving import MODES as PRESERVING
 from caffeinit.methods.preserving import compared, rescale_preserving
 from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
@@ -84,6 +84,16 @@ def read_calibration(
     )
 
 
+def given_calibration(network: Network, images: Any) -> Calibration | GivenBatches:
+    """Return what a user brings as pictures, checked, for the inputs that units depend on.
+
+    Args:
+        images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
+    """
+    is_fixed = not network.graph.batch_axis_free
+    return as_calibration(images, needed_inputs(network), unused=network.inputs, whole_batches=is_fixed)
+
+
 def init(
     network: Network,
     images: Any,
@@ -126,7 +136,7 @@ def init(
     check_beta(BETA if beta is None else beta)
     layers = None if layers is None else one_or_more(layers)
     chosen = _choose(network, layers)
-    calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
+    calibration = given_calibration(network, images)
     drawn = drawn_by_init(network, layers)
     reason = _training_reasons(network, chosen, drawn)
     rates = _rate_options(balanced and normalized, per_channel_rates, rate_batches)
@@ -211,7 +221,7 @@ def rescale(
     rates = _rate_options(balanced and has_rates, per_channel_rates, rate_batches, why_none)
     if rewrite_lrn:
         network.open_numbers()
-    calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
+    calibration = given_calibration(network, images)
     if mode in PRESERVING:
         reason = _preserving_reasons(network, chosen)
         balances = mode in ("balance", "preserve") and balanced

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.errors import OptionError
+from caffeinit.errors import ImagesError, OptionError
 from tests.nets import NETS, pictures
 
 
@@ -28,3 +28,13 @@ def test_a_single_text_is_one_pattern():
     assert ["drawn" in r.done for r in result.units] == [True, False, False, False]
     with pytest.raises(OptionError, match='no layer with weights matches "fc"'):
         caffeinit.init(net, pictures(), layers="fc")
+
+
+def test_batches_that_the_net_does_not_take_are_refused_before_the_work():
+    net, fitting, other = NETS["chain"](), pictures(batch=4), pictures(batch=6)
+    net.graph.batch_axis_free = False
+    jobs = (caffeinit.measure, caffeinit.rescale, caffeinit.init, lambda n, given: caffeinit.compare(n, n, given))
+    for job in jobs:
+        with pytest.raises(ImagesError, match="6 rows, but the net spells out a batch of 4 and takes no other"):
+            job(net, other)
+    assert caffeinit.measure(net, fitting).num_images == 12

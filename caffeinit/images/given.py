@@ -52,15 +52,17 @@ def as_calibration(
     inputs: Shapes,
     batch_size: int = 16,
     unused: Collection[str] = (),
+    whole_batches: bool = False,
 ) -> Calibration | GivenBatches:
     """Return `images` as a calibration set for a net's inputs.
 
     Args:
         images: what `read_images` returned; an array (N, ...) of all rows, or a dict input -> array, which are cut into
             batches; or an iterable of batches, each an array or a dict. A generator is used up and kept.
-        inputs: input -> shape (N, ...); N is of no meaning, other extents below 1 are unknown.
+        inputs: input -> shape (N, ...); N is of no meaning but for `whole_batches`, other extents below 1 are unknown.
         batch_size: for arrays that hold all rows at once.
         unused: further inputs of the net, which may be given and are passed over: labels.
+        whole_batches: the net spells the size of its batches out, and takes no others.
     Raises:
         ImagesError: another shape, other inputs, NaN, no rows at all, or something that is no array.
     """
@@ -70,7 +72,8 @@ def as_calibration(
     if isinstance(images, np.ndarray | Mapping):
         whole = _checked(images, inputs, "the images", unused)
         counts = sorted({len(a) for a in whole.values()})
-        step = batch_size if len(counts) == 1 else counts[-1]
+        own = min(shape[0] for shape in inputs.values()) if whole_batches else batch_size
+        step = own if len(counts) == 1 else counts[-1]
         batches = [{n: a[i : i + step] for n, a in whole.items()} for i in range(0, counts[-1], step)]
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes):
         checked = (_checked(batch, inputs, f"batch {i}", unused) for i, batch in enumerate(images))
@@ -81,6 +84,8 @@ def as_calibration(
         raise ImagesError(f"images are {type(images).__name__}: give arrays, or what caffeinit.read_images returns.")
     if not any(len(a) for b in batches for a in b.values()):
         raise ImagesError("no images are given: at least one picture is needed.")
+    if whole_batches:
+        _check_rows(batches, inputs)
     return GivenBatches([b for b in batches if len(next(iter(b.values())))])
 
 
@@ -93,6 +98,17 @@ def _check_inputs(images: Calibration | GivenBatches, inputs: Shapes) -> None:
                 + ", ".join(f'"{printable(n)}" {_spell(s)}' for n, s in found.items())
                 + "."
             )
+
+
+def _check_rows(batches: Sequence[Batch], inputs: Shapes) -> None:
+    """Refuse batches of another size than the net's own."""
+    for number, batch in enumerate(batches):
+        for name, array in batch.items():
+            if len(array) not in (0, inputs[name][0]):
+                raise ImagesError(
+                    f'batch {number}, input "{printable(name)}": {len(array)} rows, but the net spells out a batch of '
+                    f"{inputs[name][0]} and takes no other: give batches of that size, or a multiple of it as one array."
+                )
 
 
 def _checked(batch: object, inputs: Shapes, where: str, unused: Collection[str]) -> Batch:

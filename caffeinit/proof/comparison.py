@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from caffeinit.errors import CaffeinitError
-from caffeinit.images import as_calibration
-from caffeinit.jobs import needed_inputs
+from caffeinit.jobs import given_calibration
 from caffeinit.model.graph import Shape
 from caffeinit.model.network import Network
 from caffeinit.proof.functions import Function, NetFunction, Run, Values
@@ -120,7 +119,7 @@ def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Com
         images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
         options: tolerance, first and progress as for `compare`.
     """
-    calibration = as_calibration(images, needed_inputs(a), unused=a.inputs)
+    calibration = given_calibration(a, images)
     return compare(NetFunction(a, "A"), NetFunction(b, "B"), calibration, **options)
 
 

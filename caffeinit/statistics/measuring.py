@@ -17,8 +17,7 @@ import numpy as np
 
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.footprint import Work, bounded
-from caffeinit.images import as_calibration
-from caffeinit.jobs import needed_inputs
+from caffeinit.jobs import given_calibration
 from caffeinit.model.network import Network, Skipped, listed
 from caffeinit.model.units import Unit
 from caffeinit.result import NO_SPREAD, UnitStats, finite
@@ -153,7 +152,7 @@ def measure(
         raise OptionError(f"seed {seed}: has to be 0 or more")
     if not network.units:
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
-    calibration = as_calibration(images, needed_inputs(network), unused=network.inputs)
+    calibration = given_calibration(network, images)
     rate_pictures = RateOptions(batches=rate_batches).num_pictures(calibration)
     work = Work(forward=(), rate_pictures=rate_pictures, rates_last=True)
     with bounded(network, calibration, work, memory_limit, temp_dir):

@@ -234,6 +234,18 @@ def test_arrays_that_do_not_fit_are_refused(given, inputs, reason) -> None:
         as_calibration(given, inputs)
 
 
+def test_arrays_for_a_net_that_spells_its_batch_out_have_to_be_of_that_size() -> None:
+    def sizes(given):
+        return [len(b["data"]) for b in as_calibration(given, {"data": (2, 3, 6, 8)}, whole_batches=True)]
+
+    assert sizes(ROWS[:4]) == [2, 2]
+    assert sizes([ROWS[:2], ROWS[2:4]]) == [2, 2]
+    with pytest.raises(ImagesError, match=r'batch 2, input "data": 1 rows, but the net spells out a batch of 2 and'):
+        sizes(ROWS)
+    with pytest.raises(ImagesError, match=r"batch 0, .*5 rows.*give batches of that size, or a multiple of it as one"):
+        sizes([ROWS])
+
+
 def test_pictures_read_for_another_net_are_refused(folder) -> None:
     with pytest.raises(
         ImagesError, match=r"takes \(N, 3, 7, 8\), but the images were read for \"data\" \(N, 3, 6, 8\)"
