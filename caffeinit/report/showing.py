@@ -108,8 +108,8 @@ def remarks(found: Measurement) -> list[str]:
     if found.no_spread:
         lines.append(f"spread of the rates: -, for {found.no_spread}")
     for reason in dict.fromkeys(u.reason for u in found.units if u.reason):
-        names = ", ".join(u.name for u in found.units if u.reason == reason)
-        lines.append(f"no rate: {names}: {reason}")
+        first, *others = [u.name for u in found.units if u.reason == reason]
+        lines.append(f"no rate: {first}: {reason}" + (f"; so it is with {', '.join(others)}" if others else ""))
     if frozen := [u.name for u in found.units if u.frozen]:
         lines.append(f"frozen, not in the spread: {', '.join(frozen)}")
     lines += [f"left out: {s.name}: {s.reason}" for s in found.skipped]

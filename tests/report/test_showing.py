@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.report.showing import outcome
+from caffeinit.report.showing import outcome, remarks
 from tests.nets import NETS, pictures
 
 
@@ -78,3 +78,11 @@ def test_nothing_is_counted_where_nothing_changed(exact):
     (note,) = [n for n in result.notes if n.startswith("output ")]
     assert ("did not move" in note) == exact
     assert "for 0 pictures" not in note
+
+
+def test_units_without_a_rate_are_told_together_in_words_that_fit_each():
+    net = NETS["chain"]()
+    for layer in ("conv1", "conv2"):
+        net.params[layer][0][...] = 0
+    lines = [line for line in remarks(caffeinit.measure(net, pictures())) if line.startswith("no rate")]
+    assert "no rate: conv1: its weights are all zero; so it is with conv2" in lines
