@@ -115,7 +115,7 @@ class Keeper(Restorer):
     def restore(self, scales: Scales, point: np.ndarray) -> float:
         """Normalise if the function is far from what was restored last; see `Restorer`."""
         self._now = scales
-        if self._known is None or not self.acts(point):
+        if self._known is None or not self._is_far(point):
             return math.inf
         self._restored = point
         moments, then = self._known
