@@ -32,6 +32,15 @@ def test_the_file_computes_what_the_net_computes_at_any_batch(cli, place, weight
         np.testing.assert_allclose(found, wanted, rtol=0, atol=FINE * wanted.max())
 
 
+@pytest.mark.parametrize("name", ["net.prototxt", "net.caffemodel"])
+def test_what_it_is_made_from_is_not_written_over(cli, place, weights, name):
+    raw = (place / name).read_bytes()
+    outcome = cli("convert", place / "net.prototxt", weights, "-o", place / name, "--force")
+    assert outcome.code == 2
+    assert f"--output {place / name}: is the file of the" in outcome.err
+    assert (place / name).read_bytes() == raw
+
+
 def test_the_file_says_what_it_is(cli, place, weights):
     cli("convert", place / "net.prototxt", weights, "-o", place / "net.onnx")
     model = onnx.load(place / "net.onnx")
