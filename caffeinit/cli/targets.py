@@ -26,3 +26,20 @@ def check_targets(targets: Mapping[str, str | None], force: bool, read: Mapping[
         if place in taken:
             raise OptionError(f"{option} {target}: is the file of {taken[place]}, too")
         taken[place] = option
+
+
+def check_batch_json(target: str | None, force: bool) -> None:
+    """Refuse a batch's --json where something else is; an earlier one is replaced, as the same command may run again.
+
+    Raises:
+        OutputError: the file exists and is none, or cannot be written.
+    """
+    if target is not None and target != "-":
+        check_target(target, force or _is_batch_json(target))
+
+
+def _is_batch_json(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(100).split()[:2] == [b"{", b'"job":']

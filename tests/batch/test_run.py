@@ -240,6 +240,21 @@ def test_json_tells_all(place):
     assert found["models"][0]["summary"] == "2 of 2 units changed"
 
 
+def test_json_takes_the_place_of_an_earlier_one_alone(place):
+    target, net = place / "told.json", place / "zoo" / "net.prototxt"
+    net.write_text("# mine")
+    for path, message in ((net, "exists already; --force replaces it"), (place / "no" / "x.json", "does not exist")):
+        refused = batch(place, "--json", path)
+        assert refused.returncode == 1
+        assert message in refused.stderr
+        assert not (place / "out").exists()
+    assert net.read_text() == "# mine"
+    net.unlink()
+    for more in (("--dry-run",), (), ()):
+        batch(place, "--json", target, *more)
+    assert json.loads(target.read_text())["counts"]["ok"] == 3
+
+
 def test_one_line_for_each_model(place):
     lines = batch(place).stderr.splitlines()
     assert sorted(line.split("  ")[0] for line in lines) == NAMES
