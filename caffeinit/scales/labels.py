@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, dijkstra
 
 from caffeinit.model.graph import Shape
 
@@ -114,17 +115,38 @@ class Solution:
         matrix: (labels + 1, unknowns): a label's logarithm is its row times the unknowns; the last row is that of ZEROS.
         tied: label -> number of the class of labels that ties alone make equal.
         reasons: such class -> why it is pinned.
+        constraints: what it was found from.
     """
 
     matrix: csr_matrix
     tied: np.ndarray
     reasons: dict[int, str]
+    constraints: Constraints
 
     def reason(self, label: int) -> str:
-        """Return why a label without unknowns is held at factor 1."""
+        """Return why a label without unknowns is held at factor 1: of several pins that it is tied to, the nearest."""
         if label == ZEROS:
             return "zero"
+        nearest = int(self._nearest_pins[label])
+        if nearest in self._pinned:
+            return self._pinned[nearest]
         return self.reasons.get(int(self.tied[label]), "values that it is related to")
+
+    @cached_property
+    def _pinned(self) -> dict[int, str]:
+        """Label -> why it is pinned itself."""
+        return {int(n): reason for labels, reason in self.constraints.pins[::-1] for n in labels}
+
+    @cached_property
+    def _nearest_pins(self) -> np.ndarray:
+        """Label -> the pinned label that the fewest ties lead to; negative where none do."""
+        count, pins = self.constraints.count, sorted(self._pinned)
+        if not pins:
+            return np.full(count, -1)
+        one, other = _joined(self.constraints.ties)
+        links = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(count, count))
+        found = dijkstra(links.tocsr(), False, pins, unweighted=True, min_only=True, return_predecessors=True)
+        return np.asarray(found[2])
 
 
 def solve(constraints: Constraints) -> Solution:
@@ -132,7 +154,7 @@ def solve(constraints: Constraints) -> Solution:
 
     Coefficients are whole numbers or halves as a rule, so that substitution is exact.
     """
-    ties = [np.concatenate([t[i] for t in constraints.ties] or [np.zeros(0, int)]) for i in (0, 1)]
+    ties = _joined(constraints.ties)
     pinned = np.concatenate([np.zeros(1, int), *(p for p, _ in constraints.pins)])
     tied = _classes(constraints.count, ties, pinned[:1])
     while True:
@@ -152,7 +174,12 @@ def solve(constraints: Constraints) -> Solution:
         reasons.update(dict.fromkeys(tied[labels].tolist(), reason))
     matrix = _matrix(classes, substitutes)
     _explain(constraints.relations, tied, set(tied[np.diff(matrix.indptr)[:-1] == 0].tolist()), reasons)
-    return Solution(matrix, tied, reasons)
+    return Solution(matrix, tied, reasons, constraints)
+
+
+def _joined(ties: Sequence[tuple[Labels, Labels]]) -> list[np.ndarray]:
+    """Return the two sides of all ties, (n,) each."""
+    return [np.concatenate([t[i] for t in ties] or [np.zeros(0, int)]) for i in (0, 1)]
 
 
 def _explain(

@@ -101,3 +101,23 @@ def test_what_a_layer_reads_that_cannot_run_is_held_by_it(tmp_path):
     units = {u.name: u for u in inspect_files(tmp_path / "net.prototxt", scales=True).scales.units}
     assert units["norm"].reasons == {'layer "odd" (MyLayer), which cannot run': 4}
     assert units["conv1"].free == 4
+
+
+def test_of_all_that_holds_a_unit_the_nearest_is_named(tmp_path):
+    def layer(name, bottom, more=""):
+        frozen = "param { lr_mult: 0 } param { lr_mult: 0 }" if more == "frozen" else ""
+        conv = "convolution_param { num_output: 3 kernel_size: 1 }"
+        return f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" {frozen} {conv} }}\n'
+
+    text = (
+        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 4 dim: 4 } } }\n'
+        + layer("aside", "data", "frozen")
+        + layer("inner", "data")
+        + layer("behind", "inner", "frozen")
+        + 'layer { name: "both" type: "Concat" bottom: "aside" bottom: "behind" top: "both" }\n'
+        + layer("last", "both", "frozen")
+    )
+    (tmp_path / "net.prototxt").write_text(text)
+    units = {u.name: u for u in inspect_files(tmp_path / "net.prototxt", scales=True).scales.units}
+    assert units["inner"].reasons == {'layer "behind" (Convolution)': 3}
+    assert units["aside"].reasons == {'layer "aside" (Convolution)': 3}
