@@ -278,9 +278,10 @@ class Preprocessing:
             if values.shape[1] >= height and values.shape[2] >= width:
                 values = values[:, centre(values.shape[1], height), centre(values.shape[2], width)]
         if values.shape != shape:
-            raise ImagesError(
-                f"values of shape {values.shape}, but the net's input takes {shape}; floats aren't resized"
-            )
+            why = "floats aren't resized"
+            if values.ndim < len(shape):  # a single picture, or planes, where rows of pictures are wanted
+                why = f"an array of all pictures is (N, {', '.join(map(str, shape))})"
+            raise ImagesError(f"values of shape {values.shape}, but the net's input takes {shape}; {why}")
         if not np.isfinite(values).all():
             raise BrokenRowError("holds NaN or infinite values")
         return values

@@ -60,6 +60,8 @@ def test_floats_are_taken_as_they_are_unless_told() -> None:
     np.testing.assert_allclose(batch["data"], (values - 1) * 2, rtol=1e-5, atol=1e-6)  # float32 rounding
     with pytest.raises(ImagesError, match=r"values of shape \(3, 5, 8\).*takes \(3, 6, 8\)"):
         read_images(SHAPES, values[:, :, :5])
+    with pytest.raises(ImagesError, match=r"takes \(3, 6, 8\); an array of all pictures is \(N, 3, 6, 8\)"):
+        read_images(SHAPES, values[0])
 
 
 def test_rows_that_are_no_pictures() -> None:
