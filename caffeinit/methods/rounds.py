@@ -103,6 +103,7 @@ class Relaxed:
         moved: by how much the last step changed these.
         has_sums: whether there are sums whose terms have scales of their own.
         held: the least spread with the outputs' scale held, where that was not enough and it is not held any more.
+        too_far: the log scale that one rate asks of the outputs, where that is more than they are given.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Relaxed:
         self.units = [u for u in network.units if counted(u)]
         self._restored = {u.key for u in network.units if restored and not chosen(u)}
         self.held: float | None = None
+        self.too_far: float | None = None
         # Activations bend scales, and what bends is found on some pictures: not where scales that keep the function do.
         self._bending = not each_has_a_scale(network, self.units, chosen, probe.heads)
         self._look_at(scale_system(network, chosen, probe.heads, relaxed=True, bending=self._bending))
@@ -201,9 +203,11 @@ class Relaxed:
         found = self._solve(loosened)
         sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]
         is_worth = bends_far or _spread_at(loosened[0], found) <= _WORTH * held
-        if is_worth and max(np.abs(size).max() for size in sizes) <= _FARTHEST:
+        farthest = max(float(np.abs(size).max()) for size in sizes)
+        if is_worth and farthest <= _FARTHEST:
             self.held = held
             return loosened
+        self.too_far = farthest if is_worth else None
         self._look_at(holding)
         return self._prepare(rates)
 

@@ -62,6 +62,10 @@ _LOOSE_BENT = (
     "the net's outputs do not deviate by 1: with outputs of that size, one rate would take scales far along the curves of "
     "activations. `--no-balance` leaves them at 1"
 )
+_TOO_FAR = (
+    "one rate for all units would take the net's outputs to another size by a factor of about {:.3g}, which is too far: "
+    "they stay as they are, and rates apart"
+)
 
 
 @dataclass
@@ -144,7 +148,7 @@ def prepare_training(
         reports, peak = work.drawn(progress=both.first)
         left = _left_alone(network, reports, chosen)
         relaxed = work.relaxed(probe, relaxed)
-        done = _Done(reports, peak, left, iterate(relaxed, progress=both.second), relaxed.held)
+        done = _Done(reports, peak, left, iterate(relaxed, progress=both.second), relaxed.held, relaxed.too_far)
     reports, found = done.reports, done.found
     if rates.per_channel:
         restorer = work.keeper() if bent else Restorer()
@@ -162,6 +166,8 @@ def prepare_training(
         outcome.notes.append(_FORETOLD.format(work.num_first))
     if done.held is not None and (bent or found.changed):
         outcome.notes.append(_LOOSE.format(np.exp(done.held)) if done.held > REACHABLE else _LOOSE_BENT)
+    if done.too_far is not None and outcome.spreads and outcome.spreads[1] > _REACHED:
+        outcome.notes.append(_TOO_FAR.format(np.exp(done.too_far)))
     outcome.notes += rates.told(batches) + _large_notes(reports)
     if not foretold and not rates.per_channel:
         outcome.notes += _uneven_notes(network.units, reports)
@@ -222,7 +228,7 @@ class _Done:
 
     Attributes:
         left: unit's key -> numbers of the units that could not be normalised, as `_left_alone` returns them.
-        held: as in `Relaxed`.
+        held, too_far: as in `Relaxed`.
         is_off: whether what is foretold of deviations is off by percents.
     """
 
@@ -231,6 +237,7 @@ class _Done:
     left: dict[str, int]
     found: Balanced
     held: float | None
+    too_far: float | None
     is_off: bool = False
 
 
@@ -252,7 +259,7 @@ def _bend(work: _Work, relaxed: Relaxed, both: _Phases) -> _Done:
     found.before = before
     for report, earlier in zip(reports, as_found, strict=True):
         report.before = earlier.before
-    return _Done(reports, peak, left, found, relaxed.held, thorough.was_needed)
+    return _Done(reports, peak, left, found, relaxed.held, relaxed.too_far, thorough.was_needed)
 
 
 def _look_first(work: _Work) -> tuple[list[UnitReport], Restorer]:

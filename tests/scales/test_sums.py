@@ -295,3 +295,6 @@ def test_outputs_do_not_go_far_for_one_rate(load):
     told = next(note for note in result.notes if "could not be made equal" in note)
     rates = {u.name: u.after.rate for u in result.units}
     assert told.endswith(f"lowest in {min(rates, key=rates.get)}, highest in {max(rates, key=rates.get)}")
+    assert any(
+        note.startswith("one rate for all units would take the net's outputs to another") for note in result.notes
+    )
