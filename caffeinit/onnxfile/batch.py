@@ -102,7 +102,7 @@ def _changed(
         if array is not None:
             made.add_initializer(node.output[0], array)
         elif other is not None:
-            rewritten(node, made, other)
+            rewritten(node, made, other, without=["allowzero"])  # a 0 in the new target copies
         elif not spread(node, made, graph, moving):
             made.append(node)
     return made
@@ -133,7 +133,7 @@ def _unspelt(node: onnx.NodeProto, graph: Graph) -> Inputs | None:
     if node.op_type == "Resize":
         return _factors(node, [target], [source])
     dims = [int(d) for d in target]
-    if node.op_type == "Expand" or not dims or dims[0] < 1 or attribute(node, "allowzero", 0):
+    if node.op_type == "Expand" or not dims or dims[0] < 1 or _is_empty(node, dims):
         return None
     if source and dims[0] == source[0]:
         return _with_target(node, [0, *dims[1:]])
@@ -156,18 +156,25 @@ def _unshaped(node: onnx.NodeProto, graph: Graph, twin: Graph) -> Inputs | None:
     if node.op_type == "Resize":
         return _factors(node, [one, two], shapes)
     target = [int(d) for d in one]
+    if _is_empty(node, target):
+        return None
     changed = [i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b]
     for i in changed:
         # Axes are counted from the end in Expand, from the front in Reshape.
         at = i + len(shapes[0]) - len(target) if node.op_type == "Expand" else i
         copies = 0 <= at < len(shapes[0]) and (one[i], two[i]) == (shapes[0][at], shapes[1][at])
-        if copies and not attribute(node, "allowzero", 0):
+        if copies:
             target[i] = 1 if node.op_type == "Expand" else 0
         elif node.op_type == "Reshape" and -1 not in target:
             target[i] = -1
         else:
             return None
     return _with_target(node, target)
+
+
+def _is_empty(node: onnx.NodeProto, target: list[int]) -> bool:
+    """Tell whether a target asks for an extent of 0, where a 0 in it does not copy one."""
+    return bool(attribute(node, "allowzero", 0)) and 0 in target
 
 
 def _with_target(node: onnx.NodeProto, target: list[int]) -> Inputs:
