@@ -63,6 +63,13 @@ class OpRule:
         """State how the scales of a node's values hang together; by default the operator is a barrier."""
         scales.barrier(node)
 
+    def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int | None:
+        """Return how many axes follow the one along which the second input has factors, by which all is multiplied last.
+
+        A third input has shifts that are added then. None by default: the operator is no such one.
+        """
+        return None
+
     def picture_gradient(self, node: onnx.NodeProto, graph: Graph, side: int) -> PictureGradient | None:
         """Return what computes the gradient of a weight outside of the graph, for pictures by themselves; None by default.
 

@@ -10,7 +10,7 @@ import onnx
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
-from caffeinit.ops.building import along_axis, like, ratio, reduced, to_shape, total, unbroadcast
+from caffeinit.ops.building import along_axis, constant_of, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
 
 
@@ -80,6 +80,13 @@ def _standardised_gradient(graph: Graph, normal: str, inverse: str, diff: str, a
 class InstanceNormalization(OpRule):
     """y = x standardised over places, image by image, times a scale per channel, plus a bias."""
 
+    def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int | None:
+        """Channels are on the second axis. Ones and zeros stand for none, as where it is over groups, in the file."""
+        scale, bias = (constant_of(graph, v) for v in node.input[1:])
+        if scale is not None and bias is not None and (scale == 1).all() and not bias.any():
+            return None
+        return len(graph.shape(node.input[0])) - 2
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale and bias."""
         x, scale, _ = node.input
@@ -97,6 +104,11 @@ class InstanceNormalization(OpRule):
 class GroupNormalization(OpRule):
     """y = x standardised over each group of channels, times a scale, plus a bias: per group up to opset 20, then per
     channel."""
+
+    def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int | None:
+        """Channels are on the second axis; up to opset 20 there is a factor for each group."""
+        shape = graph.shape(node.input[0])
+        return len(shape) - 2 if graph.shape(node.input[1]) == shape[1:2] else None
 
     def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape:
         """It is a function, which onnx does not look into, and keeps the shape."""
@@ -121,6 +133,10 @@ class GroupNormalization(OpRule):
 class LayerNormalization(OpRule):
     """y = x standardised over its last axes, times a scale, plus a bias."""
 
+    def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int:
+        """Channels are on the last axis."""
+        return 0
+
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Over all axes."""
         return not attribute(node, "axis", -1) % len(graph.shape(node.input[0]))
@@ -142,6 +158,10 @@ class LayerNormalization(OpRule):
 @op_rule("RMSNormalization")
 class RMSNormalization(OpRule):
     """y = x / root of (mean of x * x + epsilon) over its last axes, times a scale."""
+
+    def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int:
+        """Channels are on the last axis."""
+        return 0
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Over all axes."""
