@@ -9,6 +9,7 @@ made for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,6 +104,18 @@ class _Mover:
             raise StuckError(node.op_type)
         self.put(node, [self.held[x], *node.input[1:]], axis=_behind(axis, batch))
 
+    def at_tuples(self, node: onnx.NodeProto) -> None:
+        """GatherND by constant tuples: the axes that they name are made one, of which Gather takes places."""
+        x = node.input[0]
+        shape, batch, tuples = self.old.shape(x), self.axis(x), self.constant(node.input[1])
+        named = shape[: tuples.shape[-1]]
+        if attribute(node, "batch_dims", 0) or batch < len(named):
+            raise StuckError(node.op_type)
+        rest = [n for a, n in enumerate(shape) if a >= len(named) and a != batch]
+        joined = self.made.op("Reshape", self.held[x], np.asarray([0, math.prod(named), *rest], np.int64))
+        places = np.ravel_multi_index(tuple(np.moveaxis(tuples % named, -1, 0)), named)
+        self.made.op("Gather", joined, places, axis=1, name=self.output(node.output[0]))
+
     def squeeze(self, node: onnx.NodeProto) -> None:
         x = node.input[0]
         batch, rank = self.axis(x), len(self.old.shape(x))
@@ -188,6 +201,7 @@ def _behind(axis: int, batch: int) -> int:
 _STEPS: dict[str, Callable[[_Mover, onnx.NodeProto], None]] = {
     "Transpose": _Mover.transpose,
     "Gather": _Mover.along,
+    "GatherND": _Mover.at_tuples,
     "Split": _Mover.along,
     "Squeeze": _Mover.squeeze,
     "Unsqueeze": _Mover.unsqueeze,

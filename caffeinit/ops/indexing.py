@@ -13,7 +13,7 @@ from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
-from caffeinit.ops.scaling import compresses, gathers, scatters, scatters_anywhere, ties_axis
+from caffeinit.ops.scaling import compresses, gathers, gathers_at_tuples, scatters, scatters_anywhere, ties_axis
 
 if TYPE_CHECKING:
     from caffeinit.scales.walk import Scales
@@ -69,7 +69,7 @@ class GatherElements(OpRule):
 class GatherND(OpRule):
     """y = slices of x at tuples of indices."""
 
-    scale = scatters_anywhere
+    scale = gathers_at_tuples
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the slices came from."""

@@ -287,13 +287,31 @@ def scatters(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
 
 
 def scatters_anywhere(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
-    """Values put or found at tuples of indices: all have one scale."""
+    """Values put at tuples of indices: all have one scale."""
     labels = [
         scales.constraints.collapse(scales.of(v), range(len(scales.graph.shape(v)))).reshape(-1)
         for v in (node.input[0], *node.input[2:])
     ]
     joined = scales.constraints.merge(*labels)
     scales.put(node.output[0], joined.reshape((1,) * len(scales.graph.shape(node.output[0]))))
+
+
+def gathers_at_tuples(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
+    """Slices at tuples of indices: at constant ones in a known order, at others any of those along the axes they name."""
+    tuples, labels = constant_of(scales.graph, node.input[1]), scales.of(node.input[0])
+    shape, shared = scales.graph.shape(node.input[1]), attribute(node, "batch_dims", 0)
+    if tuples is not None and not shared:
+        places = (
+            place if n > 1 else 0 * place for place, n in zip(np.moveaxis(tuples, -1, 0), labels.shape, strict=False)
+        )
+        scales.put(node.output[0], compact(labels[tuple(places)]))
+        return
+    end = shared + shape[-1]
+    labels = scales.constraints.collapse(labels, range(shared, end))
+    scales.put(
+        node.output[0],
+        labels.reshape(labels.shape[:shared] + (1,) * (len(shape) - 1 - shared) + labels.shape[end:]),
+    )
 
 
 def casts(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:

@@ -83,6 +83,17 @@ def recurrent(b, x):
     return b.op("Reshape", x, numbers(b, [1, 5, 5, 1]), out="z")
 
 
+def by_tuples(order, *tuples):
+    """Return what brings some axes to the front, takes places along them by constant tuples, and brings them back."""
+
+    def append(b, x):
+        x = b.op("Transpose", x, out="turned", perm=order)
+        x = b.op("GatherND", x, numbers(b, tuples), out="taken")
+        return b.op("Transpose", x, out="z", perm=[int(a) for a in np.argsort(order)])
+
+    return append
+
+
 JOINING = {
     "softmax": plain("Softmax", axis=0),
     "hardmax": plain("Hardmax", axis=0),
@@ -112,6 +123,8 @@ APART = {
     "flip": plain("Slice", [-1], [-9], [3], [-1]),
     "triangle": plain("Trilu"),
     "rows": reshaped((-1, 6), "CumSum", 1),
+    "channels by tuples": by_tuples([1, 0, 2, 3], [3], [1], [-1], [0], [2]),
+    "places by tuples": by_tuples([2, 3, 0, 1], *[[[h, w] for w in (5, 0, -1)] for h in (2, 7)]),
     "zeros allowed": allowing_zero((1, 5, 48)),
     "zeros allowed, rows": allowing_zero((40, 6)),
     "zeros allowed, rest": allowing_zero((1, 5, -1)),

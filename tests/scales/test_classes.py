@@ -127,6 +127,23 @@ def lrn(b, x):
     return b.graph.op("Div", x, b.graph.op("Sqrt", sums))
 
 
+def permuted(b, x):
+    """Return x[:, [3, 1, 5, 0, 2, 4]] as torch.export has it written."""
+    order = np.array([[3], [1], [5], [0], [-4], [4]])
+    first = b.graph.op("Transpose", x, perm=[1, 0, 2, 3])
+    return b.graph.op("Transpose", b.graph.op("GatherND", first, order), perm=[1, 0, 2, 3])
+
+
+def places_at_tuples(b, x):
+    last = b.graph.op("Transpose", x, perm=[2, 3, 0, 1])
+    places = np.random.default_rng(3).integers(0, 8, (5, 4, 2))
+    return b.graph.op("Transpose", b.graph.op("GatherND", last, places), perm=[2, 3, 0, 1])
+
+
+def rows_of_each_channel(b, x):
+    return b.graph.op("GatherND", x, np.random.default_rng(3).integers(0, 8, (2, 6, 5, 1)), batch_dims=2)
+
+
 def norm_of_channels(b, x):
     """Return x over the root of its sum of squares, which does not care for a common scale."""
     return b.graph.op("Div", x, b.graph.op("Sqrt", b.graph.op("ReduceSumSquare", x, axes=[1])))
@@ -157,6 +174,9 @@ GRAPHS = {
     "interpolated": (interpolated, 6),
     "rows mixed": (rows_mixed, 2),  # a unit whose channels are rows: those of the convolution have one factor
     "shuffle": (shuffle, 6),
+    "channels by tuples": (permuted, 6),
+    "places by tuples": (places_at_tuples, 6),
+    "rows of each channel": (rows_of_each_channel, 6),
     "prelu": (prelu, 12),
     "constant added": (lambda b, x: b.graph.op("Add", x, 1.0), 0),
     "constants added, some 0": (lambda b, x: b.graph.op("Add", x, np.eye(6, dtype="f4")[3].reshape(6, 1, 1)), 5),
