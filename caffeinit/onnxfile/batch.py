@@ -23,6 +23,7 @@ from caffeinit.model.rowwise import joins_rows
 from caffeinit.onnxfile.build import settle_types
 from caffeinit.onnxfile.picturesfirst import StuckError, pictures_first
 from caffeinit.onnxfile.spread import spread_joined, spread_repeated
+from caffeinit.onnxfile.strided import ordered_view
 from caffeinit.ops.base import rewritten
 
 _TARGETS = {"Reshape": 1, "Expand": 1, "Resize": 3}  # operator -> which input tells the shape of its output
@@ -40,7 +41,7 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
     if len(sizes) != 1 or 0 in sizes:
         return graph
     try:
-        plain = _changed(graph, lambda node: _unspelt(node, graph), spread_joined)
+        plain = _changed(graph, lambda node: _unspelt(node, graph), _joined_or_viewed)
         settle_types(plain, where)
         twin = _larger(plain, where)
         free = _changed(
@@ -170,6 +171,11 @@ def _unshaped(node: onnx.NodeProto, graph: Graph, twin: Graph) -> Inputs | None:
         else:
             return None
     return _with_target(node, target)
+
+
+def _joined_or_viewed(node: onnx.NodeProto, made: Graph, graph: Graph, moving: set[str]) -> bool:
+    """Append what does not spell the batch out in place of a node that does; tell whether it was one."""
+    return spread_joined(node, made, graph, moving) or ordered_view(node, made, graph, moving)
 
 
 def _is_empty(node: onnx.NodeProto, target: list[int]) -> bool:

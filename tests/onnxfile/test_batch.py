@@ -94,7 +94,18 @@ def by_tuples(order, *tuples):
     return append
 
 
+def strided(places):
+    """Return what takes places of all numbers in one row, as a view by strides is written, and brings x's shape back."""
+
+    def append(b, x):
+        row = b.op("Reshape", x, numbers(b, [-1]), out="row")
+        return b.op("Reshape", b.op("Gather", row, numbers(b, places), out="view"), numbers(b, SHAPE), out="z")
+
+    return append
+
+
 JOINING = {
+    "view in another order": strided(np.arange(240)[::-1].reshape(1, 5, 48)),
     "softmax": plain("Softmax", axis=0),
     "hardmax": plain("Hardmax", axis=0),
     "cumsum": plain("CumSum", 0),
@@ -125,6 +136,8 @@ APART = {
     "rows": reshaped((-1, 6), "CumSum", 1),
     "channels by tuples": by_tuples([1, 0, 2, 3], [3], [1], [-1], [0], [2]),
     "places by tuples": by_tuples([2, 3, 0, 1], *[[[h, w] for w in (5, 0, -1)] for h in (2, 7)]),
+    "view by strides": strided(np.arange(240).reshape(1, 48, 5)),
+    "view by strides, rows": strided(np.arange(240).reshape(40, 6)),
     "zeros allowed": allowing_zero((1, 5, 48)),
     "zeros allowed, rows": allowing_zero((40, 6)),
     "zeros allowed, rest": allowing_zero((1, 5, -1)),
