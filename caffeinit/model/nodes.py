@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 
@@ -12,6 +12,26 @@ SUBGRAPHS = "caffeinit.subgraphs"  # domain of the functions that nodes with gra
 
 
 INSIDE = "@inside"  # follows a value of the file in the names of those that we make on the way to it
+
+
+# Operators that show an array in another form.
+VIEWS = ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten")
+
+
+def readers_behind_views(name: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> list[onnx.NodeProto]:
+    """Return the nodes that read a value, looking through plain views.
+
+    Args:
+        readers: value -> the nodes that read it.
+    """
+    found, pending = [], [name]
+    while pending:
+        for node in readers.get(pending.pop(), []):
+            if node.op_type in VIEWS:
+                pending.append(node.output[0])
+            else:
+                found.append(node)
+    return found
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

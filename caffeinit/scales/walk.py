@@ -6,7 +6,7 @@ the array's own layout, so that an array is scaled as the file has it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import onnx
 
 from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.nodes import name_of
+from caffeinit.model.nodes import VIEWS, name_of, readers_behind_views
 from caffeinit.model.norms import Statistic, find_statistic, stored_factor
 from caffeinit.model.products import Product
 from caffeinit.ops import find_rule
@@ -31,8 +31,6 @@ from caffeinit.scales.labels import (
     same_rank,
     weight_labels,
 )
-
-_VIEWS = ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten")
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class Scales:
         """Return the learned initializer that a value is a plain view of, or None."""
         while value and value not in self.graph.initializers:
             node = self.graph.producer(value)
-            if node is None or node.op_type not in _VIEWS:
+            if node is None or node.op_type not in VIEWS:
                 return None
             value = node.input[0]
         return value if value in self.learned else None
@@ -225,14 +223,19 @@ class Scales:
         return {name: uses[0][1] for name, uses in self._uses.items()}
 
     def close(self) -> None:
-        """Make all uses of a learned array scale it alike; where it is read in another way, it stays as it is."""
+        """Make all uses of a learned array scale it alike; where it is read in another way, it stays as it is.
+
+        Zeros stay zeros however they are scaled. In relaxed systems, whose biases will be shifted, they count as others.
+        """
         readers = self.graph.consumers()
         for name, uses in self._uses.items():
+            if not self.relaxed and not self.graph.initializers[name].any():
+                continue
             self.constraints.reason = f"{name} is used twice"
             known = {n for n, _ in uses}
             if (
                 not self._is_of_one_kind(name)
-                or any(id(n) not in known for n in _readers(name, readers))
+                or any(id(n) not in known for n in readers_behind_views(name, readers))
                 or name in self.graph.outputs
             ):
                 self.constraints.reason = f"{name} is also read in another way"
@@ -385,15 +388,3 @@ class Scales:
             names[role] = statistic.initializer
         self._variances.setdefault(names["variance"], []).append(attribute(node, "epsilon", 1e-5))
         return names
-
-
-def _readers(name: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> list[onnx.NodeProto]:
-    """Return the nodes that read a value, looking through plain views."""
-    found, pending = [], [name]
-    while pending:
-        for node in readers.get(pending.pop(), []):
-            if node.op_type in _VIEWS:
-                pending.append(node.output[0])
-            else:
-                found.append(node)
-    return found

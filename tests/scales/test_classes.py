@@ -223,6 +223,16 @@ def test_an_array_that_is_used_twice_keeps_one_value():
     assert assert_kept_in_double(net).num_unknowns == 5
 
 
+@pytest.mark.parametrize(("factor", "free"), [(1, 5), (0, 10)])
+def test_of_zeros_that_are_used_twice_each_use_may_ask_for_another_factor(factor, free):
+    b = NetBuilder(shape=(2, 4, 8, 8))
+    first = b.relu(b.conv("data", "first", 5))
+    b.graph.initializers["first/param1"][...] *= factor
+    second = b.graph.op("Conv", first, b.array("second", 0, (5, 5, 3, 3)), "first/param1", pads=[1] * 4)
+    net = b.finish(b.conv(b.relu(second), "last", 3))
+    assert assert_kept_in_double(net).num_unknowns == free
+
+
 def test_a_chain_of_one_shared_unit_without_bias():
     b = NetBuilder(shape=(2, 4, 8, 8))
     x = b.conv("data", "first", 4)
