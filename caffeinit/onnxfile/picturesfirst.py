@@ -116,6 +116,16 @@ class _Mover:
         places = np.ravel_multi_index(tuple(np.moveaxis(tuples % named, -1, 0)), named)
         self.made.op("Gather", joined, places, axis=1, name=self.output(node.output[0]))
 
+    def slice(self, node: onnx.NodeProto) -> None:
+        x = node.input[0]
+        batch, rank = self.axis(x), len(self.old.shape(x))
+        starts, ends, *more = (self.constant(i) for i in node.input[1:])
+        axes = [int(a) % rank for a in (more[0] if more else range(len(starts)))]
+        if batch in axes:
+            raise StuckError(node.op_type)
+        moved = np.asarray([_behind(a, batch) for a in axes], np.int64)
+        self.put(node, [self.held[x], starts, ends, moved, *more[1:]])
+
     def squeeze(self, node: onnx.NodeProto) -> None:
         x = node.input[0]
         batch, rank = self.axis(x), len(self.old.shape(x))
@@ -203,6 +213,7 @@ _STEPS: dict[str, Callable[[_Mover, onnx.NodeProto], None]] = {
     "Gather": _Mover.along,
     "GatherND": _Mover.at_tuples,
     "Split": _Mover.along,
+    "Slice": _Mover.slice,
     "Squeeze": _Mover.squeeze,
     "Unsqueeze": _Mover.unsqueeze,
     "Reshape": _Mover.reshape,

@@ -84,6 +84,16 @@ def unbound(b, x, is_open):
     return [op(b, "Squeeze", part, ints(b, 0)) for part in ops(b, "Split", 3, y, ints(b, 1, 1, 1), axis=0)]
 
 
+def sliced(b, x, is_open):
+    """As `packed`, but taken apart by Slice and Squeeze, as torch.export has it."""
+    y = linear(b, x, "qkv", WIDTH, 3 * WIDTH)
+    y = op(b, "Reshape", y, ints(b, 0 if is_open else 1, PLACES, 3, HEADS, DEPTH))
+    y = op(b, "Transpose", y, perm=[2, 0, 3, 1, 4])
+    parts = [op(b, "Slice", y, *(ints(b, v) for v in (i, i + 1, 0, 1))) for i in range(2)]
+    parts.append(op(b, "Slice", y, *(ints(b, v) for v in (-1, 3, -5))))
+    return [op(b, "Squeeze", part, ints(b, 0)) for part in parts]
+
+
 def sequence_first(b, x, is_open):
     """As torch's MultiheadAttention: (T, N, C), and the heads joined to the pictures as (N * heads, T, depth)."""
     y = linear(b, op(b, "Transpose", x, perm=[1, 0, 2]), "qkv", WIDTH, 3 * WIDTH)
@@ -123,7 +133,13 @@ def one_by_one(path, x):
 
 
 CASES = [(t, h, True) for t in (expanded, tiled, added_to_zeros) for h in (packed, unbound)]
-CASES += [(joined, packed, False), (joined, unbound, False), (expanded, packed, False)]
+CASES += [
+    (expanded, sliced, True),
+    (joined, sliced, False),
+    (joined, packed, False),
+    (joined, unbound, False),
+    (expanded, packed, False),
+]
 CASES += [(expanded, sequence_first, True), (joined, sequence_first, False)]
 
 
