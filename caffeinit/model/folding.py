@@ -2,12 +2,14 @@
 
 Exporters spell shapes out as arithmetic: Shape, Gather, Concat and the like, down to the target of a Reshape. Shape
 inference and operators' rules need the numbers; the nodes stay as they are, so that the graph still runs with other
-batch sizes. Only small values are worked out, node by node, with onnx's reference implementation.
+batch sizes. Only small values are worked out, node by node, with onnx's reference implementation. That takes longer than it
+takes to see that a node is like one before: nets that compute their padding hold the same formula once for each layer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -44,16 +46,22 @@ def known_value(graph: Graph, value: str) -> np.ndarray | None:
     What follows from shapes is that of the batch size which the graph was made for. What follows from arrays of real
     numbers is worked out anew each time: they may have been changed.
     """
+    return _known(graph, value, {})
+
+
+def _known(graph: Graph, value: str, anew: dict[str, np.ndarray | None]) -> np.ndarray | None:
+    """Return what `known_value` does; `anew`: what has been worked out for this question alone."""
     if value in graph.initializers:
         return graph.initializers[value]
-    if value in graph.folded:
-        return graph.folded[value]
+    for known in (graph.folded, anew):
+        if value in known:
+            return known[value]
     node, found = graph.producer(value), None
     # Of what has several outputs only the first is looked at.
     if node is not None and node.output[0] == value and node.domain in ("", "ai.onnx"):
-        found = _fold(graph, node)
-    if found is None or node is None or all(_is_settled(graph, i) for i in node.input):
-        graph.folded[value] = found
+        found = _fold(graph, node, anew)
+    is_settled = found is None or node is None or all(_is_settled(graph, i) for i in node.input)
+    (graph.folded if is_settled else anew)[value] = found
     return found
 
 
@@ -64,7 +72,7 @@ def _is_settled(graph: Graph, value: str) -> bool:
     return not value or value in graph.folded or value in graph.inputs or graph.producer(value) is None
 
 
-def _fold(graph: Graph, node: onnx.NodeProto) -> np.ndarray | None:
+def _fold(graph: Graph, node: onnx.NodeProto, anew: dict[str, np.ndarray | None]) -> np.ndarray | None:
     if node.op_type == "Constant":
         return constant_node(node)
     try:
@@ -75,7 +83,7 @@ def _fold(graph: Graph, node: onnx.NodeProto) -> np.ndarray | None:
         return None
     if node.op_type not in _ARITHMETIC or -1 in sizes or int(np.prod(sizes)) > LARGEST:
         return None
-    feeds = {i: known_value(graph, i) for i in node.input if i}
+    feeds = {i: _known(graph, i, anew) for i in dict.fromkeys(node.input) if i}
     if any(a is None for a in feeds.values()):
         return None
     return _run(graph, node, {i: a for i, a in feeds.items() if a is not None})
@@ -91,12 +99,35 @@ def _shape(graph: Graph, node: onnx.NodeProto) -> np.ndarray | None:
 
 
 def _run(graph: Graph, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Return a node's first output, given what it reads; nodes that differ in names alone are run once."""
+    names = {name: str(number) for number, name in enumerate(feeds)}
+    outputs = [f"y{number}" if name else "" for number, name in enumerate(node.output)]
+    plain = helper.make_node(node.op_type, [names.get(i, "") for i in node.input], outputs)
+    plain.attribute.extend(node.attribute)
+    if any(a.size > LARGEST or a.dtype.hasobject for a in feeds.values()):
+        return _result(plain, graph.opset, {names[i]: a for i, a in feeds.items()})
+    numbers = tuple((a.dtype, a.shape, a.tobytes()) for a in feeds.values())
+    found = _known_result(plain.SerializeToString(deterministic=True), graph.opset, numbers)
+    return None if found is None else found.copy()
+
+
+@lru_cache(maxsize=4096)
+def _known_result(
+    node: bytes, opset: int, numbers: tuple[tuple[np.dtype[Any], tuple[int, ...], bytes], ...]
+) -> np.ndarray | None:
+    feeds: dict[str, np.ndarray] = {
+        str(number): np.ndarray(shape, dtype, array) for number, (dtype, shape, array) in enumerate(numbers)
+    }
+    return _result(onnx.NodeProto.FromString(node), opset, feeds)
+
+
+def _result(node: onnx.NodeProto, opset: int, feeds: dict[str, np.ndarray]) -> np.ndarray | None:
     inputs = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()
     ]
-    outputs = [helper.make_tensor_value_info(o, graph.elem_type(o), None) for o in node.output[:1]]
+    outputs = [helper.make_empty_tensor_value_info(o) for o in node.output[:1]]
     model = helper.make_model(
-        helper.make_graph([node], "fold", inputs, outputs), opset_imports=[helper.make_opsetid("", graph.opset)]
+        helper.make_graph([node], "fold", inputs, outputs), opset_imports=[helper.make_opsetid("", opset)]
     )
     try:
         with np.errstate(all="ignore"):  # where a number is to be judged, onnxruntime computes it
