@@ -104,6 +104,23 @@ def strided(places):
     return append
 
 
+def padded_as_needed(b, x):
+    """Return x with the zeros that convolutions of stride 2 need, worked out as exporters of TensorFlow's nets do."""
+    half = tensor("half", np.float32(0.5))
+    b.initializers += [half, tensor("one", np.float32(1)), tensor("none", np.float32(0))]
+    sizes = b.op(
+        "Cast",
+        b.op("Slice", b.op("Shape", x, out="shape"), numbers(b, [2]), numbers(b, [4]), out="hw"),
+        to=1,
+        out="real",
+    )
+    wanted = b.op("Add", b.op("Ceil", b.op("Mul", sizes, "half", out="halves"), out="up"), "one", out="wanted")
+    missing = b.op("Clip", b.op("Sub", wanted, sizes, out="difference"), "none", out="missing")
+    after = b.op("Cast", b.op("Sub", missing, "none", out="after"), to=7, out="whole")
+    pads = b.op("Concat", numbers(b, [0] * 6), after, out="pads", axis=0)
+    return b.op("Pad", x, pads, out="z")
+
+
 JOINING = {
     "view in another order": strided(np.arange(240)[::-1].reshape(1, 5, 48)),
     "softmax": plain("Softmax", axis=0),
@@ -141,6 +158,7 @@ APART = {
     "zeros allowed": allowing_zero((1, 5, 48)),
     "zeros allowed, rows": allowing_zero((40, 6)),
     "zeros allowed, rest": allowing_zero((1, 5, -1)),
+    "computed padding": padded_as_needed,
 }
 
 
