@@ -384,11 +384,17 @@ def _with_rate(stats: UnitStats | None, rates: UnitRates | None) -> UnitStats | 
 def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates]) -> list[str]:
     """Return a sentence on each unit that has no rate, and one on those whose rates do not count."""
     notes = []
-    frozen = [unit.name for unit in network.units if unit.kind == "affine" and unit.frozen]
-    if frozen:
-        more = f" and {len(frozen) - _MOST_NAMES} more" if len(frozen) > _MOST_NAMES else ""
-        told = ", ".join(frozen[:_MOST_NAMES]) + more
-        notes.append(f"not in the spread of the rates, for their training is switched off (lr_mult 0): {told}")
+    frozen = [unit for unit in network.units if unit.kind == "affine" and unit.frozen]
+    computed = [unit for unit in frozen if network.learned[unit.initializers[0]].held]
+    switched_off = [unit for unit in frozen if unit not in computed]
+    for units, why in (
+        (switched_off, "their training is switched off (lr_mult 0)"),
+        (computed, "what the graph computes them from is trained in their place"),
+    ):
+        if units:
+            more = f" and {len(units) - _MOST_NAMES} more" if len(units) > _MOST_NAMES else ""
+            told = ", ".join(unit.name for unit in units[:_MOST_NAMES]) + more
+            notes.append(f"not in the spread of the rates, for {why}: {told}")
     for unit in filter(learns, network.units):
         if why := probe.unreached.get(unit.key) or rates[unit.key].why_unmeasured(unit):
             notes.append(f"{unit.name} has no rate: {why}")

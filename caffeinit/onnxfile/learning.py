@@ -55,7 +55,7 @@ def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
                 and node.op_type in (*_AFFINE, "BatchNormalization")
                 and array_view(graph, name) is None
             ):
-                wanted[name] = _maker(graph, name)
+                wanted[name] = maker_of(graph, name)
     if not wanted:
         return graph, {}
     values = compile_graph(graph, list(wanted), Settings(threads=1)).run({})
@@ -76,7 +76,7 @@ def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
     return made, {new: Learned(name, 0, held=reasons[name]) for name, new in fresh.items()}
 
 
-def _maker(graph: Graph, name: str) -> str:
+def maker_of(graph: Graph, name: str) -> str:
     """Return the operator that a value comes from, looking through plain views."""
     node = graph.producer(name)
     while node is not None and node.op_type in ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten"):

@@ -26,6 +26,7 @@ from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.build import Built, Plain, build_graph
 from caffeinit.onnxfile.container import MOST_NODES, Container, open_onnx
 from caffeinit.onnxfile.endings import endings_apart
+from caffeinit.onnxfile.gains import gains_after
 from caffeinit.onnxfile.learning import find_learned, idle_units, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.shapes import check_declared, declared_shape, input_shapes, is_channels_last
@@ -208,9 +209,10 @@ def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dic
     """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
     built = build_graph(plain, shapes)
     graph = free_batch(built.graph, declares_batch(plain.inputs), plain.where)
-    graph, computed = work_out(endings_apart(graph))
+    graph, without_gain = gains_after(endings_apart(graph))
+    graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
-    return graph, built, computed
+    return graph, built, without_gain | computed
 
 
 def _blobs(graph: Graph) -> list[str]:

@@ -1,0 +1,122 @@
+"""Convolutions whose weight the graph computes, as its last step, times a stored gain for each output.
+
+So weight standardisation is written (normalizer-free nets), and weight normalisation. What the weight is computed from
+may stand in the file twice, turned, and its scale may do nothing; its gain is a factor per output channel. The
+convolution is taken with gains of 1, and gain and bias come after it, where they are a unit like any other factor and
+shift per channel. Only our graph changes: in the file, the gain stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+
+from caffeinit.engine.session import Settings, compile_graph
+from caffeinit.model.graph import Graph
+from caffeinit.model.units import Learned, array_view
+from caffeinit.onnxfile.learning import maker_of
+from caffeinit.ops.base import rewritten
+
+# Operator -> the operands in which it is linear, so that a gain may come in by them.
+_LINEAR = {
+    "BatchNormalization": (1,),
+    "Mul": (0, 1),
+    "Div": (0,),
+    **dict.fromkeys(("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Expand"), (0,)),
+}
+_HELD = "is computed by {} in the graph, not stored, but for its gain"
+_SAME = 1e-5  # of the largest number of a weight: what rounding makes of it
+
+
+def gains_after(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
+    """Return the graph with such gains behind their convolutions, and what the weights are that it has instead."""
+    gains = _find_gains(graph)
+    weights = _without_gains(graph, gains)
+    if not weights:
+        return graph, {}
+    moving = graph.moving_values()
+    made = graph.emptied(graph.opset)
+    made.batch_axis_free = graph.batch_axis_free
+    fresh = {name: made.add_initializer(made.fresh(name), array) for name, array in weights.items()}
+    for node in graph.nodes:
+        if node.op_type == "Conv" and node.output[0] in moving and node.input[1] in fresh:
+            _put(node, made, graph, fresh[node.input[1]], gains[node.input[1]])
+        else:
+            made.append(node)
+    made.drop(0, [*graph.outputs, *moving])
+    return made, {
+        new: Learned(name, 0, frozen=True, held=_HELD.format(maker_of(graph, name))) for name, new in fresh.items()
+    }
+
+
+def _put(node: onnx.NodeProto, made: Graph, graph: Graph, weight: str, gain: str) -> None:
+    """Append a convolution of a weight without its gain, then gain and bias."""
+    rank, top = len(graph.shape(node.output[0])), node.output[0]
+    row = np.asarray([1, -1, *[1] * (rank - 2)], np.int64)
+    bias = (*node.input, "")[2]
+    plain = onnx.NodeProto()
+    plain.CopyFrom(node)
+    plain.output[:] = [made.fresh(f"{top}/without_gain")]
+    rewritten(plain, made, [node.input[0], weight])
+    scaled = made.op("Mul", plain.output[0], made.op("Reshape", gain, row), name=None if bias else top)
+    if bias:
+        made.op("Add", scaled, made.op("Reshape", bias, row), name=top)
+
+
+def _find_gains(graph: Graph) -> dict[str, str]:
+    """Return computed weights -> their gains, of which nothing else is read."""
+    moving, readers = graph.moving_values(), graph.consumers()
+    paths: dict[str, list[str]] = {}  # weight -> the values from it up to its gain
+    for node in graph.nodes:
+        weight = node.input[1] if node.op_type == "Conv" and not node.domain else ""
+        if node.output[0] not in moving or weight in (*moving, "") or array_view(graph, weight) is not None:
+            continue
+        path = next(_paths(graph, weight, graph.shape(weight)[0]), None)
+        if path is not None:
+            paths[weight] = path
+    known = {id(graph.producer(a)) for path in paths.values() for a in path[:-1]}
+    return {
+        weight: path[-1]
+        for weight, path in paths.items()
+        if not set(path) & {*graph.outputs}
+        and all(id(r) in known for value in path[1:] for r in readers[value])
+        and all(
+            r.op_type == "Conv" and r.input[1] == weight and weight not in (r.input[0], *r.input[2:])
+            for r in readers[weight]
+        )
+    }
+
+
+def _paths(graph: Graph, value: str, num_outputs: int) -> Iterator[list[str]]:
+    """Yield the ways on which a weight is linear in stored arrays of one number per output, from it to them."""
+    if value in graph.initializers:
+        array = graph.initializers[value]
+        if array.dtype == np.float32 and array.size == num_outputs == max(array.shape, default=0):
+            yield [value]
+        return
+    node = graph.producer(value)
+    if node is None or node.domain or node.output[0] != value:
+        return
+    for place in _LINEAR.get(node.op_type, ()):
+        for path in _paths(graph, node.input[place], num_outputs):
+            yield [value, *path]
+
+
+def _without_gains(graph: Graph, gains: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Return the weights at gains of 1, of those that really are these times their gains."""
+    if not gains:
+        return {}
+    names = list(dict.fromkeys(gains.values()))
+    shapes = {name: graph.initializers[name].shape for name in names}
+    session = compile_graph(graph, list(gains), Settings(threads=1), names)
+    ones = session.run({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    rising = {name: 1 + np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for name, shape in shapes.items()}
+    found: dict[str, np.ndarray] = {}
+    for weight, other in session.run(rising).items():
+        array = np.array(ones[weight], np.float32)
+        wanted = array * rising[gains[weight]].reshape(-1, *[1] * (array.ndim - 1))
+        if np.abs(other - wanted).max(initial=0) <= _SAME * np.abs(wanted).max(initial=0):
+            found[weight] = array
+    return found

@@ -1,0 +1,135 @@
+"""Weights that a model computes from an array and a gain for each output: the gains take up scales, in the file itself."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import caffeinit
+from caffeinit.engine.onnxrun import OnnxFile
+from tests.onnxfile.test_files import assert_same_function, load
+from tests.onnxfile.test_kinds import Maker, batch, tensor
+
+
+def ints(b, *values):
+    b.initializers.append(tensor(f"ints{len(b.initializers)}", np.asarray(values, np.int64)))
+    return b.initializers[-1].name
+
+
+def op(b, kind, *inputs, **attributes):
+    return b.op(kind, *inputs, out=f"{kind}{len(b.nodes)}", **attributes)
+
+
+def standardized(b, name, inputs, outputs):
+    """As torch exports the convolutions of normalizer-free nets: by BatchNormalization of the rows."""
+    rows = op(b, "Reshape", b.array(f"{name}.weight", outputs, inputs, 3, 3), ints(b, 1, outputs, -1))
+    mean = op(b, "ReduceMean", rows, axes=[0, 2], keepdims=0)
+    apart = op(b, "Sub", rows, op(b, "ReduceMean", rows, axes=[0, 2], keepdims=1))
+    variance = op(b, "ReduceMean", op(b, "Mul", apart, apart), axes=[0, 2], keepdims=0)
+    b.initializers.append(tensor(f"{name}.zeros", np.zeros(outputs, np.float32)))
+    row = op(b, "BatchNormalization", rows, b.array(f"{name}.gain", outputs), f"{name}.zeros", mean, variance)
+    return op(b, "Reshape", row, ints(b, outputs, inputs, 3, 3))
+
+
+def normalized(b, name, inputs, outputs):
+    """Weight normalisation: v times gain / |v|."""
+    v = b.array(f"{name}.weight", outputs, inputs, 3, 3)
+    size = op(b, "ReduceL2", v, axes=[1, 2, 3], keepdims=1)
+    return op(b, "Mul", v, op(b, "Div", b.array(f"{name}.gain", outputs, 1, 1, 1), size))
+
+
+def doubly(b, name, inputs, outputs):
+    """The square of the gain: no factor that a scale could go into."""
+    square = op(b, "Mul", b.array(f"{name}.gain", outputs, 1, 1, 1), f"{name}.gain")
+    return op(b, "Mul", b.array(f"{name}.weight", outputs, inputs, 3, 3), square)
+
+
+def turned(b, name, inputs, outputs):
+    """The gain lies along the inputs."""
+    return op(b, "Mul", b.array(f"{name}.weight", outputs, inputs, 3, 3), b.array(f"{name}.gain", 1, inputs, 1, 1))
+
+
+def shifted(b, name, inputs, outputs):
+    """The gain is also added."""
+    weight = op(b, "Mul", b.array(f"{name}.weight", outputs, inputs, 3, 3), b.array(f"{name}.gain", outputs, 1, 1, 1))
+    return op(b, "Add", weight, f"{name}.gain")
+
+
+def read_twice(b, name, inputs, outputs):
+    """The gain is read for something else, too."""
+    weight = normalized(b, name, inputs, outputs)
+    b.more = op(b, "ReduceMax", f"{name}.gain", keepdims=0)
+    return weight
+
+
+def write(weight, path, bias=True, size=5):
+    """Write conv1 -> relu -> conv2 -> relu -> conv3, of which conv2 has a computed weight."""
+    b = Maker()
+    b.more = None
+    x = op(b, "Relu", b.conv("x", "conv1", 3, 5))
+    arrays = [weight(b, "conv2", 5, size), *([b.array("conv2.bias", size)] if bias else [])]
+    x = b.op("Conv", x, *arrays, out="conv2", pads=[1] * 4)
+    x = op(b, "Mul", x, b.more) if b.more else x
+    b.conv(op(b, "Relu", x), "conv3", size, 4, out="y")
+    return b.save(path)
+
+
+def arrays(path):
+    return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+def deviations(path, x):
+    """Return what conv2 has in the file as it was written, by onnxruntime alone."""
+    model = onnx.load(path)
+    model.graph.output.append(onnx.ValueInfoProto(name="conv2"))
+    onnx.save(model, path.with_suffix(".open.onnx"))
+    values = OnnxFile(path.with_suffix(".open.onnx"), threads=1).run({"x": x}, ["conv2"])["conv2"]
+    return values.std((0, 2, 3), dtype=np.float64)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("weight", [standardized, normalized])
+def test_gains_take_up_scales(weight, bias, tmp_path):
+    path, out = write(weight, tmp_path / "net.onnx", bias), tmp_path / "out.onnx"
+    net, x = load(path), batch(8)
+    result = caffeinit.rescale(net, {"x": x}, mode="equalize")
+    assert {u.name: u.done for u in result.units}["conv2.gain"] == "equalized"
+    net.save(out)
+    np.testing.assert_allclose(deviations(out, x), 1, rtol=1e-5)
+    assert_same_function(path, out, "x", batch(3))
+    before, after = arrays(path), arrays(out)
+    np.testing.assert_array_equal(after["conv2.weight"], before["conv2.weight"])
+
+
+@pytest.mark.parametrize("weight", [standardized, normalized])
+def test_init_makes_their_channels_alike_and_counts_no_rate_of_theirs(weight, tmp_path):
+    net, x, out = load(write(weight, tmp_path / "net.onnx")), batch(8), tmp_path / "out.onnx"
+    result = caffeinit.init(net, {"x": x}, balanced=False)
+    net.save(out)
+    np.testing.assert_allclose(deviations(out, x), 1, rtol=1e-4)
+    (left,) = [u for u in result.units if u.kind == "affine" and u.reason]
+    assert left.reason.endswith("in the graph, not stored, but for its gain")
+    result = caffeinit.rescale(load(out), {"x": x})
+    assert result.rate_spread < 1e-3
+    assert any(note.endswith(f"is trained in their place: {left.name}") for note in result.notes)
+
+
+@pytest.mark.parametrize("weight", [doubly, turned, shifted, read_twice])
+def test_what_is_no_factor_of_each_output_stays(weight, tmp_path):
+    path, out = write(weight, tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net, x = load(path), batch(8)
+    result = caffeinit.rescale(net, {"x": x}, mode="equalize")
+    assert "conv2.gain" not in {u.name for u in result.units}
+    net.save(out)
+    assert_same_function(path, out, "x", batch(3))
+    np.testing.assert_array_equal(arrays(out)["conv2.gain"], arrays(path)["conv2.gain"])
+
+
+def test_powers_of_two_move_no_bit(tmp_path):
+    path, out = write(standardized, tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    caffeinit.rescale(net, {"x": batch(8)}, mode="fp16")
+    net.save(out)
+    assert not np.array_equal(arrays(out)["conv2.gain"], arrays(path)["conv2.gain"])
+    one, other = (OnnxFile(p, threads=1).run({"x": batch(3)}, ["y"])["y"] for p in (path, out))
+    np.testing.assert_array_equal(one, other)
