@@ -38,11 +38,21 @@ def hard_swish(graph, x):
     return graph.op("Div", graph.op("Mul", x, gate), 6.0)
 
 
+def softplus_by_where(graph, x):
+    """As torch.export has it: x itself beyond 20."""
+    return graph.op("Where", graph.op("Greater", x, 20.0), x, graph.op("Softplus", x))
+
+
+def elu_by_where(graph, x):
+    below = graph.op("Sub", graph.op("Exp", graph.op("Min", x, 0.0)), 1.0)
+    return graph.op("Where", graph.op("Less", x, 0.0), below, graph.op("Mul", x, 1.1))
+
+
 def one(op_type, **settings):
     return lambda graph, x: graph.op(op_type, x, **settings)
 
 
-SPELT = {f.__name__: f for f in (silu, swish, mish, gelu, gelu_by_tanh, hard_swish)}
+SPELT = {f.__name__: f for f in (silu, swish, mish, gelu, gelu_by_tanh, hard_swish, softplus_by_where, elu_by_where)}
 OPERATORS = {
     "elu": one("Elu", alpha=0.7),
     "selu": one("Selu"),
@@ -117,6 +127,19 @@ def test_spelt_ones_are_found_as_a_whole(name):
     # What is left between it and the product is a constant factor, if anything.
     rest = b.graph.ancestors([y], [top])
     assert {node.op_type for node in rest} <= {"Mul", "Div"}
+
+
+def test_choices_by_something_else_or_without_a_curve_are_none():
+    b = NetBuilder()
+    x = b.conv("data", "conv1", 8)
+    leaky = b.graph.op("Where", b.graph.op("Greater", x, 0.0), x, b.graph.op("Mul", x, 0.1))
+    by_mean = b.graph.op("Greater", leaky, b.graph.op("ReduceMean", leaky, axes=[2, 3], keepdims=1))
+    mixed = b.graph.op("Where", by_mean, leaky, b.graph.op("Exp", leaky))
+    other = b.graph.op("Where", b.graph.op("Greater", leaky, 0.0), mixed, b.graph.op("Exp", mixed))
+    shown = b.graph.op("Exp", other)
+    read_elsewhere = b.graph.op("Where", b.graph.op("Greater", other, 0.0), other, shown)
+    b.finish(b.product(read_elsewhere, "ip", 3), shown)
+    assert find_activations(b.graph) == {}
 
 
 def test_gates_of_something_else_or_read_elsewhere_are_none():
