@@ -31,7 +31,17 @@ from caffeinit.methods.restoring import (
     find_restorer,
     scale_targets,
 )
-from caffeinit.methods.rounds import REACHABLE, ROUNDS, Balanced, Relaxed, approach, iterate
+from caffeinit.methods.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
+from caffeinit.methods.telling import (
+    apart_notes,
+    foretold_notes,
+    large_notes,
+    learns,
+    loose_notes,
+    rate_notes,
+    too_far_notes,
+    uneven_notes,
+)
 from caffeinit.methods.within import InputSampler, normalize
 from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, digest
@@ -46,26 +56,6 @@ Progress = Callable[[int, int], None]
 Scales = Mapping[str, np.ndarray]
 # What the scales found on the first batch have to reach: the rest is done after the pass over all pictures.
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
-_REACHED = 0.02
-_MOST_NAMES = 6
-_FORETOLD = (
-    "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
-    "`caffeinit measure` tells what they are"
-)
-# Sixteen deviations of it are what half precision holds.
-_LARGE_STD = 4096
-_LOOSE = (
-    "the net's outputs do not deviate by 1: the units' rates are tied to their size, and would differ from their mean by "
-    "up to a factor of {:.3g} with outputs of that one. `--no-balance` leaves them at 1"
-)
-_LOOSE_BENT = (
-    "the net's outputs do not deviate by 1: with outputs of that size, one rate would take scales far along the curves of "
-    "activations. `--no-balance` leaves them at 1"
-)
-_TOO_FAR = (
-    "one rate for all units would take the net's outputs to another size by a factor of about {:.3g}, which is too far: "
-    "they stay as they are, and rates apart"
-)
 
 
 @dataclass
@@ -86,11 +76,6 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     spreads: tuple[float, float] | None = None
     outputs_moved: dict[str, float] = field(default_factory=dict)
-
-
-def learns(unit: Unit) -> bool:
-    """Tell whether a unit's rate counts: it has weights that a gradient would change."""
-    return unit.kind == "affine" and not unit.frozen
 
 
 def keeps_function(network: Network, chosen: Callable[[Unit], str]) -> bool:
@@ -162,15 +147,12 @@ def prepare_training(
         _measure_again(network, batches, reports, found)
     both.end()
     outcome = _outcome(network, probe, reports, done.peak, found)
-    if foretold:
-        outcome.notes.append(_FORETOLD.format(work.num_first))
-    if done.held is not None and (bent or found.changed):
-        outcome.notes.append(_LOOSE.format(np.exp(done.held)) if done.held > REACHABLE else _LOOSE_BENT)
-    if done.too_far is not None and outcome.spreads and outcome.spreads[1] > _REACHED:
-        outcome.notes.append(_TOO_FAR.format(np.exp(done.too_far)))
-    outcome.notes += rates.told(batches) + _large_notes(reports)
+    outcome.notes += foretold_notes(foretold, work.num_first)
+    outcome.notes += loose_notes(done.held if bent or found.changed else None)
+    outcome.notes += too_far_notes(done.too_far, outcome.spreads)
+    outcome.notes += rates.told(batches) + large_notes(reports)
     if not foretold and not rates.per_channel:
-        outcome.notes += _uneven_notes(network.units, reports)
+        outcome.notes += uneven_notes(network.units, reports)
     return outcome
 
 
@@ -329,33 +311,6 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
             found.scales[unit.key] = np.zeros(unit.num_channels)
 
 
-def _large_notes(reports: Sequence[UnitReport]) -> list[str]:
-    """Return a sentence on units that put out numbers that half precision does not hold, so that the rates are one."""
-    stds = {r.name: float(r.after.channel_stds.max(initial=0)) for r in reports if r.after is not None and r.done}
-    large = [name for name, std in stds.items() if std > _LARGE_STD]
-    if not large:
-        return []
-    top = max(large, key=stds.__getitem__)
-    units = f"{len(large)} unit{'s' if len(large) > 1 else ''}"
-    return [
-        f"for one rate, {units} put{'s' if len(large) == 1 else ''} out deviations above {_LARGE_STD:,.0f}, up to "
-        f"{stds[top]:.2g} in {top}: half precision ends at 65,504. --no-balance leaves deviations at 1"
-    ]
-
-
-def _uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[str]:
-    """Return a sentence on the units whose channels were made alike, and no longer are since the rates were balanced."""
-    uneven = []
-    for unit, report in zip(units, reports, strict=True):
-        if unit.weight is None and unit.kind != "norm":
-            continue  # without a factor, its channels never were
-        stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
-        if len(stds) and stds.std() > _REACHED * stds.mean():
-            uneven.append(report.name)
-    told = "balancing the rates has scaled channels of one unit apart: they are not alike any more in"
-    return [f"{told} {', '.join(uneven)}"] if uneven else []
-
-
 def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
     units = [unit for unit in network.units if learns(unit)]
     spreads = spread_of(found.before, units), spread_of(found.after, units)
@@ -366,36 +321,10 @@ def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak
         report.before = _with_rate(report.before, found.before.get(key))
         report.after = _with_rate(report.after, found.after.get(key))
     notes = rate_notes(network, probe, found.after)
-    if spreads[1] > _REACHED:
-        tied = "the graph or what is left alone ties them" if found.rounds == 1 else f"after {found.rounds} rounds"
-        known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}
-        notes.append(
-            f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
-            f"{np.exp(spreads[1]):.3g} ({tied}); lowest in {min(known, key=known.__getitem__)}, "
-            f"highest in {max(known, key=known.__getitem__)}"
-        )
+    known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}
+    notes += apart_notes(spreads[1], known, found.rounds)
     return Outcome(reports, peak, notes, spreads)
 
 
 def _with_rate(stats: UnitStats | None, rates: UnitRates | None) -> UnitStats | None:
     return stats.with_rate(rates.rate, rates.rate_cvar) if stats and rates else stats
-
-
-def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates]) -> list[str]:
-    """Return a sentence on each unit that has no rate, and one on those whose rates do not count."""
-    notes = []
-    frozen = [unit for unit in network.units if unit.kind == "affine" and unit.frozen]
-    computed = [unit for unit in frozen if network.learned[unit.initializers[0]].held]
-    switched_off = [unit for unit in frozen if unit not in computed]
-    for units, why in (
-        (switched_off, "their training is switched off (lr_mult 0)"),
-        (computed, "what the graph computes them from is trained in their place"),
-    ):
-        if units:
-            more = f" and {len(units) - _MOST_NAMES} more" if len(units) > _MOST_NAMES else ""
-            told = ", ".join(unit.name for unit in units[:_MOST_NAMES]) + more
-            notes.append(f"not in the spread of the rates, for {why}: {told}")
-    for unit in filter(learns, network.units):
-        if why := probe.unreached.get(unit.key) or rates[unit.key].why_unmeasured(unit):
-            notes.append(f"{unit.name} has no rate: {why}")
-    return notes

@@ -1,56 +1,18 @@
 """Whole batches, run as a user does: what is done stays done, what is changed is done again, kills do no harm."""
 
-import io
 import json
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from caffeinit.cli import main
 from tests.batch.conftest import DEPLOY, NAMES, OTHER, content, write_net, write_weights
 from tests.batch.processes import below, parents, wait_for
-
-
-def command(place, *more, out="out"):
-    return [
-        *(sys.executable, "-m", "caffeinit", "batch", str(place / "zoo"), "-o", str(place / out)),
-        *("--images", str(place / "pictures"), "--mode", "normalize", *map(str, more)),
-    ]
-
-
-@dataclass
-class Outcome:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run_here(arguments):
-    """Run the command line in this process; a traceback of ours would be an exception here."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    return Outcome(stopped.value.code or 0, out.getvalue(), err.getvalue())
-
-
-def batch(place, *more, out="out"):
-    return run_here(command(place, *more, out=out)[3:])
-
-
-def entries(out):
-    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-
-
-def times(out):
-    return [json.loads(line)["model"] for line in (out / "times.jsonl").read_text().splitlines()]
+from tests.batch.running import batch, command, entries, run_here, times
 
 
 def test_results_are_those_of_the_single_command(place):

@@ -1,0 +1,124 @@
+"""What is told beside the numbers of weights that were made ready for training: one sentence a matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from caffeinit.methods.rounds import REACHABLE
+from caffeinit.model.network import Network
+from caffeinit.model.units import Unit
+from caffeinit.result import UnitReport
+from caffeinit.statistics.rates import RateProbe, UnitRates
+
+# The spread from which on rates, or deviations in one unit, are told to differ.
+_REACHED = 0.02
+_MOST_NAMES = 6
+_FORETOLD = (
+    "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
+    "`caffeinit measure` tells what they are"
+)
+# Sixteen deviations of it are what half precision holds.
+_LARGE_STD = 4096
+_LOOSE = (
+    "the net's outputs do not deviate by 1: the units' rates are tied to their size, and would differ from their mean by "
+    "up to a factor of {:.3g} with outputs of that one. `--no-balance` leaves them at 1"
+)
+_LOOSE_BENT = (
+    "the net's outputs do not deviate by 1: with outputs of that size, one rate would take scales far along the curves of "
+    "activations. `--no-balance` leaves them at 1"
+)
+_TOO_FAR = (
+    "one rate for all units would take the net's outputs to another size by a factor of about {:.3g}, which is too far: "
+    "they stay as they are, and rates apart"
+)
+
+
+def learns(unit: Unit) -> bool:
+    """Tell whether a unit's rate counts: it has weights that a gradient would change."""
+    return unit.kind == "affine" and not unit.frozen
+
+
+def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates]) -> list[str]:
+    """Return a sentence on each unit that has no rate, and one on those whose rates do not count."""
+    notes = []
+    frozen = [unit for unit in network.units if unit.kind == "affine" and unit.frozen]
+    computed = [unit for unit in frozen if network.learned[unit.initializers[0]].held]
+    switched_off = [unit for unit in frozen if unit not in computed]
+    for units, why in (
+        (switched_off, "their training is switched off (lr_mult 0)"),
+        (computed, "what the graph computes them from is trained in their place"),
+    ):
+        if units:
+            more = f" and {len(units) - _MOST_NAMES} more" if len(units) > _MOST_NAMES else ""
+            told = ", ".join(unit.name for unit in units[:_MOST_NAMES]) + more
+            notes.append(f"not in the spread of the rates, for {why}: {told}")
+    for unit in filter(learns, network.units):
+        if why := probe.unreached.get(unit.key) or rates[unit.key].why_unmeasured(unit):
+            notes.append(f"{unit.name} has no rate: {why}")
+    return notes
+
+
+def apart_notes(spread: float, rates: Mapping[str, float], rounds: int) -> list[str]:
+    """Return a sentence on rates that could not be made equal.
+
+    Args:
+        spread: max |log C - mean log C| as it is now.
+        rates: of the units by name.
+        rounds: how often rates were measured.
+    """
+    if not spread > _REACHED:
+        return []
+    tied = "the graph or what is left alone ties them" if rounds == 1 else f"after {rounds} rounds"
+    return [
+        f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
+        f"{np.exp(spread):.3g} ({tied}); lowest in {min(rates, key=rates.__getitem__)}, "
+        f"highest in {max(rates, key=rates.__getitem__)}"
+    ]
+
+
+def foretold_notes(is_foretold: bool, num_pictures: int) -> list[str]:
+    """Return a sentence on means and deviations that were not measured at the end, but on some pictures."""
+    return [_FORETOLD.format(num_pictures)] if is_foretold else []
+
+
+def loose_notes(held: float | None) -> list[str]:
+    """Return a sentence on outputs that were given a scale, and the spread that rates would have without; None: none."""
+    if held is None:
+        return []
+    return [_LOOSE.format(np.exp(held)) if held > REACHABLE else _LOOSE_BENT]
+
+
+def too_far_notes(too_far: float | None, spreads: tuple[float, float] | None) -> list[str]:
+    """Return a sentence on outputs that were not given the log scale that one rate asks of them, if rates do differ."""
+    if too_far is None or not spreads or not spreads[1] > _REACHED:
+        return []
+    return [_TOO_FAR.format(np.exp(too_far))]
+
+
+def large_notes(reports: Sequence[UnitReport]) -> list[str]:
+    """Return a sentence on units that put out numbers that half precision does not hold, so that the rates are one."""
+    stds = {r.name: float(r.after.channel_stds.max(initial=0)) for r in reports if r.after is not None and r.done}
+    large = [name for name, std in stds.items() if std > _LARGE_STD]
+    if not large:
+        return []
+    top = max(large, key=stds.__getitem__)
+    units = f"{len(large)} unit{'s' if len(large) > 1 else ''}"
+    return [
+        f"for one rate, {units} put{'s' if len(large) == 1 else ''} out deviations above {_LARGE_STD:,.0f}, up to "
+        f"{stds[top]:.2g} in {top}: half precision ends at 65,504. --no-balance leaves deviations at 1"
+    ]
+
+
+def uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[str]:
+    """Return a sentence on the units whose channels were made alike, and no longer are since the rates were balanced."""
+    uneven = []
+    for unit, report in zip(units, reports, strict=True):
+        if unit.weight is None and unit.kind != "norm":
+            continue  # without a factor, its channels never were
+        stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
+        if len(stds) and stds.std() > _REACHED * stds.mean():
+            uneven.append(report.name)
+    told = "balancing the rates has scaled channels of one unit apart: they are not alike any more in"
+    return [f"{told} {', '.join(uneven)}"] if uneven else []
