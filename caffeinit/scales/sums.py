@@ -22,10 +22,9 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from caffeinit.engine.session import compile_graph
+from caffeinit.engine.session import Session, compile_graph, is_segmented
 from caffeinit.errors import GradientError
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 
@@ -184,6 +183,7 @@ class Sums:
         for node in nodes:
             self._pass_up(node)
         self._diffs: dict[str, int] = {}  # by how much a gradient is larger than its value's scale says
+        self._energies: _Energies | None = None
         brought = {head: [Part((), gains.get((head, head), self._zero), ("diff", head, ""))] for head in heads}
         for node in reversed(nodes):
             self._pass_down(node, brought)
@@ -229,36 +229,52 @@ class Sums:
 
     def look(self, batch: Mapping[str, np.ndarray]) -> None:
         """Measure the energies that terms, and what comes back to values, have on some pictures of a batch."""
-        terms = [edge for edge in self.mixtures.edges if edge[0] == "value"]
-        asked = [edge for edge in self.mixtures.edges if edge[0] == "diff" and edge[2]]
-        if not asked and not terms:
+        asked = [edge for edge in self.mixtures.edges if edge[0] == "value" or edge[2]]
+        if not asked:
             return
-        graph = self._network.graph.copy()
-        noise = {head: graph.add_input(graph.fresh("noise"), graph.shape(head)) for head in self._heads}
+        if self._energies is None or self._energies.asked != asked:
+            self._energies = _Energies(self._network, self._heads, asked)
+        self.mixtures.weigh(self._energies.measure(batch))
+
+
+class _Energies:
+    """What measures energies: compiled once, and reads the learned arrays anew each time."""
+
+    def __init__(self, network: Network, heads: Collection[str], asked: Sequence[Edge]) -> None:
+        """Compile a graph with gradients that computes the energies that are asked for."""
+        self.asked = asked
+        self._network = network
+        graph = network.graph.copy()
+        noise = {head: graph.add_input(graph.fresh("noise"), graph.shape(head)) for head in heads}
+        back = [edge for edge in asked if edge[0] == "diff"]
         parts: dict[tuple[str, str], list[str]] = {}
         try:
-            append_backward(graph, noise, list(dict.fromkeys(value for _, value, _ in asked)), parts)
+            append_backward(graph, noise, list(dict.fromkeys(value for _, value, _ in back)), parts)
         except GradientError:  # where no gradient passes, nothing has a rate that depends on it
             parts = {}
-        wanted = {edge: parts[edge[1:]] for edge in asked if edge[1:] in parts} | {edge: [edge[2]] for edge in terms}
-        squares = {
+        wanted = {edge: parts[edge[1:]] for edge in back if edge[1:] in parts}
+        wanted |= {edge: [edge[2]] for edge in asked if edge[0] == "value"}
+        self._squares = {
             edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()
         }
-        found = _run(self._network, graph, [name for of in squares.values() for name in of], batch)
-        self.mixtures.weigh({edge: sum(float(found[name]) for name in of) for edge, of in squares.items()})
+        part = graph.part([name for of in self._squares.values() for name in of])
+        self._shapes = {name: graph.shape(name) for name in part.inputs}
+        self._session = (
+            compile_graph(part, part.outputs, network.settings)
+            if is_segmented(part, network.settings)
+            else Session(part, network.settings, fed=network.learned)
+        )
 
-
-def _run(
-    network: Network, graph: Graph, names: Sequence[str], batch: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    session = compile_graph(graph, names, network.settings)
-    free = network.graph.batch_axis_free
-    feeds = {name: array[:_PICTURES] if free and array.ndim else array for name, array in batch.items()}
-    pictures = len(next(iter(feeds.values())))
-    rng = np.random.default_rng(0)
-    for name in session.inputs:
-        if name not in feeds:
-            first, *rest = graph.shape(name)
-            size = (pictures, *rest) if free else (first, *rest)
-            feeds[name] = rng.standard_normal(size, np.float32)
-    return dict(session.run({name: feeds[name] for name in session.inputs}))
+    def measure(self, batch: Mapping[str, np.ndarray]) -> dict[Edge, float]:
+        """Return the energies on some pictures of a batch."""
+        free = self._network.graph.batch_axis_free
+        feeds = {name: array[:_PICTURES] if free and array.ndim else array for name, array in batch.items()}
+        pictures = len(next(iter(feeds.values())))
+        rng = np.random.default_rng(0)
+        for name in self._session.inputs:
+            if name not in feeds:
+                first, *rest = self._shapes[name]
+                size = (pictures, *rest) if free else (first, *rest)
+                feeds[name] = rng.standard_normal(size, np.float32)
+        found = self._session.run({name: feeds[name] for name in self._session.inputs})
+        return {edge: sum(float(found[name]) for name in of) for edge, of in self._squares.items()}
