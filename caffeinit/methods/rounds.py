@@ -150,7 +150,7 @@ class Relaxed:
         self._ridge = _SUMS_RIDGE if self.has_sums else RIDGE
         self._gone = np.zeros(self.system.num_unknowns)
         self._transfers: Transfers | None = None
-        self._spread, self._misled = np.inf, False  # the last one, and whether a step has not made it smaller
+        self._misled = False  # whether a step has not made the spread smaller
         self.start()
 
     def forget(self) -> None:
@@ -162,6 +162,8 @@ class Relaxed:
         """Forget how steps from other arrays, or other measurements, went."""
         self.point = np.zeros(len(self.keys))
         self.way = self.moved = np.zeros(len(self._changing))
+        # The last spread, and how far a step may go since it grew, with sums: what is foretold of them holds near by.
+        self._spread = self._reach = np.inf
         self._accelerated = Accelerated()
 
     def step(self, rates: Mapping[str, UnitRates]) -> tuple[Plan, float]:
@@ -176,7 +178,8 @@ class Relaxed:
         if self.has_sums and expected > prepared[2]:
             to = self._accelerated.restart(self.point, found)
             unknowns, expected = self._go(to - self.point, prepared)
-        part = self._room(unknowns, prepared[1])
+        length = np.abs(self._changing @ unknowns).max(initial=0)
+        part = min(self._room(unknowns, prepared[1]), self._reach / max(length, _STILL))
         self.point, unknowns = self.point + part * (to - self.point), part * unknowns
         self.moved = self._changing @ unknowns
         self.way = self.way + self.moved
@@ -229,6 +232,10 @@ class Relaxed:
         terms = self.terms(rates)
         spread = _spread_at(terms, np.zeros(self.system.num_unknowns))
         self._misled |= spread > max(LONG, _GAIN * self._spread)
+        if self.has_sums and spread > self._spread:
+            self._reach = np.abs(self.moved).max(initial=0) / 2
+        elif spread < self._spread / 2:
+            self._reach *= 2
         self._spread = spread
         self._sums.look(self.probe.batches[0])
         curves = self._curves()
