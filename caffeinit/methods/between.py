@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.sparse import csr_matrix
 
 from caffeinit.apply.plan import Plan
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.scales.classes import ScaleSystem, find_scales
-from caffeinit.scales.sums import Growth
+from caffeinit.scales.sums import Growth, Source
 from caffeinit.scales.transfer import Transfers
 from caffeinit.scales.walk import Link
 from caffeinit.statistics.rates import UnitRates, known_spread
@@ -69,13 +70,11 @@ def each_has_a_scale(
 
 @dataclass
 class Term:
-    """One unit's rate as a function of the unknowns x.
-
-    log C = (log sum exp(diffs - 2 rows x) - log sum exp(weights + 2 rows x)) / 2, and what layers above do to the gradient.
+    """What one unit's rate follows from, as a function of the unknowns x; see `Terms`.
 
     Attributes:
         unit: the unit's key.
-        diffs, weights: (blocks,) logarithms of the sums of squares.
+        diffs, weights: (blocks,) logarithms of the sums of squares, one block at least.
         rows: (blocks, unknowns) log factor of the block's weights for a unit of each unknown.
         bends: what layers above do that do not pass gradients on as they pass values on.
     """
@@ -86,23 +85,54 @@ class Term:
     rows: np.ndarray
     bends: Sequence[Growth] = ()
 
-    def log_rate(self, unknowns: np.ndarray) -> float:
-        """Return log C."""
-        moved = 2 * (self.rows @ unknowns)
-        plain = float(_log_sum(self.diffs - moved) - _log_sum(self.weights + moved)) / 2
-        return plain + sum(bend.growth(unknowns) for bend in self.bends)
 
-    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return the derivatives of log C, (unknowns,)."""
-        moved = 2 * (self.rows @ unknowns)
-        shares = [np.exp(v - _log_sum(v)) for v in (self.diffs - moved, self.weights + moved)]
-        plain = -(shares[0] + shares[1]) @ self.rows
-        return np.asarray(plain + sum(bend.growth_gradient(unknowns) for bend in self.bends))
+class Terms:
+    """Some units' rates as functions of the unknowns x, all at once.
+
+    log C = (log sum exp(diffs - 2 rows x) - log sum exp(weights + 2 rows x)) / 2, and what layers above do to the gradient.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        """Take one term at least."""
+        self._starts = np.cumsum([0, *(len(t.diffs) for t in terms[:-1])])
+        self._owners = np.repeat(np.arange(len(terms)), [len(t.diffs) for t in terms])
+        self._diffs, self._weights, self._rows = (
+            np.concatenate([getattr(t, name) for t in terms]) for name in ("diffs", "weights", "rows")
+        )
+        self._growths = _gathered(terms)
+
+    def log_rates(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return log C of each unit, (units,)."""
+        moved = 2 * (self._rows @ unknowns)
+        logs = (self._sums(self._diffs - moved) - self._sums(self._weights + moved)) / 2
+        for source, shares in self._growths:
+            logs = logs + shares @ source.at(unknowns)[0]
+        return np.asarray(logs)
+
+    def gradients(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of log C, (units, unknowns)."""
+        moved = 2 * (self._rows @ unknowns)
+        shares = [np.exp(v - self._sums(v)[self._owners]) for v in (self._diffs - moved, self._weights + moved)]
+        found = np.add.reduceat(-(shares[0] + shares[1])[:, None] * self._rows, self._starts)
+        for source, parts in self._growths:
+            found = found + parts @ source.at(unknowns)[1]
+        return np.asarray(found)
+
+    def _sums(self, logs: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the sums of each unit's numbers, given theirs."""
+        return np.asarray(np.logaddexp.reduceat(logs, self._starts))
 
 
-def _log_sum(logs: np.ndarray) -> float:
-    """Return the logarithm of the sum of some numbers, given theirs; scipy's takes most of the time of small problems."""
-    return float(np.logaddexp.reduce(logs))
+def _gathered(terms: Sequence[Term]) -> list[tuple[Source, csr_matrix]]:
+    """Return each source of growths, with how often each term has each of its functions, (terms, functions)."""
+    sources = {id(growth.source): growth.source for term in terms for growth in term.bends}
+    found = []
+    for key, source in sources.items():
+        pairs = [(i, n) for i, term in enumerate(terms) for g in term.bends if id(g.source) == key for n in g.functions]
+        places = tuple(np.array(pairs, int).reshape(-1, 2).T)
+        size = len(source.at(np.zeros(terms[0].rows.shape[1]))[0])
+        found.append((source, csr_matrix((np.ones(len(pairs)), places), shape=(len(terms), size))))
+    return found
 
 
 @dataclass
@@ -125,31 +155,15 @@ class Bends:
         """Return the derivatives of the gaps, (layers, unknowns)."""
         return np.asarray(self.outputs - self.transfers.values.slope(self.inputs @ unknowns)[:, None] * self.inputs)
 
-    def growths(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def at(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return by how much gradients grow that come back through each layer, log, and the derivatives of that.
 
-        That is beside what the scales alone make of them; (layers,) and (layers, unknowns).
+        That is beside what the scales alone make of them; (layers,) and (layers, unknowns). See `Source`.
         """
         if self._known is None or not np.array_equal(self._known[0], unknowns):
             scales, diffs = self.inputs @ unknowns, self.transfers.diffs
             self._known = unknowns.copy(), diffs(scales), diffs.slope(scales)[:, None] * self.inputs
         return self._known[1:]
-
-
-@dataclass
-class BendGrowth:
-    """That of a unit by the layers with curves above it, (layers,) truths; see `Growth`."""
-
-    bends: Bends
-    above: np.ndarray
-
-    def growth(self, unknowns: np.ndarray) -> float:
-        """Return the growth."""
-        return float(self.bends.growths(unknowns)[0][self.above].sum())
-
-    def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return its derivatives, (unknowns,)."""
-        return np.asarray(self.bends.growths(unknowns)[1][self.above].sum(axis=0))
 
 
 @dataclass
@@ -184,12 +198,14 @@ def balance(
     if num_unknowns == 0 or len(terms) < 2:
         return np.zeros(num_unknowns)
 
+    together = Terms(terms)
+
     def residuals(x: np.ndarray) -> np.ndarray:
-        logs = np.array([t.log_rate(x) for t in terms])
+        logs = together.log_rates(x)
         return np.concatenate([logs - logs.mean(), ridge * (x + gone), *(_STIFFNESS * b.gap(x) for b in bends)])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
-        rows = np.stack([t.gradient(x) for t in terms])
+        rows = together.gradients(x)
         held = [_STIFFNESS * b.gradient(x) for b in bends]
         return np.concatenate([rows - rows.mean(axis=0), ridge * np.eye(num_unknowns), *held])
 

@@ -18,10 +18,10 @@ from caffeinit.methods.acceleration import LONG, Accelerated
 from caffeinit.methods.best import Best, with_plan
 from caffeinit.methods.between import (
     RIDGE,
-    BendGrowth,
     Bends,
     Held,
     Term,
+    Terms,
     balance,
     each_has_a_scale,
     find_terms,
@@ -35,7 +35,7 @@ from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.scales.bonds import values_below
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.scales.sums import Sums
+from caffeinit.scales.sums import Growth, Sums
 from caffeinit.scales.transfer import Transfers, measure_transfers
 from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread, without_squares
 
@@ -242,7 +242,7 @@ class Relaxed:
         for term in terms:
             above = self._above[term.unit]
             if above.any() and not self._misled:
-                term.bends = [*term.bends, *(BendGrowth(bends, above) for bends in curves)]
+                term.bends = [*term.bends, *(Growth(bends, np.flatnonzero(above)) for bends in curves)]
         return terms, curves, spread
 
     def _curves(self) -> list[Bends]:
@@ -270,7 +270,7 @@ class Relaxed:
 
 def _spread_at(terms: Sequence[Term], unknowns: np.ndarray) -> float:
     """Return the spread of the rates that is expected of unknowns."""
-    return rate_spread(np.exp([term.log_rate(unknowns) for term in terms]))
+    return rate_spread(np.exp(Terms(terms).log_rates(unknowns)) if terms else [])
 
 
 def iterate(

@@ -53,14 +53,24 @@ class Part:
         return self.functions, self.row.tobytes()
 
 
-class Growth(Protocol):
-    """By how much a unit's gradient grows beside what its own scales make of it, log, as a function of the unknowns."""
+class Source(Protocol):
+    """Functions of the unknowns."""
 
-    def growth(self, unknowns: np.ndarray) -> float:
-        """Return it."""
+    def at(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all values, (functions,), and their derivatives, (functions, unknowns)."""
 
-    def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return its derivatives, (unknowns,)."""
+
+@dataclass(frozen=True)
+class Growth:
+    """By how much a unit's gradient grows beside what its own scales make of it, log: the sum of some functions.
+
+    Attributes:
+        source: what they are functions of.
+        functions: their numbers there.
+    """
+
+    source: Source
+    functions: Sequence[int] | np.ndarray
 
 
 class Mixtures:
@@ -139,22 +149,6 @@ def _alone(part: Part) -> int | None:
     return part.functions[0][0] if len(part.functions) == 1 and part.functions[0][1] == 1 else None
 
 
-@dataclass(frozen=True)
-class SumGrowth:
-    """That of a unit by what sums do; see `Growth`."""
-
-    mixtures: Mixtures
-    number: int
-
-    def growth(self, unknowns: np.ndarray) -> float:
-        """Return the growth."""
-        return float(self.mixtures.at(unknowns)[0][self.number])
-
-    def growth_gradient(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return its derivatives, (unknowns,)."""
-        return np.asarray(self.mixtures.at(unknowns)[1][self.number])
-
-
 class Sums:
     """What the sums of a graph do to all values, and to their gradients."""
 
@@ -221,7 +215,7 @@ class Sums:
             Part.of([(self._diffs[use.output], 1.0), (self._values.get(use.input, 0), times)], self._zero, ("", "", ""))
             for use in uses
         )
-        return [SumGrowth(self.mixtures, number)] if number else []
+        return [Growth(self.mixtures, [number])] if number else []
 
     def excess(self, value: str, unknowns: np.ndarray) -> float:
         """Return by how much a value is larger than its scale says, log."""

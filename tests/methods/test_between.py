@@ -8,9 +8,9 @@ import caffeinit
 from caffeinit.apply.plan import Plan, apply
 from caffeinit.methods.acceleration import Accelerated
 from caffeinit.methods.between import (
-    BendGrowth,
     Bends,
     Term,
+    Terms,
     balance,
     find_terms,
     free_groups,
@@ -22,6 +22,7 @@ from caffeinit.methods.between import (
 from caffeinit.methods.restoring import Restorer
 from caffeinit.methods.rounds import Relaxed, approach, iterate
 from caffeinit.scales.bonds import Bond, values_below
+from caffeinit.scales.sums import Growth
 from caffeinit.scales.transfer import Curves, Transfers, measure_transfers
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.rates import RateProbe
@@ -71,7 +72,7 @@ def test_no_scale_per_unit_gives_a_smaller_sum_of_squares():
     terms = find_terms([u for u in net.units if u.kind == "affine"], system, rates)
 
     def sum_of_squares(unknowns):
-        logs = np.array([t.log_rate(unknowns) for t in terms])
+        logs = Terms(terms).log_rates(unknowns)
         return ((logs - logs.mean()) ** 2).sum()
 
     best = balance(terms, system.num_unknowns)
@@ -112,11 +113,22 @@ def test_the_derivatives_of_a_rate_are_its_differences():
     _, plan, rates = solved(net, batches[0])
     system = plan.system.tied(free_groups(plan.system))
     x = np.random.default_rng(0).normal(0, 0.5, system.num_unknowns)
-    for term in find_terms(net.units, system, rates):
-        for unknown in range(system.num_unknowns):
-            step = np.eye(system.num_unknowns)[unknown] * 1e-5
-            difference = (term.log_rate(x + step) - term.log_rate(x - step)) / 2e-5
-            assert term.gradient(x)[unknown] == pytest.approx(difference, abs=1e-6)
+    terms = Terms(find_terms(net.units, system, rates))
+    for unknown in range(system.num_unknowns):
+        step = np.eye(system.num_unknowns)[unknown] * 1e-5
+        difference = (terms.log_rates(x + step) - terms.log_rates(x - step)) / 2e-5
+        np.testing.assert_allclose(terms.gradients(x)[:, unknown], difference, atol=1e-6)
+
+
+def test_rates_of_units_together_are_those_of_each():
+    net, batches = NETS["inception"](), pictures()
+    _, plan, rates = solved(net, batches[0])
+    system = plan.system.tied(free_groups(plan.system))
+    terms = find_terms(net.units, system, rates)
+    for x in np.random.default_rng(0).normal(0, 0.5, (3, system.num_unknowns)):
+        for term, log in zip(terms, Terms(terms).log_rates(x), strict=True):
+            squares = np.exp(term.diffs - 2 * term.rows @ x).sum(), np.exp(term.weights + 2 * term.rows @ x).sum()
+            assert log == pytest.approx(np.log(squares[0] / squares[1]) / 2, abs=1e-12)
 
 
 LAW_NETS = sorted(p.stem for p in (GOLDEN / "layers").glob("net_*.prototxt"))
@@ -197,12 +209,13 @@ def test_the_derivatives_of_a_rate_below_a_curve_are_its_differences():
     both = np.stack([scales, 0.7 * scales], axis=-1)
     curves = (Curves(CubicSpline(scales, f), np.array([0.4, -0.3])) for f in (np.sin(both), np.cos(0.5 * both)))
     bends = Bends(np.array([[0.7, -0.2], [0.1, 0.5]]), np.array([[0.0, 1.0], [1.0, 0.3]]), Transfers(*curves))
-    grows = [BendGrowth(bends, np.array(above)) for above in ([True, False], [True, True])]
+    grows = [Growth(bends, layers) for layers in ([0], [0, 1])]
     term = Term("unit", np.array([0.1, -0.4]), np.array([0.3, 0.2]), np.array([[1.0, 0], [0, -1.0]]), grows)
+    terms = Terms([term])
     x = np.array([0.35, -0.8])
     for step in 1e-5 * np.eye(2):
-        difference = (term.log_rate(x + step) - term.log_rate(x - step)) / 2e-5
-        assert term.gradient(x) @ step == pytest.approx(1e-5 * difference, abs=1e-10)
+        difference = (terms.log_rates(x + step) - terms.log_rates(x - step)) / 2e-5
+        assert terms.gradients(x) @ step == pytest.approx(1e-5 * difference, abs=1e-10)
         gaps = (bends.gap(x + step) - bends.gap(x - step)) / 2e-5
         np.testing.assert_allclose(bends.gradient(x) @ step, 1e-5 * gaps, atol=1e-10)
 

@@ -5,6 +5,7 @@ import pytest
 
 import caffeinit
 from caffeinit.apply.plan import Plan, apply
+from caffeinit.methods.between import Terms
 from caffeinit.methods.rounds import Relaxed
 from caffeinit.scales.sums import Mixtures, Part
 from caffeinit.statistics.rates import RateProbe
@@ -123,6 +124,11 @@ def every_unit(unit):
     return unit.kind == "affine" and not unit.frozen
 
 
+def foretold_of(terms, unknowns):
+    """Return unit's key -> logarithm of the rate that is foretold."""
+    return dict(zip((term.unit for term in terms), Terms(terms).log_rates(unknowns), strict=True))
+
+
 def reason_to_keep(unit):
     return "frozen" if unit.frozen else ""
 
@@ -231,7 +237,7 @@ def test_a_step_leads_to_the_rates_that_it_foretells(load, name):
     before = relaxed.probe.measure()
     relaxed.step(before)  # looks at energies
     moved = np.random.default_rng(1).normal(0, 0.1, relaxed.system.num_unknowns)
-    foretold = {term.unit: term.log_rate(moved) for term in relaxed.terms(before)}
+    foretold = foretold_of(relaxed.terms(before), moved)
     apply(net, Plan(relaxed.system, relaxed.system.expand(moved)))
     after = relaxed.probe.measure()
     changes = {key: np.log(after[key].rate / before[key].rate) for key in foretold}
@@ -246,7 +252,7 @@ def test_what_is_foretold_of_gradients_below_one_sum_is_exact(load):
     relaxed = relaxed_of(net)
     before = relaxed.probe.measure()
     moved = np.random.default_rng(1).normal(0, 1, relaxed.system.num_unknowns)
-    foretold = {term.unit: term.log_rate(moved) for term in relaxed.terms(before)}
+    foretold = foretold_of(relaxed.terms(before), moved)
     apply(net, Plan(relaxed.system, relaxed.system.expand(moved)))
     for key, rates in relaxed.probe.measure().items():
         assert np.log(rates.rate) == pytest.approx(foretold[key], abs=1e-4)
