@@ -22,9 +22,9 @@ _FORETOLD = (
 # Sixteen deviations of it are what half precision holds.
 _LARGE_STD = 4096
 _LOOSE = (
-    "the net's outputs do not deviate by 1: the units' rates are tied to their size, and would differ from their mean by "
-    "up to a factor of {:.3g} with outputs of that one. `--no-balance` leaves them at 1"
+    "the net's outputs do not deviate by 1: the units' rates are tied to their size{}. `--no-balance` leaves them at 1"
 )
+_ELSE = ", and would differ from their mean by up to a factor of {:.3g} with outputs of that one"
 _LOOSE_BENT = (
     "the net's outputs do not deviate by 1: with outputs of that size, one rate would take scales far along the curves of "
     "activations. `--no-balance` leaves them at 1"
@@ -83,11 +83,19 @@ def foretold_notes(is_foretold: bool, num_pictures: int) -> list[str]:
     return [_FORETOLD.format(num_pictures)] if is_foretold else []
 
 
-def loose_notes(held: float | None) -> list[str]:
-    """Return a sentence on outputs that were given a scale, and the spread that rates would have without; None: none."""
+def loose_notes(held: float | None, spreads: tuple[float, float] | None) -> list[str]:
+    """Return a sentence on outputs that were given a scale.
+
+    Args:
+        held: the spread that was expected without; None if they were given none.
+        spreads: before and now.
+    """
     if held is None:
         return []
-    return [_LOOSE.format(np.exp(held)) if held > REACHABLE else _LOOSE_BENT]
+    if held <= REACHABLE:
+        return [_LOOSE_BENT]
+    is_better = spreads is not None and spreads[1] < held
+    return [_LOOSE.format(_ELSE.format(np.exp(held)) if is_better else "")]
 
 
 def too_far_notes(too_far: float | None, spreads: tuple[float, float] | None) -> list[str]:

@@ -148,7 +148,7 @@ def prepare_training(
     both.end()
     outcome = _outcome(network, probe, reports, done.peak, found)
     outcome.notes += foretold_notes(foretold, work.num_first)
-    outcome.notes += loose_notes(done.held if bent or found.changed else None)
+    outcome.notes += loose_notes(done.held if bent or found.changed else None, outcome.spreads)
     outcome.notes += too_far_notes(done.too_far, outcome.spreads)
     outcome.notes += rates.told(batches) + large_notes(reports)
     if not foretold and not rates.per_channel:
