@@ -201,10 +201,13 @@ def find_scales(
 
 def _nodes_above(graph: Graph, values: Collection[str], learned: Collection[str]) -> set[int]:
     """Return the identities of the nodes that read nothing but some values, and that nothing learned comes after."""
+    moving, trained = graph.moving_values(), set(learned)
     known, above = set(values), set()
     for node in graph.nodes:
-        moving = [i for i in node.input if graph.depends_on_input(i)]
-        if moving and known.issuperset(moving) and not set(learned).intersection(node.input):
+        fixed, varying = {i for i in node.input if i not in moving}, {i for i in node.input if i in moving}
+        if not varying:
+            trained.update(node.output if trained & fixed else ())
+        elif varying <= known and not trained & fixed:
             above.add(id(node))
             known.update(node.output)
     readers = graph.consumers()

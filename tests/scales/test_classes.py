@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.scales.classes import find_scales
+from caffeinit.scales.classes import _nodes_above, find_scales
 from caffeinit.scales.labels import Constraints, solve
 from tests.caffe.test_golden import group, load_case
 from tests.caffe.test_models import MODELS, files_of, input_values
@@ -326,3 +326,15 @@ def test_channels_whose_variance_would_be_negative_are_found_and_can_be_held():
     assert held.num_unknowns == system.num_unknowns - 2
     assert held.reasons(link.inputs[2:3]) == ["its variance would be negative"]
     assert not held.below_floor(held.unknowns_for(link.inputs, np.maximum(wanted, -9))).size
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_nodes_above_a_head_are_those_before_what_learns_not_though_its_weight_is_turned_first(learns):
+    b = NetBuilder()
+    head = b.product(b.conv("data", "conv", 4), "ip", 5)
+    weight = b.graph.add_initializer("turned", np.ones((3, 5), np.float32))
+    judged = b.graph.op("Softmax", head, axis=1)
+    top = b.graph.op("MatMul", judged, b.graph.op("Transpose", weight, perm=[1, 0]))
+    b.graph.outputs = [top]
+    above = _nodes_above(b.graph, [head], [weight] if learns else [])
+    assert above == (set() if learns else {id(b.graph.producer(value)) for value in (judged, top)})
