@@ -214,11 +214,17 @@ def is_segmented(graph: Graph, settings: Settings) -> bool:
     return size > (MOST_AT_ONCE if settings.device.is_cpu else MESSAGE_BYTES)
 
 
-def compile_graph(graph: Graph, outputs: Sequence[str], settings: Settings, inputs: Sequence[str] = ()) -> Session:
-    """Compile the part of `graph` that computes `outputs` from `inputs` (and graph inputs)."""
+def compile_graph(
+    graph: Graph, outputs: Sequence[str], settings: Settings, inputs: Sequence[str] = (), fed: Collection[str] = ()
+) -> Session:
+    """Compile the part of `graph` that computes `outputs` from `inputs` (and graph inputs).
+
+    Args:
+        fed: initializers that are read anew in each run, as for `Session`; in segments, all are.
+    """
     part = graph.part(outputs, inputs)
     if is_segmented(part, settings):
         from caffeinit.engine.segments import Segments
 
         return Segments(part, settings)
-    return Session(part, settings)
+    return Session(part, settings, fed)

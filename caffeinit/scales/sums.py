@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from caffeinit.engine.session import Session, compile_graph, is_segmented
+from caffeinit.engine.session import compile_graph
 from caffeinit.errors import GradientError
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.network import Network
@@ -251,13 +251,9 @@ class _Energies:
         self._squares = {
             edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()
         }
-        part = graph.part([name for of in self._squares.values() for name in of])
-        self._shapes = {name: graph.shape(name) for name in part.inputs}
-        self._session = (
-            compile_graph(part, part.outputs, network.settings)
-            if is_segmented(part, network.settings)
-            else Session(part, network.settings, fed=network.learned)
-        )
+        names = [name for of in self._squares.values() for name in of]
+        self._session = compile_graph(graph, names, network.settings, fed=network.learned)
+        self._shapes = {name: graph.shape(name) for name in self._session.inputs}
 
     def measure(self, batch: Mapping[str, np.ndarray]) -> dict[Edge, float]:
         """Return the energies on some pictures of a batch."""
