@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from caffeinit.methods.rounds import REACHABLE
+from caffeinit.methods.relaxed import REACHABLE
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport

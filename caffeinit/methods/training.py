@@ -21,6 +21,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.methods.between import each_has_a_scale, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.correction import Trust
+from caffeinit.methods.relaxed import Relaxed
 from caffeinit.methods.responses import ResponseKeeper, refiners
 from caffeinit.methods.restoring import (
     MANY_VALUES,
@@ -31,7 +32,7 @@ from caffeinit.methods.restoring import (
     find_restorer,
     scale_targets,
 )
-from caffeinit.methods.rounds import ROUNDS, Balanced, Relaxed, approach, iterate
+from caffeinit.methods.rounds import ROUNDS, Balanced, approach, iterate
 from caffeinit.methods.telling import (
     apart_notes,
     foretold_notes,

@@ -19,8 +19,9 @@ from caffeinit.methods.between import (
     scale_system,
     spread_of,
 )
+from caffeinit.methods.relaxed import Relaxed
 from caffeinit.methods.restoring import Restorer
-from caffeinit.methods.rounds import Relaxed, approach, iterate
+from caffeinit.methods.rounds import approach, iterate
 from caffeinit.scales.bonds import Bond, values_below
 from caffeinit.scales.sums import Growth
 from caffeinit.scales.transfer import Curves, Transfers

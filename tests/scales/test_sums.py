@@ -6,7 +6,7 @@ import pytest
 import caffeinit
 from caffeinit.apply.plan import Plan, apply
 from caffeinit.methods.between import Terms
-from caffeinit.methods.rounds import Relaxed
+from caffeinit.methods.relaxed import Relaxed
 from caffeinit.scales.sums import Mixtures, Part
 from caffeinit.statistics.rates import RateProbe
 

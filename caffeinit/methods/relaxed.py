@@ -1,0 +1,248 @@
+"""Steps towards one rate that change the function: planned from what the rates are, through all scales that may change.
+
+Layers that pass a scale on along a curve (LRN), and sums whose terms take scales of their own, are planned for roughly;
+what a step did is measured before the next one (`rounds.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from caffeinit.apply.plan import Plan
+from caffeinit.methods.acceleration import LONG, Accelerated
+from caffeinit.methods.between import (
+    RIDGE,
+    Bends,
+    Held,
+    Term,
+    Terms,
+    balance,
+    each_has_a_scale,
+    find_terms,
+    free_groups,
+    scale_system,
+)
+from caffeinit.model.network import Network
+from caffeinit.model.units import Unit
+from caffeinit.scales.bonds import values_below
+from caffeinit.scales.classes import ScaleSystem
+from caffeinit.scales.sums import Growth, Sums
+from caffeinit.scales.transfer import Transfers, measure_transfers
+from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread
+
+# The weight of scales that stay where they are, in nets whose terms of sums are scaled apart: rates hardly follow some of
+# them, and steps of e to the power of 10 and back would be made for the last percents.
+_SUMS_RIDGE = 1e-3
+# The spread from which on the outputs are given a scale, where sums, or other outputs, tie rates to it.
+REACHABLE = 0.02
+# The longest log scale at a curve to which it is trusted that they need none.
+_NEAR = 1.0
+# What has to be left of the spread for it.
+_WORTH = 0.5
+# The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
+_FARTHEST = 6.0
+# The smallest log scale that what a layer with a curve reads is given: smooth activations are linear there, and a branch
+# that is as small beside the sum it goes into is none.
+_DEEPEST = -3.0
+# A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
+_GAIN = 0.5
+# Log scales of a change from which nothing is to be had.
+STILL = 1e-3
+
+# Terms of the units, curves if there are any, and the spread of the rates as they are.
+_Prepared = tuple[list[Term], list[Bends], float]
+
+
+class Relaxed:
+    """Steps towards one rate that change the function; `approach` goes some, and `iterate` can go on from there.
+
+    It changes through the scales at curves, or through all of them, where terms of a sum have scales of their own; these
+    are accelerated, and the others follow from them.
+
+    Attributes:
+        point: log scales that are accelerated, as they have changed since the start.
+        way: log scales through which the function has changed since the start; with sums more than are accelerated.
+        moved: by how much the last step changed these.
+        has_sums: whether there are sums whose terms have scales of their own.
+        held: the least spread with the outputs' scale held, where that was not enough and it is not held any more.
+        too_far: the log scale that one rate asks of the outputs, where that is more than they are given.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        probe: RateProbe,
+        chosen: Callable[[Unit], str],
+        counted: Callable[[Unit], bool],
+        restored: bool = False,
+    ) -> None:
+        """Look at a network.
+
+        Args:
+            chosen: returns why a unit's arrays are to be left alone; empty to let them change.
+            counted: which units' rates are to become equal.
+            restored: a restorer gives the chosen units' outputs the sizes that their scales say, after each step.
+        """
+        self.network, self.probe = network, probe
+        self.chosen, self.counted = chosen, counted
+        self.units = [u for u in network.units if counted(u)]
+        self._restored = {u.key for u in network.units if restored and not chosen(u)}
+        self.held: float | None = None
+        self.too_far: float | None = None
+        # Activations bend scales, and what bends is found on some pictures: not where scales that keep the function do.
+        self._bending = not each_has_a_scale(network, self.units, chosen, probe.heads)
+        self._look_at(scale_system(network, chosen, probe.heads, relaxed=True, bending=self._bending))
+        self._is_new = True
+
+    def _look_at(self, system: ScaleSystem) -> None:
+        """Take a system of scales."""
+        graph, heads = self.network.graph, self.probe.heads
+        self.system = system.tied(free_groups(system))
+        rows = self.system.solution.matrix
+        bonds = self.system.bonds
+        self.keys = rows[[b.inputs for b in bonds]].toarray() if bonds else np.eye(self.system.num_unknowns)
+        below = [values_below(graph, bond, heads) for bond in bonds]
+        above = ([all(use.output in values for use in u.uses) for values in below] for u in self.units)
+        self._above = {u.key: np.array(layers, bool) for u, layers in zip(self.units, above, strict=True)}
+        gains = _gains(self.system, heads)
+        self.has_sums = any(row.any() for row in gains.values())
+        self._changing = np.eye(self.system.num_unknowns) if self.has_sums else self.keys
+        self._sums = Sums(self.network, heads, gains if self.has_sums else {}, self._restored)
+        self._summed = {u.key: self._sums.of(u) for u in self.units}
+        self._ridge = _SUMS_RIDGE if self.has_sums else RIDGE
+        self._gone = np.zeros(self.system.num_unknowns)
+        self._transfers: Transfers | None = None
+        self._misled = False  # whether a step has not made the spread smaller
+        self.start()
+
+    def forget(self) -> None:
+        """Forget all that was seen, because a step could not be made."""
+        self._transfers = None
+        self.start()
+
+    def start(self) -> None:
+        """Forget how steps from other arrays, or other measurements, went."""
+        self.point = np.zeros(len(self.keys))
+        self.way = self.moved = np.zeros(len(self._changing))
+        # The last spread, and how far a step may go since it grew, with sums: what is foretold of them holds near by.
+        self._spread = self._reach = np.inf
+        self._accelerated = Accelerated()
+
+    def step(self, rates: Mapping[str, UnitRates]) -> tuple[Plan, float]:
+        """Return the next change, from what was measured before it, and the spread of the rates that is expected then.
+
+        The change is to be made, before rates are measured again.
+        """
+        prepared = self._loosened(rates, self._prepare(rates))
+        found = self.keys @ self._solve(prepared)
+        to = self._accelerated.next(self.point, found)
+        unknowns, expected = self._go(to - self.point, prepared)
+        if self.has_sums and expected > prepared[2]:
+            to = self._accelerated.restart(self.point, found)
+            unknowns, expected = self._go(to - self.point, prepared)
+        length = np.abs(self._changing @ unknowns).max(initial=0)
+        part = min(self._room(unknowns, prepared[1]), self._reach / max(length, STILL))
+        self.point, unknowns = self.point + part * (to - self.point), part * unknowns
+        self.moved = self._changing @ unknowns
+        self.way = self.way + self.moved
+        if self.has_sums:  # else rates follow all scales, and steps are small in the end
+            self._gone = self._gone + unknowns
+        for bends in prepared[1]:
+            self._transfers = bends.transfers.moved(bends.inputs @ unknowns)
+        return Plan(self.system, self.system.expand(unknowns)), expected
+
+    def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared) -> _Prepared:
+        """Give the outputs a scale, if rates cannot be one without and it need not go far; return what holds then."""
+        ties_outputs = self.has_sums or len(self.probe.heads) > 1
+        if not (self._is_new and ties_outputs):
+            return prepared
+        self._is_new = False
+        found = self._solve(prepared)
+        held = _spread_at(prepared[0], found)
+        bends_far = self.has_sums and any(np.abs(bends.inputs @ found).max() > _NEAR for bends in prepared[1])
+        if held <= REACHABLE and not bends_far:
+            return prepared
+        holding, heads = self.system, self.probe.heads
+        self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))
+        loosened = self._prepare(rates)
+        found = self._solve(loosened)
+        sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]
+        is_worth = bends_far or _spread_at(loosened[0], found) <= _WORTH * held
+        farthest = max(float(np.abs(size).max()) for size in sizes)
+        if is_worth and farthest <= _FARTHEST:
+            self.held = held
+            return loosened
+        self.too_far = farthest if is_worth else None
+        self._look_at(holding)
+        return self._prepare(rates)
+
+    def _room(self, unknowns: np.ndarray, curves: Sequence[Bends]) -> float:
+        """Return which part of a step can be gone until a curve's scale is as small as is allowed; 1 for all of it."""
+        parts = [1.0]
+        for bends in curves:
+            by, left = bends.inputs @ unknowns, bends.transfers.values.origin - _DEEPEST
+            parts += list(np.maximum(left, 0.0)[by < -left] / -by[by < -left])
+        return float(min(parts))
+
+    def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
+        """Return the unknowns of the best step, or of the best that does as is asked."""
+        terms, bends, _ = prepared
+        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, self._gone)
+
+    def _prepare(self, rates: Mapping[str, UnitRates]) -> _Prepared:
+        """Return the units' terms and the curves, as they are now, and the rates' spread."""
+        terms = self.terms(rates)
+        spread = _spread_at(terms, np.zeros(self.system.num_unknowns))
+        self._misled |= spread > max(LONG, _GAIN * self._spread)
+        if self.has_sums and spread > self._spread:
+            self._reach = np.abs(self.moved).max(initial=0) / 2
+        elif spread < self._spread / 2:
+            self._reach *= 2
+        self._spread = spread
+        self._sums.look(self.probe.batches[0])
+        curves = self._curves()
+        for term in terms:
+            above = self._above[term.unit]
+            if above.any() and not self._misled:
+                term.bends = [*term.bends, *(Growth(bends, np.flatnonzero(above)) for bends in curves)]
+        return terms, curves, spread
+
+    def _curves(self) -> list[Bends]:
+        """Return the curves, as they are now, if there are any."""
+        bonds, rows = self.system.bonds, self.system.solution.matrix
+        if not bonds:
+            return []
+        if self._transfers is None:
+            self._transfers = measure_transfers(self.network, self.probe.batches[0], bonds)
+        ends = (rows[[b.inputs for b in bonds]], rows[[b.outputs for b in bonds]])
+        return [Bends(ends[0].toarray(), ends[1].toarray(), self._transfers)]
+
+    def terms(self, rates: Mapping[str, UnitRates]) -> list[Term]:
+        """Return the terms of the units, with what sums do to them."""
+        terms = find_terms(self.units, self.system, rates)
+        for term in terms:
+            term.bends = self._summed[term.unit]
+        return terms
+
+    def _go(self, moved: np.ndarray, prepared: _Prepared) -> tuple[np.ndarray, float]:
+        """Return the unknowns that move the point by so much, and the spread of the rates that is expected then."""
+        unknowns = self._solve(prepared, [Held(self.keys, moved)])
+        return unknowns, _spread_at(prepared[0], unknowns)
+
+
+def _spread_at(terms: Sequence[Term], unknowns: np.ndarray) -> float:
+    """Return the spread of the rates that is expected of unknowns."""
+    return rate_spread(np.exp(Terms(terms).log_rates(unknowns)) if terms else [])
+
+
+def _gains(system: ScaleSystem, heads: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    """Return what `Sums` takes: by how much terms are scaled above their sums, and the scales of the heads."""
+    rows = system.solution.matrix
+
+    def mean(value: str) -> np.ndarray:
+        return np.asarray(rows[system.labels[value].ravel()].mean(axis=0)).reshape(-1)
+
+    gains = {(total, term): mean(term) - mean(total) for total, terms in system.sums.items() for term in terms}
+    return gains | {(head, head): mean(head) for head in heads if head in system.labels}
