@@ -109,7 +109,8 @@ class Relaxed:
         gains = _gains(self.system, heads)
         self.has_sums = any(row.any() for row in gains.values())
         self._changing = np.eye(self.system.num_unknowns) if self.has_sums else self.keys
-        self._sums = Sums(self.network, heads, gains if self.has_sums else {}, self._restored)
+        labels = self.system.labels
+        self._sums = Sums(self.network, heads, gains if self.has_sums else {}, self._restored, labels)
         self._summed = {u.key: self._sums.of(u) for u in self.units}
         self._ridge = _SUMS_RIDGE if self.has_sums else RIDGE
         self._gone = np.zeros(self.system.num_unknowns)

@@ -6,9 +6,11 @@ scaled apart do otherwise, in both directions:
 - A sum passes its gradient on to every term as it is: where a term is to have the scale exp(s) and the sum exp(t), the
   term's gradient is exp(s - t) times what its scale makes of it. That goes on to all below the term, and where several
   layers read one value, the energies of what they bring back add up.
-- A sum has the energies of its terms together. Where that is not exp(2 t), what follows is off by as much.
+- A sum has the energies of its terms together. Where that is not exp(2 t), what follows is off by as much. Where the layer
+  that reads it gets weights anew, so that its outputs deviate as they did, what counts for them is how far the sum deviates
+  from its channels' means: after many sums and ReLUs most of its energy is in these.
 
-In logarithms both are means of exponentials, weighted by energies that are measured. Terms, and gradients, are taken to be
+In logarithms all are means of exponentials, weighted by energies that are measured. Terms, and gradients, are taken to be
 uncorrelated. What is foretold so leads to the next round; what is reached is measured.
 """
 
@@ -25,12 +27,16 @@ import onnx
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import GradientError
 from caffeinit.gradients.reverse import append_backward
+from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
+from caffeinit.ops.building import reduced
+from caffeinit.scales.labels import Labels
 
 _PICTURES = 4  # on which energies are measured
 
-# What brings an energy to a value: "value" or "diff", the value, and the term or the first output of the node that does.
+# What brings an energy to a value: "value", "deviation" or "diff", the value, and the term or the first output of the node
+# that does.
 Edge = tuple[str, str, str]
 
 
@@ -158,6 +164,7 @@ class Sums:
         heads: Collection[str],
         gains: Mapping[tuple[str, str], np.ndarray],
         restored: Collection[str],
+        labels: Mapping[str, Labels],
     ) -> None:
         """Walk a graph from its inputs to the heads, and back.
 
@@ -165,8 +172,10 @@ class Sums:
             gains: (sum, term) -> (unknowns,): by how much the term's scale is above the sum's, log; and (head, head) -> the
                 head's scale, whose gradient does not follow it.
             restored: keys of the units whose outputs are given the sizes that their scales say, after each step.
+            labels: of all values; along axes of size 1 a value is one channel.
         """
         self._network, self._heads, self._gains, self._restored = network, heads, gains, restored
+        self._labels = labels
         self._zero = np.zeros(len(next(iter(gains.values()), ())))
         self.mixtures = Mixtures(len(self._zero))
         uses = [use for unit in network.units if unit.key in restored for use in unit.uses]
@@ -174,34 +183,38 @@ class Sums:
         self._starts = {(use.input, use.node.output[0]) for use in uses}
         nodes = network.graph.ancestors(heads) if gains else []
         self._values: dict[str, int] = {}  # by how much a value is larger than its scale says
+        self._deviations: dict[str, int] = {}  # the same of what it deviates from its channels' means
         for node in nodes:
-            self._pass_up(node)
+            self._pass_up(node, "value", self._values)
+            if restored:
+                self._pass_up(node, "deviation", self._deviations)
         self._diffs: dict[str, int] = {}  # by how much a gradient is larger than its value's scale says
         self._energies: _Energies | None = None
         brought = {head: [Part((), gains.get((head, head), self._zero), ("diff", head, ""))] for head in heads}
         for node in reversed(nodes):
             self._pass_down(node, brought)
 
-    def _pass_up(self, node: onnx.NodeProto) -> None:
+    def _pass_up(self, node: onnx.NodeProto, kind: str, known: dict[str, int]) -> None:
+        """Go up one node, for energies of one kind."""
         inputs = [i for i in dict.fromkeys(node.input) if i]
         for output in node.output:
             if output in self._ends:
                 continue
-            terms = [i for i in inputs if (output, i) in self._gains] or [i for i in inputs if i in self._values]
+            terms = [i for i in inputs if (output, i) in self._gains] or [i for i in inputs if i in known]
             rows = [self._gains.get((output, i), self._zero) for i in terms]
-            edges = [("value", output, i) for i in terms]
-            known = [[(self._values.get(i, 0), 1.0)] for i in terms]
-            if number := self.mixtures.add(map(Part.of, known, rows, edges)):
-                self._values[output] = number
+            edges = [(kind, output, i) for i in terms]
+            functions = [[(known.get(i, 0), 1.0)] for i in terms]
+            if number := self.mixtures.add(map(Part.of, functions, rows, edges)):
+                known[output] = number
 
     def _pass_down(self, node: onnx.NodeProto, brought: dict[str, list[Part]]) -> None:
         reached = [o for o in node.output if o in brought]
         for output in reached:
             self._diffs[output] = self.mixtures.add(brought[output])
         for value in dict.fromkeys(i for i in node.input if i):
-            # Weights that make up for an input's size pass less on of what comes back.
+            # Weights that make up for how far an input deviates pass less on of what comes back.
             is_start = (value, node.output[0]) in self._starts
-            taken_up = [(self._values.get(value, 0), -1.0)] if is_start else []
+            taken_up = [(self._deviations.get(value, 0), -1.0)] if is_start else []
             for output in reached:
                 row, edge = self._gains.get((output, value), self._zero), ("diff", value, node.output[0])
                 brought.setdefault(value, []).append(Part.of([(self._diffs[output], 1.0), *taken_up], row, edge))
@@ -209,10 +222,18 @@ class Sums:
     def of(self, unit: Unit) -> list[Growth]:
         """Return what sums do to the rate of a unit; empty for nothing."""
         uses = [use for use in unit.uses if use.output in self._diffs]
-        # The gradient grows with the input, and restored weights shrink as it grows.
-        times = 2.0 if unit.key in self._restored else 1.0
+        is_restored = float(unit.key in self._restored)
+        # The gradient grows with the input, and restored weights shrink as that deviates by more.
         number = self.mixtures.add(
-            Part.of([(self._diffs[use.output], 1.0), (self._values.get(use.input, 0), times)], self._zero, ("", "", ""))
+            Part.of(
+                [
+                    (self._diffs[use.output], 1.0),
+                    (self._values.get(use.input, 0), 1.0),
+                    (self._deviations.get(use.input, 0), is_restored),
+                ],
+                self._zero,
+                ("", "", ""),
+            )
             for use in uses
         )
         return [Growth(self.mixtures, [number])] if number else []
@@ -223,18 +244,20 @@ class Sums:
 
     def look(self, batch: Mapping[str, np.ndarray]) -> None:
         """Measure the energies that terms, and what comes back to values, have on some pictures of a batch."""
-        asked = [edge for edge in self.mixtures.edges if edge[0] == "value" or edge[2]]
+        asked = [edge for edge in self.mixtures.edges if edge[0] != "diff" or edge[2]]
         if not asked:
             return
         if self._energies is None or self._energies.asked != asked:
-            self._energies = _Energies(self._network, self._heads, asked)
+            self._energies = _Energies(self._network, self._heads, asked, self._labels)
         self.mixtures.weigh(self._energies.measure(batch))
 
 
 class _Energies:
     """What measures energies: compiled once, and reads the learned arrays anew each time."""
 
-    def __init__(self, network: Network, heads: Collection[str], asked: Sequence[Edge]) -> None:
+    def __init__(
+        self, network: Network, heads: Collection[str], asked: Sequence[Edge], labels: Mapping[str, Labels]
+    ) -> None:
         """Compile a graph with gradients that computes the energies that are asked for."""
         self.asked = asked
         self._network = network
@@ -248,6 +271,7 @@ class _Energies:
             parts = {}
         wanted = {edge: parts[edge[1:]] for edge in back if edge[1:] in parts}
         wanted |= {edge: [edge[2]] for edge in asked if edge[0] == "value"}
+        wanted |= {edge: [_centred(graph, edge[2], labels)] for edge in asked if edge[0] == "deviation"}
         self._squares = {
             edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()
         }
@@ -268,3 +292,9 @@ class _Energies:
                 feeds[name] = rng.standard_normal(size, np.float32)
         found = self._session.run({name: feeds[name] for name in self._session.inputs})
         return {edge: sum(float(found[name]) for name in of) for edge, of in self._squares.items()}
+
+
+def _centred(graph: Graph, value: str, labels: Mapping[str, Labels]) -> str:
+    """Append what a value deviates from the means of its channels."""
+    axes = [axis for axis, size in enumerate(labels[value].shape) if size == 1]
+    return graph.op("Sub", value, reduced(graph, "ReduceMean", value, axes)) if axes else value

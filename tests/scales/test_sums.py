@@ -7,6 +7,7 @@ import caffeinit
 from caffeinit.apply.plan import Plan, apply
 from caffeinit.methods.between import Terms
 from caffeinit.methods.relaxed import Relaxed
+from caffeinit.methods.restoring import find_restorer
 from caffeinit.scales.sums import Mixtures, Part
 from caffeinit.statistics.rates import RateProbe
 
@@ -244,6 +245,37 @@ def test_a_step_leads_to_the_rates_that_it_foretells(load, name):
     errors = [np.log(after[key].rate) - log for key, log in foretold.items()]
     assert max(map(abs, changes.values())) > 0.1
     assert np.abs(errors - np.mean(errors)).max() < 0.25 * np.std(list(changes.values()))
+
+
+def positive():
+    """A residual net whose sums go through ReLUs: after some, most of a value's energy is in its channels' means."""
+    text, below = conv("c", "data") + relu("c"), "c"
+    for i in range(6):
+        text += conv(f"a{i}", below) + relu(f"a{i}") + conv(f"b{i}", f"a{i}")
+        text, below = text + total(f"e{i}", below, f"b{i}") + relu(f"e{i}"), f"e{i}"
+    return text + classifier(below)
+
+
+def test_a_step_after_which_outputs_are_restored_leads_to_the_rates_that_it_foretells(load):
+    net = load(positive())
+    caffeinit.init(net, [pictures()])
+    relaxed = Relaxed(net, RateProbe(net, [{"data": pictures()}]), reason_to_keep, every_unit, restored=True)
+    restorer = find_restorer(net, [{"data": pictures()}], reason_to_keep, least=0)
+    before = relaxed.probe.measure()
+    relaxed.step(before)  # looks at energies
+    branches = [u.key for u in net.units if u.name.startswith("b")]
+    outputs = [relaxed.system.labels[u.uses[0].output].ravel() for u in net.units if u.key in branches]
+    moved = relaxed.system.unknowns_for(np.concatenate(outputs), np.full(sum(map(len, outputs)), 0.3))
+    foretold = foretold_of(relaxed.terms(before), moved)
+    plan = Plan(relaxed.system, relaxed.system.expand(moved))
+    scales = {u.key: plan.factors(net.graph, u) for u in net.units}
+    restorer.prepare(scales, np.ones(1))
+    apply(net, plan)
+    restorer.restore(scales, np.ones(1))
+    after = relaxed.probe.measure()
+    changes = [np.log(after[key].rate / before[key].rate) for key in foretold]
+    errors = [np.log(after[key].rate) - log for key, log in foretold.items()]
+    assert np.std(errors) < 0.03 * np.std(changes)
 
 
 def test_what_is_foretold_of_gradients_below_one_sum_is_exact(load):
