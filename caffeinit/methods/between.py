@@ -21,7 +21,7 @@ from caffeinit.apply.plan import Plan
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.scales.classes import ScaleSystem, find_scales
-from caffeinit.scales.sums import Growth, Source
+from caffeinit.scales.mixtures import Growth, Source
 from caffeinit.scales.transfer import Transfers
 from caffeinit.scales.walk import Link
 from caffeinit.statistics.rates import UnitRates, known_spread

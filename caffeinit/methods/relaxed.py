@@ -28,7 +28,8 @@ from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.scales.bonds import values_below
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.scales.sums import Growth, Sums
+from caffeinit.scales.mixtures import Growth
+from caffeinit.scales.sums import Sums
 from caffeinit.scales.transfer import Transfers, measure_transfers
 from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread
 

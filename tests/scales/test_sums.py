@@ -8,7 +8,7 @@ from caffeinit.apply.plan import Plan, apply
 from caffeinit.methods.between import Terms
 from caffeinit.methods.relaxed import Relaxed
 from caffeinit.methods.restoring import find_restorer
-from caffeinit.scales.sums import Mixtures, Part
+from caffeinit.scales.mixtures import Mixtures, Part
 from caffeinit.statistics.rates import RateProbe
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }\n'
