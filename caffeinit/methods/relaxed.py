@@ -7,6 +7,7 @@ what a step did is measured before the next one (`rounds.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -44,9 +45,13 @@ _NEAR = 1.0
 _WORTH = 0.5
 # The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
 _FARTHEST = 6.0
+# Steps after which the spread has to be smaller than it was expected to be without, or than this, for them to keep it.
+_TRIED, _FAIR = 2, 0.5
 # The smallest log scale that what a layer with a curve reads is given: smooth activations are linear there, and a branch
 # that is as small beside the sum it goes into is none.
 _DEEPEST = -3.0
+# So much more than the smallest spread is left behind.
+_LOST = 1.1
 # A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
 _GAIN = 0.5
 # Log scales of a change from which nothing is to be had.
@@ -107,14 +112,28 @@ class Relaxed:
         below = [values_below(graph, bond, heads) for bond in bonds]
         above = ([all(use.output in values for use in u.uses) for values in below] for u in self.units)
         self._above = {u.key: np.array(layers, bool) for u, layers in zip(self.units, above, strict=True)}
-        gains = _gains(self.system, heads)
-        self.has_sums = any(row.any() for row in gains.values())
+        self._sums = Sums(self.network, heads, self.system, self._restored)
+        self.has_sums = self._sums.there
         self._changing = np.eye(self.system.num_unknowns) if self.has_sums else self.keys
-        labels = self.system.labels
-        self._sums = Sums(self.network, heads, gains if self.has_sums else {}, self._restored, labels)
-        self._summed = {u.key: self._sums.of(u) for u in self.units}
+        links = {id(link.node): link for link in self.system.links if link.kind == "affine"}
+        self._summed: dict[str, list[Growth]] = {}
+        self._columns: dict[str, Growth] = {}
+        for unit in self.units:
+            link = links.get(id(unit.uses[0].node)) if unit.uses else None
+            self._summed[unit.key], columns = self._sums.of(unit, len(link.inputs) if link else 0)
+            if columns is not None:
+                self._columns[unit.key] = Growth(self._sums.mixtures, columns)
         self._ridge = _SUMS_RIDGE if self.has_sums else RIDGE
         self._gone = np.zeros(self.system.num_unknowns)
+        self._steps = 0
+        means = {
+            h: np.asarray(rows[self.system.labels[h].ravel()].mean(axis=0)).reshape(-1)
+            for h in heads
+            if h in self.system.labels
+        }
+        self._heads = {head: row for head, row in means.items() if row.any()}
+        self._size = np.zeros(len(self._heads))  # of these, log, as it has been foretold
+        self._given_back = False  # whether the outputs' scale is
         self._transfers: Transfers | None = None
         self._misled = False  # whether a step has not made the spread smaller
         self.start()
@@ -128,37 +147,61 @@ class Relaxed:
         """Forget how steps from other arrays, or other measurements, went."""
         self.point = np.zeros(len(self.keys))
         self.way = self.moved = np.zeros(len(self._changing))
-        # The last spread, and how far a step may go since it grew, with sums: what is foretold of them holds near by.
-        self._spread = self._reach = np.inf
+        # The last spread, and how far a step may go, with sums: what is foretold of them holds near by.
+        self._spread, self._reach = np.inf, _FARTHEST if self.has_sums else np.inf
         self._accelerated = Accelerated()
+        self.mark()
 
-    def step(self, rates: Mapping[str, UnitRates]) -> tuple[Plan, float]:
+    def mark(self) -> None:
+        """Take the point that steps have led to for one to go back to."""
+        self._marked = self.point, self.way, self._gone, self._size, self._transfers
+
+    def is_lost(self, spread: float, best: float) -> bool:
+        """Tell whether a spread is so much larger than the best that it is no way to a better one."""
+        return self.has_sums and spread > max(_LOST * best, best + REACHABLE)
+
+    def back(self) -> np.ndarray:
+        """Go back to the point that was marked; the next step is half as long as the last was. Returns `way` there."""
+        self._reach = np.abs(self.moved).max(initial=0) / 2
+        self.point, self.way, self._gone, self._size, self._transfers = self._marked
+        self._spread, self._accelerated = np.inf, Accelerated()
+        return self.way
+
+    def step(self, rates: Mapping[str, UnitRates], is_early: bool = False) -> tuple[Plan, float]:
         """Return the next change, from what was measured before it, and the spread of the rates that is expected then.
 
         The change is to be made, before rates are measured again.
+
+        Args:
+            is_early: the outputs may be given a scale, and lose it again if it was for nothing.
         """
-        prepared = self._loosened(rates, self._prepare(rates))
-        found = self.keys @ self._solve(prepared)
+        prepared = self._loosened(rates, self._prepare(rates), is_early)
+        if is_early and self._steps == _TRIED and self.held is not None and prepared[2] > max(self.held, _FAIR):
+            self._given_back, self.held = True, None
+        self._steps += 1
+        best = self._solve(prepared)
+        asked = self._asked(best)
+        found = self.keys @ (self._solve(prepared, asked) if asked else best)
         to = self._accelerated.next(self.point, found)
-        unknowns, expected = self._go(to - self.point, prepared)
+        unknowns, expected = self._go(to - self.point, prepared, asked)
         if self.has_sums and expected > prepared[2]:
             to = self._accelerated.restart(self.point, found)
-            unknowns, expected = self._go(to - self.point, prepared)
+            unknowns, expected = self._go(to - self.point, prepared, asked)
         length = np.abs(self._changing @ unknowns).max(initial=0)
         part = min(self._room(unknowns, prepared[1]), self._reach / max(length, STILL))
         self.point, unknowns = self.point + part * (to - self.point), part * unknowns
         self.moved = self._changing @ unknowns
         self.way = self.way + self.moved
-        if self.has_sums:  # else rates follow all scales, and steps are small in the end
-            self._gone = self._gone + unknowns
+        self._gone = self._gone + unknowns
+        self._size = self._size + self._sizes(unknowns)
         for bends in prepared[1]:
             self._transfers = bends.transfers.moved(bends.inputs @ unknowns)
         return Plan(self.system, self.system.expand(unknowns)), expected
 
-    def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared) -> _Prepared:
-        """Give the outputs a scale, if rates cannot be one without and it need not go far; return what holds then."""
+    def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared, is_early: bool) -> _Prepared:
+        """Give the outputs a scale, if rates cannot be one without and are far closer with it; return what holds then."""
         ties_outputs = self.has_sums or len(self.probe.heads) > 1
-        if not (self._is_new and ties_outputs):
+        if not ties_outputs or self.held is not None or self._given_back or not (is_early or self._is_new):
             return prepared
         self._is_new = False
         found = self._solve(prepared)
@@ -166,19 +209,19 @@ class Relaxed:
         bends_far = self.has_sums and any(np.abs(bends.inputs @ found).max() > _NEAR for bends in prepared[1])
         if held <= REACHABLE and not bends_far:
             return prepared
-        holding, heads = self.system, self.probe.heads
-        self._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))
-        loosened = self._prepare(rates)
-        found = self._solve(loosened)
-        sizes = [self.system.log_scales(self.system.labels[h], found) + self._sums.excess(h, found) for h in heads]
+        heads = self.probe.heads
+        loose = copy(self)
+        loose._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))
+        loosened = loose._prepare(rates)
+        found = loose._solve(loosened)
+        farthest = float(np.abs(loose._sizes(found)).max(initial=0))
         is_worth = bends_far or _spread_at(loosened[0], found) <= _WORTH * held
-        farthest = max(float(np.abs(size).max()) for size in sizes)
-        if is_worth and farthest <= _FARTHEST:
-            self.held = held
-            return loosened
-        self.too_far = farthest if is_worth else None
-        self._look_at(holding)
-        return self._prepare(rates)
+        if not is_worth or farthest > _FARTHEST:
+            self.too_far = farthest if is_worth else None
+            return prepared
+        vars(self).update(vars(loose))
+        self.held, self.too_far = held, None
+        return loosened
 
     def _room(self, unknowns: np.ndarray, curves: Sequence[Bends]) -> float:
         """Return which part of a step can be gone until a curve's scale is as small as is allowed; 1 for all of it."""
@@ -191,7 +234,24 @@ class Relaxed:
     def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
         """Return the unknowns of the best step, or of the best that does as is asked."""
         terms, bends, _ = prepared
-        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, self._gone)
+        gone = self._gone if self.has_sums else 0.0  # without, rates follow all scales, and steps are small in the end
+        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, gone)
+
+    def _asked(self, best: np.ndarray) -> list[Held]:
+        """Return what is asked of the outputs' sizes, given the best step: none, those that they had, or the farthest."""
+        if not self._heads:
+            return []
+        rows = np.stack([*self._heads.values()])
+        if self._given_back:
+            return [Held(rows, -self._size)]
+        size = self._size + self._sizes(best)
+        if np.abs(size).max() <= _FARTHEST:
+            return []
+        return [Held(rows, np.clip(size, -_FARTHEST, _FARTHEST) - self._size)]
+
+    def _sizes(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return by how much the outputs that have a scale grow, log, as it is foretold."""
+        return np.array([row @ unknowns + self._sums.excess(h, unknowns) for h, row in self._heads.items()])
 
     def _prepare(self, rates: Mapping[str, UnitRates]) -> _Prepared:
         """Return the units' terms and the curves, as they are now, and the rates' spread."""
@@ -200,10 +260,10 @@ class Relaxed:
         self._misled |= spread > max(LONG, _GAIN * self._spread)
         if self.has_sums and spread > self._spread:
             self._reach = np.abs(self.moved).max(initial=0) / 2
-        elif spread < self._spread / 2:
+        elif np.isfinite(self._spread) and spread < self._spread / 2:
             self._reach *= 2
         self._spread = spread
-        self._sums.look(self.probe.batches[0])
+        self._sums.look(self.probe.batches[0], {u.key: _squares(u, rates) for u in self.units if u.key in rates})
         curves = self._curves()
         for term in terms:
             above = self._above[term.unit]
@@ -223,14 +283,14 @@ class Relaxed:
 
     def terms(self, rates: Mapping[str, UnitRates]) -> list[Term]:
         """Return the terms of the units, with what sums do to them."""
-        terms = find_terms(self.units, self.system, rates)
+        terms = find_terms(self.units, self.system, rates, columns=self._columns)
         for term in terms:
             term.bends = self._summed[term.unit]
         return terms
 
-    def _go(self, moved: np.ndarray, prepared: _Prepared) -> tuple[np.ndarray, float]:
-        """Return the unknowns that move the point by so much, and the spread of the rates that is expected then."""
-        unknowns = self._solve(prepared, [Held(self.keys, moved)])
+    def _go(self, moved: np.ndarray, prepared: _Prepared, asked: Sequence[Held]) -> tuple[np.ndarray, float]:
+        """Return the unknowns that move the point by so much and do as is asked, and the spread that is expected then."""
+        unknowns = self._solve(prepared, [*asked, Held(self.keys, moved)])
         return unknowns, _spread_at(prepared[0], unknowns)
 
 
@@ -239,12 +299,7 @@ def _spread_at(terms: Sequence[Term], unknowns: np.ndarray) -> float:
     return rate_spread(np.exp(Terms(terms).log_rates(unknowns)) if terms else [])
 
 
-def _gains(system: ScaleSystem, heads: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
-    """Return what `Sums` takes: by how much terms are scaled above their sums, and the scales of the heads."""
-    rows = system.solution.matrix
-
-    def mean(value: str) -> np.ndarray:
-        return np.asarray(rows[system.labels[value].ravel()].mean(axis=0)).reshape(-1)
-
-    gains = {(total, term): mean(term) - mean(total) for total, terms in system.sums.items() for term in terms}
-    return gains | {(head, head): mean(head) for head in heads if head in system.labels}
+def _squares(unit: Unit, rates: Mapping[str, UnitRates]) -> np.ndarray:
+    """Return the squares of a unit's weights for each input channel, (I,), where they are known."""
+    weights = rates[unit.key].weights
+    return np.zeros(0) if weights is None else weights.columns(np.ones(unit.num_channels))

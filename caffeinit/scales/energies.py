@@ -12,7 +12,6 @@ from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.ops.building import reduced
-from caffeinit.scales.labels import Labels
 from caffeinit.scales.mixtures import Edge
 
 _PICTURES = 4  # on which energies are measured
@@ -21,32 +20,37 @@ _PICTURES = 4  # on which energies are measured
 class Energies:
     """What measures energies: compiled once, and reads the learned arrays anew each time."""
 
-    def __init__(
-        self, network: Network, heads: Collection[str], asked: Sequence[Edge], labels: Mapping[str, Labels]
-    ) -> None:
+    def __init__(self, network: Network, heads: Collection[str], asked: Sequence[Edge]) -> None:
         """Compile a graph with gradients that computes the energies that are asked for."""
         self.asked = asked
         self._network = network
         graph = network.graph.copy()
         noise = {head: graph.add_input(graph.fresh("noise"), graph.shape(head)) for head in heads}
-        back = [edge for edge in asked if edge[0] == "diff"]
-        parts: dict[tuple[str, str], list[str]] = {}
+        parts = {(head, ""): [value] for head, value in noise.items()}
+        back = list(dict.fromkeys(edge.value for edge in asked if edge.kind in ("part", "diff")))
         try:
-            append_backward(graph, noise, list(dict.fromkeys(value for _, value, _ in back)), parts)
+            diffs = append_backward(graph, noise, back, parts)
         except GradientError:  # where no gradient passes, nothing has a rate that depends on it
-            parts = {}
-        wanted = {edge: parts[edge[1:]] for edge in back if edge[1:] in parts}
-        wanted |= {edge: [edge[2]] for edge in asked if edge[0] == "value"}
-        wanted |= {edge: [_centred(graph, edge[2], labels)] for edge in asked if edge[0] == "deviation"}
-        self._squares = {
-            edge: [graph.op("ReduceSumSquare", v, keepdims=0) for v in values] for edge, values in wanted.items()
-        }
+            diffs = {}
+        self._squares: dict[Edge, list[str]] = {}
+        for edge in dict.fromkeys(edge._replace(group=None) for edge in asked):
+            if edge.kind == "part":
+                values = parts.get((edge.value, edge.source), [])
+            else:
+                values = [diffs[edge.value]] if edge.kind == "diff" and edge.value in diffs else []
+                values = [edge.value] if edge.kind in ("value", "deviation") else values
+            if values:
+                self._squares[edge] = [_squared(graph, value, edge) for value in values]
         names = [name for of in self._squares.values() for name in of]
         self._session = compile_graph(graph, names, network.settings, fed=network.learned)
         self._shapes = {name: graph.shape(name) for name in self._session.inputs}
 
-    def measure(self, batch: Mapping[str, np.ndarray]) -> dict[Edge, float]:
-        """Return the energies on some pictures of a batch."""
+    def measure(self, batch: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[Edge, float]:
+        """Return the energies on some pictures of a batch.
+
+        Args:
+            weights: first output of a unit's node -> (I,) squares of its weights for each input channel.
+        """
         free = self._network.graph.batch_axis_free
         feeds = {name: array[:_PICTURES] if free and array.ndim else array for name, array in batch.items()}
         pictures = len(next(iter(feeds.values())))
@@ -57,10 +61,36 @@ class Energies:
                 size = (pictures, *rest) if free else (first, *rest)
                 feeds[name] = rng.standard_normal(size, np.float32)
         found = self._session.run({name: feeds[name] for name in self._session.inputs})
-        return {edge: sum(float(found[name]) for name in of) for edge, of in self._squares.items()}
+        wholes = {
+            edge: np.sum(
+                [np.broadcast_to(found[name], _last(edge.shape, found[name].ndim)).ravel() for name in of], axis=0
+            )
+            for edge, of in self._squares.items()
+        }
+        for edge, energies in wholes.items():
+            weighs = edge.kind in ("value", "deviation") and edge.source in weights
+            if weighs and weights[edge.source].shape == energies.shape:
+                wholes[edge] = energies * weights[edge.source]
+        return {
+            edge: _taken(wholes[whole], edge) for edge in self.asked if (whole := edge._replace(group=None)) in wholes
+        }
 
 
-def _centred(graph: Graph, value: str, labels: Mapping[str, Labels]) -> str:
-    """Append what a value deviates from the means of its channels."""
-    axes = [axis for axis, size in enumerate(labels[value].shape) if size == 1]
-    return graph.op("Sub", value, reduced(graph, "ReduceMean", value, axes)) if axes else value
+def _taken(energies: np.ndarray, edge: Edge) -> float:
+    """Return the energy of the elements that count."""
+    chosen = energies if edge.group is None else energies[np.frombuffer(edge.group, np.int64)]
+    return float(chosen.sum(dtype=np.float64))
+
+
+def _squared(graph: Graph, value: str, edge: Edge) -> str:
+    """Append the sums of squares of a value over the axes along which the elements are not told apart."""
+    rank = len(graph.shape(value))
+    axes = [axis for axis, size in enumerate(_last(edge.shape, rank)) if size == 1]
+    if edge.kind == "deviation" and axes:
+        value = graph.op("Sub", value, reduced(graph, "ReduceMean", value, axes))
+    return reduced(graph, "ReduceSumSquare", value, axes) if axes else graph.op("Mul", value, value)
+
+
+def _last(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Return a shape with so many axes: its last ones, or more of size 1 before."""
+    return ((1,) * rank + shape)[len(shape) :]

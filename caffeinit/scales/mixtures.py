@@ -5,13 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-# What brings an energy to a value: "value", "deviation" or "diff", the value, and the term or the first output of the node
-# that does.
-Edge = tuple[str, str, str]
+
+class Edge(NamedTuple):
+    """An energy of some elements of a value, or of what comes back to it.
+
+    Attributes:
+        kind: "value", "deviation" (from the channels' means), "diff" (the whole gradient) or "part" (what one node brings).
+        value: the value.
+        source: the first output of the node that brings the part, empty for the noise at a head; or that of the unit's node
+            that weighs the value's channels, empty if none does.
+        shape: of the label array whose elements are told apart.
+        group: numbers of the elements that count, as bytes; None for all.
+    """
+
+    kind: str
+    value: str
+    source: str
+    shape: tuple[int, ...]
+    group: bytes | None
 
 
 @dataclass(frozen=True)
@@ -20,10 +35,10 @@ class Part:
 
     functions: tuple[tuple[int, float], ...]  # number, weight
     row: np.ndarray
-    edge: Edge
+    edge: Edge | None = None
 
     @classmethod
-    def of(cls, functions: Iterable[tuple[int, float]], row: np.ndarray, edge: Edge) -> Part:
+    def of(cls, functions: Iterable[tuple[int, float]], row: np.ndarray, edge: Edge | None = None) -> Part:
         """Return a part without the functions that are 0."""
         return cls(tuple((number, weight) for number, weight in functions if number), row, edge)
 
@@ -63,18 +78,18 @@ class Mixtures:
         """Take the number of unknowns."""
         self._parts: list[list[Part]] = [[]]
         self._rows: list[np.ndarray] = [np.zeros((0, size))]
-        self._edges: list[list[list[Edge]]] = [[]]
+        self._edges: list[list[list[Edge | None]]] = [[]]
         self._shares: list[np.ndarray] = [np.zeros(0)]  # log
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @property
     def edges(self) -> list[Edge]:
         """What energies are asked for."""
-        return [edge for parts in self._edges if len(parts) > 1 for edges in parts for edge in edges]
+        return [edge for parts in self._edges if len(parts) > 1 for edges in parts for edge in edges if edge]
 
     def add(self, parts: Iterable[Part]) -> int:
         """Return the number of a mixture; equal parts are one, and a function by itself is that function."""
-        apart: dict[Hashable, tuple[Part, list[Edge]]] = {}
+        apart: dict[Hashable, tuple[Part, list[Edge | None]]] = {}
         for part in parts:
             apart.setdefault(part.key, (part, []))[1].append(part.edge)
         found = [part for part, _ in apart.values()]
@@ -113,9 +128,9 @@ class Mixtures:
         return self._known[1:]
 
 
-def _log_shares(parts: Sequence[Sequence[Edge]], energies: Mapping[Edge, float]) -> np.ndarray:
+def _log_shares(parts: Sequence[Sequence[Edge | None]], energies: Mapping[Edge, float]) -> np.ndarray:
     """Return the logarithms of the shares that parts have in the energies of all their edges; see `Mixtures.weigh`."""
-    known = np.array([sum(energies.get(edge, math.nan) for edge in edges) for edges in parts])
+    known = np.array([sum(energies.get(edge, math.nan) if edge else math.nan for edge in edges) for edges in parts])
     total = known.sum()
     is_sound = bool(np.isfinite(total)) and total > 0
     with np.errstate(divide="ignore"):

@@ -105,7 +105,33 @@ def gathered():
     return text + classifier(below)
 
 
-NETS = {net.__name__: net for net in (residual, pyramid, scores, gathered)}
+def positive():
+    """A residual net whose sums go through ReLUs: after some, most of a value's energy is in its channels' means."""
+    text, below = conv("c", "data") + relu("c"), "c"
+    for i in range(6):
+        text += conv(f"a{i}", below) + relu(f"a{i}") + conv(f"b{i}", f"a{i}")
+        text, below = text + total(f"e{i}", below, f"b{i}") + relu(f"e{i}"), f"e{i}"
+    return text + classifier(below)
+
+
+def joined():
+    """Two residual parts whose sums go through ReLUs, and between them what is pooled joined with a layer's outputs."""
+    text, below = conv("c", "data") + relu("c"), "c"
+    for part, channels in enumerate((8, 16)):
+        for i in range(part, part + 2):
+            text += conv(f"a{part}{i}", below, 4) + relu(f"a{part}{i}") + conv(f"b{part}{i}", f"a{part}{i}", channels)
+            text += total(f"e{part}{i}", below, f"b{part}{i}") + relu(f"e{part}{i}")
+            below = f"e{part}{i}"
+        if not part:
+            pooling = "pooling_param { pool: MAX kernel_size: 2 stride: 2 }"
+            text += f'layer {{ name: "p" type: "Pooling" bottom: "{below}" top: "p" {pooling} }}\n'
+            text += conv("y", below, stride=2) + relu("y")
+            text += 'layer { name: "z" type: "Concat" bottom: "p" bottom: "y" top: "z" }\n'
+            below = "z"
+    return text + classifier(below)
+
+
+NETS = {net.__name__: net for net in (residual, pyramid, scores, gathered, positive, joined)}
 
 
 @pytest.fixture
@@ -247,35 +273,34 @@ def test_a_step_leads_to_the_rates_that_it_foretells(load, name):
     assert np.abs(errors - np.mean(errors)).max() < 0.25 * np.std(list(changes.values()))
 
 
-def positive():
-    """A residual net whose sums go through ReLUs: after some, most of a value's energy is in its channels' means."""
-    text, below = conv("c", "data") + relu("c"), "c"
-    for i in range(6):
-        text += conv(f"a{i}", below) + relu(f"a{i}") + conv(f"b{i}", f"a{i}")
-        text, below = text + total(f"e{i}", below, f"b{i}") + relu(f"e{i}"), f"e{i}"
-    return text + classifier(below)
-
-
-def test_a_step_after_which_outputs_are_restored_leads_to_the_rates_that_it_foretells(load):
-    net = load(positive())
-    caffeinit.init(net, [pictures()])
-    relaxed = Relaxed(net, RateProbe(net, [{"data": pictures()}]), reason_to_keep, every_unit, restored=True)
-    restorer = find_restorer(net, [{"data": pictures()}], reason_to_keep, least=0)
-    before = relaxed.probe.measure()
-    relaxed.step(before)  # looks at energies
-    branches = [u.key for u in net.units if u.name.startswith("b")]
-    outputs = [relaxed.system.labels[u.uses[0].output].ravel() for u in net.units if u.key in branches]
-    moved = relaxed.system.unknowns_for(np.concatenate(outputs), np.full(sum(map(len, outputs)), 0.3))
-    foretold = foretold_of(relaxed.terms(before), moved)
+def scale_branches(relaxed, restorer, by):
+    """Scale what is added to the sums, and give all outputs their sizes back; return the unknowns that say so."""
+    net = relaxed.network
+    outputs = [relaxed.system.labels[u.uses[0].output].ravel() for u in net.units if u.name.startswith("b")]
+    moved = relaxed.system.unknowns_for(np.concatenate(outputs), np.full(sum(map(len, outputs)), by))
     plan = Plan(relaxed.system, relaxed.system.expand(moved))
     scales = {u.key: plan.factors(net.graph, u) for u in net.units}
+    restorer.begin({u.key: np.zeros(u.num_channels) for u in net.units}, np.zeros(1))
     restorer.prepare(scales, np.ones(1))
     apply(net, plan)
     restorer.restore(scales, np.ones(1))
+    return moved
+
+
+def test_a_step_after_which_outputs_are_restored_leads_to_the_rates_that_it_foretells(load):
+    net = load(joined())
+    caffeinit.init(net, [pictures()], balanced=False)
+    relaxed = Relaxed(net, RateProbe(net, [{"data": pictures()}]), reason_to_keep, every_unit, restored=True)
+    restorer = find_restorer(net, [{"data": pictures()}], reason_to_keep, least=0)
+    scale_branches(relaxed, restorer, -2.0)  # most of a sum is its channels' means then
+    before = relaxed.probe.measure()
+    relaxed.step(before)  # looks at energies
+    terms = relaxed.terms(before)
+    foretold = foretold_of(terms, scale_branches(relaxed, restorer, 0.3))
     after = relaxed.probe.measure()
     changes = [np.log(after[key].rate / before[key].rate) for key in foretold]
     errors = [np.log(after[key].rate) - log for key, log in foretold.items()]
-    assert np.std(errors) < 0.03 * np.std(changes)
+    assert np.std(errors) < 0.2 * np.std(changes)
 
 
 def test_what_is_foretold_of_gradients_below_one_sum_is_exact(load):
