@@ -141,12 +141,21 @@ class Best:
         """Return all scales that will have been given once a change is applied."""
         return with_plan(self.network, self._given, change)
 
-    def finish(self) -> dict[str, np.ndarray]:
-        """Go back to the best point, apply its plan, and return the scales that the units have been given."""
+    def back(self) -> dict[str, np.ndarray]:
+        """Go back to the best point, without its plan, and return the scales that the units had been given there."""
         assert self._best is not None
         self._arrays.put_back()
         for change in reversed(self._gone):
             apply(self.network, Plan(change.system, -change.scales), roughly=True)
-        plan, given = self._best
+        if self._gone:  # arrays were kept after these
+            self._arrays.forget()
+        self._gone = []
+        self._given = self._best[1]
+        return self._given
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """Go back to the best point, apply its plan, and return the scales that the units have been given."""
+        assert self._best is not None
+        given, plan = self.back(), self._best[0]
         apply(self.network, plan)
         return with_plan(self.network, given, plan)

@@ -59,6 +59,9 @@ class Restorer:
     def begin(self, scales: Scales, point: np.ndarray) -> None:
         """Take the net as it is now, when it has been given these scales, for what is to be kept."""
 
+    def returned(self, scales: Scales, point: np.ndarray) -> None:
+        """Learn that the net is as it was once, with these scales: its channels have the moments that belong to them."""
+
 
 class Normalizer(Restorer):
     """Gives the channels the scales themselves as deviations, and beta times that as means: of a net just normalised."""
@@ -102,6 +105,10 @@ class Keeper(Restorer):
         self._now = scales
         self._restored = point
         self._known: tuple[dict[str, Moments], Scales] | None = None
+
+    def returned(self, scales: Scales, point: np.ndarray) -> None:
+        """Go on from there; see `Restorer`."""
+        self._now, self._restored = scales, point
 
     def prepare(self, scales: Scales, point: np.ndarray) -> None:
         """Measure the moments, once; see `Restorer`."""
@@ -165,6 +172,10 @@ class Thorough(Restorer):
     def was_needed(self) -> bool:
         """Whether all pictures had to be seen again: what is foretold of values there is off by percents."""
         return self._left < _PASSES
+
+    def returned(self, scales: Scales, point: np.ndarray) -> None:
+        """Go on from there; see `Restorer`."""
+        self._usual.returned(scales, point)
 
     def prepare(self, scales: Scales, point: np.ndarray) -> None:
         """Look at the net as the usual restorer does."""

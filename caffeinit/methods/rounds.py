@@ -8,7 +8,7 @@ did is measured, with the same pictures and noise, before the next round.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from caffeinit.apply.plan import Plan, apply, can_apply
 from caffeinit.errors import WeightsError
 from caffeinit.methods.acceleration import LONG
 from caffeinit.methods.best import Best, with_plan
-from caffeinit.methods.between import plan_balance, predict, scale_system
+from caffeinit.methods.between import plan_balance, predict, scale_system, spread_of
 from caffeinit.methods.relaxed import STILL, Relaxed
 from caffeinit.methods.restoring import Restorer
+from caffeinit.model.network import Network
 from caffeinit.statistics.rates import UnitRates, without_squares
 
 # Log sizes of values that are as good as foretold: with random weights CaffeNet's then are, with PCA's they are .3 off.
@@ -26,8 +27,8 @@ _CLOSE = 0.15
 # Measurements after which a spread half as large again will do. What is missing then is as large as what chance adds: on
 # 16 pictures, rates move by 1 or 2 % when some ReLUs flip.
 _STRICT = 3
-# Rounds without a better one after which no more are tried.
-_PATIENCE = 6
+# Rounds without one that leaves less than this of the spread, after which no more are tried.
+_PATIENCE, _PROGRESS = 6, 0.99
 # Measurements at most.
 ROUNDS = 24
 
@@ -75,16 +76,26 @@ def iterate(
     state = Best(network, relaxed.units)
     before: dict[str, UnitRates] = {}
     done = since_best = 0
+    is_back = False
     while done < rounds:
         rates = probe.measure()
         before = before or without_squares(rates)
         done += 1
         progress(done, rounds)
         plan = plan_balance(network, rates, relaxed.counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
+        best = state.spread
         spread = state.offer(plan, predict(network.units, rates, plan))
-        since_best = 0 if spread <= state.spread else since_best + 1
-        if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best == _PATIENCE or done == rounds:
+        if not is_back:
+            since_best = 0 if spread <= _PROGRESS * best else since_best + 1
+        if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best >= _PATIENCE or done == rounds:
             break
+        if relaxed.is_lost(spread, state.spread) and not is_back:
+            restorer.returned(state.back(), relaxed.back())
+            is_back = True
+            continue
+        if is_back or spread == state.spread:
+            relaxed.mark()
+        is_back = False
         change = relaxed.step(rates)[0]
         del rates  # what they come from makes room for the next ones
         if not np.abs(change.scales).max(initial=0) > STILL:
@@ -113,24 +124,57 @@ def approach(
     Returns:
         The scales that the units have been given, as `iterate` does, and the rates at first.
     """
-    network, probe = relaxed.network, relaxed.probe
+    network, probe, system = relaxed.network, relaxed.probe, relaxed.system
     given = {u.key: np.zeros(u.num_channels) for u in network.units}
+    best = _Seen(np.inf, given, {})
     before: dict[str, UnitRates] = {}
-    for number in range(rounds):
+    for number in range(rounds + 1):
+        if number == rounds and not relaxed.has_sums:
+            break
         rates = probe.measure(rough=True)
         before = before or without_squares(rates)
-        change, expected = relaxed.step(rates)
+        spread = spread_of(rates, relaxed.units)
+        if relaxed.is_lost(spread, best.spread):
+            given, rates = best.given, best.rates
+            best.undo(network)
+            restorer.restore(given, relaxed.back())
+        elif relaxed.has_sums:
+            best = _Seen(spread, given, rates)
+            relaxed.mark()
+        if number == rounds:
+            break
+        change, expected = relaxed.step(rates, is_early=True)
         del rates
         if not can_apply(network, change):
             relaxed.forget()
             break
+        if relaxed.system is not system:
+            restorer.begin(given, np.zeros_like(relaxed.way))
+            system = relaxed.system
         planned = with_plan(network, given, change)
         restorer.prepare(planned, relaxed.way)
         apply(network, change, roughly=True)
+        best.gone.append(change)
         given = planned
         is_short = np.abs(relaxed.moved).max(initial=0) <= LONG
-        if (expected <= limit and is_short) or number == rounds - 1:
+        if (expected <= limit and is_short) or (number == rounds - 1 and not relaxed.has_sums):
             break
         if restorer.restore(given, relaxed.way) <= _CLOSE and expected <= limit:
             break
     return given, before
+
+
+@dataclass
+class _Seen:
+    """A point that was gone through: its spread, the scales given until then, the rates there, and the changes since."""
+
+    spread: float
+    given: dict[str, np.ndarray]
+    rates: dict[str, UnitRates]
+    gone: list[Plan] = field(default_factory=list)
+
+    def undo(self, network: Network) -> None:
+        """Take the changes back."""
+        for change in reversed(self.gone):
+            apply(network, Plan(change.system, -change.scales), roughly=True)
+        self.gone = []

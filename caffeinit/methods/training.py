@@ -239,10 +239,21 @@ def _bend(work: _Work, relaxed: Relaxed, both: _Phases) -> _Done:
 
     thorough = Thorough(work.keeper(), normalize_again)
     found = iterate(relaxed, restorer=thorough, progress=both.second)
-    found.before = before
-    for report, earlier in zip(reports, as_found, strict=True):
+    learned = [unit for unit in network.units if learns(unit)]
+    done = _Done(reports, peak, left, found, relaxed.held, relaxed.too_far, thorough.was_needed)
+    if relaxed.is_lost(spread_of(found.after, learned), spread_of(before, learned)):
+        done = _unbent(work, relaxed, left)
+    done.found.before = before
+    for report, earlier in zip(done.reports, as_found, strict=True):
         report.before = earlier.before
-    return _Done(reports, peak, left, found, relaxed.held, relaxed.too_far, thorough.was_needed)
+    return done
+
+
+def _unbent(work: _Work, relaxed: Relaxed, left: Mapping[str, int]) -> _Done:
+    """Normalise once more, and scale by what keeps the function alone: what changes it has led away from one rate."""
+    reports, peak = work.normalized()
+    found = iterate(relaxed, rounds=1)
+    return _Done(reports, peak, {**left, **_left_alone(work.network, reports, work.chosen)}, found, None, None)
 
 
 def _look_first(work: _Work) -> tuple[list[UnitReport], Restorer]:
