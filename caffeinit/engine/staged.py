@@ -260,6 +260,8 @@ class StagedRun:
 
     def _align(self, stage: Stage) -> None:
         """Bring the inputs of a stage into pieces of equal sizes; into one piece where that pays and is small."""
+        if not self.graph.batch_axis_free:
+            return  # none were merged, and some have no axis to be cut along: sizes that the net works out
         cuts = {n: [p.shape[0] for p in self._kept[n]] for n in stage.inputs}
         total = sum(_num_bytes(p) for n in stage.inputs for p in self._kept[n])
         if total <= MERGED_BYTES and can_merge(self.graph, stage):

@@ -6,6 +6,7 @@ import pytest
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
+from caffeinit.model.graph import Graph
 from tests.nets import NETS, pictures
 
 
@@ -77,3 +78,22 @@ def test_kept_memory_is_a_cut_not_the_whole_net():
     widest = max(per_picture.values()) * 40
     assert widest <= run.peak_bytes < 1.5 * widest
     assert run.peak_bytes < sum(per_picture.values()) * 40
+
+
+def test_sizes_that_a_net_works_out_are_kept_between_stages():
+    """Two stages turn the numbers by an extent without axes, in a net that takes its pictures one by one."""
+    graph = Graph()
+    first = graph.op("Relu", graph.add_input("data", (1, 6)), name="first")
+    height = graph.op("Mul", graph.op("Gather", graph.op("Shape", first), np.asarray(1)), np.asarray(2))
+    lines = graph.op("Unsqueeze", graph.op("Div", height, np.asarray(4)), [0])
+    second = graph.op("Neg", graph.op("Reshape", first, graph.op("Concat", lines, [-1], axis=0)), name="second")
+    width = graph.op("Unsqueeze", graph.op("Div", height, np.asarray(6)), [0])
+    graph.op("Reshape", second, graph.op("Concat", width, [-1], axis=0), name="third")
+    batches = [{"data": p[None]} for p in np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)]
+    stages = plan_stages(graph, ["first", "second"], ["third"])
+    run = StagedRun(graph, batches, stages, Settings(threads=1))
+    for number in range(len(stages)):
+        run.run(number, lambda value, piece: None)
+    assert any(height in s.inputs for s in stages)
+    for batch, found in zip(batches, run.values("third"), strict=True):
+        np.testing.assert_array_equal(found, -np.maximum(batch["data"], 0).reshape(2, 3))
