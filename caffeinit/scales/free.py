@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix, vstack
 
 from caffeinit.apply.plan import channel_labels
 from caffeinit.model.graph import Graph
@@ -78,8 +80,7 @@ def report_scales(
         place: as in `Network`.
     """
     system = find_scales(graph, [i for u in units if not kept(u) for i in u.initializers], outputs)
-    entries = [_entry(graph, system, number, unit) for number, unit in enumerate(units)]
-    pairs = np.concatenate([np.zeros((0, 3), int), *entries])  # (unit, channel, unknown that its scale depends on)
+    pairs = _pairs(graph, system, units)
     first = np.unique(pairs[:, 2], return_index=True, return_inverse=True, return_counts=True)
     shared = first[3][first[2]] > 1
     users = _users(pairs[shared])
@@ -107,10 +108,45 @@ def report_scales(
     return ScaleReport(found, system.num_unknowns)
 
 
-def _entry(graph: Graph, system: ScaleSystem, number: int, unit: Unit) -> np.ndarray:
-    """Return (unit, channel, unknown) for all unknowns that the scales of a unit's output channels depend on."""
-    rows = system.solution.matrix[channel_labels(graph, system, unit.uses[0])].tocoo()
-    return np.column_stack([np.full(rows.nnz, number), rows.coords[0], rows.coords[1]])
+def _pairs(graph: Graph, system: ScaleSystem, units: Sequence[Unit]) -> np.ndarray:
+    """Return (unit, channel, unknown) for all unknowns that the scales of the units' output channels depend on."""
+    rows = [system.solution.matrix[channel_labels(graph, system, unit.uses[0])] for unit in units]
+    if not rows:
+        return np.zeros((0, 3), int)
+    whose = [(number, channel) for number, own in enumerate(rows) for channel in range(own.shape[0])]
+    found = [
+        (*whose[row], unknown) for row, names in enumerate(_own_unknowns(vstack(rows).tocsr())) for unknown in names
+    ]
+    return np.array(found, int).reshape(-1, 3)
+
+
+def _own_unknowns(matrix: csr_matrix) -> list[tuple[int, ...]]:
+    """Return the unknowns of each row, with those chosen anew that nothing but a row and its multiples need.
+
+    Which unknowns there are is chance: of a product and its two factors any two may be. An unknown that is in one row only
+    makes up for all others of it, and so that row can stand for the unknown; then the same may be true of another row.
+    """
+    ends = list(pairwise(matrix.indptr.tolist()))
+    names = [tuple(matrix.indices[start:end].tolist()) for start, end in ends]
+    numbers = [matrix.data[start:end] for start, end in ends]
+    kinds = [
+        (own, tuple(np.round(n / n[0], 9).tolist())) if own else None for own, n in zip(names, numbers, strict=True)
+    ]
+    readers: dict[int, set[Any]] = {}
+    for kind in kinds:
+        for unknown in kind[0] if kind else ():
+            readers.setdefault(unknown, set()).add(kind)
+    alone = [unknown for unknown, known in readers.items() if len(known) == 1]
+    replaced: dict[Any, tuple[int, ...]] = {}
+    while alone:
+        unknown = alone.pop()
+        if readers[unknown]:
+            (kind,) = readers[unknown]
+            replaced[kind] = (unknown,)
+            for other in kind[0]:
+                readers[other].discard(kind)
+                alone += [other] if len(readers[other]) == 1 else []
+    return [replaced.get(kind, own) for kind, own in zip(kinds, names, strict=True)]
 
 
 def _users(pairs: np.ndarray) -> dict[int, set[int]]:

@@ -1,12 +1,16 @@
 """Which channels of which units have scales of their own, told per unit."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from caffeinit.apply.plan import channel_labels
 from caffeinit.inspection import inspect_files
 from caffeinit.scales.classes import find_scales
 from caffeinit.scales.free import report_scales
 from tests.nets import NETS
+from tests.onnxnets import ModelBuilder, network_of
 
 
 def report(net, kept=lambda unit: ""):
@@ -49,6 +53,41 @@ def test_free_channels_and_shared_scales_make_up_the_independent_ones(name):
     groups = {frozenset([u.name, *u.tied_with]): u.num_shared for u in found.units if u.tied}
     assert sum(u.free for u in found.units) + sum(groups.values()) == found.num_independent
     assert found.num_independent == find_scales(net.graph, net.learned).num_unknowns
+
+
+def linear_attention(width=8, heads=2):
+    """Return (q k') [v, 1], the first columns divided by the last, which has something added that holds it."""
+    b, own = ModelBuilder(17), width // heads
+    x = b.op("Transpose", b.op("Reshape", "input", np.asarray([0, 3, -1], np.int64)), perm=[0, 2, 1])
+    qkv = b.op("Reshape", b.linear(x, "qkv", 3, 3 * width), np.asarray([0, 0, heads, 3 * own], np.int64))
+    q, k, v = b.op("Split", b.op("Transpose", qkv, perm=[0, 2, 1, 3]), np.asarray([own] * 3), axis=3, outputs=3)
+    ones = b.op("Pad", v, np.asarray([0] * 7 + [1]), np.float32(1))
+    weighed = b.op("MatMul", b.op("Transpose", b.op("Relu", k), perm=[0, 1, 3, 2]), ones)
+    y = b.op("MatMul", b.op("Relu", q), weighed)
+    y, total = b.op("Split", y, np.asarray([own, 1]), axis=3, outputs=2)
+    y = b.op("Transpose", b.op("Div", y, b.op("Add", total, np.float32(1e-3))), perm=[0, 2, 1, 3])
+    y = b.linear(b.op("Reshape", y, np.asarray([0, 0, width], np.int64)), "proj", width, width)
+    return network_of(b.finish(y, rank=3))
+
+
+def test_what_products_tie_is_told_whichever_of_them_stand_for_the_others():
+    units = {u.name: u for u in report(linear_attention()).units}
+    (qkv,) = (u for name, u in units.items() if name.startswith("qkv"))
+    # All q of a head share the inverse of the scale that its k share; each v has its own.
+    assert (qkv.free, qkv.tied, qkv.num_shared) == (8, 16, 2)
+
+
+@pytest.mark.parametrize("make", [*NETS.values(), linear_attention])
+def test_a_channel_is_free_where_the_others_leave_its_scale_open(make):
+    net = make()
+    found = report(net)
+    system = find_scales(net.graph, net.learned)
+    labels = [channel_labels(net.graph, system, unit.uses[0]) for unit in net.units]
+    rows = system.solution.matrix[np.concatenate(labels)].toarray()
+    rank = np.linalg.matrix_rank(rows)
+    free = [np.linalg.matrix_rank(np.delete(rows, n, axis=0)) < rank for n in range(len(rows))]
+    bounds = np.cumsum([0, *map(len, labels)])
+    assert [u.free for u in found.units] == [sum(free[a:b]) for a, b in pairwise(bounds)]
 
 
 def test_a_sum_ties_its_terms():
