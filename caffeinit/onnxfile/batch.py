@@ -41,7 +41,8 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
     if len(sizes) != 1 or 0 in sizes:
         return graph
     try:
-        plain = _changed(graph, lambda node: _unspelt(node, graph), _joined_or_viewed)
+        moving = graph.moving_values()
+        plain = _changed(graph, lambda node: _unspelt(node, graph, moving, is_declared), _joined_or_viewed)
         settle_types(plain, where)
         twin = _larger(plain, where)
         free = _changed(
@@ -126,10 +127,14 @@ def _follows(graph: Graph, other: Graph) -> bool:
     return True
 
 
-def _unspelt(node: onnx.NodeProto, graph: Graph) -> Inputs | None:
-    """Return the inputs of a node whose constant target spells the batch out, with one that does not."""
+def _unspelt(node: onnx.NodeProto, graph: Graph, moving: Collection[str], is_declared: bool) -> Inputs | None:
+    """Return the inputs of a node whose constant target spells the batch out, with one that does not.
+
+    Args:
+        is_declared: a target that leaves another axis open takes several pictures as the file says, joined along that axis.
+    """
     target, source = known_value(graph, node.input[_TARGETS[node.op_type]]), graph.shape(node.input[0])
-    if target is None or node.input[_TARGETS[node.op_type]] in graph.moving_values():
+    if target is None or node.input[_TARGETS[node.op_type]] in moving:
         return None
     if node.op_type == "Resize":
         return _factors(node, [target], [source])
@@ -138,7 +143,9 @@ def _unspelt(node: onnx.NodeProto, graph: Graph) -> Inputs | None:
         return None
     if source and dims[0] == source[0]:
         return _with_target(node, [0, *dims[1:]])
-    return _with_target(node, [-1, *dims[1:]]) if -1 not in dims and 0 not in dims else None
+    if -1 in dims or 0 in dims:
+        return None if is_declared else _with_target(node, [-1, *graph.shape(node.output[0])[1:]])
+    return _with_target(node, [-1, *dims[1:]])
 
 
 def _settled(node: onnx.NodeProto, graph: Graph, twin: Graph) -> np.ndarray | None:

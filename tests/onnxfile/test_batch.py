@@ -133,6 +133,7 @@ JOINING = {
     "scatter_nd": scattered("ScatterND", [[0, 1], [0, 3]], (2, 8, 6)),
     "in place": written_in_place,
     "triangle": reshaped((1, 240), "Trilu"),
+    "cumsum, rows": reshaped((40, -1), "CumSum", 0),
     "einsum": lambda b, x: b.op("Einsum", x, x, out="z", equation="nchw,mchw->nchw"),
     "concat": joined,
     "tile": lambda b, x: halved(b, plain("Tile", [2, 1, 1, 1])(b, x)),
@@ -151,6 +152,8 @@ APART = {
     "flip": plain("Slice", [-1], [-9], [3], [-1]),
     "triangle": plain("Trilu"),
     "rows": reshaped((-1, 6), "CumSum", 1),
+    "rows, rest": reshaped((40, -1), "CumSum", 1),
+    "heads, rest": reshaped((8, 0, -1), "CumSum", 2),
     "channels by tuples": by_tuples([1, 0, 2, 3], [3], [1], [-1], [0], [2]),
     "places by tuples": by_tuples([2, 3, 0, 1], *[[[h, w] for w in (5, 0, -1)] for h in (2, 7)]),
     "view by strides": strided(np.arange(240).reshape(1, 48, 5)),
@@ -158,6 +161,7 @@ APART = {
     "zeros allowed": allowing_zero((1, 5, 48)),
     "zeros allowed, rows": allowing_zero((40, 6)),
     "zeros allowed, rest": allowing_zero((1, 5, -1)),
+    "zeros allowed, heads": allowing_zero((5, 16, -1)),
     "computed padding": padded_as_needed,
 }
 
@@ -184,3 +188,12 @@ def test_those_that_keep_them_apart_take_any(name, tmp_path):
     x = batch(3)
     alone = [OnnxFile(path, threads=1).run({"x": row[None]}, ["y"])["y"] for row in x]
     np.testing.assert_allclose(net.forward({"x": x}, ["y"])["y"], np.concatenate(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_that_takes_several_pictures_joins_them_as_it_says(tmp_path):
+    """Rows that are spelt out in a file with an open batch get longer with each picture."""
+    b = Maker(shape=("N", 3, 8, 6))
+    rows = b.op("Reshape", b.conv("x", "conv1", 3, 5), numbers(b, [40, -1]), out="rows")
+    x = b.op("Reshape", b.op("Neg", rows, out="z"), numbers(b, [-1, *SHAPE[1:]]), out="back")
+    b.conv(x, "conv2", 5, 4, out="y")
+    assert not load(b.save(tmp_path / "net.onnx")).graph.batch_axis_free
