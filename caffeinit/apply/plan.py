@@ -16,7 +16,7 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit, Use
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.scales.walk import Use as ArrayUse
+from caffeinit.scales.links import Use as ArrayUse
 from caffeinit.storage.mapped import release
 
 
@@ -83,20 +83,24 @@ def apply(network: Network, plan: Plan, roughly: bool = False) -> None:
     Args:
         roughly: round a factor that is the same for a whole array before it is used, which takes half of the time.
     Raises:
-        WeightsError: a number leaves single precision; the network is then half changed and must not be saved.
+        WeightsError: a number leaves single precision, or a variance falls below 0; the network is then half changed and
+            must not be saved.
     """
-    variances = plan.system.variances(network.graph, plan.scales)
+    variances, lifts = (f(network.graph, plan.scales) for f in (plan.system.variances, plan.system.lifts))
     stored = plan.system.stored_variances
     for name, use in plan.system.uses.items():
         if name not in stored:
             array = network.graph.initializers[name]
-            if not multiply(array, *map(np.exp, _logs(plan, use, roughly)), threads=network.settings.threads):
+            logs = _logs(plan, use, lifts.get(name), roughly)
+            if not multiply(array, *map(np.exp, logs), threads=network.settings.threads):
                 raise _overflow(network, name)
             release(array)
     for name, values in variances.items():
         array = network.graph.initializers[name]
         if not np.isfinite(array).all():
             raise WeightsError(f'layer "{network.learned[name].layer}": holds numbers that are not finite')
+        if _is_negative(array, values):
+            raise WeightsError(f'layer "{network.learned[name].layer}": the variance that it stores would be negative')
         with np.errstate(over="ignore"):
             array[...] = values
         if not np.isfinite(array).all():
@@ -104,34 +108,43 @@ def apply(network: Network, plan: Plan, roughly: bool = False) -> None:
 
 
 def can_apply(network: Network, plan: Plan) -> bool:
-    """Tell whether all numbers stay in single precision when a plan is applied; nothing is changed."""
-    variances = plan.system.variances(network.graph, plan.scales)
+    """Tell whether a plan can be applied: all numbers stay in single precision, and variances 0 at least."""
+    variances, lifts = (f(network.graph, plan.scales) for f in (plan.system.variances, plan.system.lifts))
     stored = plan.system.stored_variances
     threads = network.settings.threads
     with np.errstate(over="ignore"):
         if not all(np.isfinite(v.astype(np.float32)).all() for v in variances.values()):
             return False
+    if any(_is_negative(network.graph.initializers[name], values) for name, values in variances.items()):
+        return False
     for name, use in plan.system.uses.items():
         if name not in stored:
             array = network.graph.initializers[name]
             with np.errstate(over="ignore"):
-                is_fit = fits(array, *map(np.exp, _logs(plan, use)), threads=threads)
+                is_fit = fits(array, *map(np.exp, _logs(plan, use, lifts.get(name))), threads=threads)
             release(array)
             if not is_fit:
                 return False
     return True
 
 
-def _logs(plan: Plan, use: ArrayUse, joined: bool = False) -> list[np.ndarray]:
+def _logs(plan: Plan, use: ArrayUse, lift: np.ndarray | None = None, joined: bool = False) -> list[np.ndarray]:
     """Return the logarithms of an array's factors, or their sum where each is a single number.
 
     Args:
+        lift: what a norm's weight makes up for beside that.
         joined: numbers that are all the same count as a single one.
     """
     logs = [plan.scales[use.plus], -plan.scales[use.minus]]
+    logs += [] if lift is None else [lift]
     if joined:
         logs = [log[(slice(0, 1),) * log.ndim] if log.size and (log == log.flat[0]).all() else log for log in logs]
     return [np.asarray(sum(logs))] if all(log.size == 1 for log in logs) else logs
+
+
+def _is_negative(array: np.ndarray, values: np.ndarray) -> bool:
+    """Tell whether a variance would fall below 0."""
+    return bool(((values < 0) & (array >= 0)).any())
 
 
 def _overflow(network: Network, name: str) -> WeightsError:

@@ -86,7 +86,7 @@ def describe_halves(network: Network, moments: Mapping[str, Moments], plan: Plan
         u.name: float((moments[k].largest * f).max()) for u, k, f in zip(network.units, keys, factors, strict=True)
     }
     notes = [f"largest value before: {_head_room(before)}", f"largest value after: {_head_room(after)}"]
-    logs = plan.system.log_factors(plan.scales)
+    logs = plan.system.log_factors(network.graph, plan.scales)
     arrays = {n: network.graph.initializers[n] for n in logs if n in network.learned}
     scaled = {n: np.abs(a * np.exp(logs[n])) for n, a in arrays.items()}
     given = {n: np.abs(a) for n, a in arrays.items()}

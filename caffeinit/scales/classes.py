@@ -18,7 +18,10 @@ from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.norms import stored_factor
 from caffeinit.scales.bonds import Bond
 from caffeinit.scales.labels import PINNED, Constraints, Labels, Solution, solve
-from caffeinit.scales.walk import Link, Scales, Use
+from caffeinit.scales.links import Link, Use, lowest_gain
+from caffeinit.scales.walk import Scales
+
+_ROUNDING = 1e-9  # of epsilon: a variance that is less than that below 0 is 0
 
 __all__ = ["Link", "ScaleSystem", "Use", "find_scales"]
 
@@ -89,14 +92,14 @@ class ScaleSystem:
         return np.asarray(lsmr(rows, wanted[counts] * roots, atol=1e-14, btol=1e-14, maxiter=10000)[0])
 
     def below_floor(self, unknowns: np.ndarray) -> Labels:
-        """Return the labels of norm channels whose stored variance would be negative, inputs and outputs."""
+        """Return the labels of norm channels whose stored variance would have to be negative, inputs and outputs."""
         return self.labels_below_floor(self.expand(unknowns))
 
     def labels_below_floor(self, scales: np.ndarray) -> Labels:
         """Return the same for the log scales of all labels."""
         found = [np.zeros(0, int)]
         for link in self.links:
-            if link.floor is not None:
+            if link.floor is not None and not link.lifts:
                 low = link.gained(scales) < link.floor
                 found += [link.inputs[low], link.outputs[low]]
         return np.unique(np.concatenate(found))
@@ -115,13 +118,33 @@ class ScaleSystem:
                 constraints.tie(labels[:1], labels[1:])
         return replace(self, constraints=constraints)
 
-    def log_factors(self, scales: np.ndarray) -> dict[str, np.ndarray]:
+    def log_factors(self, graph: Graph, scales: np.ndarray) -> dict[str, np.ndarray]:
         """Return learned initializer -> logarithms of what it is multiplied by, broadcast to its shape.
 
         The variances that `variances` gives are not among them.
         """
-        stored = self.stored_variances
-        return {n: scales[use.plus] - scales[use.minus] for n, use in self.uses.items() if n not in stored}
+        stored, lifts = self.stored_variances, self.lifts(graph, scales)
+        return {
+            n: scales[use.plus] - scales[use.minus] + lifts.get(n, 0.0)
+            for n, use in self.uses.items()
+            if n not in stored
+        }
+
+    def lifts(self, graph: Graph, scales: np.ndarray) -> dict[str, np.ndarray]:
+        """Return weight of a BatchNormalization -> logarithm of what it makes up for beside its scales, of its shape.
+
+        Where the input gets so small that even a variance of 0 is too large beside epsilon, the weight grows by the rest.
+
+        Args:
+            graph: with the variances as they are before.
+        """
+        found = {}
+        for link in self.links:
+            rest = _lifted(graph, link, scales) if link.lifts else np.zeros(0)
+            if rest.any():
+                name = link.initializers["weight"]
+                found[name] = rest.reshape(self.uses[name].plus.shape)
+        return found
 
     @property
     def stored_variances(self) -> set[str]:
@@ -133,13 +156,13 @@ class ScaleSystem:
         found = {}
         for link in self.links:
             if link.kind == "norm":
-                name, inverse = link.initializers["variance"], stored_factor(graph, link.node)
-                assert inverse
-                epsilon = attribute(link.node, "epsilon", 1e-5)
-                variance = graph.initializers[name].astype(np.float64)
-                known = variance.reshape(-1) * inverse + epsilon
-                changed = (np.exp(2 * link.gained(scales)) * known - epsilon) / inverse
-                found[name] = changed.reshape(variance.shape)
+                known, epsilon, inverse = _stored(graph, link)
+                changed = np.exp(2 * link.gained(scales)) * known - epsilon
+                changed[(changed < 0) & (changed >= -_ROUNDING * epsilon)] = 0
+                if link.lifts:
+                    changed[_lifted(graph, link, scales) > 0] = 0
+                name = link.initializers["variance"]
+                found[name] = (changed / inverse).reshape(graph.initializers[name].shape)
         return found
 
     def rescaled(self, graph: Graph, unknowns: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,9 +173,24 @@ class ScaleSystem:
             unknowns: (num_unknowns,) logarithms of the free factors.
         """
         scales = self.expand(unknowns)
-        factors = self.log_factors(scales)
+        factors = self.log_factors(graph, scales)
         arrays = {n: graph.initializers[n].astype(np.float64) * np.exp(f) for n, f in factors.items()}
         return arrays | self.variances(graph, scales)
+
+
+def _stored(graph: Graph, link: Link) -> tuple[np.ndarray, float, float]:
+    """Return a norm's variances with epsilon, (C,) float64, epsilon, and what the stored numbers are multiplied by."""
+    inverse = stored_factor(graph, link.node)
+    assert inverse
+    epsilon = attribute(link.node, "epsilon", 1e-5)
+    variance = graph.initializers[link.initializers["variance"]].astype(np.float64)
+    return variance.reshape(-1) * inverse + epsilon, epsilon, inverse
+
+
+def _lifted(graph: Graph, link: Link, scales: np.ndarray) -> np.ndarray:
+    """Return what a norm's weight makes up for, log, (C,): by how much the variance would be below 0."""
+    known, epsilon, _ = _stored(graph, link)
+    return np.asarray(np.maximum(np.minimum(lowest_gain(known, epsilon), 0) - link.gained(scales), 0))
 
 
 def find_scales(

@@ -7,7 +7,7 @@ the array's own layout, so that an array is scaled as the file has it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -31,42 +31,9 @@ from caffeinit.scales.labels import (
     same_rank,
     weight_labels,
 )
+from caffeinit.scales.links import Link, Use, lowest_gain
 
-
-@dataclass(frozen=True)
-class Link:
-    """One use of a unit: its input and output can be scaled independently.
-
-    Attributes:
-        node: the operator.
-        kind: "affine", "channel" (factors), "shift" (a learned Add) or "norm" (BatchNormalization).
-        initializers: role ("weight", "bias", "mean", "variance") -> learned initializer.
-        inputs, outputs: labels per input and output channel, (I,) and (O,); those of "channel" and "shift" broadcast
-            to the output's shape.
-        group: of an affine unit; output channel i reads the input channels of its group only.
-        floor: norm only, (C,): log(input scale) - log(output scale), or log(input scale) alone with a learned weight,
-            must not be below, or the stored variance would be negative.
-    """
-
-    node: onnx.NodeProto
-    kind: str
-    initializers: dict[str, str]
-    inputs: Labels
-    outputs: Labels
-    group: int = 1
-    floor: np.ndarray | None = None
-
-    def gained(self, scales: np.ndarray) -> np.ndarray:
-        """Return by how much the roots of a norm's stored variances grow, log, (C,), given all labels' log scales."""
-        return np.asarray(scales[self.inputs] - (0 if "weight" in self.initializers else scales[self.outputs]))
-
-
-@dataclass(frozen=True)
-class Use:
-    """How one use scales a learned array: by exp(plus - minus), label arrays that broadcast to the array's shape."""
-
-    plus: Labels
-    minus: Labels
+__all__ = ["Link", "Scales", "Use"]
 
 
 class Scales:
@@ -228,6 +195,7 @@ class Scales:
         Zeros stay zeros however they are scaled. In relaxed systems, whose biases will be shifted, they count as others.
         """
         readers = self.graph.consumers()
+        alone = {n for n, uses in self._uses.items() if len(uses) == 1}
         for name, uses in self._uses.items():
             if not self.relaxed and not self.graph.initializers[name].any():
                 continue
@@ -240,8 +208,15 @@ class Scales:
             ):
                 self.constraints.reason = f"{name} is also read in another way"
                 self.constraints.tie(uses[0][1].plus, uses[0][1].minus)
+                alone.discard(name)
             for _, other in uses[1:]:
                 self._equal(uses[0][1], other)
+        self.links = [replace(link, lifts=self._can_lift(link, alone)) for link in self.links]
+
+    def _can_lift(self, link: Link, alone: Collection[str]) -> bool:
+        """Tell whether a norm has a factor for each channel that may change for its sake only."""
+        weight = link.initializers.get("weight", "")
+        return link.kind == "norm" and weight in alone and self._uses[weight][0][1].plus.size == len(link.inputs)
 
     def _is_of_one_kind(self, name: str) -> bool:
         """Tell whether one factor is right for all uses: that of a variance, beside epsilon, is not that of its root."""
@@ -366,9 +341,7 @@ class Scales:
             roles |= self._statistics(node, statistics, inputs, np.full(1, PINNED) if weight else outputs)
             variance = self.graph.initializers[roles["variance"]].reshape(-1).astype(np.float64) * inverse
             epsilon = attribute(node, "epsilon", 1e-5)
-            tiny = np.finfo(float).tiny
-            with np.errstate(divide="ignore"):  # an infinite variance, which `apply` refuses
-                floor = 0.5 * np.log(max(epsilon, tiny) / np.maximum(variance + epsilon, tiny))
+            floor = lowest_gain(variance + epsilon, epsilon)
         if roles:
             kind = "norm" if is_learned else "channel"
             self.links.append(Link(node, kind, roles, inputs, outputs, floor=floor))

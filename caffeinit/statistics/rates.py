@@ -32,7 +32,7 @@ from caffeinit.model.products import PRODUCTS
 from caffeinit.model.rowwise import most_pictures
 from caffeinit.model.sizes import count_pictures, made_for
 from caffeinit.model.units import Unit
-from caffeinit.scales.walk import Link
+from caffeinit.scales.links import Link
 from caffeinit.statistics.forward import cut
 from caffeinit.storage.mapped import ScratchArrays
 from caffeinit.storage.paging import trim_heap

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.apply.plan import Plan, apply, can_apply
+from caffeinit.errors import WeightsError
 from caffeinit.scales.classes import _nodes_above, find_scales
 from caffeinit.scales.labels import Constraints, solve
 from tests.caffe.test_golden import group, load_case
 from tests.caffe.test_models import MODELS, files_of, input_values
 from tests.nets import NETS, NetBuilder
+from tests.onnxnets import ModelBuilder, network_of
 from tests.ops.checks import doubles, evaluate
 
 
@@ -26,9 +29,8 @@ def assert_kept_in_double(net, seed=0):
     feeds |= {n: rng.standard_normal(shape) for n, shape in graph.inputs.items()}
     before = evaluate(evaluator, outputs, feeds)
     unknowns = rng.uniform(-1.1, 1.1, system.num_unknowns)
-    for link in system.links:  # a stored variance does not go below 0
-        if link.floor is not None:
-            unknowns = np.abs(unknowns) if "weight" in link.initializers else unknowns * 0.3
+    if any(link.floor is not None and not link.lifts for link in system.links):
+        unknowns *= 0.3  # a stored variance does not go below 0
     after = evaluate(evaluator, outputs, feeds | system.rescaled(graph, unknowns))
     for one, other in zip(before, after, strict=True):
         # Double precision through a few layers.
@@ -288,6 +290,54 @@ def test_a_stored_variance_stays_positive_down_to_the_floor():
     unknowns = np.linalg.lstsq((matrix[link.inputs] - matrix[link.outputs]).toarray(), link.floor, rcond=None)[0]
     variance = system.rescaled(net.graph, unknowns)["bn/param1"]
     np.testing.assert_allclose(variance, 0, atol=1e-12)
+
+
+def normed(again=False):
+    """Return two convolutions, each with a BatchNormalization; `again`: they share their factors."""
+    b = ModelBuilder(17)
+    x = b.op("Relu", b.norm(b.conv("input", "conv1", 3, 4), "bn1", 4))
+    x = b.norm(b.conv(x, "conv2", 4, 4), "bn2", 4)
+    if again:
+        b.nodes[-1].input[1] = "bn1.weight"
+        b.initializers = [i for i in b.initializers if i.name != "bn2.weight"]
+    return network_of(b.finish(b.head(b.op("Relu", x), 4)))
+
+
+def far_below(system):
+    """Return unknowns with which inputs of BatchNormalizations are smaller by a factor of 3000, and their labels."""
+    labels = np.concatenate([link.inputs for link in system.links if link.kind == "norm"])
+    return system.unknowns_for(labels, np.full(len(labels), -8.0)), labels
+
+
+def test_a_factor_takes_up_what_a_variance_cannot():
+    net = normed()
+    graph, outputs = net.graph, list(net.graph.outputs)
+    system, evaluator = scales_of(net), doubles(graph, outputs, tuple(net.learned))
+    unknowns, labels = far_below(system)
+    np.testing.assert_allclose(system.log_scales(labels, unknowns), -8)
+    assert not system.below_floor(unknowns).size
+    feeds = {n: graph.initializers[n] for n in net.learned}
+    feeds |= {n: np.random.default_rng(0).standard_normal(shape) for n, shape in graph.inputs.items()}
+    arrays = system.rescaled(graph, unknowns)
+    assert not arrays["bn1.running_var"].any()
+    assert not arrays["bn2.running_var"].any()
+    (before,), (after,) = (evaluate(evaluator, outputs, feeds | more) for more in ({}, arrays))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-9 * np.abs(before).max())  # of double precision
+    before = net.forward({"input": feeds["input"].astype(np.float32)}, outputs)[outputs[0]]
+    apply(net, Plan(system, system.expand(unknowns)))
+    after = net.forward({"input": feeds["input"].astype(np.float32)}, outputs)[outputs[0]]
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())
+
+
+def test_a_factor_that_another_norm_has_as_well_takes_up_nothing():
+    net = normed(again=True)
+    system = scales_of(net)
+    unknowns, labels = far_below(system)
+    assert set(system.below_floor(unknowns)) >= set(labels)
+    plan = Plan(system, system.expand(unknowns))
+    assert not can_apply(net, plan)
+    with pytest.raises(WeightsError, match="negative"):
+        apply(net, plan)
 
 
 def test_relations_are_solved_exactly():
