@@ -32,10 +32,14 @@ def cut_on_way_back(
     wanted = [[v for s in of for v in s.values if v in index] for of in sources.values()]
     wanted = sorted(filter(None, wanted), key=lambda values: max(index[v] for v in values))
     step_of: dict[int, int] = {}
-    groups = _grouped(graph, wanted, most)
-    for number, group in enumerate(groups):
-        for node in graph.ancestors(group, given):
-            step_of.setdefault(id(node), number)
+    groups: list[list[str]] = []
+    for group in _grouped(graph, wanted, most):
+        fresh = [node for node in graph.ancestors(group, given) if id(node) not in step_of]
+        if groups and not fresh:
+            groups[-1] += group  # all of it is there after the last step
+            continue
+        step_of |= dict.fromkeys(map(id, fresh), len(groups))
+        groups.append(group)
     return _connected(graph, step_of, groups)
 
 

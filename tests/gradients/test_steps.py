@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from caffeinit.gradients import steps
 from caffeinit.gradients.runs import WholeRun
 from caffeinit.gradients.squares import KeptSquares, SquaresInOrder
-from caffeinit.gradients.steps import held_beside
+from caffeinit.gradients.steps import cut_on_way_back, held_beside
+from caffeinit.model.graph import Graph
 from caffeinit.statistics.rates import RateProbe
 from tests.gradients.test_runs import ALL
 from tests.nets import pictures
@@ -61,6 +63,17 @@ def test_steps_are_given_what_earlier_ones_made_and_keep_nothing_that_is_not_nee
         later = {name for after in run._steps[number + 1 :] for name in after.inputs}
         assert there - {*run.graph.inputs} <= later | sources
     assert there == {*run.graph.inputs}
+
+
+def test_what_an_earlier_step_has_made_needs_none_of_its_own(monkeypatch):
+    """Two units whose gradients come from the same values, as turned views of one array."""
+    monkeypatch.setattr(steps, "LEAST_ELEMENTS", 0)
+    graph = Graph()
+    first = graph.op("Relu", graph.add_input("data", (2, 3)))
+    second = graph.op("Neg", first)
+    sources = {"one": [SimpleNamespace(values=[second])], "other": [SimpleNamespace(values=[first, second])]}
+    (step,) = cut_on_way_back(graph, sources, [])
+    assert set(step.outputs) == set(step.last_use) == {first, second}
 
 
 def test_masks_are_made_on_the_way_back(finely):
