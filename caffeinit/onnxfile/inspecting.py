@@ -86,8 +86,12 @@ def _layer(node: onnx.NodeProto, network: Network) -> LayerReport:
 
 def _macs(node: onnx.NodeProto, graph: Graph) -> int:
     """Return the multiply-adds of a convolution or matrix product at the graph's batch size."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or graph.producer(node.output[0]) is None:
+    made = graph.producer(node.output[0]) if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+    while made is not None and made.op_type in ("Mul", "Add") and made.op_type != node.op_type:
+        made = graph.producer(made.input[0])  # gains and biases that the graph has behind it
+    if made is None or made.op_type != node.op_type:
         return 0
+    node = made
     x, weight, y = (graph.shape(v) for v in (*node.input[:2], node.output[0]))
     if -1 in (*x, *weight, *y):
         return 0

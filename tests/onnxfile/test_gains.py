@@ -1,5 +1,7 @@
 """Weights that a model computes from an array and a gain for each output: the gains take up scales, in the file itself."""
 
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,7 @@ from onnx import numpy_helper
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
+from caffeinit.inspection import inspect_files
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, tensor
 
@@ -112,6 +115,15 @@ def test_init_makes_their_channels_alike_and_counts_no_rate_of_theirs(weight, tm
     result = caffeinit.rescale(load(out), {"x": x})
     assert result.rate_spread < 1e-3
     assert any(note.endswith(f"is trained in their place: {left.name}") for note in result.notes)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_inspection_counts_them_as_other_convolutions(bias, tmp_path):
+    found = inspect_files(write(normalized, tmp_path / "net.onnx", bias), scales=True)
+    convs = [layer for layer in found.layers if layer.type == "Conv"]
+    assert [c.macs for c in convs] == [
+        math.prod(c.tops[0]) * inputs * 9 for c, inputs in zip(convs, (3, 5, 5), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("weight", [doubly, turned, shifted, read_twice])
