@@ -105,8 +105,8 @@ def find_learned(
         computed: from `work_out`.
     """
     candidates: dict[str, Learned] = {}
-    makers = {o: n.op_type for n in graph.nodes for o in n.output}
     moving = graph.moving_values()
+    products = {n.output[0] for n in graph.nodes if n.op_type in PRODUCTS and not moving.issuperset(n.input[:2])}
     for node in graph.nodes:
         if not any(o in moving for o in node.output):
             continue  # arithmetic of arrays
@@ -119,12 +119,8 @@ def find_learned(
             is_known = name in changeable or name in held or name in computed
             if array is None or array.dtype != np.float32 or not is_known:
                 continue
-            if (
-                array.size == 1
-                and node.op_type in ("Add", "Mul")
-                and not any(makers.get(i) in PRODUCTS for i in node.input)
-            ):
-                continue  # a number of some formula
+            if array.size == 1 and node.op_type in ("Add", "Mul") and products.isdisjoint(node.input):
+                continue  # a number of some formula, and not of a layer with a single output
             known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
             candidates.setdefault(name, replace(known, role=role))
     used = {name for unit in find_units(graph, candidates) for name in unit.initializers}

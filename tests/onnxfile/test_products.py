@@ -350,6 +350,15 @@ def test_a_single_channel_has_its_bias(tmp_path):
     assert_same_function(tmp_path / "net.onnx", tmp_path / "out.onnx", "x", x)
 
 
+def test_a_number_behind_a_product_of_two_values_is_no_unit(tmp_path):
+    """The scores of attention with a single head are divided by a root."""
+    nodes = [("Unsqueeze", ["x", "one"], {}), ("Transpose", ["x"], {"perm": [0, 1, 3, 2]})]
+    model = refused([*nodes, ("MatMul", ["x", "h0"], {}), ("Mul", ["x", "root"], {})], TOKENS, {"root": (1,)}, 4)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray([1]), "one"))
+    onnx.save(model, tmp_path / "net.onnx")
+    assert not load(tmp_path / "net.onnx").units
+
+
 def test_files_are_run_as_they_are(tmp_path):
     """The graph of ours computes what onnxruntime makes of the file."""
     for name in ("alpha and beta", "left", "planes, array of three axes"):
