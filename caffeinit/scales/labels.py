@@ -21,6 +21,7 @@ from caffeinit.model.graph import Shape
 PINNED = 0
 ZEROS = -1
 Labels = np.ndarray
+_LONG = 1000  # rows of a relation, from which on they are compared before each is looked at by itself
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Constraints:
         coefficients = np.array([c for c, _ in terms], float)
         rows[(rows == ZEROS).any(1)] = ZEROS
         rows[:, coefficients == 0] = np.minimum(rows[:, coefficients == 0], PINNED)
-        found, inverse = np.unique(rows, axis=0, return_inverse=True)
+        found, inverse = _distinct(rows)
         moving = found > PINNED
         single = (moving.sum(1) == 1) & ((moving * coefficients).sum(1) == 1)
         result = np.where((found == ZEROS).any(1), ZEROS, (found * moving).sum(1) * single)
@@ -159,9 +160,11 @@ def solve(constraints: Constraints) -> Solution:
     tied = _classes(constraints.count, ties, pinned[:1])
     while True:
         classes = _classes(constraints.count, ties, pinned)
-        rows = _reduced_rows(constraints.relations, classes)
-        equal = [tuple(r) for r in rows if len(r) == 2 and sorted(r.values()) == [-1.0, 1.0]]
-        equal += [(next(iter(r)), classes[PINNED]) for r in rows if len(r) == 1]
+        equal = _made_equal(constraints.relations, classes)
+        if not equal:
+            rows = _reduced_rows(constraints.relations, classes)
+            equal = [(min(r), max(r)) for r in rows if len(r) == 2 and sorted(r.values()) == [-1.0, 1.0]]
+            equal += [(next(iter(r)), classes[PINNED]) for r in rows if len(r) == 1]
         if not equal:
             break
         first = np.full(constraints.count, -1)
@@ -186,8 +189,9 @@ def _explain(
     relations: Sequence[tuple[Labels, np.ndarray]], tied: np.ndarray, held: set[int], reasons: dict[int, str]
 ) -> None:
     """Give classes that relations hold the reason of a class that they are related to."""
-    rows = [row for labels, _ in relations for row in np.unique(tied[np.maximum(labels, PINNED)], axis=0).tolist()]
-    rows = [row for row in rows if any(c in held and c not in reasons for c in row)]
+    unexplained = np.isin(np.arange(int(tied.max()) + 1), [c for c in held if c not in reasons])
+    arrays = [tied[np.maximum(labels, PINNED)] for labels, _ in relations]
+    rows = [row for array in arrays for row in _distinct(array[unexplained[array].any(1)])[0].tolist()]
     size = -1
     while size != len(reasons):
         size = len(reasons)
@@ -205,11 +209,37 @@ def _classes(count: int, ties: Sequence[np.ndarray], pinned: np.ndarray) -> np.n
     return np.asarray(connected_components(links, directed=False)[1])
 
 
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct rows in order, and which of them each row is; `np.unique` takes many times as long for that."""
+    number = np.zeros(len(rows), int)
+    for column in rows.T:
+        shifted = column - column.min(initial=0)
+        number = np.unique(number * (int(shifted.max(initial=0)) + 1) + shifted, return_inverse=True)[1]
+    return rows[np.unique(number, return_index=True)[1]], number
+
+
+def _made_equal(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.ndarray) -> list[tuple[int, int]]:
+    """Return pairs of classes that long relations make equal: rows that differ in a single label have it alike.
+
+    A product of what varies along one axis and what varies along another has a row for each pair of places.
+    """
+    found: set[tuple[int, int]] = set()
+    for labels, coefficients in relations:
+        if len(labels) >= _LONG:
+            rows = np.where(labels == ZEROS, classes[PINNED], classes[labels])
+            for place in np.flatnonzero(coefficients):
+                others = _distinct(np.delete(rows, place, 1))[1]
+                first = np.unique(others, return_index=True)[1]
+                pairs = np.column_stack([rows[first[others], place], rows[:, place]])
+                found.update((a, b) for a, b in _distinct(pairs[pairs[:, 0] != pairs[:, 1]])[0].tolist())
+    return sorted(found)
+
+
 def _reduced_rows(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.ndarray) -> list[dict[int, float]]:
     """Return the distinct relations between classes, pinned ones left out."""
     found: dict[tuple[tuple[int, float], ...], dict[int, float]] = {}
     for labels, coefficients in relations:
-        for row in np.unique(np.where(labels == ZEROS, classes[PINNED], classes[labels]), axis=0):
+        for row in _distinct(np.where(labels == ZEROS, classes[PINNED], classes[labels]))[0]:
             sums: dict[int, float] = {}
             for name, coefficient in zip(row.tolist(), coefficients, strict=True):
                 if name != classes[PINNED]:
