@@ -9,6 +9,7 @@ shift per channel. Only our graph changes: in the file, the gain stays where it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -34,6 +35,8 @@ def gains_after(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
     """Return the graph with such gains behind their convolutions, and what the weights are that it has instead."""
     gains = _find_gains(graph)
     weights = _without_gains(graph, gains)
+    others = {gain for weight, gain in gains.items() if weight not in weights}
+    weights = {weight: array for weight, array in weights.items() if gains[weight] not in others}
     if not weights:
         return graph, {}
     moving = graph.moving_values()
@@ -76,17 +79,33 @@ def _find_gains(graph: Graph) -> dict[str, str]:
         path = next(_paths(graph, weight, graph.shape(weight)[0]), None)
         if path is not None:
             paths[weight] = path
-    known = {id(graph.producer(a)) for path in paths.values() for a in path[:-1]}
-    return {
-        weight: path[-1]
+    paths = {
+        weight: path
         for weight, path in paths.items()
         if not set(path) & {*graph.outputs}
-        and all(id(r) in known for value in path[1:] for r in readers[value])
         and all(
             r.op_type == "Conv" and r.input[1] == weight and weight not in (r.input[0], *r.input[2:])
             for r in readers[weight]
         )
     }
+    return {weight: path[-1] for weight, path in _read_alone(graph, paths, readers).items()}
+
+
+def _read_alone(
+    graph: Graph, paths: Mapping[str, list[str]], readers: Mapping[str, list[onnx.NodeProto]]
+) -> Mapping[str, list[str]]:
+    """Return the ways whose values nothing reads but other such ways, each at one place: a gain may shift elsewhere."""
+    while True:
+        nodes = [(graph.producer(a), b) for path in paths.values() for a, b in pairwise(path)]
+        known = {(id(n), value) for n, value in nodes if n is not None and list(n.input).count(value) == 1}
+        kept = {
+            weight: path
+            for weight, path in paths.items()
+            if all((id(r), value) in known for value in path[1:] for r in readers[value])
+        }
+        if len(kept) == len(paths):
+            return kept
+        paths = kept
 
 
 def _paths(graph: Graph, value: str, num_outputs: int) -> Iterator[list[str]]:

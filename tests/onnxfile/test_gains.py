@@ -145,3 +145,21 @@ def test_powers_of_two_move_no_bit(tmp_path):
     assert not np.array_equal(arrays(out)["conv2.gain"], arrays(path)["conv2.gain"])
     one, other = (OnnxFile(p, threads=1).run({"x": batch(3)}, ["y"])["y"] for p in (path, out))
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_gain_that_shifts_another_weight_stays_where_it_is(tmp_path):
+    """As exporters leave zeros of one length in one array: here it is a gain, there what is added to rows."""
+    b = Maker()
+    x = op(b, "Conv", "x", standardized(b, "conv1", 3, 5), b.array("conv1.bias", 5), pads=[1] * 4)
+    weight = standardized(b, "conv2", 5, 5)
+    next(n for n in b.nodes if "conv2.zeros" in n.input).input[2] = "conv1.gain"
+    x = op(b, "Conv", op(b, "Relu", x), weight, b.array("conv2.bias", 5), pads=[1] * 4)
+    b.conv(op(b, "Relu", x), "conv3", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net, x = load(path), batch(4)
+    wanted = OnnxFile(path, threads=1).run({"x": x}, ["y"])["y"]
+    np.testing.assert_allclose(net.forward({"x": x}, ["y"])["y"], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    assert "conv1.gain" not in {u.name for u in net.units}
+    caffeinit.rescale(net, {"x": x}, mode="equalize")
+    net.save(out)
+    assert_same_function(path, out, "x", batch(3))
