@@ -3,7 +3,8 @@
 Change rates are taken on them ("the last value before loss or softmax layers", Krähenbühl et al., ICLR 2016, section 3):
 a softmax, a sigmoid that is an output, a loss, an arg max or a list of detections says something about the head, and has
 a gradient that vanishes or none at all. What has as many entries as the data choose is such a list: the head is what they
-were chosen from.
+were chosen from. What follows from other heads with nothing learned on the way, as boxes do that are decoded from what
+scores are in as well, is no head beside them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,25 @@ _VIEWS = ("Reshape", "Transpose", "Flatten", "Identity", "Squeeze", "Unsqueeze",
 
 def find_heads(graph: Graph, learned: Collection[str]) -> list[str]:
     """Return the heads that depend on a net input and on a learned array, in the order of the net's outputs."""
-    trained = _followers(graph, learned) & graph.moving_values()
+    moving = graph.moving_values()
+    trained = _followers(graph, learned)
     heads: dict[str, None] = {}
     for output in graph.outputs or graph.unused():
         for value in _before_verdicts(graph, output):
-            if value in trained and graph.elem_type(value) == onnx.TensorProto.FLOAT:
+            if value in trained and value in moving and graph.elem_type(value) == onnx.TensorProto.FLOAT:
                 heads[value] = None
-    return list(heads)
+    following = _following(graph, heads, moving, trained - moving)
+    return [head for head in heads if head not in following]
+
+
+def _following(graph: Graph, heads: Collection[str], moving: Collection[str], arrays: Collection[str]) -> set[str]:
+    """Return the values that follow from heads alone: no other moving values, and no learned arrays."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        varying = [i for i in node.input if i in moving]
+        if varying and all(i in heads or i in found for i in varying) and not any(i in arrays for i in node.input):
+            found.update(o for o in node.output if o)
+    return found
 
 
 def _before_verdicts(graph: Graph, value: str) -> list[str]:
