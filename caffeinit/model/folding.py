@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 LARGEST = 64  # elements; shapes, axes and bounds have fewer
 _ARITHMETIC = frozenset(
-    "Add And Cast Ceil Clip Concat ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual Identity "
-    "Less LessOrEqual Max Min Mod Mul Neg Not Or Pad Pow Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape Round "
-    "ScatterElements ScatterND Size Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze Where".split()
+    "Abs Add And Cast Ceil Clip Concat ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual "
+    "Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMin ReduceProd "
+    "ReduceSum Reshape Round ScatterElements ScatterND Size Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze "
+    "Where".split()
 )
 
 

@@ -38,3 +38,11 @@ def test_empty_arrays_are_known():
     graph = Graph()
     graph.add_initializer("none", np.zeros((0, 2), np.float32))
     assert known_value(graph, graph.op("Transpose", "none", perm=[1, 0])).shape == (2, 0)
+
+
+def test_what_shapes_tell_of_another_size_is_known():
+    graph = Graph()
+    graph.add_input("x", (1, 3, 8, 6))
+    sides = graph.op("Cast", graph.op("Slice", graph.op("Shape", "x"), np.int64([2]), np.int64([4])), to=1)
+    factor = graph.op("Mul", graph.op("Reciprocal", graph.op("ReduceMin", sides, keepdims=0)), np.float32(12))
+    np.testing.assert_array_equal(known_value(graph, graph.op("Floor", graph.op("Mul", sides, factor))), [16, 12])
