@@ -14,15 +14,28 @@ from collections.abc import Collection
 import onnx
 
 from caffeinit.model.graph import Graph
+from caffeinit.model.varying import followers
 
 _JUDGES = ("Sigmoid", "Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
-_VIEWS = ("Reshape", "Transpose", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Cast")
+_VIEWS = (
+    "Reshape",
+    "Transpose",
+    "Flatten",
+    "Identity",
+    "Squeeze",
+    "Unsqueeze",
+    "Concat",
+    "Split",
+    "Slice",
+    "Gather",
+    "Cast",
+)
 
 
 def find_heads(graph: Graph, learned: Collection[str]) -> list[str]:
     """Return the heads that depend on a net input and on a learned array, in the order of the net's outputs."""
     moving = graph.moving_values()
-    trained = _followers(graph, learned)
+    trained = followers(graph, learned)
     heads: dict[str, None] = {}
     for output in graph.outputs or graph.unused():
         for value in _before_verdicts(graph, output):
@@ -80,12 +93,3 @@ def _has_known_shape(graph: Graph, value: str) -> bool:
         return -1 not in graph.shape(value)
     except KeyError:
         return False
-
-
-def _followers(graph: Graph, values: Collection[str]) -> set[str]:
-    """Return the values that depend on one of `values`."""
-    reached = set(values)
-    for node in graph.nodes:
-        if any(i in reached for i in node.input):
-            reached.update(o for o in node.output if o)
-    return reached

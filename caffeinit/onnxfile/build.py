@@ -5,7 +5,8 @@
 - Nodes with subgraphs are calls of functions (`calls`); functions of the model are inlined.
 - Nodes that no output depends on are left out: what they read is free of them.
 - An operator that onnxruntime does not have is left out with all that follows from it; what it reads counts as an output.
-- Types that onnx cannot infer, behind operators of other domains, are found by a run.
+- Types that onnx cannot infer, behind operators of other domains and subgraphs, are found by a run. One run does not tell
+  how many entries others have where the data choose.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from caffeinit.onnxfile.misfit import misfit
 # Operators whose later versions take the same settings and do something else.
 _OTHER_MEANING = ("Softmax", "LogSoftmax", "Hardmax", "Resize", "BatchNormalization", "Dropout")
 NOT_TENSORS = "takes no tensor of numbers"
+_CHOOSING = ("Compress", "NonMaxSuppression", "NonZero", "Unique")  # put out as many entries as the data choose
 
 
 @dataclass
@@ -243,9 +245,23 @@ def settle_types(graph: Graph, where: str) -> None:
     rng = np.random.default_rng(0)
     session = compile_graph(graph, unknown, Settings(threads=1))
     feeds = {n: rng.random(graph.inputs[n], np.float32) for n in session.inputs}
+    chosen = _chosen(graph)
     for name, array in session.run(feeds).items():
         if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
-            graph.set_shape(name, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+            shape = (-1,) * array.ndim if name in chosen else array.shape
+            graph.set_shape(name, shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _chosen(graph: Graph) -> set[str]:
+    """Return the values that follow from entries of which the data choose how many there are."""
+    moving, found = graph.moving_values(), set[str]()
+    bodies = {(f.domain, f.name): f.node for f in graph.functions}
+    for node in graph.nodes:
+        inner = (n.op_type for top in bodies.get((node.domain, node.op_type), [node]) for n in nodes_within(top))
+        is_choice = any(o in moving for o in node.output) and any(kind in _CHOOSING for kind in inner)
+        if is_choice or any(i in found for i in node.input):
+            found.update(o for o in node.output if o)
+    return found
 
 
 def _unfit(node: onnx.NodeProto, graph: Graph, why: str) -> str:

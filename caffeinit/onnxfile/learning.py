@@ -23,6 +23,7 @@ from caffeinit.model.nodes import node_label
 from caffeinit.model.norms import find_statistic
 from caffeinit.model.products import PRODUCTS, PictureAxes, why_no_weight
 from caffeinit.model.units import Learned, Unit, array_view, find_units
+from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
 
@@ -107,9 +108,10 @@ def find_learned(
     candidates: dict[str, Learned] = {}
     moving = graph.moving_values()
     products = {n.output[0] for n in graph.nodes if n.op_type in PRODUCTS and not moving.issuperset(n.input[:2])}
+    varying = followers(graph, graph.inputs)
     for node in graph.nodes:
-        if not any(o in moving for o in node.output):
-            continue  # arithmetic of arrays
+        if not any(o in varying for o in node.output):
+            continue  # arithmetic of arrays, and of shapes, such as anchors
         for value, role in _arrays_of(node):
             divided = _factor(graph, value) if role in ("mean", "variance") else None
             name = divided[0] if divided else _behind(graph, value)

@@ -1,6 +1,7 @@
 """Shapes of an ONNX model's inputs: what the file declares, what the user says, and what is left open.
 
-Initializers may be among the inputs, too; these are held against what is declared of them.
+Initializers may be among the inputs, too; these are held against what is declared of them. An input (3, H, W) takes one
+picture, as detectors' often do.
 """
 
 from __future__ import annotations
@@ -125,6 +126,12 @@ def _in_words(elem_type: int, shape: Sequence[int | str] | None) -> str:
     if shape is None:
         return kind
     return f"{kind} ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def is_one_picture(value: onnx.ValueInfoProto) -> bool:
+    """Tell whether an input takes a single picture, (3, H, W)."""
+    dims = _declared(value) or []
+    return len(dims) == 3 and dims[0] == 3
 
 
 def is_channels_last(value: onnx.ValueInfoProto) -> bool:

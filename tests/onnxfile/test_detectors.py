@@ -1,0 +1,74 @@
+"""Detectors as exporters write them: one picture without a batch, anchors from shapes, lists that the data choose."""
+
+import numpy as np
+import pytest
+
+from caffeinit.model.heads import find_heads
+from tests.onnxfile.test_files import load
+from tests.onnxfile.test_kinds import Maker, helper, info, tensor
+
+
+def constant(b, name, values):
+    return b.op("Constant", out=name, value=tensor("", np.asarray(values)))
+
+
+def resized(b, x):
+    """Return a picture (3, 8, 6) at twice its size, as torchvision computes that from its shape."""
+    sides = b.op("Cast", b.op("Slice", b.op("Shape", x, out="shape"), "one", "three", out="sides"), out="real", to=1)
+    shortest = b.op("ReduceMin", sides, out="shortest", keepdims=0)
+    factor = b.op("Mul", b.op("Reciprocal", shortest, out="inverse"), constant(b, "twelve", np.float32(12)), out="f")
+    wanted = b.op("Cast", b.op("Floor", b.op("Mul", sides, factor, out="large"), out="whole"), out="size", to=7)
+    sizes = b.op("Concat", constant(b, "two", np.int64([1, 3])), wanted, out="sizes", axis=0)
+    batch = b.op("Unsqueeze", x, constant(b, "zero", np.int64([0])), out="batch")
+    return b.op("Resize", batch, "", "", sizes, out="resized", mode="nearest")
+
+
+def boxed(b, x):
+    """Return boxes (1, K, 4) and scores (1, 2, K) of x (1, 5, h, w), one for each place."""
+    deltas = b.op("Reshape", b.conv(x, "deltas", 5, 4), constant(b, "rows", np.int64([1, 4, -1])), out="flat")
+    deltas = b.op("Transpose", deltas, out="turned", perm=[0, 2, 1])
+    count = b.op("Gather", b.op("Shape", deltas, out="s"), constant(b, "at", np.int64(1)), out="count")
+    numbers = b.op("Range", constant(b, "none", np.int64(0)), count, constant(b, "step", np.int64(1)), out="numbers")
+    column = b.op("Reshape", b.op("Cast", numbers, out="n", to=1), constant(b, "shaped", np.int64([-1, 1])), out="col")
+    anchors = b.op("Mul", column, b.array("anchors", 1, 4), out="grid")
+    boxes = b.op("Add", deltas, anchors, out="boxes")
+    scores = b.op("Reshape", b.conv(x, "classes", 5, 2), constant(b, "planes", np.int64([1, 2, -1])), out="planar")
+    return boxes, b.op("Sigmoid", scores, out="scores")
+
+
+def chosen(b, boxes, scores):
+    """Return the boxes that remain, behind an If as torch writes it to squeeze an axis away."""
+    most = constant(b, "most", np.int64(3))
+    kept = b.op("NonMaxSuppression", boxes, scores, most, out="kept")
+    column = b.op("Slice", kept, constant(b, "from", np.int64([2])), constant(b, "to", np.int64([3])), "last", out="c")
+    flag = b.op("Equal", b.op("Size", kept, out="many"), constant(b, "never", np.int64(-1)), out="flag")
+    branches = [
+        helper.make_graph([helper.make_node(kind, ["c", *more], [f"{kind}o"])], kind, [], [info(f"{kind}o", None, 7)])
+        for kind, more in (("Identity", []), ("Squeeze", ["last"]))
+    ]
+    b.nodes.append(helper.make_node("If", [flag], ["rows_of"], "if", then_branch=branches[0], else_branch=branches[1]))
+    assert column == "c"
+    return b.op("Gather", b.op("Squeeze", boxes, "zero", out="all"), "rows_of", out="y")
+
+
+def detector():
+    b = Maker(shape=(3, 8, 6))
+    for name, value in (("one", 1), ("three", 3), ("last", 1)):
+        constant(b, name, np.int64([value]))
+    x = b.op("Relu", b.conv(resized(b, "x"), "conv1", 3, 5), out="relu")
+    chosen(b, *boxed(b, b.op("Relu", b.conv(x, "conv2", 5, 5), out="features")))
+    return b
+
+
+@pytest.fixture
+def path(tmp_path):
+    return detector().save(tmp_path / "net.onnx")
+
+
+def test_the_heads_of_lists_are_what_they_are_chosen_from(path):
+    net = load(path)
+    assert find_heads(net.graph, net.learned) == ["boxes", "planar"]
+
+
+def test_what_pictures_do_not_move_is_no_unit(path):
+    assert [unit.name for unit in load(path).units] == [f"{n}.weight" for n in ("conv1", "conv2", "deltas", "classes")]
