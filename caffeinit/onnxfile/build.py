@@ -2,6 +2,7 @@
 
 - Constant nodes are arrays like initializers; what they hold can be learned.
 - Inputs that are not of single precision are fed as such, and cast to what the net reads.
+- Inputs that take one picture without an axis for it have one here.
 - Nodes with subgraphs are calls of functions (`calls`); functions of the model are inlined.
 - Nodes that no output depends on are left out: what they read is free of them.
 - An operator that onnxruntime does not have is left out with all that follows from it; what it reads counts as an output.
@@ -32,6 +33,7 @@ from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
 from caffeinit.model.opsets import raised
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
+from caffeinit.onnxfile.shapes import is_one_picture
 
 # Operators whose later versions take the same settings and do something else.
 _OTHER_MEANING = ("Softmax", "LogSoftmax", "Hardmax", "Resize", "BatchNormalization", "Dropout")
@@ -143,12 +145,21 @@ class _Builder:
         if not value.type.HasField("tensor_type") or kind in (TensorProto.STRING, TensorProto.UNDEFINED):
             self.lost[value.name] = f'input "{value.name}" {NOT_TENSORS}'
             return
-        self.graph.add_input(value.name, self.shapes[value.name])
+        shape = self.shapes[value.name]
+        self.graph.add_input(value.name, (1, *shape) if is_one_picture(value) and len(shape) == 3 else shape)
+        read = value.name
+        if is_one_picture(value):
+            read = self.graph.op("Reshape", read, list(shape[-3:]), name=self._unused(f"{value.name}@alone"))
         if kind != TensorProto.FLOAT:
-            name = f"{value.name}@cast"
-            while name in self.named:  # by the model itself
-                name += "@"
-            self.instead[value.name] = self.graph.op("Cast", value.name, name=name, to=kind)
+            read = self.graph.op("Cast", read, name=self._unused(f"{value.name}@cast"), to=kind)
+        if read != value.name:
+            self.instead[value.name] = read
+
+    def _unused(self, name: str) -> str:
+        """Return a name that the model itself has given to nothing."""
+        while name in self.named:
+            name += "@"
+        return name
 
     def _node(self, number: int, node: onnx.NodeProto) -> None:
         if node.domain == "ai.onnx" or any(name in self.instead for name in (*node.input, *calls.captured(node))):

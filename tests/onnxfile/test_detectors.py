@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+import caffeinit
 from caffeinit.model.heads import find_heads
-from tests.onnxfile.test_files import load
+from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, helper, info, tensor
 
 
@@ -65,6 +66,10 @@ def path(tmp_path):
     return detector().save(tmp_path / "net.onnx")
 
 
+def pictures(num=4):
+    return np.random.default_rng(1).standard_normal((num, 3, 8, 6)).astype(np.float32)
+
+
 def test_the_heads_of_lists_are_what_they_are_chosen_from(path):
     net = load(path)
     assert find_heads(net.graph, net.learned) == ["boxes", "planar"]
@@ -72,3 +77,32 @@ def test_the_heads_of_lists_are_what_they_are_chosen_from(path):
 
 def test_what_pictures_do_not_move_is_no_unit(path):
     assert [unit.name for unit in load(path).units] == [f"{n}.weight" for n in ("conv1", "conv2", "deltas", "classes")]
+
+
+def test_all_units_have_rates(path):
+    found = caffeinit.measure(load(path), pictures())
+    assert found.num_images == found.num_rate_images == 4
+    assert all(unit.rate > 0 for unit in found.units)
+
+
+def test_pictures_go_one_by_one_into_an_input_that_takes_one(path):
+    net = load(path)
+    assert net.inputs == {"x": (1, 3, 8, 6)}
+    each = [net.forward({"x": picture[None]})["features"] for picture in pictures()]
+    assert {one.shape for one in each} == {(1, 5, 16, 12)}
+    moments = caffeinit.measure(net, pictures()).units[0].stats
+    assert moments.std > 0
+
+
+@pytest.mark.parametrize("mode", ["fp16", "balance"])
+def test_the_written_file_takes_the_same_picture(mode, path, tmp_path):
+    net = load(path)
+    caffeinit.rescale(net, pictures(), mode=mode)
+    net.save(tmp_path / "out.onnx")
+    assert_same_function(path, tmp_path / "out.onnx", "x", pictures()[0])
+
+
+def test_files_of_pictures_are_fed_to_an_input_that_takes_one(path):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 3, 8, 6), np.uint8)
+    read = list(caffeinit.read_images(load(path), pixels))
+    assert [batch["x"].shape for batch in read] == [(1, 3, 8, 6)] * 3
