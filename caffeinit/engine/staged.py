@@ -262,7 +262,8 @@ class StagedRun:
         """Bring the inputs of a stage into pieces of equal sizes; into one piece where that pays and is small."""
         if not self.graph.batch_axis_free:
             return  # none were merged, and some have no axis to be cut along: sizes that the net works out
-        cuts = {n: [p.shape[0] for p in self._kept[n]] for n in stage.inputs}
+        # One number, which is the same for a whole batch, is a piece of its own.
+        cuts = {n: [math.prod(p.shape[:1]) for p in self._kept[n]] for n in stage.inputs}
         total = sum(_num_bytes(p) for n in stage.inputs for p in self._kept[n])
         if total <= MERGED_BYTES and can_merge(self.graph, stage):
             for name in stage.inputs:

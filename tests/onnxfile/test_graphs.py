@@ -322,3 +322,16 @@ def test_an_output_that_is_declared_a_tensor_and_is_a_sequence_stands_for_what_i
     model.graph.output[-1].CopyFrom(info("parts", None))
     onnx.save(model, tmp_path / "net.onnx")
     assert load(tmp_path / "net.onnx").graph.outputs == ["y", "r1"]
+
+
+def test_one_number_of_a_whole_batch_goes_on_to_later_layers(tmp_path):
+    b = Maker(shape=(2, 3, 8, 6))
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu")
+    largest = b.op("ReduceMax", x, out="largest", keepdims=0)
+    x = b.op("Relu", b.conv(b.op("Div", x, largest, out="small"), "conv2", 5, 5), out="again")
+    b.conv(b.op("Mul", x, largest, out="large"), "conv3", 5, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    assert not net.graph.batch_axis_free
+    caffeinit.init(net, batch(6), balanced=False)
+    found = caffeinit.measure(net, batch(6), rate_batches=0)
+    np.testing.assert_allclose([unit.stats.std for unit in found.units], 1, rtol=1e-4)
