@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
+from caffeinit.images.preprocess import is_one_picture
 from caffeinit.model.nodes import check_made_once, nodes_within, operator_of
 from caffeinit.model.places import Places, find_places
 from caffeinit.storage.files import check_regular_file
@@ -75,7 +76,8 @@ class OnnxFunction:
         stored = {a.name for a in graph.initializer} | {a.values.name for a in graph.sparse_initializer}
         check_made_once(graph, stored, self.label)
         fed = [v for v in graph.input if v.name not in stored]
-        self.inputs = {v.name: _axes(v) for v in fed}
+        self.inputs = {v.name: [1, *axes] if is_one_picture(axes := _axes(v)) else axes for v in fed}
+        self._alone = {v.name for v in fed if is_one_picture(_axes(v))}
         self._types = {v.name: v.type.tensor_type.elem_type for v in fed}
         self.outputs = [v.name for v in graph.output]
         self.rows = next((axes[0] for axes in self.inputs.values() if axes and axes[0]), 1)
@@ -128,7 +130,8 @@ class OnnxFunction:
             session = self._start(values)
         names = [i.name for i in session.get_inputs()]
         types = {name: _numpy_type(self._types[name]) for name in names}
-        return CompiledPart(session, {name: self.inputs[name] for name in names}, types, values, self.label)
+        inputs = {name: self.inputs[name] for name in names}
+        return CompiledPart(session, inputs, types, values, self.label, self._alone)
 
     def _start(self, values: Sequence[str]) -> ort.InferenceSession:
         options = _options(self._threads)
@@ -147,8 +150,11 @@ class CompiledPart:
         types: Mapping[str, np.dtype | None],
         values: Sequence[str],
         label: str,
+        alone: Collection[str],
     ) -> None:
+        """Take a session; `alone`: inputs that take a picture without an axis for more."""
         self._session = session
+        self._alone = alone
         self._values = list(values)
         self._label = label
         self._inputs = list(inputs)
@@ -170,8 +176,9 @@ class CompiledPart:
         return {n: _joined([p[n] for p in pieces]) for n in self._values}
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {name: array[0] if name in self._alone else array for name, array in feeds.items()}
         with explained("run", self._label):
-            return dict(zip(self._values, self._session.run(self._values, dict(feeds)), strict=True))
+            return dict(zip(self._values, self._session.run(self._values, given), strict=True))
 
 
 def _first(value: Any, count: int, rows: int) -> Any:

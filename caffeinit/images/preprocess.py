@@ -45,6 +45,11 @@ def is_channels_last(dims: Sequence[object]) -> bool:
     return len(dims) == 4 and dims[3] in _CHANNELS and dims[1] not in _CHANNELS
 
 
+def is_one_picture(dims: Sequence[object]) -> bool:
+    """Tell whether an input takes a single picture, (3, H, W), without an axis for more."""
+    return len(dims) == 3 and dims[0] == 3
+
+
 class BrokenRowError(ImagesError):
     """One row's values cannot be used; the others' may."""
 

@@ -130,8 +130,7 @@ def _in_words(elem_type: int, shape: Sequence[int | str] | None) -> str:
 
 def is_one_picture(value: onnx.ValueInfoProto) -> bool:
     """Tell whether an input takes a single picture, (3, H, W)."""
-    dims = _declared(value) or []
-    return len(dims) == 3 and dims[0] == 3
+    return preprocess.is_one_picture(_declared(value) or [])
 
 
 def is_channels_last(value: onnx.ValueInfoProto) -> bool:
