@@ -105,7 +105,7 @@ def _open(nets: list[str], files: list[str], loading: dict[str, Any]) -> tuple[A
     from caffeinit.engine.device import find_device
     from caffeinit.engine.onnxrun import OnnxFunction
     from caffeinit.export import missing_outputs
-    from caffeinit.proof.functions import NetFunction
+    from caffeinit.proof.functions import NetFunction, ToldFunction
 
     network = load_network(nets[0], None, dict(loading))
     is_bare = True
@@ -123,7 +123,7 @@ def _open(nets: list[str], files: list[str], loading: dict[str, Any]) -> tuple[A
                 left_out = "; what follows from that is not compared" if lost else ""
                 notes.append(f"{file} is computed in single precision: {obstacle}{left_out}")
             else:
-                sides.append(side)
+                sides.append(ToldFunction(side, network) if file == nets[0] else side)
         else:
             loaded = load_network(net, file, dict(loading))
             check_runs(loaded, net, file)

@@ -101,6 +101,10 @@ class OnnxFunction:
         """Return what an output tells the places of, if it does."""
         return find_places(output, {o: node for node in self._model.graph.node for o in node.output}.get)
 
+    def chosen_from(self, output: str) -> tuple[str, ...]:
+        """Return nothing, as `judged` does."""
+        return ()
+
     def obstacle(self) -> str:
         """Return why onnxruntime cannot run the file as it is, for its operators or types; empty if it can."""
         model = self._model

@@ -23,13 +23,13 @@ from caffeinit.methods.telling import learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
 from caffeinit.model.graph import Graph
-from caffeinit.model.heads import find_heads
+from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.model.netnumbers import shortest
 from caffeinit.model.network import Network
 from caffeinit.model.nodes import INSIDE, operator_of
 from caffeinit.model.places import find_places
 from caffeinit.model.units import Unit
-from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues
+from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.free import explain
@@ -48,6 +48,7 @@ _EQUAL = 1e-3
 # A spread of the rates has grown if it is so many times the one before; below the other no rates lie apart.
 _GROWN, _EVEN = 1.01, 1e-2
 # An output that moved by more than this part of its largest value is not what it was, whatever the reason.
+_OTHER_CHOICE = "has other entries, which rounding chose; what they are chosen from is the same"
 _GROSS = 1e-2
 
 
@@ -116,7 +117,14 @@ def rescale_preserving(
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and options.balanced):
         _measure_rates(run, first)
-    moves = {name: Difference(name, places=find_places(name, network.graph.producer)) for name in outputs}
+    moves = {
+        name: Difference(
+            name,
+            places=find_places(name, network.graph.producer),
+            chosen_from=chosen_from(network.graph, network.learned, name),
+        )
+        for name in outputs
+    }
     room = network.settings.room
     with KeptValues(compared(network, first[0]), room.folder if room else None) as kept:
         progress(0, 3)
@@ -197,11 +205,12 @@ def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues, moves: Mapping
         for name, difference in moves.items():
             ranked = before.get(difference.places.value) if difference.places else None
             difference.see(before[name], np.asarray(after[name]), ranked)
-    if not all(d.relative <= TOLERANCE for d in moves.values()):
-        raise CaffeinitError(_refusal(run, moves.values()))
+    if lost := [d for d in moves.values() if not is_kept(d, moves, TOLERANCE)]:
+        raise CaffeinitError(_refusal(run, lost))
     for name, move in moves.items():
-        run.outputs_moved[name] = move.relative
-        run.notes.append(f"{_named(run, name)} {_moved(move)}")
+        if move.relative <= TOLERANCE:
+            run.outputs_moved[name] = move.relative
+        run.notes.append(f"{_named(run, name)} {_moved(move) if move.relative <= TOLERANCE else _OTHER_CHOICE}")
     if run.rounded:
         run.notes.append(_halves_rounded(run) + ("" if run.is_exact else "; --powers-of-two keeps their digits"))
 

@@ -45,6 +45,21 @@ def find_heads(graph: Graph, learned: Collection[str]) -> list[str]:
     return [head for head in heads if head not in following]
 
 
+def chosen_from(graph: Graph, learned: Collection[str], output: str) -> tuple[str, ...]:
+    """Return the heads that a list of as many entries as the data choose is made from with nothing learned on the way.
+
+    Returns:
+        Their names; none where `output` is no such list, or learned arrays have part in it above its heads.
+    """
+    if _has_known_shape(graph, output):
+        return ()
+    alone = graph.copy()
+    alone.outputs = [output]
+    heads, arrays = find_heads(alone, learned), followers(graph, learned) - graph.moving_values()
+    is_plain = not any(i in arrays for node in graph.ancestors([output], heads) for i in node.input)
+    return tuple(heads) if is_plain else ()
+
+
 def _following(graph: Graph, heads: Collection[str], moving: Collection[str], arrays: Collection[str]) -> set[str]:
     """Return the values that follow from heads alone: no other moving values, and no learned arrays."""
     found: set[str] = set()

@@ -17,7 +17,7 @@ from caffeinit.jobs import given_calibration
 from caffeinit.model.graph import Shape
 from caffeinit.model.network import Network
 from caffeinit.proof.functions import Function, NetFunction, Run, Values
-from caffeinit.proof.verify import TOLERANCE, Difference
+from caffeinit.proof.verify import TOLERANCE, Difference, is_kept
 from caffeinit.result import finite
 
 Pairs = list[tuple[str, str]]
@@ -99,6 +99,12 @@ def compare(
         if d.step > max(tolerance, float(np.finfo(np.float32).eps))
     ]
     notes += [f'output "{d.name}": {d.told_apart()}' for d in outputs if d.unequal]
+    known = {d.name: d for d in outputs}
+    notes += [
+        f'output "{d.name}" has other entries, but what they are chosen from is the same: rounding chose, or another rule'
+        for d in outputs
+        if not found.agree(d) and is_kept(d, known, tolerance)
+    ]
     if first:
         pairs = _common_values(*sides)
         inner = _differences(a, pairs, tolerance)
@@ -109,7 +115,10 @@ def compare(
 
 
 def _differences(a: Function, pairs: Pairs, tolerance: float) -> list[Difference]:
-    return [Difference(name, places=a.places(name), tolerance=tolerance) for name, _ in pairs]
+    return [
+        Difference(name, places=a.places(name), tolerance=tolerance, chosen_from=a.chosen_from(name))
+        for name, _ in pairs
+    ]
 
 
 def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Comparison:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from caffeinit.engine.session import compile_graph
-from caffeinit.model.heads import find_heads
+from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.model.network import Network
 from caffeinit.model.places import Places, find_places
 
@@ -44,8 +44,28 @@ class Function(Protocol):
     def places(self, output: str) -> Places | None:
         """Return what an output tells the places of, if it does."""
 
+    def chosen_from(self, output: str) -> tuple[str, ...]:
+        """Return the values that an output's entries are chosen from, where that is known."""
+
     def compile(self, values: Sequence[str]) -> Run:
         """Return what computes these values from a batch."""
+
+
+class ToldFunction:
+    """A file as a function, of whose outputs the network that it was loaded as tells what they judge."""
+
+    def __init__(self, file: Function, network: Network) -> None:
+        self._file, self._told = file, NetFunction(network, file.label)
+        self.label, self.inputs, self.outputs, self.rows = file.label, file.inputs, file.outputs, file.rows
+        self.values, self.places, self.compile = file.values, file.places, file.compile
+
+    def judged(self, output: str) -> list[str]:
+        """Return the values that an output judges."""
+        return self._told.judged(output) if output in self._told.outputs else []
+
+    def chosen_from(self, output: str) -> tuple[str, ...]:
+        """Return the values that an output's entries are chosen from, if the data choose them."""
+        return self._told.chosen_from(output) if output in self._told.outputs else ()
 
 
 class NetFunction:
@@ -78,6 +98,10 @@ class NetFunction:
     def places(self, output: str) -> Places | None:
         """Return what an output tells the places of, if it does."""
         return find_places(output, self._network.graph.producer)
+
+    def chosen_from(self, output: str) -> tuple[str, ...]:
+        """Return the values that an output's entries are chosen from, if the data choose them."""
+        return chosen_from(self._network.graph, self._network.learned, output)
 
     def compile(self, values: Sequence[str]) -> Run:
         """Return what computes these values from a batch."""

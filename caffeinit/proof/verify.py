@@ -31,6 +31,7 @@ class Difference:
         gap: largest difference; infinite where a side is not finite and the other is not the same.
         changed: pictures whose largest entry is another one; None where the value is not one row a picture.
         places: what the value tells the places of; None of other values.
+        chosen_from: of a list of entries that the data choose, the values that tell all of it (`model/heads.py`).
         counted: whole numbers that were held against each other, for being equal or not; 0 of real numbers.
         unequal: how many of them differ, and `ties`: how many of these are places of numbers that tie within `tolerance`.
         shapes: of both sides, where they differ.
@@ -44,6 +45,7 @@ class Difference:
     shapes: tuple[Shape, Shape] | None = None
     step: float = 0.0
     places: Places | None = None
+    chosen_from: tuple[str, ...] = ()
     tolerance: float = TOLERANCE
     counted: int = 0
     unequal: int = 0
@@ -108,6 +110,21 @@ class Difference:
         self.unequal += int(other.sum())
         if self.places and ranked is not None and other.any():
             self.ties += int((self.places.tied(ranked, a, b, self.tolerance) & other).sum())
+
+
+def is_kept(difference: Difference, others: Mapping[str, Difference], tolerance: float) -> bool:
+    """Tell whether a value is the same within a tolerance.
+
+    Of a list rounding may turn a choice, and all entries behind it are others then. It is kept if what it is chosen from
+    is.
+
+    Args:
+        others: value -> its difference.
+    """
+    if difference.relative <= tolerance:
+        return True
+    told = [others[name] for name in difference.chosen_from if name in others]
+    return bool(told) and len(told) == len(difference.chosen_from) and all(d.relative <= tolerance for d in told)
 
 
 class KeptValues:

@@ -5,10 +5,12 @@ import pytest
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFunction
-from caffeinit.model.heads import find_heads
+from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.proof.comparison import compare
+from caffeinit.proof.functions import ToldFunction
+from caffeinit.proof.verify import Difference, is_kept
 from tests.onnxfile.test_files import load
-from tests.onnxfile.test_kinds import Maker, helper, info, tensor
+from tests.onnxfile.test_kinds import Maker, helper, info, numpy_helper, tensor
 
 
 def constant(b, name, values):
@@ -110,3 +112,39 @@ def test_files_of_pictures_are_fed_to_an_input_that_takes_one(path):
     pixels = np.random.default_rng(0).integers(0, 255, (3, 3, 8, 6), np.uint8)
     read = list(caffeinit.read_images(load(path), pixels))
     assert [batch["x"].shape for batch in read] == [(1, 3, 8, 6)] * 3
+
+
+def test_a_list_tells_what_it_is_chosen_from_where_nothing_learned_stands_between(path):
+    net = load(path)
+    assert chosen_from(net.graph, net.learned, "y") == ("boxes", "planar")
+    assert chosen_from(net.graph, net.learned, "boxes") == ()
+    assert chosen_from(net.graph, [*net.learned, "from"], "y") == ()
+
+
+def test_lists_are_kept_where_what_they_are_chosen_from_is():
+    found = {name: Difference(name, largest=1.0, gap=gap) for name, gap in (("boxes", 1e-7), ("scores", 1e-2))}
+    for told, kept in ((["boxes"], True), (["boxes", "scores"], False), (["boxes", "unknown"], False), ([], False)):
+        assert is_kept(Difference("y", largest=1.0, gap=0.5, chosen_from=tuple(told)), found, 1e-4) is kept
+
+
+@pytest.mark.parametrize("mode", ["preserve", "equalize"])
+def test_scores_that_tie_but_for_rounding_may_change_places(mode, tmp_path):
+    b = detector()
+    rows = {row.name: numpy_helper.to_array(row).copy() for row in b.initializers}
+    for name in ("conv2.weight", "conv2.bias"):  # the second channel is the first one, enlarged
+        rows[name][1] = 1.7 * rows[name][0]
+    rows["classes.weight"] *= 1e-7  # so that what is left of their difference, by rounding, ranks the scores
+    rows["classes.weight"][:, 0, 1, 1], rows["classes.weight"][:, 1, 1, 1] = 1.7 * 30, -30
+    rows["classes.bias"][:] = 1
+    for row in b.initializers:
+        row.CopyFrom(tensor(row.name, rows[row.name]))
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    result = caffeinit.rescale(net, pictures(16), mode=mode)
+    assert result.units[0].done
+    assert max(result.outputs_moved.values()) < 1e-4
+    assert any("has other entries" in note for note in result.notes)
+    net.save(out)
+    found = compare(ToldFunction(OnnxFunction(path), load(path)), OnnxFunction(out), [{"x": pictures(16)}])
+    assert not found.same
+    assert any("but what they are chosen from is the same" in note for note in found.notes)
