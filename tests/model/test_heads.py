@@ -67,3 +67,17 @@ def test_what_learned_arrays_or_other_values_have_part_in_is_a_head_of_its_own()
     beside = graph.op("Add", first, "y")
     graph.outputs = [first, then, beside, graph.op("Add", then, beside)]
     assert find_heads(graph, ["w", "v"]) == [first, then, beside]
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_entries_that_are_chosen_are_no_head_until_something_learned_reads_them(is_read):
+    graph = Graph()
+    graph.add_input("x", (4, 3))
+    for name, outputs in (("boxes", 3), ("scores", 1), ("later", 2)):
+        graph.add_initializer(name, np.ones((3, outputs), np.float32))
+    boxes, scores = (graph.op("MatMul", "x", name) for name in ("boxes", "scores"))
+    _, places = graph.ops("TopK", scores, np.int64([2]), axis=0, outputs=2)
+    found = graph.op("Gather", boxes, graph.op("Squeeze", places, np.int64([1])))
+    found = graph.op("Clip", decoded(graph, found), np.float32(0))
+    graph.outputs = [graph.op("MatMul", found, "later") if is_read else found]
+    assert find_heads(graph, ["boxes", "scores", "later"]) == (graph.outputs if is_read else [boxes, scores])
