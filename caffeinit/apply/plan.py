@@ -16,6 +16,7 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit, Use
 from caffeinit.scales.classes import ScaleSystem
+from caffeinit.scales.labels import PINNED
 from caffeinit.scales.links import Use as ArrayUse
 from caffeinit.storage.mapped import release
 
@@ -62,9 +63,12 @@ class Plan:
 
 
 def channel_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
-    """Return the label of each channel of a unit's output, (C,)."""
+    """Return the label of each channel of a unit's output, (C,).
+
+    What no input feeds has none, and keeps its factor: a layer that is used in turns may read a stored guess first.
+    """
     shape = graph.shape(use.output)
-    labels = system.labels[use.output]
+    labels = system.labels.get(use.output, np.full((1,) * len(shape), PINNED))
     labels = labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape)
     axis = use.axis % len(shape)
     first = labels[tuple(slice(None) if i == axis else 0 for i in range(len(shape)))]

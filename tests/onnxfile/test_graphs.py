@@ -335,3 +335,23 @@ def test_one_number_of_a_whole_batch_goes_on_to_later_layers(tmp_path):
     caffeinit.init(net, batch(6), balanced=False)
     found = caffeinit.measure(net, batch(6), rate_batches=0)
     np.testing.assert_allclose([unit.stats.std for unit in found.units], 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "normalize"])
+def test_layers_that_first_read_a_stored_guess_keep_the_function(mode, tmp_path):
+    b = Maker(shape=(2, 3, 8, 6))
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r")
+    features = b.op("Relu", b.conv(x, "conv2", 5, 5), out="features")
+    guess = b.array("guess", 2, 5, 8, 6)
+    weight, bias = b.array("turn.weight", 5, 5, 3, 3), b.array("turn.bias", 5)
+    for turn in range(3):  # a guess is refined
+        moved = b.op("Conv", guess, weight, bias, out=f"moved{turn}", pads=[1] * 4)
+        guess = b.op("Relu", b.op("Add", moved, features, out=f"sum{turn}"), out=f"guess{turn}")
+    b.conv(guess, "last", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    result = caffeinit.rescale(net, batch(6), mode=mode)
+    assert result.units[0].done
+    net.save(out)
+    if mode != "normalize":
+        assert_same_function(path, out, "x", batch(2))
