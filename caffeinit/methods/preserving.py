@@ -48,8 +48,8 @@ _EQUAL = 1e-3
 # A spread of the rates has grown if it is so many times the one before; below the other no rates lie apart.
 _GROWN, _EVEN = 1.01, 1e-2
 # An output that moved by more than this part of its largest value is not what it was, whatever the reason.
-_OTHER_CHOICE = "has other entries, which rounding chose; what they are chosen from is the same"
 _GROSS = 1e-2
+_OTHER_CHOICE = "has other entries, which rounding chose; what they are chosen from is the same"
 
 
 @dataclass

@@ -52,6 +52,8 @@ _TRIED, _FAIR = 2, 0.5
 _DEEPEST = -3.0
 # So much more than the smallest spread is left behind.
 _LOST = 1.1
+# Rates may lie farther apart for a while, by so much, than at first; log scales below 1 count as 1.
+_ASTRAY = 1.5
 # A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
 _GAIN = 0.5
 # Log scales of a change from which nothing is to be had.
@@ -159,6 +161,10 @@ class Relaxed:
     def is_lost(self, spread: float, best: float) -> bool:
         """Tell whether a spread is so much larger than the best that it is no way to a better one."""
         return self.has_sums and spread > max(_LOST * best, best + REACHABLE)
+
+    def is_astray(self, spread: float, first: float) -> bool:
+        """Tell whether rates lie so much farther apart than at first that values have left the sizes that were foretold."""
+        return self.has_sums and spread > _ASTRAY * max(first, 1.0)
 
     def back(self) -> np.ndarray:
         """Go back to the point that was marked; the next step is half as long as the last was. Returns `way` there."""

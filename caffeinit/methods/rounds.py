@@ -71,6 +71,7 @@ def iterate(
     """
     network, probe = relaxed.network, relaxed.probe
     exact = scale_system(network, relaxed.chosen, probe.heads, relaxed=False)
+    start = Plan(exact, np.zeros(exact.solution.matrix.shape[0]))
     relaxed.start()
     restorer = restorer or Restorer()
     state = Best(network, relaxed.units)
@@ -82,9 +83,10 @@ def iterate(
         before = before or without_squares(rates)
         done += 1
         progress(done, rounds)
-        plan = plan_balance(network, rates, relaxed.counted, Plan(exact, np.zeros(exact.solution.matrix.shape[0])))
-        best = state.spread
-        spread = state.offer(plan, predict(network.units, rates, plan))
+        best, spread = state.spread, np.inf
+        if not relaxed.is_astray(spread_of(rates, relaxed.units), spread_of(before, relaxed.units)):
+            plan = plan_balance(network, rates, relaxed.counted, start)
+            spread = state.offer(plan, predict(network.units, rates, plan))
         if not is_back:
             since_best = 0 if spread <= _PROGRESS * best else since_best + 1
         if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best >= _PATIENCE or done == rounds:
