@@ -45,8 +45,8 @@ _NEAR = 1.0
 _WORTH = 0.5
 # The longest log scale that they are given: outputs larger than by a factor of 400 are no start for training.
 _FARTHEST = 6.0
-# Steps after which the spread has to be smaller than it was expected to be without, or than this, for them to keep it.
-_TRIED, _FAIR = 2, 0.5
+# Steps after which they lose it again if the spread is above this, and above so much of what was expected without.
+_TRIED, _FAIR, _HARDLY = 2, 0.5, 0.9
 # The smallest log scale that what a layer with a curve reads is given: smooth activations are linear there, and a branch
 # that is as small beside the sum it goes into is none.
 _DEEPEST = -3.0
@@ -182,12 +182,16 @@ class Relaxed:
             is_early: the outputs may be given a scale, and lose it again if it was for nothing.
         """
         prepared = self._loosened(rates, self._prepare(rates), is_early)
-        if is_early and self._steps == _TRIED and self.held is not None and prepared[2] > max(self.held, _FAIR):
+        if (
+            is_early
+            and self._steps == _TRIED
+            and self.held is not None
+            and prepared[2] > max(_HARDLY * self.held, _FAIR)
+        ):
             self._given_back, self.held = True, None
         self._steps += 1
-        best = self._solve(prepared)
-        asked = self._asked(best)
-        found = self.keys @ (self._solve(prepared, asked) if asked else best)
+        best, asked = self._bounded(prepared)
+        found = self.keys @ best
         to = self._accelerated.next(self.point, found)
         unknowns, expected = self._go(to - self.point, prepared, asked)
         if self.has_sums and expected > prepared[2]:
@@ -212,7 +216,8 @@ class Relaxed:
         self._is_new = False
         found = self._solve(prepared)
         held = _spread_at(prepared[0], found)
-        bends_far = self.has_sums and any(np.abs(bends.inputs @ found).max() > _NEAR for bends in prepared[1])
+        is_first = self.has_sums and not self._steps
+        bends_far = is_first and any(np.abs(bends.inputs @ found).max() > _NEAR for bends in prepared[1])
         if held <= REACHABLE and not bends_far:
             return prepared
         heads = self.probe.heads
@@ -233,8 +238,9 @@ class Relaxed:
         """Return which part of a step can be gone until a curve's scale is as small as is allowed; 1 for all of it."""
         parts = [1.0]
         for bends in curves:
-            by, left = bends.inputs @ unknowns, bends.transfers.values.origin - _DEEPEST
-            parts += list(np.maximum(left, 0.0)[by < -left] / -by[by < -left])
+            by, left = bends.inputs @ unknowns, np.maximum(bends.transfers.values.origin - _DEEPEST, 0.0)
+            beyond = by < -left - STILL
+            parts += list(left[beyond] / -by[beyond])
         return float(min(parts))
 
     def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
@@ -242,6 +248,21 @@ class Relaxed:
         terms, bends, _ = prepared
         gone = self._gone if self.has_sums else 0.0  # without, rates follow all scales, and steps are small in the end
         return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, gone)
+
+    def _bounded(self, prepared: _Prepared) -> tuple[np.ndarray, list[Held]]:
+        """Return the best step within what outputs, and inputs of curves, may be scaled by; and what that asks for."""
+        best = self._solve(prepared)
+        asked = self._asked(best)
+        best = self._solve(prepared, asked) if asked else best
+        for bends in prepared[1]:
+            left = np.maximum(bends.transfers.values.origin - _DEEPEST, 0.0)
+            low = np.zeros(len(left), bool)
+            while (found := ~low & (bends.inputs @ best < -left - STILL)).any():
+                low |= found
+                kept = [*asked, Held(bends.inputs[low], -left[low])]
+                best = self._solve(prepared, kept)
+            asked = [*asked, Held(bends.inputs[low], -left[low])] if low.any() else asked
+        return best, asked
 
     def _asked(self, best: np.ndarray) -> list[Held]:
         """Return what is asked of the outputs' sizes, given the best step: none, those that they had, or the farthest."""
