@@ -57,6 +57,26 @@ def test_a_long_change_is_gone_back_from_exactly():
         np.testing.assert_array_equal(net.graph.initializers[n], array)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("size", [0.4, 9.0])
+def test_it_can_be_gone_back_and_left_again(size, kept):
+    net, state, system = begun()
+    before = copies(net)
+    for _ in range(2):
+        state.leave(change(system, 0.3))
+        if kept:
+            state.keep()
+        state.leave(change(system, size))
+        given = state.back()
+        for n, array in before.items():
+            np.testing.assert_allclose(net.graph.initializers[n], array, rtol=1e-6)
+        assert not any(logs.any() for logs in given.values())
+    state.leave(change(system, -size))
+    state.finish()
+    for n, array in before.items():
+        np.testing.assert_allclose(net.graph.initializers[n], array, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("size", "raised"), [(1.0, CaffeinitError), (9.0, WeightsError)])
 def test_numbers_that_leave_single_precision_are_said(size, raised):
     net, state, system = begun()
