@@ -24,7 +24,7 @@ _LARGE_STD = 4096
 _LOOSE = (
     "the net's outputs do not deviate by 1: the units' rates are tied to their size{}. `--no-balance` leaves them at 1"
 )
-_ELSE = ", and would differ from their mean by up to a factor of {:.3g} with outputs of that one"
+_ELSE = ", and would differ from their mean by up to a factor of {:.3g} with outputs that deviate by 1"
 _LOOSE_BENT = (
     "the net's outputs do not deviate by 1: with outputs of that size, one rate would take scales far along the curves of "
     "activations. `--no-balance` leaves them at 1"

@@ -185,7 +185,7 @@ def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str
 _NO_UNIT = {
     "scale": "its factors are not one per channel",
     "bias": "its shifts are not one per channel",
-    "slope": "its slopes are no factors of what passes",
+    "slope": "its slopes are for negative values alone",
     "recurrent": "its weights are used again at every step",
     "table": "its numbers are values themselves, and multiply nothing",
 }

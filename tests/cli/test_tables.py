@@ -111,7 +111,7 @@ layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_p
 REASONS = {
     "two": "its factors are not one per channel",
     "bias": "its shifts are not one per channel",
-    "prelu": "its slopes are no factors of what passes",
+    "prelu": "its slopes are for negative values alone",
 }
 
 

@@ -8,7 +8,7 @@ from caffeinit.methods.telling import loose_notes
 @pytest.mark.parametrize(
     ("held", "spread", "words"),
     [
-        (0.7, 0.01, "differ from their mean by up to a factor of 2.01 with outputs of that one"),
+        (0.7, 0.01, "differ from their mean by up to a factor of 2.01 with outputs that deviate by 1"),
         (0.7, 0.9, "tied to their size. "),  # the search did not keep what it promised
         (0.01, 0.01, "far along the curves"),
     ],
