@@ -36,7 +36,7 @@ from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread
 
 # The weight of scales that stay where they are, in nets whose terms of sums are scaled apart: rates hardly follow some of
 # them, and steps of e to the power of 10 and back would be made for the last percents.
-_SUMS_RIDGE = 1e-3
+_SUMS_RIDGE = 3e-3
 # The spread from which on the outputs are given a scale, where sums, or other outputs, tie rates to it.
 REACHABLE = 0.02
 # The longest log scale at a curve to which it is trusted that they need none.
