@@ -182,13 +182,8 @@ class Relaxed:
             is_early: the outputs may be given a scale, and lose it again if it was for nothing.
         """
         prepared = self._loosened(rates, self._prepare(rates), is_early)
-        if (
-            is_early
-            and self._steps == _TRIED
-            and self.held is not None
-            and prepared[2] > max(_HARDLY * self.held, _FAIR)
-        ):
-            self._given_back, self.held = True, None
+        if is_early:
+            self._give_back(prepared[2])
         self._steps += 1
         best, asked = self._bounded(prepared)
         found = self.keys @ best
@@ -233,6 +228,12 @@ class Relaxed:
         vars(self).update(vars(loose))
         self.held, self.too_far = held, None
         return loosened
+
+    def _give_back(self, spread: float) -> None:
+        """Let the outputs have the sizes that they had, if after some steps another has brought next to nothing."""
+        is_due = self._steps == _TRIED and self.held is not None
+        if is_due and spread > max(_HARDLY * (self.held or 0.0), _FAIR):
+            self._given_back, self.held = True, None
 
     def _room(self, unknowns: np.ndarray, curves: Sequence[Bends]) -> float:
         """Return which part of a step can be gone until a curve's scale is as small as is allowed; 1 for all of it."""

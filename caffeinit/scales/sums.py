@@ -83,6 +83,7 @@ class Sums:
         self._values: dict[str, _Numbers] = {}  # by how much a value is larger than its scale says
         self._deviations: dict[str, _Numbers] = {}  # the same of what it deviates from its channels' means
         self._diffs: dict[str, _Numbers] = {}  # by how much a gradient is larger than its value's scale says
+        self._excess: dict[str, int] = {}  # of heads as a whole
         self._energies: Energies | None = None
         self.there = any(self._keys[self._labels(h)].any() for h in heads) or any(map(self._is_apart, self._sums))
         if not self.there:
@@ -95,6 +96,7 @@ class Sums:
         brought = {head: [_Brought("", [], self._labels(head), _pinned(self._labels(head)))] for head in heads}
         for node in reversed(nodes):
             self._pass_down(node, brought)
+        self._excess = {head: self._of("value", self._values, head) for head in heads}
 
     def _labels(self, value: str) -> Labels:
         """Return a value's labels; one without an axis for values inside of what is passed as a whole."""
@@ -243,9 +245,9 @@ class Sums:
             return None
         return numbers.reshape(-1)
 
-    def excess(self, value: str, unknowns: np.ndarray) -> float:
-        """Return by how much a value is larger than its scale says, log."""
-        return float(self.mixtures.at(unknowns)[0][self._of("value", self._values, value)])
+    def excess(self, head: str, unknowns: np.ndarray) -> float:
+        """Return by how much a head is larger than its scale says, log."""
+        return float(self.mixtures.at(unknowns)[0][self._excess.get(head, 0)])
 
     def look(self, batch: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> None:
         """Measure the energies that terms, and what comes back to values, have on some pictures of a batch.
