@@ -111,8 +111,7 @@ class Terms:
 
     def log_rates(self, unknowns: np.ndarray) -> np.ndarray:
         """Return log C of each unit, (units,)."""
-        moved = 2 * (self._rows @ unknowns)
-        grown = sum((2 * (shares @ source.at(unknowns)[0]) for source, shares in self._blocks), -moved)
+        moved, grown = self._changes(unknowns)
         logs = (self._sums(self._diffs + grown) - self._sums(self._weights + moved)) / 2
         for source, shares in self._growths:
             logs = logs + shares @ source.at(unknowns)[0]
@@ -120,8 +119,7 @@ class Terms:
 
     def gradients(self, unknowns: np.ndarray) -> np.ndarray:
         """Return the derivatives of log C, (units, unknowns)."""
-        moved = 2 * (self._rows @ unknowns)
-        grown = sum((2 * (shares @ source.at(unknowns)[0]) for source, shares in self._blocks), -moved)
+        moved, grown = self._changes(unknowns)
         shares = [np.exp(v - self._sums(v)[self._owners]) for v in (self._diffs + grown, self._weights + moved)]
         found = np.add.reduceat(-(shares[0] + shares[1])[:, None] * self._rows, self._starts)
         for source, parts in self._blocks:
@@ -129,6 +127,11 @@ class Terms:
         for source, parts in self._growths:
             found = found + parts @ source.at(unknowns)[1]
         return np.asarray(found)
+
+    def _changes(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return by how much the blocks' weights and gradients change, log of the squares."""
+        moved = 2 * (self._rows @ unknowns)
+        return moved, sum((2 * (shares @ source.at(unknowns)[0]) for source, shares in self._blocks), -moved)
 
     def _sums(self, logs: np.ndarray) -> np.ndarray:
         """Return the logarithms of the sums of each unit's numbers, given theirs."""
@@ -282,7 +285,7 @@ def find_terms(
         columns: unit's key -> what the gradients of each input channel's weights grow by, one function for each.
     """
     links = {id(link.node): link for link in system.links if link.kind == "affine"}
-    keys = system.expand(np.random.default_rng(0).random(system.num_unknowns))
+    keys = system.fingerprints()
     terms = []
     for unit in units:
         link = links.get(id(unit.uses[0].node))

@@ -102,7 +102,6 @@ class Relaxed:
         # Activations bend scales, and what bends is found on some pictures: not where scales that keep the function do.
         self._bending = not each_has_a_scale(network, self.units, chosen, probe.heads)
         self._look_at(scale_system(network, chosen, probe.heads, relaxed=True, bending=self._bending))
-        self._is_new = True
 
     def _look_at(self, system: ScaleSystem) -> None:
         """Take a system of scales."""
@@ -206,9 +205,8 @@ class Relaxed:
     def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared, is_early: bool) -> _Prepared:
         """Give the outputs a scale, if rates cannot be one without and are far closer with it; return what holds then."""
         ties_outputs = self.has_sums or len(self.probe.heads) > 1
-        if not ties_outputs or self.held is not None or self._given_back or not (is_early or self._is_new):
+        if not ties_outputs or self.held is not None or self._given_back or (self._steps and not is_early):
             return prepared
-        self._is_new = False
         found = self._solve(prepared)
         held = _spread_at(prepared[0], found)
         is_first = self.has_sums and not self._steps
@@ -257,12 +255,9 @@ class Relaxed:
         best = self._solve(prepared, asked) if asked else best
         for bends in prepared[1]:
             left = np.maximum(bends.transfers.values.origin - _DEEPEST, 0.0)
-            low = np.zeros(len(left), bool)
-            while (found := ~low & (bends.inputs @ best < -left - STILL)).any():
-                low |= found
-                kept = [*asked, Held(bends.inputs[low], -left[low])]
-                best = self._solve(prepared, kept)
-            asked = [*asked, Held(bends.inputs[low], -left[low])] if low.any() else asked
+            while (low := bends.inputs @ best < -left - STILL).any():
+                asked = [*asked, Held(bends.inputs[low], -left[low])]
+                best = self._solve(prepared, asked)
         return best, asked
 
     def _asked(self, best: np.ndarray) -> list[Held]:

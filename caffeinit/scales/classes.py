@@ -63,6 +63,10 @@ class ScaleSystem:
         """Return the log scales of all labels, (labels + 1,); indexed with a label array they give its factors."""
         return np.asarray(self.solution.matrix @ unknowns)
 
+    def fingerprints(self) -> np.ndarray:
+        """Return a number for each label, (labels + 1,): equal where scales are the same function of the unknowns."""
+        return self.expand(np.random.default_rng(0).random(self.num_unknowns))
+
     def log_scales(self, labels: Labels, unknowns: np.ndarray) -> np.ndarray:
         """Return the logarithms of the factors of a label array, given those of the unknowns."""
         return np.asarray(self.expand(unknowns)[labels])

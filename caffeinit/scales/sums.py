@@ -75,7 +75,7 @@ class Sums:
         self._known_labels, self._sums, self._rows = system.labels, system.sums, system.solution.matrix
         self.mixtures = Mixtures(system.num_unknowns)
         self._zero = np.zeros(system.num_unknowns)
-        self._keys = system.expand(np.random.default_rng(0).random(system.num_unknowns))  # equal for equal scales
+        self._keys = system.fingerprints()
         units = [(unit, use) for unit in network.units for use in unit.uses]
         self._units = {use.node.output[0]: unit for unit, use in units}
         self._ends = {use.output for unit, use in units if unit.key in restored}
