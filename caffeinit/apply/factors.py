@@ -56,6 +56,12 @@ def is_finite(array: np.ndarray, threads: int = 0) -> bool:
     return all(each(lambda at: bool(np.isfinite(array[at]).all()), _blocks(array), threads))
 
 
+def is_zero(array: np.ndarray) -> bool:
+    """Tell whether all numbers are zero; of an array that is not, little is looked at as a rule."""
+    array = array.reshape(1) if array.ndim == 0 else array
+    return not any(array[at].any() for at in _blocks(array))
+
+
 def shortened(factors: np.ndarray) -> np.ndarray:
     """Return factors in single precision, as they are where that has no room for them."""
     with np.errstate(over="ignore", under="ignore"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffeinit.apply.factors import fits, multiply
+from caffeinit.apply.factors import fits, is_zero, multiply
 from caffeinit.errors import WeightsError
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
@@ -43,9 +43,9 @@ class Plan:
             use = self.system.uses.get(name)
             if use is not None and any(moves(log) for log in _logs(self, use)):
                 array = graph.initializers[name]
-                is_zero = not array.any()
+                is_changed = not is_zero(array)
                 release(array)
-                if not is_zero:
+                if is_changed:
                     return True
         return False
 

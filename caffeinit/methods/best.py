@@ -157,5 +157,5 @@ class Best:
         """Go back to the best point, apply its plan, and return the scales that the units have been given."""
         assert self._best is not None
         given, plan = self.back(), self._best[0]
-        apply(self.network, plan)
+        apply(self.network, plan, roughly=True)
         return with_plan(self.network, given, plan)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from caffeinit.apply.factors import is_zero
 from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.nodes import VIEWS, name_of, readers_behind_views
@@ -197,7 +198,7 @@ class Scales:
         readers = self.graph.consumers()
         alone = {n for n, uses in self._uses.items() if len(uses) == 1}
         for name, uses in self._uses.items():
-            if not self.relaxed and not self.graph.initializers[name].any():
+            if not self.relaxed and is_zero(self.graph.initializers[name]):
                 continue
             self.constraints.reason = f"{name} is used twice"
             known = {n for n, _ in uses}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from caffeinit.apply.factors import is_zero
 from caffeinit.engine.session import is_segmented
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.gradients.absorbing import absorbed
@@ -112,9 +113,11 @@ class UnitRates:
 
     def why_unmeasured(self, unit: Unit) -> str:
         """Return why the unit, which gradients were taken of, has no rate; empty if it has one."""
+        if self.is_measured:
+            return ""
         if unit.weight is not None and not np.isfinite(unit.weight).all():
             return "its weights are not all finite"
-        if unit.weight is not None and not unit.weight.any():
+        if unit.weight is not None and is_zero(unit.weight):
             return "its weights are all zero"
         if self.rate == 0:
             return "no gradient reaches it on these pictures"

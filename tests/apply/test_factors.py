@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.apply.factors import copied, fits, is_finite, multiply, shortened
+from caffeinit.apply.factors import copied, fits, is_finite, is_zero, multiply, shortened
 
 # Shape, axes that the factors vary along, and the order of the axes in memory.
 CASES = [
@@ -73,3 +73,14 @@ def test_factors_of_single_precision_are_taken_as_they_are(threads: int) -> None
 def test_factors_without_room_in_single_precision_stay_as_they_are(size: float) -> None:
     factors = np.array([1.0, size])
     assert shortened(factors) is factors
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (700, 400)])
+def test_a_single_number_that_is_not_zero_is_found(shape: tuple[int, ...]) -> None:
+    assert is_zero(np.zeros((0, 3), np.float32))
+    assert is_zero(np.zeros(shape, np.float32))
+    size = int(np.prod(shape))
+    for place in {0, size // 2, size - 1}:
+        array = np.zeros(shape, np.float32)
+        array[np.unravel_index(place, shape)] = np.nan
+        assert not is_zero(array)
