@@ -34,9 +34,10 @@ _STIFFNESS = 100.0
 # A problem that has an answer takes 140 at most. Without a limit, one whose curves wind would creep along them for minutes,
 # to a sum of squares that is smaller by a thousandth.
 _MOST_EVALUATIONS = 500
-# Parts of its size by which an answer, or the sum of squares, changes at the end. Deep nets with sums take twice as many
-# evaluations for 1e-12, and what is foretold of them is off by percents.
+# Parts of its size by which an answer, or the sum of squares, changes at the end.
 _CLOSE = 1e-8
+# Rates that lie apart by no more are one, and half of the powers that distances are summed with where they are not.
+ONE_RATE, _POWERS = 0.02, (2.0, 4.0)
 
 
 def scale_system(
@@ -210,30 +211,64 @@ def balance(
     bends: Sequence[Bends | Held] = (),
     ridge: float = RIDGE,
     gone: np.ndarray | float = 0.0,
+    start: np.ndarray | None = None,
+    close: float = _CLOSE,
+    evenly: bool = False,
 ) -> np.ndarray:
     """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares.
 
     Args:
         bends: curves to be kept to, and scales that are asked for.
         ridge, gone: the weight, beside rates, of scales that stay where they were, and how far they have gone from there.
+        start: unknowns from which they are looked for; all 0 by default.
+        close: the part of it by which the sum of squares still changes at the end.
+        evenly: where rates cannot be one, the one that is farthest off counts most: the sum is of higher powers then.
     """
     if num_unknowns == 0 or len(terms) < 2:
         return np.zeros(num_unknowns)
+    goal = _Goal(Terms(terms), bends, ridge, gone)
+    found = goal.reached(np.zeros(num_unknowns) if start is None else start, close)
+    for power in _POWERS if evenly else ():
+        largest = float(np.abs(goal.distances(found)).max())
+        if largest > ONE_RATE:
+            found = goal.reached(found, close, power, largest)
+    return found
 
-    together = Terms(terms)
 
-    def residuals(x: np.ndarray) -> np.ndarray:
-        logs = together.log_rates(x)
-        return np.concatenate([logs - logs.mean(), ridge * (x + gone), *(_STIFFNESS * b.gap(x) for b in bends)])
+@dataclass(frozen=True)
+class _Goal:
+    """Rates that are one, by scales that stay where they are otherwise: what the unknowns are short of it."""
 
-    def jacobian(x: np.ndarray) -> np.ndarray:
-        rows = together.gradients(x)
-        held = [_STIFFNESS * b.gradient(x) for b in bends]
-        return np.concatenate([rows - rows.mean(axis=0), ridge * np.eye(num_unknowns), *held])
+    terms: Terms
+    bends: Sequence[Bends | Held]
+    ridge: float
+    gone: np.ndarray | float
 
-    start = np.zeros(num_unknowns)
-    found = least_squares(residuals, start, jacobian, method="lm", xtol=_CLOSE, ftol=_CLOSE, max_nfev=_MOST_EVALUATIONS)
-    return np.asarray(found.x)
+    def reached(self, start: np.ndarray, close: float, power: float = 1.0, unit: float = 1.0) -> np.ndarray:
+        """Return the unknowns with the least sum of squares, from `start` on.
+
+        Args:
+            power, unit: distances of the rates from their mean count as (distance / unit) ** power * unit.
+        """
+
+        def residuals(x: np.ndarray) -> np.ndarray:
+            apart = self.distances(x)
+            weighed = unit * np.sign(apart) * (np.abs(apart) / unit) ** power
+            return np.concatenate([weighed, self.ridge * (x + self.gone), *(_STIFFNESS * b.gap(x) for b in self.bends)])
+
+        def jacobian(x: np.ndarray) -> np.ndarray:
+            rows = self.terms.gradients(x)
+            weights = power * (np.abs(self.distances(x)) / unit) ** (power - 1)
+            held = [_STIFFNESS * b.gradient(x) for b in self.bends]
+            return np.concatenate([weights[:, None] * (rows - rows.mean(axis=0)), self.ridge * np.eye(len(x)), *held])
+
+        most = {"xtol": _CLOSE, "ftol": close, "max_nfev": _MOST_EVALUATIONS}
+        return np.asarray(least_squares(residuals, start, jacobian, method="lm", **most).x)
+
+    def distances(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return log C - mean log C of all units, (units,)."""
+        logs = self.terms.log_rates(unknowns)
+        return np.asarray(logs - logs.mean())
 
 
 def plan_balance(
@@ -241,6 +276,7 @@ def plan_balance(
     rates: Mapping[str, UnitRates],
     counted: Callable[[Unit], bool],
     start: Plan,
+    evenly: bool = False,
 ) -> Plan:
     """Return the plan that also makes the rates equal, as far as the graph allows.
 
@@ -248,13 +284,14 @@ def plan_balance(
         rates: measured with the arrays as they are, without `start`.
         counted: which units' rates are to become equal.
         start: scales that are given to the values in any case; free channels of one unit keep their ratios.
+        evenly: as for `balance`.
     """
     base = start.system
     while True:
         system = base.tied(free_groups(base))
         units = [u for u in network.units if counted(u)]
         terms = find_terms(units, system, rates, start.scales)
-        moved = system.expand(balance(terms, system.num_unknowns))
+        moved = system.expand(balance(terms, system.num_unknowns, evenly=evenly))
         low = base.labels_below_floor(start.scales + moved)
         if not low.size:
             return Plan(base, start.scales + moved)

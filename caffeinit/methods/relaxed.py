@@ -14,6 +14,7 @@ import numpy as np
 from caffeinit.apply.plan import Plan
 from caffeinit.methods.acceleration import LONG, Accelerated
 from caffeinit.methods.between import (
+    ONE_RATE,
     RIDGE,
     Bends,
     Held,
@@ -37,8 +38,9 @@ from caffeinit.statistics.rates import RateProbe, UnitRates, rate_spread
 # The weight of scales that stay where they are, in nets whose terms of sums are scaled apart: rates hardly follow some of
 # them, and steps of e to the power of 10 and back would be made for the last percents.
 _SUMS_RIDGE = 3e-3
-# The spread from which on the outputs are given a scale, where sums, or other outputs, tie rates to it.
-REACHABLE = 0.02
+# How closely a step is solved for: what is foretold of it is off by percents, and deep nets with sums take 15 times as many
+# evaluations for another three digits of the sum of squares.
+_ROUGHLY = 1e-5
 # The longest log scale at a curve to which it is trusted that they need none.
 _NEAR = 1.0
 # What has to be left of the spread for it.
@@ -159,7 +161,7 @@ class Relaxed:
 
     def is_lost(self, spread: float, best: float) -> bool:
         """Tell whether a spread is so much larger than the best that it is no way to a better one."""
-        return self.has_sums and spread > max(_LOST * best, best + REACHABLE)
+        return self.has_sums and spread > max(_LOST * best, best + ONE_RATE)
 
     def is_astray(self, spread: float, first: float) -> bool:
         """Tell whether rates lie so much farther apart than at first that values have left the sizes that were foretold."""
@@ -180,17 +182,17 @@ class Relaxed:
         Args:
             is_early: the outputs may be given a scale, and lose it again if it was for nothing.
         """
-        prepared = self._loosened(rates, self._prepare(rates), is_early)
+        prepared, best = self._loosened(rates, self._prepare(rates), is_early)
         if is_early:
             self._give_back(prepared[2])
         self._steps += 1
-        best, asked = self._bounded(prepared)
+        best, asked = self._bounded(prepared, best)
         found = self.keys @ best
         to = self._accelerated.next(self.point, found)
-        unknowns, expected = self._go(to - self.point, prepared, asked)
+        unknowns, expected = self._go(to - self.point, prepared, asked, best)
         if self.has_sums and expected > prepared[2]:
             to = self._accelerated.restart(self.point, found)
-            unknowns, expected = self._go(to - self.point, prepared, asked)
+            unknowns, expected = self._go(to - self.point, prepared, asked, best)
         length = np.abs(self._changing @ unknowns).max(initial=0)
         part = min(self._room(unknowns, prepared[1]), self._reach / max(length, STILL))
         self.point, unknowns = self.point + part * (to - self.point), part * unknowns
@@ -202,30 +204,36 @@ class Relaxed:
             self._transfers = bends.transfers.moved(bends.inputs @ unknowns)
         return Plan(self.system, self.system.expand(unknowns)), expected
 
-    def _loosened(self, rates: Mapping[str, UnitRates], prepared: _Prepared, is_early: bool) -> _Prepared:
-        """Give the outputs a scale, if rates cannot be one without and are far closer with it; return what holds then."""
+    def _loosened(
+        self, rates: Mapping[str, UnitRates], prepared: _Prepared, is_early: bool
+    ) -> tuple[_Prepared, np.ndarray]:
+        """Give the outputs a scale, if rates cannot be one without and are far closer with it.
+
+        Returns:
+            What holds then, and the unknowns of the best step.
+        """
+        found = self._solve(prepared)
         ties_outputs = self.has_sums or len(self.probe.heads) > 1
         if not ties_outputs or self.held is not None or self._given_back or (self._steps and not is_early):
-            return prepared
-        found = self._solve(prepared)
+            return prepared, found
         held = _spread_at(prepared[0], found)
         is_first = self.has_sums and not self._steps
         bends_far = is_first and any(np.abs(bends.inputs @ found).max() > _NEAR for bends in prepared[1])
-        if held <= REACHABLE and not bends_far:
-            return prepared
+        if held <= ONE_RATE and not bends_far:
+            return prepared, found
         heads = self.probe.heads
         loose = copy(self)
         loose._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))
         loosened = loose._prepare(rates)
-        found = loose._solve(loosened)
-        farthest = float(np.abs(loose._sizes(found)).max(initial=0))
-        is_worth = bends_far or _spread_at(loosened[0], found) <= _WORTH * held
+        freely = loose._solve(loosened)
+        farthest = float(np.abs(loose._sizes(freely)).max(initial=0))
+        is_worth = bends_far or _spread_at(loosened[0], freely) <= _WORTH * held
         if not is_worth or farthest > _FARTHEST:
             self.too_far = farthest if is_worth else None
-            return prepared
+            return prepared, found
         vars(self).update(vars(loose))
         self.held, self.too_far = held, None
-        return loosened
+        return loosened, freely
 
     def _give_back(self, spread: float) -> None:
         """Let the outputs have the sizes that they had, if after some steps another has brought next to nothing."""
@@ -242,22 +250,21 @@ class Relaxed:
             parts += list(left[beyond] / -by[beyond])
         return float(min(parts))
 
-    def _solve(self, prepared: _Prepared, asked: Sequence[Held] = ()) -> np.ndarray:
-        """Return the unknowns of the best step, or of the best that does as is asked."""
+    def _solve(self, prepared: _Prepared, asked: Sequence[Held] = (), start: np.ndarray | None = None) -> np.ndarray:
+        """Return the unknowns of the best step, or of the best that does as is asked; `start` is near to them."""
         terms, bends, _ = prepared
         gone = self._gone if self.has_sums else 0.0  # without, rates follow all scales, and steps are small in the end
-        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, gone)
+        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, gone, start, _ROUGHLY, True)
 
-    def _bounded(self, prepared: _Prepared) -> tuple[np.ndarray, list[Held]]:
+    def _bounded(self, prepared: _Prepared, best: np.ndarray) -> tuple[np.ndarray, list[Held]]:
         """Return the best step within what outputs, and inputs of curves, may be scaled by; and what that asks for."""
-        best = self._solve(prepared)
         asked = self._asked(best)
-        best = self._solve(prepared, asked) if asked else best
+        best = self._solve(prepared, asked, best) if asked else best
         for bends in prepared[1]:
             left = np.maximum(bends.transfers.values.origin - _DEEPEST, 0.0)
             while (low := bends.inputs @ best < -left - STILL).any():
                 asked = [*asked, Held(bends.inputs[low], -left[low])]
-                best = self._solve(prepared, asked)
+                best = self._solve(prepared, asked, best)
         return best, asked
 
     def _asked(self, best: np.ndarray) -> list[Held]:
@@ -311,9 +318,15 @@ class Relaxed:
             term.bends = self._summed[term.unit]
         return terms
 
-    def _go(self, moved: np.ndarray, prepared: _Prepared, asked: Sequence[Held]) -> tuple[np.ndarray, float]:
-        """Return the unknowns that move the point by so much and do as is asked, and the spread that is expected then."""
-        unknowns = self._solve(prepared, [*asked, Held(self.keys, moved)])
+    def _go(
+        self, moved: np.ndarray, prepared: _Prepared, asked: Sequence[Held], best: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        """Return the unknowns that move the point by so much and do as is asked, and the spread that is expected then.
+
+        Args:
+            best: those of the best step.
+        """
+        unknowns = self._solve(prepared, [*asked, Held(self.keys, moved)], best)
         return unknowns, _spread_at(prepared[0], unknowns)
 
 

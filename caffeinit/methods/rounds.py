@@ -85,7 +85,7 @@ def iterate(
         progress(done, rounds)
         best, spread = state.spread, np.inf
         if not relaxed.is_astray(spread_of(rates, relaxed.units), spread_of(before, relaxed.units)):
-            plan = plan_balance(network, rates, relaxed.counted, start)
+            plan = plan_balance(network, rates, relaxed.counted, start, evenly=True)
             spread = state.offer(plan, predict(network.units, rates, plan))
         if not is_back:
             since_best = 0 if spread <= _PROGRESS * best else since_best + 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from scipy.sparse import csr_matrix, identity
+from scipy.sparse.linalg import spsolve_triangular
 
 
 class Edge(NamedTuple):
@@ -76,10 +79,11 @@ class Mixtures:
 
     def __init__(self, size: int) -> None:
         """Take the number of unknowns."""
+        self._size = size
         self._parts: list[list[Part]] = [[]]
-        self._rows: list[np.ndarray] = [np.zeros((0, size))]
         self._edges: list[list[list[Edge | None]]] = [[]]
         self._shares: list[np.ndarray] = [np.zeros(0)]  # log
+        self._exponents: _Exponents | None = None
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @property
@@ -98,10 +102,9 @@ class Mixtures:
         if len(found) == 1 and not found[0].row.any() and (is_known := _alone(found[0])) is not None:
             return is_known
         self._parts.append(found)
-        self._rows.append(np.stack([part.row for part in found]))
         self._edges.append([edges for _, edges in apart.values()])
         self._shares.append(_log_shares(self._edges[-1], {}))
-        self._known = None
+        self._known = self._exponents = None
         return len(self._parts) - 1
 
     def weigh(self, energies: Mapping[Edge, float]) -> None:
@@ -112,20 +115,51 @@ class Mixtures:
     def at(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return all values, (functions,), and their derivatives, (functions, unknowns)."""
         if self._known is None or not np.array_equal(self._known[0], unknowns):
-            values, slopes = np.zeros(len(self._parts)), np.zeros((len(self._parts), len(unknowns)))
-            for number, parts in enumerate(self._parts):
-                if parts:
-                    rows = self._rows[number].copy()
-                    logs = rows @ unknowns
-                    for i, part in enumerate(parts):
-                        for other, weight in part.functions:
-                            logs[i] += weight * values[other]
-                            rows[i] += weight * slopes[other]
-                    logs = 2 * logs + self._shares[number]
-                    values[number] = np.logaddexp.reduce(logs) / 2
-                    slopes[number] = np.exp(logs - 2 * values[number]) @ rows
-            self._known = unknowns.copy(), values, slopes
+            self._exponents = self._exponents or _Exponents(self._parts, self._size)
+            found = self._exponents.mixed(unknowns, np.concatenate(self._shares))
+            self._known = unknowns.copy(), *found
         return self._known[1:]
+
+
+class _Exponents:
+    """The parts of all mixtures, in order: there are thousands in a deep net, most of them in mixtures of one or two."""
+
+    def __init__(self, mixtures: Sequence[Sequence[Part]], size: int) -> None:
+        parts = [part for mixture in mixtures for part in mixture]
+        self._starts = np.cumsum([0, *map(len, mixtures)])
+        self._rows = csr_matrix(np.array([part.row for part in parts]).reshape(-1, size))
+        self._functions = [part.functions for part in parts]
+        entries = [(i, *entry) for i, functions in enumerate(self._functions) for entry in functions]
+        number, function, weight = np.array(entries, float).reshape(-1, 3).T
+        shape = (len(parts), len(mixtures))
+        self._weights = csr_matrix((weight, (number.astype(int), function.astype(int))), shape=shape)
+
+    def mixed(self, unknowns: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all mixtures' values and derivatives.
+
+        Args:
+            shares: of the parts, log.
+        """
+        exponents = (self._rows @ unknowns + shares / 2).tolist()
+        values = [0.0] * (len(self._starts) - 1)
+        for number, (start, stop) in enumerate(itertools.pairwise(self._starts.tolist())):
+            for i in range(start, stop):
+                exponents[i] += sum(weight * values[other] for other, weight in self._functions[i])
+            if stop > start:
+                values[number] = _root_of_sum(exponents[start:stop])
+        found = np.array(values)
+        slopes = np.exp(2 * (np.array(exponents) - np.repeat(found, np.diff(self._starts))))
+        # The derivatives follow from each other as the values do: each from those before it.
+        each = csr_matrix((slopes, np.arange(len(slopes)), self._starts), shape=self._weights.shape[::-1])
+        chained = (identity(len(values), format="csr") - each @ self._weights).tocsr()
+        own = (each @ self._rows).toarray()
+        return found, np.asarray(spsolve_triangular(chained, own, unit_diagonal=True))
+
+
+def _root_of_sum(logs: Sequence[float]) -> float:
+    """Return log(sum(exp(2 log))) / 2."""
+    top = max(logs)
+    return top if len(logs) == 1 else top + math.log(sum(math.exp(2 * (log - top)) for log in logs)) / 2
 
 
 def _log_shares(parts: Sequence[Sequence[Edge | None]], energies: Mapping[Edge, float]) -> np.ndarray:

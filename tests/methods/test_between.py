@@ -84,6 +84,23 @@ def test_no_scale_per_unit_gives_a_smaller_sum_of_squares():
             assert sum_of_squares(best) <= sum_of_squares(other) + 1e-6
 
 
+def test_what_is_farthest_off_counts_most_where_asked():
+    """One unknown moves three of four rates, none of which can be like the fourth."""
+    logs, rows = (5, 4, 4, 9), (1, -1, -1, 0)
+    terms = [
+        Term(str(i), np.array([2.0 * c]), np.zeros(1), np.array([[r]]))
+        for i, (c, r) in enumerate(zip(logs, rows, strict=True))
+    ]
+
+    def largest(unknown):
+        found = Terms(terms).log_rates(unknown)
+        return np.abs(found - found.mean()).max()
+
+    least = min(largest(np.array([x])) for x in np.linspace(-3, 3, 601))
+    assert largest(balance(terms, 1)) > 1.09 * least
+    assert largest(balance(terms, 1, evenly=True)) < 1.04 * least
+
+
 class Wave:
     """Keeps the second unknown on a sine of the first, with more waves than a step can follow."""
 
