@@ -26,7 +26,7 @@ from caffeinit.cli.targets import check_targets
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.methods.preserving import MODES as PRESERVING
-from caffeinit.model.network import Network
+from caffeinit.model.network import Network, cause_lines
 from caffeinit.patterns import check_matched, unmatched
 from caffeinit.report.filters import check_filters, save_filters
 from caffeinit.report.showing import apart_lines, number
@@ -173,8 +173,8 @@ def show(result: Result, pictures: str) -> None:
         was, now = number(result.rate_spread_before), number(result.rate_spread)
         why = f": {result.no_spread}" if result.no_spread else ""
         out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}{why}", markup=False, soft_wrap=True)
-    for skipped in result.skipped:
-        out.print(f"left out: {skipped.name}: {skipped.reason}", markup=False, soft_wrap=True)
+    for line in cause_lines(result.skipped):
+        out.print(f"left out: {line}", markup=False, soft_wrap=True)
     for line in apart_lines(result.apart):
         out.print(line, markup=False, soft_wrap=True)
     for note in result.notes:

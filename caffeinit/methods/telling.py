@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from caffeinit.methods.relaxed import REACHABLE
+from caffeinit.methods.between import ONE_RATE
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport
 from caffeinit.statistics.rates import RateProbe, UnitRates
 
-# The spread from which on rates, or deviations in one unit, are told to differ.
-_REACHED = 0.02
+# The variation from which on deviations in one unit are told to differ.
+_ALIKE = 0.02
 _MOST_NAMES = 6
 _FORETOLD = (
     "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
@@ -41,7 +41,7 @@ def learns(unit: Unit) -> bool:
 
 
 def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates]) -> list[str]:
-    """Return a sentence on each unit that has no rate, and one on those whose rates do not count."""
+    """Return a sentence on units whose rates do not count, and one on those that have none for the same reason."""
     notes = []
     frozen = [unit for unit in network.units if unit.kind == "affine" and unit.frozen]
     computed = [unit for unit in frozen if network.learned[unit.initializers[0]].held]
@@ -51,13 +51,20 @@ def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates
         (computed, "what the graph computes them from is trained in their place"),
     ):
         if units:
-            more = f" and {len(units) - _MOST_NAMES} more" if len(units) > _MOST_NAMES else ""
-            told = ", ".join(unit.name for unit in units[:_MOST_NAMES]) + more
-            notes.append(f"not in the spread of the rates, for {why}: {told}")
+            notes.append(f"not in the spread of the rates, for {why}: {_named([u.name for u in units])}")
+    unmeasured: dict[str, list[str]] = {}
     for unit in filter(learns, network.units):
         if why := probe.unreached.get(unit.key) or rates[unit.key].why_unmeasured(unit):
-            notes.append(f"{unit.name} has no rate: {why}")
+            unmeasured.setdefault(why, []).append(unit.name)
+    for why, (first, *others) in unmeasured.items():
+        notes.append(f"{first} has no rate: {why}" + (f"; so it is with {_named(others)}" if others else ""))
     return notes
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def apart_notes(spread: float, rates: Mapping[str, float], rounds: int) -> list[str]:
@@ -68,7 +75,7 @@ def apart_notes(spread: float, rates: Mapping[str, float], rounds: int) -> list[
         rates: of the units by name.
         rounds: how often rates were measured.
     """
-    if not spread > _REACHED:
+    if not spread > ONE_RATE:
         return []
     tied = "the graph or what is left alone ties them" if rounds == 1 else f"after {rounds} rounds"
     return [
@@ -92,7 +99,7 @@ def loose_notes(held: float | None, spreads: tuple[float, float] | None) -> list
     """
     if held is None:
         return []
-    if held <= REACHABLE:
+    if held <= ONE_RATE:
         return [_LOOSE_BENT]
     is_better = spreads is not None and spreads[1] < held
     return [_LOOSE.format(_ELSE.format(np.exp(held)) if is_better else "")]
@@ -100,7 +107,7 @@ def loose_notes(held: float | None, spreads: tuple[float, float] | None) -> list
 
 def too_far_notes(too_far: float | None, spreads: tuple[float, float] | None) -> list[str]:
     """Return a sentence on outputs that were not given the log scale that one rate asks of them, if rates do differ."""
-    if too_far is None or not spreads or not spreads[1] > _REACHED:
+    if too_far is None or not spreads or not spreads[1] > ONE_RATE:
         return []
     return [_TOO_FAR.format(np.exp(too_far))]
 
@@ -126,7 +133,7 @@ def uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[s
         if unit.weight is None and unit.kind != "norm":
             continue  # without a factor, its channels never were
         stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
-        if len(stds) and stds.std() > _REACHED * stds.mean():
+        if len(stds) and stds.std() > _ALIKE * stds.mean():
             uneven.append(report.name)
     told = "balancing the rates has scaled channels of one unit apart: they are not alike any more in"
-    return [f"{told} {', '.join(uneven)}"] if uneven else []
+    return [f"{told} {_named(uneven)}"] if uneven else []

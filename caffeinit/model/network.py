@@ -42,14 +42,22 @@ class Skipped:
         return self.reason.startswith(BEHIND)
 
 
-def listed(skipped: Sequence[Skipped]) -> str:
-    """Return the causes of what was left alone, a line each to go behind a message; what is behind them is counted."""
+def cause_lines(skipped: Sequence[Skipped]) -> list[str]:
+    """Return the causes of what was left alone, a line for each reason; what is behind them is counted."""
     causes = [s for s in skipped if not s.is_behind]
     behind = len(skipped) - len(causes)
-    lines = [f"{s.name}: {s.reason}" for s in causes]
+    names: dict[str, list[str]] = {}
+    for cause in causes:
+        names.setdefault(cause.reason, []).append(cause.name)
+    lines = [f"{', '.join(of)}: {reason}" for reason, of in names.items()]
     if behind:
-        lines.append(f"and {behind} layer{'' if behind == 1 else 's'} behind {'it' if len(causes) == 1 else 'these'}")
-    return "".join(f"\n  {line}" for line in lines)
+        lines.append(f"{behind} layer{'' if behind == 1 else 's'} behind {'it' if len(causes) == 1 else 'these'}")
+    return lines
+
+
+def listed(skipped: Sequence[Skipped]) -> str:
+    """Return the causes of what was left alone, to go behind a message."""
+    return "".join(f"\n  {line}" for line in cause_lines(skipped))
 
 
 class Source(Protocol):

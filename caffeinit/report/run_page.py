@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 
-from caffeinit.model.network import Network
+from caffeinit.model.network import Network, cause_lines
 from caffeinit.report.content import About, Content, content_of
 from caffeinit.report.drawing import graph_section
 from caffeinit.report.filters import draw_mosaic, first_filters, is_bgr
@@ -128,7 +128,7 @@ def _warnings(found: Found) -> Markup:
         if isinstance(one, Measurement) and (broken := [u.name for u in one.units if not u.is_finite]):
             lines.append(f"Not finite on these pictures (NaN or overflow): the output of {', '.join(broken)}")
             lines += [one.first_not_finite] if one.first_not_finite else []
-        lines += [f"Left out: {s.name}: {s.reason}" for s in one.skipped]
+        lines += [f"Left out: {line}" for line in cause_lines(one.skipped)]
     if not lines:
         return Markup()
     items = [tag("li", line) for line in dict.fromkeys(lines)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from caffeinit.model.network import Skipped
+from caffeinit.model.network import Skipped, cause_lines
 from caffeinit.result import Result, UnitReport, UnitStats
 from caffeinit.statistics.measuring import Measurement, UnitMeasurement
 
@@ -112,6 +112,6 @@ def remarks(found: Measurement) -> list[str]:
         lines.append(f"no rate: {first}: {reason}" + (f"; so it is with {', '.join(others)}" if others else ""))
     if frozen := [u.name for u in found.units if u.frozen]:
         lines.append(f"frozen, not in the spread: {', '.join(frozen)}")
-    lines += [f"left out: {s.name}: {s.reason}" for s in found.skipped]
+    lines += [f"left out: {line}" for line in cause_lines(found.skipped)]
     lines += apart_lines(found.apart)
     return lines + [f"note: {note}" for note in found.notes]

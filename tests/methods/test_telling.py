@@ -1,8 +1,10 @@
-"""What is told of outputs that were given a scale."""
+"""What is told of outputs that were given a scale, and of units without a rate."""
 
 import pytest
 
+import caffeinit
 from caffeinit.methods.telling import loose_notes
+from tests.nets import NetBuilder, pictures
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,17 @@ def test_outputs_of_another_size_are_told_with_what_was_won(held, spread, words)
 
 def test_outputs_that_were_given_none_are_not_told():
     assert loose_notes(None, (3.0, 0.5)) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "others"),
+    [(1, ""), (2, "; so it is with dead1"), (9, "; so it is with dead1, dead2, dead3, dead4, dead5, dead6 and 2 more")],
+)
+def test_units_without_a_rate_for_the_same_reason_are_told_in_one_sentence(count, others):
+    build = NetBuilder()
+    heads = [build.conv("data", f"dead{i}", 2) for i in range(count)]
+    net = build.finish(build.graph.op("Concat", *heads, build.conv("data", "alive", 2), axis=1))
+    for i in range(count):
+        net.params[f"dead{i}"][0][...] = 0
+    notes = [n for n in caffeinit.rescale(net, pictures(), mode="normalize").notes if "no rate" in n]
+    assert notes == [f"dead0 has no rate: its weights are all zero{others}"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.model.network import BEHIND, Skipped
 from caffeinit.report.showing import outcome, remarks
 from tests.nets import NETS, pictures
 
@@ -86,3 +87,11 @@ def test_units_without_a_rate_are_told_together_in_words_that_fit_each():
         net.params[layer][0][...] = 0
     lines = [line for line in remarks(caffeinit.measure(net, pictures())) if line.startswith("no rate")]
     assert "no rate: conv1: its weights are all zero; so it is with conv2" in lines
+
+
+def test_what_cannot_run_is_told_once_for_each_reason():
+    net = NETS["chain"]()
+    behind = [Skipped(f"late{i}", f'{BEHIND} "two" (Python), which cannot run') for i in range(30)]
+    net.skipped = [Skipped("one", "Python"), Skipped("odd", "of another kind"), Skipped("two", "Python"), *behind]
+    lines = [line for line in remarks(caffeinit.measure(net, pictures())) if line.startswith("left out")]
+    assert lines == ["left out: one, two: Python", "left out: odd: of another kind", "left out: 30 layers behind these"]
