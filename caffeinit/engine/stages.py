@@ -45,14 +45,15 @@ def plan_stages(
     targets: Sequence[str] = (),
     together: Sequence[Sequence[str]] = (),
     passed: Collection[str] = (),
-    after: Mapping[str, str] | None = None,
+    after: Mapping[str, Collection[str]] | None = None,
 ) -> list[Stage]:
     """Return the stages that make every checkpoint, and then the `targets`, in order.
 
     Args:
         together: groups of checkpoints that must fall into one stage; none may depend on another of its group.
         passed: checkpoints that are looked at only, so that who reads them need not wait.
-        after: value -> checkpoint that has to be complete before it is made, though it is not made of it.
+        after: value -> checkpoints that have to be complete before it is made, though it is not made of them; none of these
+            may depend on it.
 
     A node runs in the last stage that is early enough for all its readers, so that what is kept between stages is the
     checkpoint itself and not everything computed from it.
@@ -71,33 +72,34 @@ def _levels_together(
     checkpoints: Collection[str],
     moving: Collection[str],
     together: Sequence[Sequence[str]],
-    after: Mapping[str, str],
+    after: Mapping[str, Collection[str]],
 ) -> dict[str, int]:
-    """Return the levels with every group on one; raising one member may raise what depends on it, so until at rest."""
+    """Return the levels with every group on one, and each value above what it waits for.
+
+    Raising one may raise what depends on it, so until at rest.
+    """
     least: dict[str, int] = {}
     while True:
-        levels = _levels(graph, checkpoints, moving, least, after)
+        levels = _levels(graph, checkpoints, moving, least)
         wanted = {member: max(levels[m] for m in group) for group in together for member in group}
-        if wanted == {m: levels[m] for m in wanted}:
+        for value, first in after.items():
+            if value in levels:
+                wanted[value] = max([levels[value], *(levels[f] + 1 for f in first)])
+        if wanted == {value: levels[value] for value in wanted}:
             return levels
-        assert max(wanted.values()) <= len(graph.nodes), "checkpoints of one group depend on each other"
+        assert max(wanted.values()) <= len(graph.nodes), "checkpoints depend on each other"
         least = wanted
 
 
 def _levels(
-    graph: Graph,
-    checkpoints: Collection[str],
-    moving: Collection[str],
-    least: Mapping[str, int],
-    after: Mapping[str, str],
+    graph: Graph, checkpoints: Collection[str], moving: Collection[str], least: Mapping[str, int]
 ) -> dict[str, int]:
     """Return for each moving value the first stage in which it can be computed, not below `least`."""
     levels = dict.fromkeys(graph.inputs, 0)
     for node in graph.nodes:
         below = [levels[i] + (i in checkpoints) for i in node.input if i in moving]
-        below += [levels[after[o]] + 1 for o in node.output if o in after]
         if below:
-            levels.update({o: max(*below, least.get(o, 0)) for o in node.output if o})
+            levels.update({o: max(*below, *(least.get(o, 0) for o in node.output if o)) for o in node.output if o})
     return levels
 
 

@@ -35,6 +35,7 @@ from caffeinit.draw import (
     wanted_samples,
 )
 from caffeinit.errors import OptionError
+from caffeinit.methods.obstacles import reads_itself
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.network import Network
 from caffeinit.model.products import PRODUCTS, Product
@@ -245,7 +246,7 @@ def _drawn_by(network: Network, unit: Unit, method: str) -> tuple[str, list[str]
         and network.learned[unit.initializers[0]].filler is not None
     ):
         return "filler", []
-    if find_method(method).needs_samples and (why := _without_patches(network.graph, unit)):
+    if find_method(method).needs_samples and (why := _without_patches(network, unit)):
         return METHOD, [f"gaussian: {method} is not defined for {why}"]
     return method, []
 
@@ -321,10 +322,12 @@ def _geometry(graph: Graph, use: Use) -> Geometry:
     )
 
 
-def _without_patches(graph: Graph, unit: Unit) -> str:
+def _without_patches(network: Network, unit: Unit) -> str:
     """Return what about a unit keeps patches from being cut from its input; empty if nothing does."""
+    if reads_itself(network, unit):
+        return "weights that their own input is made of"
     for use in unit.uses:
-        rank = len(graph.shape(use.input))
+        rank = len(network.graph.shape(use.input))
         if use.node.op_type == "ConvTranspose":
             return "a deconvolution"
         if use.node.op_type in PRODUCTS and Product.of(use.node, use.side, rank).input_axis == -rank:

@@ -25,6 +25,7 @@ from caffeinit.engine.stages import Stage, plan_stages
 from caffeinit.errors import OptionError
 from caffeinit.methods.correction import Correction, Target, plan_correction, set_statistics
 from caffeinit.methods.keeping import Kept, keep_little
+from caffeinit.methods.obstacles import Turns, is_fed_back
 from caffeinit.methods.responses import Responses, Turner, is_enough, turn_filters
 from caffeinit.model.following import channel_map
 from caffeinit.model.graph import Graph
@@ -60,7 +61,7 @@ class _Pass:
     reports: dict[str, UnitReport]
     measured: dict[str, Unit]  # checkpoint value -> unit
     following: dict[str, list[Unit]]  # value -> units whose moments follow from that value's
-    waiting: dict[str, str]  # output of a unit left alone -> value with which arrays that it reads are corrected
+    turns: Turns  # what waits until arrays that it reads are corrected
     kept: Kept  # what becomes of the measured values
     moments: dict[str, Moments]
     turners: Mapping[str, Turner]
@@ -139,7 +140,7 @@ def _plan_stages(state: _Pass, looked_at: Iterable[str]) -> list[Stage]:
     kept, inputs = state.kept, state.network.graph.inputs
     together = [[use.output for use in u.uses] for u in state.measured.values() if len(u.uses) > 1]
     checkpoints = [*state.measured, *kept.pooled.values(), *(v for v in looked_at if v not in inputs)]
-    after = state.waiting | {copy: value for value, copy in kept.again.items()}
+    after = state.turns.after | {copy: [value] for value, copy in kept.again.items()}
     return plan_stages(kept.graph, checkpoints, together=together, passed=kept.pooled, after=after)
 
 
@@ -154,7 +155,7 @@ class _Watch:
         for unit in network.units:
             if unit.name in samplers:
                 # What it makes of its own result cannot be seen before it is drawn.
-                seen = unit.uses[:1] if _is_fed_back(self.graph, unit) else unit.uses
+                seen = unit.uses[:1] if is_fed_back(self.graph, unit) else unit.uses
                 self.waiting[unit.name] = set(range(len(seen)))
                 for number, use in enumerate(seen):
                     self.values.setdefault(use.input, []).append((unit.name, number))
@@ -212,7 +213,7 @@ def _prepare(
     turners: Mapping[str, Turner],
 ) -> _Pass:
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
-    state = _Pass(network, target, correct, targets, {}, {}, {}, {}, Kept(network.graph), {}, turners)
+    state = _Pass(network, target, correct, targets, {}, {}, {}, Turns(network), Kept(network.graph), {}, turners)
     known: dict[str, str] = {}  # output of a unit -> measured value with which that unit is corrected
     owners: dict[str, str] = {}  # initializer of a unit before -> what becomes of it with that unit
     values: dict[str, str] = {}  # initializer of a unit before -> measured value with which it is corrected
@@ -221,14 +222,14 @@ def _prepare(
             (f"its {network.learned[i].role} is {owners[i]}" for i in unit.initializers if i in owners),
             "",
         )
-        reason = chosen(unit) or shared or _obstacle(network, unit)
+        reason = chosen(unit) or shared or state.turns.obstacle(unit)
         report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=reason)
         state.reports[unit.key] = report
         if report.reason:
             if correct:
                 owners = dict.fromkeys(unit.initializers, f"also that of {unit.name}, which stays as it is") | owners
-            waited = sorted((values[i] for i in unit.initializers if i in values), key=list(state.measured).index)
-            state.waiting.update({use.node.output[0]: waited[-1] for use in unit.uses if waited})
+            for use in unit.uses:
+                state.turns.wait(use.node.output[0], (values[i] for i in unit.initializers if i in values))
             continue
         owners |= dict.fromkeys(unit.initializers, f"normalised with {unit.name}")
         before, value = unit.uses[0].input, unit.uses[0].output  # all its uses are measured in one stage
@@ -240,6 +241,7 @@ def _prepare(
             continue
         else:
             state.measured.update({use.output: unit for use in unit.uses})
+        state.turns.take(unit, value)
         known.update((use.output, value) for use in unit.uses)
         values |= dict.fromkeys(unit.initializers, value)
     return state
@@ -266,32 +268,6 @@ def _with_folded(correction: Correction, folded: Sequence[Unit]) -> Correction:
         gain, more = channel_map(unit)
         scale, shift = scale * gain, shift * gain + more
     return Correction(scale, shift, correction.dead)
-
-
-def _obstacle(network: Network, unit: Unit) -> str:
-    """Return why a unit cannot be normalised; empty if it can."""
-    if _is_fed_back(network.graph, unit):
-        return "its weights are used again on a value that depends on their first use"
-    if len(unit.uses) > 1:
-        below = _below(network.graph, unit)
-        for other in network.units:
-            shares = not set(unit.initializers).isdisjoint(other.initializers)
-            if other is not unit and shares and any(use.output in below for use in other.uses):
-                return f"one of its uses depends on {other.name}, which shares an array with it"
-    return ""
-
-
-def _is_fed_back(graph: Graph, unit: Unit) -> bool:
-    """Tell whether what a unit reads somewhere depends on what it puts out elsewhere."""
-    if len(unit.uses) == 1:
-        return False
-    below = _below(graph, unit)
-    return any(use.output in below for use in unit.uses)
-
-
-def _below(graph: Graph, unit: Unit) -> set[str]:
-    """Return the values that a unit's inputs are made of, and these."""
-    return {o for node in graph.ancestors([use.input for use in unit.uses]) for o in node.output}
 
 
 def _finish_stage(

@@ -16,6 +16,7 @@ from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward
 from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.readings import other_readings
 from caffeinit.model.units import Learned, Unit, find_units, without_unit
 from caffeinit.patterns import one_or_more
 
@@ -166,6 +167,11 @@ class Network:
     def outputs(self) -> list[str]:
         """Names of the blobs that nothing uses."""
         return list(self.graph.outputs)
+
+    @cached_property
+    def other_readings(self) -> dict[str, list[str]]:
+        """Initializer of a unit -> the values that are made of it otherwise than by its units."""
+        return other_readings(self.graph, self.units)
 
     @cached_property
     def lenders(self) -> dict[str, str]:

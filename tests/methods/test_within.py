@@ -159,6 +159,50 @@ def test_what_is_used_again_behind_a_unit_with_its_weight_is_left_alone():
     np.testing.assert_allclose(measured(net, batches)["last"].std, 1, atol=1e-3)
 
 
+def _also_averaged(looped):
+    """Return a net in which the average of conv1's weight is a factor of what conv1, or conv2, reads."""
+    b = NetBuilder()
+    weight = b.array("conv1", 0, (4, 3, 1, 1))
+    factor = b.graph.op("ReduceMean", b.graph.op("Abs", weight))
+    scaled = b.graph.op("Mul", "data", factor)
+    x = b.graph.op("Conv", scaled if looped else "data", weight, name="conv1", kernel_shape=[1, 1])
+    y = b.conv("data" if looped else scaled, "conv2", 4)
+    return b.finish(b.conv(b.graph.op("Tanh", b.graph.op("Add", x, y)), "last", 4))
+
+
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("method", ["gaussian", "pca"])
+def test_what_is_made_of_a_weight_in_another_way_is_measured_once_that_is_corrected(method, looped):
+    """Where the unit's own input is made of it so, the unit is left alone: its factor would change what it reads."""
+    net, batches = _also_averaged(looped), pictures()
+    result = caffeinit.init(net, batches, method=method, balanced=False)
+    again = measured(net, batches)
+    for report in result.units:
+        if report.after:
+            np.testing.assert_allclose(report.after.channel_stds, again[report.name].std, rtol=1e-3)
+    reasons = [r.reason for r in result.units]
+    assert reasons == ["what it reads is made of its own arrays, which are read in another way there" * looped, "", ""]
+
+
+def test_units_whose_uses_wait_for_each_other_are_not_both_normalised():
+    b = NetBuilder()
+    arrays = [b.array(name, 0, (3, 3, 1, 1)) for name in ("first", "second")]
+    tops = []
+    for order in (arrays, arrays[::-1]):
+        x = "data"
+        for weight in order:
+            x = b.graph.op("Tanh", b.graph.op("Conv", x, weight, kernel_shape=[1, 1]))
+        tops.append(x)
+    net, batches = b.finish(b.conv(b.graph.op("Add", *tops), "last", 4)), pictures()
+    reports, _ = normalize(net, batches)
+    assert [r.reason for r in reports] == [
+        "",
+        "one of its uses depends on another by way of others that are used several times",
+        "",
+    ]
+    np.testing.assert_allclose(measured(net, batches)["last"].std, 1, atol=1e-3)
+
+
 @pytest.mark.parametrize("method", ["gaussian", "pca", "kmeans"])
 def test_what_follows_weights_that_read_their_own_result_is_normalised_with_the_drawn_ones(method):
     b = NetBuilder()
