@@ -21,7 +21,7 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import node_label
 from caffeinit.model.norms import find_statistic
-from caffeinit.model.products import PRODUCTS, PictureAxes, why_no_weight
+from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
 from caffeinit.model.units import Learned, Unit, array_view, find_units
 from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
@@ -107,7 +107,8 @@ def find_learned(
     """
     candidates: dict[str, Learned] = {}
     moving = graph.moving_values()
-    products = {n.output[0] for n in graph.nodes if n.op_type in PRODUCTS and not moving.issuperset(n.input[:2])}
+    single = {n.output[0] for n in graph.nodes if n.op_type in PRODUCTS and _has_one_channel(graph, n, moving)}
+    formulas: set[str] = set()
     varying = followers(graph, graph.inputs)
     for node in graph.nodes:
         if not any(o in varying for o in node.output):
@@ -121,12 +122,23 @@ def find_learned(
             is_known = name in changeable or name in held or name in computed
             if array is None or array.dtype != np.float32 or not is_known:
                 continue
-            if array.size == 1 and node.op_type in ("Add", "Mul") and products.isdisjoint(node.input):
-                continue  # a number of some formula, and not of a layer with a single output
+            if array.size == 1 and node.op_type in ("Add", "Mul") and single.isdisjoint(node.input):
+                formulas.add(name)  # its number, and not that of a layer with a single output
+                continue
             known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
             candidates.setdefault(name, replace(known, role=role))
+    candidates = {name: of for name, of in candidates.items() if name not in formulas}
     used = {name for unit in find_units(graph, candidates) for name in unit.initializers}
     return {name: of for name, of in candidates.items() if name in used}
+
+
+def _has_one_channel(graph: Graph, node: onnx.NodeProto, moving: Collection[str]) -> bool:
+    """Tell whether a product is one with an array that has a single output."""
+    fixed = [side for side in (0, 1) if node.input[side] not in moving]
+    if len(fixed) != 1 or not all(graph.is_typed(v) for v in (node.input[1 - fixed[0]], node.output[0])):
+        return False
+    product, shape = Product.of(node, fixed[0], len(graph.shape(node.input[1 - fixed[0]]))), graph.shape(node.output[0])
+    return -product.output_axis <= len(shape) and shape[product.output_axis] == 1
 
 
 def _factor(graph: Graph, value: str) -> tuple[str, str] | None:

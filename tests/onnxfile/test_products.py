@@ -359,6 +359,17 @@ def test_a_number_behind_a_product_of_two_values_is_no_unit(tmp_path):
     assert not load(tmp_path / "net.onnx").units
 
 
+@pytest.mark.parametrize("last", [1, OUT])
+def test_a_number_that_formulas_share_is_no_shift(last, tmp_path):
+    """Exporters store the 1 of all formulas once: behind a product, and where channels lie on an axis of their own."""
+    nodes = [*gemm("x", "w"), ("Add", ["x", "one"], {}), ("Unsqueeze", ["x", "axis"], {}), ("Add", ["x", "one"], {})]
+    model = refused(nodes, ROWS, {"w": (IN, last)}, 3)
+    numbers = {"one": np.ones((), np.float32), "axis": np.asarray([1])}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in numbers.items())
+    onnx.save(model, tmp_path / "net.onnx")
+    assert [u.initializers for u in load(tmp_path / "net.onnx").units] == [["w"]]
+
+
 def test_files_are_run_as_they_are(tmp_path):
     """The graph of ours computes what onnxruntime makes of the file."""
     for name in ("alpha and beta", "left", "planes, array of three axes"):
