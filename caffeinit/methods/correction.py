@@ -53,13 +53,15 @@ class Target:
 def plan_correction(unit: Unit, moments: Moments, target: Target) -> Correction:
     """Return the correction of a unit with these output moments; dead channels are left as they are.
 
-    A unit without weight (a learned shift alone) keeps its deviation, one without bias keeps its mean's share.
+    So are channels whose deviation is to be 0: those were dead when it was measured. A unit without weight (a learned shift
+    alone) keeps its deviation, one without bias keeps its mean's share.
     """
-    dead = moments.dead
+    wanted = np.broadcast_to(target.std, moments.dead.shape)
+    dead = moments.dead | (wanted == 0)
     alive = ~dead
     scale = np.ones(len(moments.mean))
     if unit.weight is not None:
-        scale[alive] = np.broadcast_to(target.std, alive.shape)[alive] / moments.std[alive]
+        scale[alive] = wanted[alive] / moments.std[alive]
         if alive.any():
             scale[alive] = _trusted(scale[alive], moments.count, target.trust)
     shift = np.zeros_like(scale)

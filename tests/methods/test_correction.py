@@ -36,3 +36,16 @@ def test_scatter_of_true_deviations_stays() -> None:
     assert found.std() == pytest.approx(0.4, rel=0.05)
     assert np.corrcoef(found, -true)[0, 1] > 0.85
     assert found.mean() == pytest.approx(corrected(np.exp(true), Trust.FULL).mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("trust", Trust)
+def test_channels_that_were_dead_when_targets_were_measured_are_left_as_they_are(trust: Trust) -> None:
+    """What is dead on some pictures may come to life as others are made up for; 0 divided by its deviation is no factor."""
+    b = NetBuilder()
+    (unit,) = b.finish(b.conv("data", "a", 3, kernel=1)).units
+    moments = Moments(3)
+    moments.merge(VALUES, np.zeros(3), np.full(3, 4.0 * VALUES))
+    found = plan_correction(unit, moments, Target(np.ones(3), np.array([1.0, 0.0, 1.0]), trust))
+    np.testing.assert_allclose(found.scale, [0.5, 1, 0.5])
+    np.testing.assert_allclose(found.shift[1], 0)
+    assert list(found.dead) == [False, True, False]
