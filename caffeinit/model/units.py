@@ -283,8 +283,8 @@ class _Finder:
         output = node.output[0]
         axis = len(self.graph.shape(output)) + product.output_axis if product else 1
         bias_value = product.bias if product else (*node.input, "")[2]
-        bias = self._view(bias_value)
-        if bias_value and bias is None:
+        bias, added = self._view(bias_value), array_view(self.graph, bias_value) if bias_value else None
+        if bias_value and bias is None and (added is None or added[1].any()):
             return None
         if product and bias and _single_axis(bias[1].shape, self.graph.shape(output), axis) != axis:
             return None

@@ -9,6 +9,7 @@ measured, and stays.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -128,8 +129,20 @@ def find_learned(
             known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
             candidates.setdefault(name, replace(known, role=role))
     candidates = {name: of for name, of in candidates.items() if name not in formulas}
+    shared = _shared_zeros(find_units(graph, candidates))
+    candidates = {name: of for name, of in candidates.items() if name not in shared}
     used = {name for unit in find_units(graph, candidates) for name in unit.initializers}
     return {name: of for name, of in candidates.items() if name in used}
+
+
+def _shared_zeros(units: Collection[Unit]) -> set[str]:
+    """Return the arrays of zeros that several units add.
+
+    Exporters store equal arrays once, as the biases of a net that nobody has trained. As they cannot be shifted by one unit
+    without another, they stay zeros, which any scale leaves so: these units have no bias.
+    """
+    zeros = Counter(u.initializers[-1] for u in units if u.kind != "norm" and u.bias is not None and not u.bias.any())
+    return {name for name, count in zeros.items() if count > 1}
 
 
 def _has_one_channel(graph: Graph, node: onnx.NodeProto, moving: Collection[str]) -> bool:

@@ -18,6 +18,7 @@ from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.nodes import VIEWS, name_of, readers_behind_views
 from caffeinit.model.norms import Statistic, find_statistic, stored_factor
 from caffeinit.model.products import Product
+from caffeinit.model.units import array_view
 from caffeinit.ops import find_rule
 from caffeinit.ops.building import constant_of
 from caffeinit.scales.bonds import Bond, interior, pass_layer, passed_layers
@@ -95,10 +96,16 @@ class Scales:
         """Return a value's labels; arrays that no input feeds have factor 1, except where they are zero."""
         if value in self.values:
             return self.values[value]
-        array = constant_of(self.graph, value)
+        array = self._constant(value)
         if array is None:
             return np.full((1,) * len(self.graph.shape(value)), PINNED)
         return compact(np.where(array == 0, ZEROS, PINNED))
+
+    def _constant(self, value: str) -> np.ndarray | None:
+        """Return an array that no input feeds; None where it is not known, or no initializer and large."""
+        if (view := array_view(self.graph, value)) is not None:
+            return view[1]
+        return constant_of(self.graph, value)
 
     def put(self, value: str, labels: Labels) -> None:
         """State a value's labels."""
@@ -272,7 +279,7 @@ class Scales:
 
     def _fixed(self, weight: str, outputs: Labels, by_group: Labels, axes: tuple[int, int]) -> None:
         """Tie outputs to the inputs that a weight which stays as it is connects them with."""
-        array = constant_of(self.graph, weight)
+        array = self._constant(weight)
         group = len(by_group)
         rows = outputs.reshape(group, -1)
         if array is None:

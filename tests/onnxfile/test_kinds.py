@@ -165,6 +165,28 @@ def test_weights_are_followed_through_views_and_used_twice(tmp_path):
     assert_same_function(path, out, "x", batch())
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_zeros_that_an_untrained_net_has_as_all_its_biases_are_none(balanced, tmp_path):
+    """Exporters store equal arrays once. More of them than are worked out for what follows from arrays, behind Identity."""
+    b, x = Maker(), "x"
+    b.initializers.append(tensor("zeros", np.zeros(300, np.float32)))
+    for name, inputs in (("w1", 3), ("w2", 300), ("w3", 300)):
+        bias = "zeros" if name == "w1" else b.op("Identity", "zeros", out=f"{name}.bias")
+        x = b.op("Conv", x, b.array(name, 300, inputs, 1, 1), bias, out=f"{name}.out")
+        x = b.op("Relu", x, out=f"{name}.r")
+    b.conv(x, "last", 300, 2, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    result = caffeinit.init(net, {"x": batch(16)}, balanced=balanced)
+    assert [u.reason for u in result.units] == [""] * 4
+    if balanced:
+        assert result.rate_spread < 1e-3
+    net.save(tmp_path / "out.onnx")
+    again = caffeinit.measure(load(tmp_path / "out.onnx"), {"x": batch(16)})
+    for told, found in zip(result.units, again.units, strict=True):
+        np.testing.assert_allclose(told.after.channel_stds, found.stats.channel_stds, rtol=1e-3)
+        assert balanced or np.allclose(np.delete(found.stats.channel_stds, told.dead), 1, rtol=1e-3)
+
+
 def as_input(b):
     b.inputs.append(info("conv1.weight", [5, 3, 3, 3]))
 
