@@ -1,21 +1,22 @@
-"""Convolutions whose weight the graph computes, as its last step, times a stored gain for each output.
+"""Convolutions and products whose weight the graph computes, as its last step, times a stored gain for each output.
 
 So weight standardisation is written (normalizer-free nets), and weight normalisation. What the weight is computed from
 may stand in the file twice, turned, and its scale may do nothing; its gain is a factor per output channel. The
-convolution is taken with gains of 1, and gain and bias come after it, where they are a unit like any other factor and
+node is taken with gains of 1, and gain and bias come after it, where they are a unit like any other factor and
 shift per channel. Only our graph changes: in the file, the gain stays where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
 import onnx
 
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.model.graph import Graph
+from caffeinit.model.graph import Graph, attribute
+from caffeinit.model.products import PRODUCTS, Product
 from caffeinit.model.units import Learned, array_view
 from caffeinit.onnxfile.learning import maker_of
 from caffeinit.ops.base import rewritten
@@ -32,19 +33,18 @@ _SAME = 1e-5  # of the largest number of a weight: what rounding makes of it
 
 
 def gains_after(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
-    """Return the graph with such gains behind their convolutions, and what the weights are that it has instead."""
+    """Return the graph with such gains behind their nodes, and what the weights are that it has instead."""
     gains = _find_gains(graph)
-    weights = _without_gains(graph, gains)
+    weights = _without_gains(graph, gains, moving := graph.moving_values())
     others = {gain for weight, gain in gains.items() if weight not in weights}
     weights = {weight: array for weight, array in weights.items() if gains[weight] not in others}
     if not weights:
         return graph, {}
-    moving = graph.moving_values()
     made = graph.emptied(graph.opset)
     made.batch_axis_free = graph.batch_axis_free
     fresh = {name: made.add_initializer(made.fresh(name), array) for name, array in weights.items()}
     for node in graph.nodes:
-        if node.op_type == "Conv" and node.output[0] in moving and node.input[1] in fresh:
+        if _output_axis(graph, node, moving) is not None and node.input[1] in fresh:
             _put(node, made, graph, fresh[node.input[1]], gains[node.input[1]])
         else:
             made.append(node)
@@ -55,9 +55,9 @@ def gains_after(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
 
 
 def _put(node: onnx.NodeProto, made: Graph, graph: Graph, weight: str, gain: str) -> None:
-    """Append a convolution of a weight without its gain, then gain and bias."""
+    """Append a node with a weight without its gain, then gain and bias."""
     rank, top = len(graph.shape(node.output[0])), node.output[0]
-    row = np.asarray([1, -1, *[1] * (rank - 2)], np.int64)
+    row = np.asarray([-1] if node.op_type in PRODUCTS else [1, -1, *[1] * (rank - 2)], np.int64)
     bias = (*node.input, "")[2]
     plain = onnx.NodeProto()
     plain.CopyFrom(node)
@@ -65,26 +65,41 @@ def _put(node: onnx.NodeProto, made: Graph, graph: Graph, weight: str, gain: str
     rewritten(plain, made, [node.input[0], weight])
     scaled = made.op("Mul", plain.output[0], made.op("Reshape", gain, row), name=None if bias else top)
     if bias:
-        made.op("Add", scaled, made.op("Reshape", bias, row), name=top)
+        made.op("Add", scaled, bias if node.op_type in PRODUCTS else made.op("Reshape", bias, row), name=top)
+
+
+def _output_axis(graph: Graph, node: onnx.NodeProto, moving: Container[str]) -> int | None:
+    """Return the axis of a node's weight, its second input, along which its outputs lie; None if it has no such weight."""
+    if node.domain or node.output[0] not in moving or len(node.input) < 2 or node.input[1] in moving:
+        return None
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if attribute(node, "group", 1) == 1 else None
+    if node.op_type in PRODUCTS and graph.is_typed(node.input[1]) and len(graph.shape(node.input[1])) == 2:
+        product = Product.of(node, 1, 2)
+        return product.weight_axes[0] % 2 if product.beta == 1 else None
+    return None
 
 
 def _find_gains(graph: Graph) -> dict[str, str]:
     """Return computed weights -> their gains, of which nothing else is read."""
     moving, readers = graph.moving_values(), graph.consumers()
     paths: dict[str, list[str]] = {}  # weight -> the values from it up to its gain
+    axes: dict[str, int] = {}
     for node in graph.nodes:
-        weight = node.input[1] if node.op_type == "Conv" and not node.domain else ""
-        if node.output[0] not in moving or weight in (*moving, "") or array_view(graph, weight) is not None:
+        axis = _output_axis(graph, node, moving)
+        if axis is None or array_view(graph, weight := node.input[1]) is not None:
             continue
-        path = next(_paths(graph, weight, graph.shape(weight)[0]), None)
+        path = next(_paths(graph, weight, graph.shape(weight)[axis]), None)
         if path is not None:
-            paths[weight] = path
+            paths[weight], axes[weight] = path, axis
     paths = {
         weight: path
         for weight, path in paths.items()
         if not set(path) & {*graph.outputs}
         and all(
-            r.op_type == "Conv" and r.input[1] == weight and weight not in (r.input[0], *r.input[2:])
+            _output_axis(graph, r, moving) == axes[weight] and r.input[1] == weight and list(r.input).count(weight) == 1
             for r in readers[weight]
         )
     }
@@ -123,7 +138,7 @@ def _paths(graph: Graph, value: str, num_outputs: int) -> Iterator[list[str]]:
             yield [value, *path]
 
 
-def _without_gains(graph: Graph, gains: Mapping[str, str]) -> dict[str, np.ndarray]:
+def _without_gains(graph: Graph, gains: Mapping[str, str], moving: Container[str]) -> dict[str, np.ndarray]:
     """Return the weights at gains of 1, of those that really are these times their gains."""
     if not gains:
         return {}
@@ -132,10 +147,11 @@ def _without_gains(graph: Graph, gains: Mapping[str, str]) -> dict[str, np.ndarr
     session = compile_graph(graph, list(gains), Settings(threads=1), names)
     ones = session.run({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     rising = {name: 1 + np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for name, shape in shapes.items()}
+    axes = {n.input[1]: axis for n in graph.nodes if (axis := _output_axis(graph, n, moving)) is not None}
     found: dict[str, np.ndarray] = {}
     for weight, other in session.run(rising).items():
         array = np.array(ones[weight], np.float32)
-        wanted = array * rising[gains[weight]].reshape(-1, *[1] * (array.ndim - 1))
+        wanted = array * rising[gains[weight]].reshape(-1, *[1] * (array.ndim - 1 - axes[weight]))
         if np.abs(other - wanted).max(initial=0) <= _SAME * np.abs(wanted).max(initial=0):
             found[weight] = array
     return found

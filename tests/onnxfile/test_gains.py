@@ -163,3 +163,48 @@ def test_a_gain_that_shifts_another_weight_stays_where_it_is(tmp_path):
     caffeinit.rescale(net, {"x": x}, mode="equalize")
     net.save(out)
     assert_same_function(path, out, "x", batch(3))
+
+
+def normalized_along(b, axis, *shape):
+    """Weight normalisation with outputs along an axis of the weight."""
+    size = op(b, "ReduceL2", b.array("v", *shape), axes=[a for a in range(len(shape)) if a != axis], keepdims=1)
+    gains = b.array("gain", *(n if a == axis else 1 for a, n in enumerate(shape)))
+    return op(b, "Mul", op(b, "Div", "v", size), gains)
+
+
+def gemm(b, x):
+    return b.op("Gemm", op(b, "Flatten", x), normalized_along(b, 0, 6, 240), b.array("bias", 6), out="mid", transB=1)
+
+
+def matmul(b, x):
+    weight = op(b, "Transpose", normalized_along(b, 0, 6, 5), perm=[1, 0])
+    x = op(b, "MatMul", op(b, "Transpose", x, perm=[0, 2, 3, 1]), weight)
+    return op(b, "Transpose", b.op("Add", x, b.array("bias", 6), out="mid"), perm=[0, 3, 1, 2])
+
+
+def deconvolution(b, x):
+    return b.op("ConvTranspose", x, normalized_along(b, 1, 5, 6, 2, 2), b.array("bias", 6), out="mid", strides=[2, 2])
+
+
+@pytest.mark.parametrize("middle", [gemm, matmul, deconvolution])
+def test_gains_of_products_and_deconvolutions_are_units_as_well(middle, tmp_path):
+    b = Maker()
+    y = op(b, "Relu", middle(b, op(b, "Relu", b.conv("x", "conv1", 3, 5))))
+    if middle is gemm:
+        b.op("Reshape", op(b, "MatMul", y, b.array("last", 6, 4)), ints(b, -1, 4, 1, 1), out="y")
+    else:
+        b.conv(y, "last", 6, 4, out="y")
+    path, out, x = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx", batch(8)
+    for done, run in (
+        ("equalized", lambda net: caffeinit.rescale(net, {"x": x}, mode="equalize")),
+        ("normalised", lambda net: caffeinit.rescale(net, {"x": x}, mode="normalize", balanced=False)),
+    ):
+        net = load(path)
+        result = run(net)
+        assert {u.name: u.done for u in result.units}["gain"] == done
+        net.save(out, force=True)
+        again = {u.name: u.stats.channel_stds for u in caffeinit.measure(load(out), {"x": x}).units}
+        np.testing.assert_allclose(again["gain"], 1, rtol=1e-4)
+        np.testing.assert_array_equal(arrays(out)["v"], arrays(path)["v"])
+        if done == "equalized":
+            assert_same_function(path, out, "x", batch(3))
