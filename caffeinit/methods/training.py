@@ -143,7 +143,7 @@ def prepare_training(
         known = done.left.get(unit.key)
         if not report.done and known not in (None, _numbers(network, unit)):
             report.done = "scaled"
-    foretold = found.changed and bent and not done.is_off
+    foretold = found.changed and bent and can_restore(network) and not done.is_off
     if found.changed and not foretold:  # the function has changed, and nothing made up for that, or not enough
         _measure_again(network, batches, reports, found)
     both.end()
