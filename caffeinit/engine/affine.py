@@ -89,7 +89,8 @@ def with_corrections(
     other, renamed = part.emptied(part.opset, typed=True), {}
     for name, affine in corrections.items():
         shape = other.inputs.pop(name)
-        renamed[name] = other.add_input(other.fresh(f"{name}/kept"), shape, other.input_types.pop(name))
+        kept, kind = other.fresh(f"{name}/kept"), other.input_types.pop(name)
+        renamed[name] = other.add_input(kept, shape, kind, name in part.still)
         add = affine.add_cheaply if cheaply else affine.add_to
         add(other, renamed[name], name)
     for node in part.nodes:

@@ -50,7 +50,7 @@ class Backward:
         self.forward = forward
         self.wanted = [*arrays, *inputs]
         self._graph = absorbed(forward, [*tops, *self.wanted])
-        self.diffs = {top: self._graph.add_input(self._graph.fresh(f"diff/{top}"), forward.shape(top)) for top in tops}
+        self.diffs = {top: self._graph.add_input_like(top, f"diff/{top}") for top in tops}
         self._found = append_backward(self._graph, self.diffs, self.wanted)
         self._inputs = set(inputs)
         self._is_cut = self._pays(forward.part(tops), arrays)

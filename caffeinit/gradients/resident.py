@@ -53,8 +53,8 @@ class _Sum:
         shape = graph.shape(source.gradient)
         kernel = [] if source.use.node.op_type in PRODUCTS else list(range(2, len(shape)))
         shape = tuple(1 if axis in kernel else extent for axis, extent in enumerate(shape))
-        scale = graph.add_input(graph.fresh("scale"), (1,))
-        before = graph.add_input(graph.fresh("sums"), shape)
+        scale = graph.add_input(graph.fresh("scale"), (1,), is_still=True)
+        before = graph.add_input(graph.fresh("sums"), shape, is_still=True)
         flat = graph.op("Reshape", source.gradient, [-1])
         largest = graph.op("ReduceMax", graph.op("Abs", flat), keepdims=1)  # of one axis, in any opset
         scaled = graph.op("Mul", source.gradient, scale)

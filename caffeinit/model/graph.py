@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from caffeinit.model.inference import IR_VERSION, infer_types, tensor_type
 from caffeinit.model.netnumbers import NetNumber
+from caffeinit.model.nodes import rewired
 
 OPSET = 17
 
@@ -31,6 +32,7 @@ class Graph:
     Attributes:
         nodes: in topological order.
         inputs: graph input -> shape; element types are in `input_types` (float32 unless stated).
+        still: inputs that keep their shape whatever the batch is.
         outputs: values that a caller wants; empty means that every value nobody uses counts.
         initializers: value -> numpy array. Parameter arrays are shared with `Network.params`, never copied.
         batch_axis_free: True when axis 0 of every input is the batch and no node spells its size out.
@@ -47,6 +49,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: dict[str, Shape] = {}
         self.input_types: dict[str, int] = {}
+        self.still: set[str] = set()
         self.outputs: list[str] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.batch_axis_free = False
@@ -66,13 +69,20 @@ class Graph:
 
     # --- building -----------------------------------------------------------------------------------------------
 
-    def add_input(self, name: str, shape: Shape, elem_type: int = TensorProto.FLOAT) -> str:
-        """Declare a graph input and return its name."""
+    def add_input(self, name: str, shape: Shape, elem_type: int = TensorProto.FLOAT, is_still: bool = False) -> str:
+        """Declare a graph input and return its name; `is_still`: its shape is the same for any batch."""
         self._claim(name)
-        self.inputs[name] = tuple(shape)
-        self.input_types[name] = elem_type
+        self.inputs[name], self.input_types[name] = tuple(shape), elem_type
+        self.still |= {name} if is_still else set()
         self._types[name] = tensor_type(elem_type, shape)
         return name
+
+    def add_input_like(self, value: str, name: str) -> str:
+        """Declare an input for numbers shaped like a value, and return what it is called."""
+        return self.add_input(self.fresh(name), self.shape(value), is_still=self._is_still(value))
+
+    def _is_still(self, value: str) -> bool:
+        return value in self.still or not self.depends_on_input(value)
 
     def add_initializer(self, name: str, array: np.ndarray) -> str:
         """Add an array under a name of the caller's; the array is shared, not copied."""
@@ -296,13 +306,11 @@ class Graph:
         given = list(inputs)
         piece = Graph(self.opset)
         piece.domains, piece.functions = self.domains, self.functions
-        piece.nodes = self.ancestors(outputs, given)
-        piece.outputs = list(outputs)
+        piece.nodes, piece.outputs = self.ancestors(outputs, given), list(outputs)
         piece.batch_axis_free = self.batch_axis_free
         read = {i for node in piece.nodes for i in node.input if i} | set(outputs)
-        for name in [*given, *(n for n in self.inputs if n not in given)]:
-            if name in read:
-                piece.add_input(name, self.shape(name), self.elem_type(name))
+        for name in (n for n in (*given, *(i for i in self.inputs if i not in given)) if n in read):
+            piece.add_input(name, self.shape(name), self.elem_type(name), self._is_still(name))
         piece.initializers = {n: a for n, a in self.initializers.items() if n in read and n not in piece.inputs}
         piece._producers = {o: n for n in piece.nodes for o in n.output if o}
         piece._types.update({n: t for n, t in self._types.items() if n in piece._producers})
@@ -317,7 +325,7 @@ class Graph:
         """
         gone = {id(node) for node in removed}
         other = self.copy()
-        other.nodes = [_rewired(node, instead) for node in self.nodes if id(node) not in gone]
+        other.nodes = [rewired(node, instead) for node in self.nodes if id(node) not in gone]
         other._producers = {o: n for n in other.nodes for o in n.output if o}
         other.outputs = [instead.get(name, name) for name in self.outputs]
         return other
@@ -325,8 +333,7 @@ class Graph:
     def emptied(self, opset: int, typed: bool = False) -> Graph:
         """Return a graph of an opset with the same inputs, arrays and names in use, and no nodes; `typed`: their types."""
         other = self.copy()
-        other.opset = opset
-        other.nodes, other._producers, other.folded = [], {}, {}
+        other.opset, other.nodes, other._producers, other.folded = opset, [], {}, {}
         other._types = {n: t for n, t in self._types.items() if typed or n in self.inputs}
         other._names |= {o for node in self.nodes for o in node.output}
         return other
@@ -343,10 +350,9 @@ class Graph:
         Args:
             embed: initializers to store inside the model; default all. Others are the caller's: inputs or external data.
         """
-        arrays = self.initializers if embed is None else embed
-        outputs = self.outputs or self.unused()
+        arrays, outputs = self.initializers if embed is None else embed, self.outputs or self.unused()
         called = {(n.domain, n.op_type) for n in self.nodes}
-        model = helper.make_model(
+        return helper.make_model(
             helper.make_graph(
                 self.nodes,
                 name,
@@ -359,7 +365,10 @@ class Graph:
             ir_version=IR_VERSION,
             producer_name="caffeinit",
         )
-        return model
+
+    def batch_size(self) -> int:
+        """Return how many pictures the shapes are for."""
+        return max(1, next((shape[0] for name, shape in self.inputs.items() if shape and name not in self.still), 1))
 
     def unused(self) -> list[str]:
         """Return the values that no node reads, in order."""
@@ -369,31 +378,22 @@ class Graph:
     def _value_info(self, name: str, is_input: bool) -> onnx.ValueInfoProto:
         if not is_input and not self.is_typed(name):
             return onnx.ValueInfoProto(name=name)  # onnxruntime finds out
-        if not is_input and self.batch_axis_free:
-            # Only the rank is stated: onnxruntime would warn where a run's batch differs from the one we inferred with.
-            rank = len(self.shape(name))
-            return helper.make_tensor_value_info(name, self.elem_type(name), [None] * rank)
         dims: list[Any] = [d if d >= 0 else None for d in self.shape(name)]
-        if is_input and self.batch_axis_free and dims and dims[0] is not None:
-            dims[0] = "N"
+        if self.batch_axis_free and not is_input:
+            dims = [None] * len(
+                dims
+            )  # onnxruntime would warn where a run's batch differs from the one we inferred with
+        elif self.batch_axis_free and dims and name not in self.still:
+            # What has the same name shares memory in onnxruntime: other rows than those of the batch are not "N".
+            dims[0] = "N" if dims[0] == self.batch_size() else None
         return helper.make_tensor_value_info(name, self.elem_type(name), dims)
-
-
-def _rewired(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:
-    if not any(name in instead for name in node.input):
-        return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [instead.get(name, name) for name in node.input]
-    return copy
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """Return a node's attribute as a Python value (bytes as str), or `default` where it is not set."""
-    for entry in node.attribute:
-        if entry.name == name:
-            value = helper.get_attribute_value(entry)
-            if isinstance(value, bytes):
-                return value.decode("utf-8", "replace")
-            return list(value) if entry.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
+    for entry in (e for e in node.attribute if e.name == name):
+        value = helper.get_attribute_value(entry)
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        return list(value) if entry.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
     return default

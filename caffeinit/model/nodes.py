@@ -34,6 +34,16 @@ def readers_behind_views(name: str, readers: Mapping[str, Sequence[onnx.NodeProt
     return found
 
 
+def rewired(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:
+    """Return the node, or a copy of it that reads other values where `instead` names some."""
+    if not any(name in instead for name in node.input):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [instead.get(name, name) for name in node.input]
+    return copy
+
+
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Yield the graphs in a node's attributes."""
     for entry in node.attribute:

@@ -14,7 +14,7 @@ from caffeinit.model.graph import Graph, Shape
 
 def made_for(graph: Graph) -> int:
     """Return the number of pictures that a graph's shapes are for."""
-    return max(1, next((s[0] for s in graph.inputs.values() if s), 1))
+    return graph.batch_size()
 
 
 def count_pictures(graph: Graph, feeds: Mapping[str, np.ndarray]) -> int:

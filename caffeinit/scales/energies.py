@@ -25,7 +25,7 @@ class Energies:
         self.asked = asked
         self._network = network
         graph = network.graph.copy()
-        noise = {head: graph.add_input(graph.fresh("noise"), graph.shape(head)) for head in heads}
+        noise = {head: graph.add_input_like(head, "noise") for head in heads}
         parts = {(head, ""): [value] for head, value in noise.items()}
         back = list(dict.fromkeys(edge.value for edge in asked if edge.kind in ("part", "diff")))
         try:

@@ -104,11 +104,12 @@ def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[st
     above = _linear_above(network.graph, bond.top)
     layer = network.graph.part([bond.top, above], [bond.bottom])
     shape = (layer.shape(above)[0] * len(bottom) // layer.shape(bond.bottom)[0], *layer.shape(above)[1:])
-    noise = layer.add_input(layer.fresh("noise"), layer.shape(above))
+    noise = layer.add_input_like(above, "noise")
     (diff,) = append_backward(layer, {above: noise}, [bond.bottom]).values()
     # A ReLU below lets nothing through where the input is 0, and there the layer would pass on most by far.
-    passed = layer.add_input(layer.fresh("passed"), layer.shape(bond.bottom))
-    shrink = layer.add_input(layer.fresh("shrink"), (1,))  # squares of large values would leave single precision
+    passed = layer.add_input_like(bond.bottom, "passed")
+    # Squares of large values would leave single precision.
+    shrink = layer.add_input(layer.fresh("shrink"), (1,), is_still=True)
     squared = layer.op("Mul", bond.top, shrink), layer.op("Mul", diff, passed)
     layer.outputs = [_sum_squares(layer, value) for value in squared]
     session = Session(layer, replace(network.settings, threads=1))

@@ -210,7 +210,7 @@ class RateProbe:
         """Return what runs the gradients, and head -> its noise's input."""
         while True:
             graph = absorbed(self.graph, self.heads)
-            diffs = {h: graph.add_input(graph.fresh(f"noise/{h}"), graph.shape(h)) for h in self.heads}
+            diffs = {h: graph.add_input_like(h, f"noise/{h}") for h in self.heads}
             units = [u for u in self._units if u.key not in self.unreached]
             readers = graph.consumers()
             sources = {u.key: find_sources(graph, u, readers, self._is_alone) for u in units}

@@ -146,3 +146,44 @@ def test_a_top_diff_has_as_many_rows_as_the_data_chose():
     assert all(np.abs(array).max() > 0 for arrays in found.values() for array in arrays)
     with pytest.raises(CaffeinitError, match=rf"is \(99, .*but the blob is \({len(chosen)}, "):
         net.backward({"data": data}, {net.outputs[0]: np.ones((99, *chosen.shape[1:]))})
+
+
+# onnxruntime put values of other rows into each other's memory where the top diffs' rows all bore the batch's name.
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    ("text", "tops"),
+    [
+        (
+            """
+            layer { name: "cut" type: "Slice" bottom: "x" top: "a" top: "b" slice_param { axis: 0 } }
+            layer { name: "join" type: "Concat" bottom: "a" bottom: "a" bottom: "a" top: "c" }
+            layer { name: "s" type: "Softmax" bottom: "x" top: "s" }
+            """,
+            ["b", "c", "s"],
+        ),
+        (
+            """
+            layer { name: "p" type: "Parameter" top: "p" parameter_param { shape { dim: 2 dim: 5 } } }
+            layer { name: "q" type: "InnerProduct" bottom: "p" top: "q" inner_product_param { num_output: 5 } }
+            layer { name: "r" type: "InnerProduct" bottom: "q" top: "r" inner_product_param { num_output: 5 } }
+            layer { name: "a" type: "InnerProduct" bottom: "x" top: "a" inner_product_param { num_output: 5 } }
+            layer { name: "b" type: "InnerProduct" bottom: "a" top: "b" inner_product_param { num_output: 5 } }
+            """,
+            ["r", "b"],
+        ),
+    ],
+)
+def test_tops_with_other_rows_than_the_batch_have_gradients_of_their_own(tmp_path, text, tops, count):
+    path = tmp_path / "net.prototxt"
+    path.write_text('layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 5 } } }' + text)
+    net = caffeinit.load(path)
+    rng = np.random.default_rng(5)
+    for array in (a for arrays in net.params.values() for a in arrays):
+        array[...] = rng.standard_normal(array.shape)
+    inputs = {"x": rng.standard_normal((count, 5), np.float32)}
+    diffs = {top: rng.standard_normal(value.shape, np.float32) for top, value in net.forward(inputs, tops).items()}
+    together, apart = net.backward(inputs, diffs), [net.backward(inputs, {top: d}) for top, d in diffs.items()]
+    for layer, arrays in together.params.items():
+        for index, array in enumerate(arrays):
+            np.testing.assert_allclose(sum(g.params[layer][index] for g in apart), array, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sum(g.inputs["x"] for g in apart), together.inputs["x"], rtol=1e-4, atol=1e-5)
