@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 
 from caffeinit.model.folding import known_value
 from caffeinit.model.graph import Graph, Operand
@@ -16,21 +17,23 @@ def like(graph: Graph, value: str, model: str) -> str:
     if graph.shape(value) == graph.shape(model) and -1 not in graph.shape(model):
         return value
     result = graph.op("Reshape", value, graph.op("Shape", model))
-    graph.set_shape(result, graph.shape(model))
+    graph.set_shape(result, graph.shape(model), graph.elem_type(value))
     return result
 
 
 def expand_like(graph: Graph, value: str, model: str) -> str:
     """Return the value repeated along its axes of size 1 to the shape of `model`."""
     result = graph.op("Expand", value, graph.op("Shape", model))
-    graph.set_shape(result, graph.shape(model))
+    graph.set_shape(result, graph.shape(model), graph.elem_type(value))
     return result
 
 
 def zeros_like(graph: Graph, model: str) -> str:
-    """Return zeros shaped like `model`."""
-    result = graph.op("ConstantOfShape", graph.op("Shape", model))
-    graph.set_shape(result, graph.shape(model))
+    """Return zeros shaped like `model`, of its type."""
+    kind = graph.elem_type(model)
+    zero = None if kind == onnx.TensorProto.FLOAT else onnx.helper.make_tensor("zero", kind, [1], [0])
+    result = graph.op("ConstantOfShape", graph.op("Shape", model), value=zero)
+    graph.set_shape(result, graph.shape(model), kind)
     return result
 
 
@@ -135,5 +138,5 @@ def scatter_add(graph: Graph, model: str, indices: str, values: str, axis: int) 
     """Return zeros shaped like `model` with the values added at their indices along an axis."""
     zeros = zeros_like(graph, model)
     result = graph.op("ScatterElements", zeros, indices, values, axis=axis, reduction="add")
-    graph.set_shape(result, graph.shape(model))
+    graph.set_shape(result, graph.shape(model), graph.elem_type(model))
     return result

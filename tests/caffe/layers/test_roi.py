@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import caffeinit
 from caffeinit.caffe.layers import roi
 from tests.caffe.layers.single import Case, check_case, check_every_type_has_a_row, check_refusal
 
@@ -95,6 +96,20 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_layer_is_its_definition(case, tmp_path):
     check_case(case, tmp_path)
+
+
+def test_the_gradient_of_position_sensitive_pooling_is_its_slope(tmp_path):
+    case = CASES[-1]
+    path = tmp_path / "net.prototxt"
+    path.write_text(case.text())
+    net = caffeinit.load(path, input_shapes={f"in{i}": shape for i, shape in enumerate(case.bottoms)})
+    (x, boxes), (step, _) = case.values(), case.values(seed=3)
+    low, high = (net.forward({"in0": v, "in1": boxes})["out0"] for v in (x, x + step))
+    diff = np.random.default_rng(4).standard_normal(low.shape, np.float32)
+    found = net.backward({"in0": x, "in1": boxes}, {"out0": diff}, ["in0"])
+    # The top is linear in the first bottom: the difference is exact but for rounding.
+    slope = float(((high - low) * diff).sum())
+    assert slope == pytest.approx(float((found.inputs["in0"] * step).sum()), rel=1e-4)
 
 
 def test_every_type_has_a_row():
