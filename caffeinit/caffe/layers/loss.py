@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, canonical_axis, layer_type
 from caffeinit.errors import LayerError
@@ -85,16 +86,22 @@ def normalized(
     return graph.op("ReduceMean", losses, keepdims=0)
 
 
-def labelled(layer: Layer, graph: ParamGraph, scores: str, labels: str, axis: int) -> tuple[str, str, str]:
-    """Return (scores of the labelled class, integer labels, ones where the label counts), class axis kept as 1."""
+def labelled(
+    layer: Layer, graph: ParamGraph, scores: str, labels: str, axis: int, ignores: bool = True
+) -> tuple[str, str, str]:
+    """Return (scores of the labelled class, integer labels, ones where the label counts), class axis kept as 1.
+
+    Args:
+        ignores: whether the layer takes notice of `ignore_label`.
+    """
     shape = list(graph.shape(scores))
     one = [*shape[:axis], 1, *shape[axis + 1 :]]
     if int(np.prod(graph.shape(labels))) != int(np.prod(one)):
         raise LayerError(f"{graph.shape(labels)} labels do not fit scores of {tuple(shape)} on axis {axis}")
     given = graph.reshape(labels, one)
-    whole = graph.op("Cast", given, to=7)
+    whole = graph.op("Cast", given, to=TensorProto.INT64)
     p = layer.accuracy_param if layer.type == "Accuracy" else layer.loss_param
-    if p.HasField("ignore_label"):
+    if ignores and p.HasField("ignore_label"):
         ignored = graph.op("Equal", whole, np.asarray(p.ignore_label, np.int64))
         valid = graph.mask(graph.op("Not", ignored))
         whole = graph.op("Where", ignored, np.asarray(0, np.int64), whole)
@@ -180,7 +187,7 @@ class HingeLoss(Loss):
         classes = graph.shape(scores)[1]
         if int(np.prod(graph.shape(bottoms[1]))) != shape[0]:
             raise LayerError(f"{graph.shape(bottoms[1])} labels for {shape[0]} pictures")
-        labels = graph.op("Cast", graph.reshape(bottoms[1], [shape[0], 1]), to=7)
+        labels = graph.op("Cast", graph.reshape(bottoms[1], [shape[0], 1]), to=TensorProto.INT64)
         is_label = graph.op("Equal", labels, np.arange(classes)[None])
         signed = graph.op("Where", is_label, graph.op("Neg", scores), scores)
         margins = graph.op("Relu", graph.op("Add", signed, 1.0))
@@ -200,7 +207,8 @@ class SigmoidCrossEntropyLoss(Loss):
         losses = graph.op("Add", graph.op("Sub", graph.op("Relu", x), graph.op("Mul", x, target)), soft)
         valid = None
         if layer.loss_param.HasField("ignore_label"):
-            ignored = graph.op("Equal", target, float(layer.loss_param.ignore_label))
+            whole = graph.op("Cast", target, to=TensorProto.INT64)
+            ignored = graph.op("Equal", whole, np.asarray(layer.loss_param.ignore_label, np.int64))
             valid = graph.mask(graph.op("Not", ignored))
             losses = graph.op("Mul", losses, valid)
         return [normalized(layer, graph, losses, valid, _BATCH_SIZE)]
@@ -214,7 +222,7 @@ class MultinomialLogisticLoss(Loss):
         """Append the label's entry and its logarithm."""
         shape = graph.shape(bottoms[0])
         scores = graph.reshape(bottoms[0], [shape[0], int(np.prod(shape[1:]))])
-        picked, _, _ = labelled(layer, graph, scores, bottoms[1], 1)
+        picked, _, _ = labelled(layer, graph, scores, bottoms[1], 1, ignores=False)
         return [per_picture(graph, graph.op("Neg", graph.op("Log", graph.op("Max", picked, _SMALLEST))))]
 
 
@@ -264,7 +272,9 @@ class ContrastiveLoss(Loss):
         difference = graph.op("Sub", bottoms[0], alike(graph, bottoms[1], bottoms[0]))
         square = graph.op("Mul", difference, difference)
         square = graph.op("ReduceSum", square, np.arange(1, len(shape)), keepdims=0)
-        same = graph.reshape(bottoms[2], [shape[0]])
+        # Any label but 0 tells a pair of one kind, and 0.5 is 0.
+        whole = graph.op("Cast", graph.reshape(bottoms[2], [shape[0]]), to=TensorProto.INT64)
+        same = graph.mask(graph.op("Cast", whole, to=TensorProto.BOOL))
         if p.legacy_version:
             apart = graph.op("Relu", graph.op("Sub", float(p.margin), square))
         else:

@@ -71,7 +71,7 @@ def cross_entropy(ignore=None):
     def define(x, target):
         p = 1 / (1 + np.exp(-x.astype(np.float64)))
         found = -(target * np.log(p) + (1 - target) * np.log(1 - p))
-        return [np.where(target == ignore, 0, found)]
+        return [np.where(target.astype(int) == ignore, 0, found)]
 
     return define
 
@@ -100,7 +100,7 @@ def infogain_map(x, labels, matrix):
 def contrastive(legacy):
     def define(a, b, same):
         total = 0.0
-        for x, y, alike in zip(a.astype(np.float64), b, same.reshape(-1), strict=True):
+        for x, y, alike in zip(a.astype(np.float64), b, same.reshape(-1).astype(int), strict=True):
             square = ((x - y) ** 2).sum()
             apart = max(0, 2 - square) if legacy else max(0, 2 - np.sqrt(square)) ** 2
             total += square if alike else apart
@@ -206,6 +206,21 @@ CASES = [
         lambda p, y: [scalar(-np.log(p[range(len(p)), y.astype(int)].astype(np.float64)).mean())],
         make=chances,
     ),
+    case(
+        "SigmoidCrossEntropyLoss",
+        "loss_param { ignore_label: 0 }",
+        [SCORES, SCORES],
+        summed(cross_entropy(0), len),
+        make=lambda rng, shape, i: rng.integers(0, 5, shape) / 4,
+        name="SigmoidCrossEntropyLoss-soft targets are whole numbers where they are ignored",
+    ),
+    case(
+        "MultinomialLogisticLoss",
+        "loss_param { ignore_label: 2 }",
+        [SCORES, LABELS],
+        lambda p, y: [scalar(-np.log(p[range(len(p)), y.astype(int)].astype(np.float64)).mean())],
+        make=chances,
+    ),
     case("InfogainLoss", "", [SCORES, LABELS, (1, 1, 5, 5)], infogain(), is_bound=True),
     case(
         "InfogainLoss",
@@ -221,6 +236,14 @@ CASES = [
         [SCORES, SCORES, LABELS],
         contrastive(False),
         make=labelled(2, first=2),
+    ),
+    case(
+        "ContrastiveLoss",
+        "contrastive_loss_param { margin: 2 }",
+        [(12, 5), (12, 5), (12,)],
+        contrastive(False),
+        make=lambda rng, shape, i: rng.integers(-1, 4, shape) / 2 if i == 2 else rng.standard_normal(shape),
+        name="ContrastiveLoss-other labels than 0 and 1",
     ),
     case(
         "ContrastiveLoss",
