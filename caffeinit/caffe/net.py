@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.caffe import schema
 from caffeinit.caffe.foreign import foreign_kind
+from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.textformat import Reading, Unknown, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
@@ -342,7 +343,7 @@ def name_values(layers: Sequence[Any], path: Path | str = "net") -> list[NamedLa
                 )
             version[top] = (index, number)
     named = version | {
-        top: (i, n) for i, layer in enumerate(layers) if not layer.bottom for n, top in enumerate(layer.top)
+        top: (i, n) for i, layer in enumerate(layers) if _brings_data(layer) for n, top in enumerate(layer.top)
     }
     names = {
         (i, n): top if named[top] == (i, n) else f"{top}@{layer.name}"
@@ -353,3 +354,9 @@ def name_values(layers: Sequence[Any], path: Path | str = "net") -> list[NamedLa
         NamedLayer(layer, [names[p] for p in read], [names[i, n] for n in range(len(layer.top))])
         for i, (layer, read) in enumerate(zip(layers, reads, strict=True))
     ]
+
+
+def _brings_data(layer: Any) -> bool:
+    """Tell whether a layer's tops are inputs of the net, as those of an unknown layer without bottoms are."""
+    described = find_type(layer.type)
+    return not layer.bottom and (described is None or described.is_data)

@@ -201,6 +201,11 @@ def test_an_input_that_layers_change_keeps_its_name(tmp_path):
     ]
 
 
+def test_a_learned_array_that_layers_change_gives_its_name_to_the_last_version(tmp_path):
+    chain = 'layer { name: "p" type: "Parameter" top: "p" } layer { name: "r" type: "ReLU" bottom: "p" top: "p" }'
+    assert names(tmp_path, DATA + chain)[1:] == [("p", [], ["p@p"]), ("r", ["p@p"], ["p"])]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
