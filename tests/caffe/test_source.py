@@ -238,6 +238,22 @@ def test_factors_along_the_batch_hold_it(tmp_path):
     assert not load(tmp_path, input_layer(4, 3, 8, 8) + CONV + factors).graph.batch_axis_free
 
 
+# The operand has as many rows as there are pictures by chance.
+@pytest.mark.parametrize(
+    "text",
+    [
+        """layer { name: "b" type: "Input" top: "b" input_param { shape { dim: 4 } } }
+        layer { name: "sum" type: "Bias" bottom: "data" bottom: "b" top: "sum" bias_param { axis: 1 } }""",
+        """layer { name: "y" type: "Input" top: "y" top: "h" input_param { shape { dim: 4 } shape { dim: 4 dim: 4 } } }
+        layer { name: "loss" type: "InfogainLoss" bottom: "data" bottom: "y" bottom: "h" top: "loss" }""",
+    ],
+    ids=["Bias", "InfogainLoss"],
+)
+def test_an_operand_that_does_not_follow_the_batch_holds_it(tmp_path, text):
+    text = 'layer { name: "d" type: "Input" top: "data" input_param { shape { dim: 4 dim: 4 } } }' + text
+    assert not load(tmp_path, text).graph.batch_axis_free
+
+
 def test_what_init_has_drawn_is_not_drawn_again(tmp_path):
     net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV)
     x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")

@@ -235,6 +235,9 @@ class InfogainLoss(Loss):
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return a scalar, and the scores' shape."""
+        classes = bottoms[0][canonical_axis(layer.infogain_loss_param.axis, len(bottoms[0]))]
+        if len(bottoms) > 2 and int(np.prod(bottoms[2])) != classes**2:
+            raise LayerError(f"its matrix is {bottoms[2]} for {classes} classes")
         return [(), bottoms[0]][: len(layer.top)]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
@@ -245,8 +248,6 @@ class InfogainLoss(Loss):
         axis = canonical_axis(layer.infogain_loss_param.axis, len(shape))
         probabilities = graph.op("Softmax", bottoms[0], axis=axis)
         classes = shape[axis]
-        if int(np.prod(graph.shape(bottoms[2]))) != classes**2:
-            raise LayerError(f"its matrix is {graph.shape(bottoms[2])} for {classes} classes")
         matrix = graph.op("Reshape", bottoms[2], [classes, classes])
         _, labels, valid = labelled(layer, graph, bottoms[0], bottoms[1], axis)
         rows = graph.op("Gather", matrix, graph.op("Squeeze", labels, [axis]), axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,12 +76,17 @@ class Broadcast(LayerType):
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the first bottom's shape."""
+        self.span(layer, bottoms)
         return [bottoms[0]]
 
-    @staticmethod
-    def span(axis: int, num_axes: int, bottoms: Sequence[Shape]) -> tuple[int, Shape]:
+    def settings(self, layer: Layer) -> Any:
+        """Return the layer's parameters."""
+        raise NotImplementedError
+
+    def span(self, layer: Layer, bottoms: Sequence[Shape]) -> tuple[int, Shape]:
         """Return the first axis and the extents along which the array lies."""
-        first = canonical_axis(axis, len(bottoms[0]))
+        p = self.settings(layer)
+        first, num_axes = canonical_axis(p.axis, len(bottoms[0])), p.num_axes
         if len(bottoms) > 1:
             operand = bottoms[1]
             first = 0 if not operand else first
@@ -106,10 +112,14 @@ class Broadcast(LayerType):
 class Scale(Broadcast):
     """top = scale * x (+ bias), along one or more axes."""
 
+    def settings(self, layer: Layer) -> Any:
+        """Return the layer's parameters."""
+        return layer.scale_param
+
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return scale, unless it is the second bottom, and bias if there is one."""
         p = layer.scale_param
-        _, operand = self.span(p.axis, p.num_axes, bottoms)
+        _, operand = self.span(layer, bottoms)
         params = []
         if len(bottoms) == 1:
             params.append(Param(operand, "scale", p.filler if p.HasField("filler") else None))
@@ -123,7 +133,7 @@ class Scale(Broadcast):
         if p.HasField("min_value") or p.HasField("max_value"):
             raise LayerError("min_value and max_value are not supported")
         shapes = [graph.shape(b) for b in bottoms]
-        first, operand = self.span(p.axis, p.num_axes, shapes)
+        first, operand = self.span(layer, shapes)
         learned = len(bottoms) == 1
         factor = graph.param(layer, 0) if learned else bottoms[1]
         rank = len(shapes[0])
@@ -138,19 +148,22 @@ class Scale(Broadcast):
 class Bias(Broadcast):
     """top = x + bias, along one or more axes."""
 
+    def settings(self, layer: Layer) -> Any:
+        """Return the layer's parameters."""
+        return layer.bias_param
+
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
         """Return bias, unless it is the second bottom."""
         p = layer.bias_param
         if len(bottoms) > 1:
             return []
-        _, operand = self.span(p.axis, p.num_axes, bottoms)
+        _, operand = self.span(layer, bottoms)
         return [Param(operand, "bias", p.filler if p.HasField("filler") else None)]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append an Add."""
-        p = layer.bias_param
         shapes = [graph.shape(b) for b in bottoms]
-        first, operand = self.span(p.axis, p.num_axes, shapes)
+        first, operand = self.span(layer, shapes)
         learned = len(bottoms) == 1
         bias = graph.param(layer, 0) if learned else bottoms[1]
         return [graph.op("Add", bottoms[0], self.aligned(graph, bias, first, operand, len(shapes[0]), learned))]
