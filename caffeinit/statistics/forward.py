@@ -98,7 +98,7 @@ def written(network: Network, part: Graph) -> list[str]:
 def _memory(own: ThreadMemory, graph: Graph, names: Sequence[str], piece: Values) -> dict[str, np.ndarray]:
     """Return arrays for what a piece gives, which take the place of those for the last one."""
     shapes = {n: graph.shape(n) for n in names}
-    if graph.batch_axis_free:
+    if graph.batch_axis_free and graph.inputs:
         first = next(iter(graph.inputs))
         shapes = {n: output_shape(s, graph.shape(first)[0], len(piece[first])) for n, s in shapes.items()}
     return dict(zip(names, own.take([(s, numpy_type(graph, n)) for n, s in shapes.items()]), strict=True))
@@ -126,8 +126,10 @@ def cut(
     """
     most = most_pictures(graph, values, limit)
     for batch in batches:
-        count = len(next(iter(batch.values())))
-        yield from row_pieces(batch, min(most, pictures or most) if most else count) if count else ()
+        if most is not None:
+            yield from row_pieces(batch, min(most, pictures or most))
+        elif len(next(iter(batch.values()))):  # inputs may differ in their rows
+            yield batch
 
 
 def measure_moments(

@@ -192,3 +192,40 @@ def test_dead_channels_count_in_deviation_and_variation_alike():
     net.params["conv1"][0][...] = 0
     net.params["conv1"][1][...] = 0
     assert np.isnan(caffeinit.measure(net, pictures()).units[0].stats.out_cvar)
+
+
+def test_batches_whose_inputs_differ_in_rows_go_through_whole(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text("""
+        layer { name: "x" type: "Input" top: "x" top: "i" input_param { shape { dim: 2 dim: 6 } shape { dim: 5 } } }
+        layer { name: "pick" type: "BatchReindex" bottom: "x" bottom: "i" top: "r" }
+        layer { name: "ip" type: "InnerProduct" bottom: "r" top: "y" inner_product_param { num_output: 3 } }
+    """)
+    rng = np.random.default_rng(1)
+    net = caffeinit.load(path)
+    net.params["ip"][0][...] = rng.standard_normal((3, 6))
+    batches = [
+        {"x": rng.standard_normal((2, 6), np.float32), "i": np.asarray(rows, np.float32)}
+        for rows in ([0, 1, 1, 0, 1], [1, 0, 0, 0, 0])
+    ]
+    (unit,) = caffeinit.measure(net, batches).units
+    rows = np.concatenate([b["x"][b["i"].astype(int)] for b in batches])
+    np.testing.assert_allclose(unit.stats.channel_stds, (rows @ net.params["ip"][0].T).std(0), rtol=1e-5)
+    assert unit.rate > 0
+
+
+def test_units_that_read_no_picture_are_measured(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text("""
+        layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 6 } } }
+        layer { name: "p" type: "Parameter" top: "p" parameter_param { shape { dim: 4 dim: 3 } } }
+        layer { name: "ip" type: "InnerProduct" bottom: "p" top: "q" inner_product_param { num_output: 2 } }
+        layer { name: "a" type: "AbsVal" bottom: "x" top: "a" }
+    """)
+    net = caffeinit.load(path)
+    for arrays in net.params.values():
+        for array in arrays:
+            array[...] = np.random.default_rng(2).standard_normal(array.shape)
+    (unit,) = caffeinit.measure(net, np.ones((4, 6), np.float32)).units
+    wanted = net.params["p"][0] @ net.params["ip"][0].T
+    np.testing.assert_allclose(unit.stats.channel_stds, wanted.std(0), rtol=1e-5)
