@@ -27,7 +27,7 @@ from caffeinit.methods.correction import Correction, Target, plan_correction, se
 from caffeinit.methods.keeping import Kept, keep_little
 from caffeinit.methods.obstacles import Turns, is_fed_back
 from caffeinit.methods.responses import Responses, Turner, is_enough, turn_filters
-from caffeinit.model.following import channel_map
+from caffeinit.model.following import channel_map, has_channels_of
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.sizes import made_for
@@ -215,6 +215,7 @@ def _prepare(
     """Sort the units into those that are measured, those that follow from another, and those left alone."""
     state = _Pass(network, target, correct, targets, {}, {}, {}, Turns(network), Kept(network.graph), {}, turners)
     known: dict[str, str] = {}  # output of a unit -> measured value with which that unit is corrected
+    makers: dict[str, Unit] = {}  # the same -> that unit
     owners: dict[str, str] = {}  # initializer of a unit before -> what becomes of it with that unit
     values: dict[str, str] = {}  # initializer of a unit before -> measured value with which it is corrected
     for unit in network.units:
@@ -233,7 +234,8 @@ def _prepare(
             continue
         owners |= dict.fromkeys(unit.initializers, f"normalised with {unit.name}")
         before, value = unit.uses[0].input, unit.uses[0].output  # all its uses are measured in one stage
-        if correct and len(unit.uses) == 1 and unit.kind != "affine" and before in known:
+        is_alone = correct and len(unit.uses) == 1 and unit.kind != "affine"
+        if is_alone and before in known and has_channels_of(network.graph, unit, makers[before]):
             state.following.setdefault(before, []).append(unit)
             value = known[before]
         elif correct and unit.kind == "norm":
@@ -243,6 +245,7 @@ def _prepare(
             state.measured.update({use.output: unit for use in unit.uses})
         state.turns.take(unit, value)
         known.update((use.output, value) for use in unit.uses)
+        makers.update((use.output, unit) for use in unit.uses)
         values |= dict.fromkeys(unit.initializers, value)
     return state
 

@@ -48,8 +48,14 @@ def followed_units(network: Network, settled: bool = False) -> dict[str, Unit]:
 
 
 def _follows(graph: Graph, unit: Unit, makers: dict[str, Unit], settled: bool) -> bool:
-    use, before = unit.uses[0], makers[unit.uses[0].input]
     if unit.kind == "affine" or (unit.factor is not None and not unit.factor[0] and not settled):
         return False
-    is_same = use.axis == before.uses[0].axis and unit.num_channels == before.num_channels
+    return has_channels_of(graph, unit, makers[unit.uses[0].input])
+
+
+def has_channels_of(graph: Graph, unit: Unit, before: Unit) -> bool:
+    """Tell whether the channels of a unit of one use are those of the unit whose output it reads, and no others."""
+    use = unit.uses[0]
+    axis = next(u.axis for u in before.uses if u.output == use.input)
+    is_same = use.axis == axis and unit.num_channels == before.num_channels
     return is_same and graph.shape(use.input) == graph.shape(use.output)

@@ -248,3 +248,22 @@ def test_patches_come_from_behind_a_relu_that_the_correction_takes_along():
     correlation = np.corrcoef(inside)
     assert np.abs(correlation - np.eye(5)).max() < 0.3
     assert all(net.params["conv2"][0].reshape(5, -1).any(axis=1))
+
+
+# Factors and shifts along another axis than the channels of the unit before: as many as these, or not.
+@pytest.mark.parametrize("size", [5, 7])
+@pytest.mark.parametrize("kind", ["Scale", "Bias"])
+def test_a_unit_along_another_axis_does_not_follow_from_the_channels_of_the_one_before(tmp_path, kind, size):
+    path = tmp_path / "net.prototxt"
+    path.write_text(f"""
+        layer {{ name: "d" type: "Input" top: "d" input_param {{ shape {{ dim: 4 dim: 3 dim: {size} dim: 6 }} }} }}
+        layer {{ name: "c" type: "Convolution" bottom: "d" top: "c" convolution_param {{ num_output: 5 kernel_size: 1 }} }}
+        layer {{ name: "s" type: "{kind}" bottom: "c" top: "s" {kind.lower()}_param {{ axis: 2 }} }}
+    """)
+    net = caffeinit.load(path)
+    batches = [{"d": np.random.default_rng(3).standard_normal((9, 3, size, 6)).astype("f4")}]
+    found = caffeinit.init(net, batches, balanced=False)
+    again = measured(net, batches)
+    for unit in found.units:
+        np.testing.assert_allclose(unit.after.channel_stds, again[unit.name].std, rtol=1e-3)
+    np.testing.assert_allclose(again["c"].std, 1, atol=1e-3)
