@@ -84,7 +84,8 @@ def _levels_together(
         wanted = {member: max(levels[m] for m in group) for group in together for member in group}
         for value, first in after.items():
             if value in levels:
-                wanted[value] = max([levels[value], *(levels[f] + 1 for f in first)])
+                # What moves not has no level.
+                wanted[value] = max([levels[value], *(levels.get(f, 0) + 1 for f in first)])
         if wanted == {value: levels[value] for value in wanted}:
             return levels
         assert max(wanted.values()) <= len(graph.nodes), "checkpoints depend on each other"

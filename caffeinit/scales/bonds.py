@@ -77,6 +77,9 @@ def pass_layer(scales: Scales, top: str, passed: Passed) -> None:
     graph, constraints = scales.graph, scales.constraints
     below, number, ones = passed.bottom, passed.number, (1,) * len(graph.shape(top))
     joined = constraints.collapse(scales.of(below), range(len(graph.shape(below))))
+    if number is None and joined.max() <= PINNED:  # nothing learned is below
+        scales.put(top, np.full(ones, PINNED))
+        return
     if number is None:
         labels = constraints.fresh(ones)
         scales.put(top, labels)

@@ -234,18 +234,17 @@ class RateProbe:
             return run(part, sources, settings, self._changing, graph), diffs
 
     def _draw(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
-        """Yield each batch's noise, drawn picture by picture: the cut into batches does not show in it."""
-        made = made_for(self.graph)
+        """Yield each batch's noise, drawn picture by picture where it can be: the cut into batches does not show in it."""
+        made, is_free = made_for(self.graph), self.graph.batch_axis_free
         shapes = {self._diffs[head]: self.graph.shape(head) for head in self.heads}
+        each = {n: (s[0] // made, *s[1:]) for n, s in shapes.items() if is_free and s and s[0] % made == 0}
         for batch in self.batches:
-            if not self.graph.batch_axis_free:
-                yield {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-                continue
-            parts = [
-                {n: rng.standard_normal((s[0] // made, *s[1:]), np.float32) for n, s in shapes.items()}
-                for _ in range(count_pictures(self.graph, batch))
-            ]
-            yield {n: np.concatenate([part[n] for part in parts]) for n in shapes}
+            count = count_pictures(self.graph, batch) if is_free else made
+            # A head of no picture of its own is a number, or a part of the batch.
+            whole = {n: (s[0] * count // made, *s[1:]) if s else s for n, s in shapes.items() if n not in each}
+            noise = {n: rng.standard_normal(s, np.float32) for n, s in whole.items()}
+            parts = [{n: rng.standard_normal(s, np.float32) for n, s in each.items()} for _ in range(count)]
+            yield noise | {n: np.concatenate([part[n] for part in parts]) for n in each}
 
     @np.errstate(over="ignore", invalid="ignore")
     def measure(self, rough: bool = False) -> dict[str, UnitRates]:

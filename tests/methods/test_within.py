@@ -267,3 +267,35 @@ def test_a_unit_along_another_axis_does_not_follow_from_the_channels_of_the_one_
     for unit in found.units:
         np.testing.assert_allclose(unit.after.channel_stds, again[unit.name].std, rtol=1e-3)
     np.testing.assert_allclose(again["c"].std, 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        """
+        layer { name: "t" type: "Input" top: "t" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }
+        layer { name: "alone" type: "LRN" bottom: "t" top: "u" }
+        """,
+        """
+        layer { name: "p" type: "Parameter" top: "p" parameter_param { shape { dim: 2 dim: 4 } } }
+        layer { name: "a" type: "InnerProduct" bottom: "p" top: "a" param { name: "w" }
+                inner_product_param { num_output: 3 } }
+        layer { name: "b" type: "InnerProduct" bottom: "p" top: "b" param { name: "w" }
+                inner_product_param { num_output: 3 } }
+        """,
+    ],
+    ids=["a curve of an input that no weights read", "weights that share an array and read no picture"],
+)
+def test_what_pictures_do_not_reach_stops_nothing(tmp_path, text):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        """
+        layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }
+        layer { name: "c" type: "Convolution" bottom: "d" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }
+        layer { name: "lrn" type: "LRN" bottom: "c" top: "n" }
+        """
+        + text
+    )
+    net = caffeinit.load(path)
+    found = caffeinit.init(net, np.random.default_rng(3).standard_normal((8, 3, 6, 6)).astype("f4"))
+    assert next(unit for unit in found.units if unit.name == "c").done

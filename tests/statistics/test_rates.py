@@ -270,3 +270,31 @@ def test_deviations_that_half_precision_cannot_hold_are_told():
     assert bool(told) == (max(stds.values()) > 4096)
     assert told
     assert f"in {max(stds, key=stds.__getitem__)}:" in told[0]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        'layer { name: "sum" type: "Reduction" bottom: "c" top: "sum" reduction_param { axis: 0 } }',
+        'layer { name: "cut" type: "Slice" bottom: "c" top: "a" top: "b" slice_param { axis: 0 } }',
+        'layer { name: "more" type: "Tile" bottom: "c" top: "more" tile_param { axis: 0 tiles: 3 } }',
+    ],
+    ids=["a number", "half of the pictures", "rows for three times as many"],
+)
+@pytest.mark.parametrize("counts", [[12], [2, 2], [4, 4, 4]])
+def test_outputs_of_other_rows_than_the_pictures_have_rates(tmp_path, rest, counts):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        """
+        layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }
+        layer { name: "c" type: "Convolution" bottom: "d" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }
+        """
+        + rest
+    )
+    net = caffeinit.load(path)
+    rng = np.random.default_rng(1)
+    batches = [{"d": rng.standard_normal((count, 3, 6, 6), np.float32)} for count in counts]
+    (told,) = caffeinit.init(net, batches).units
+    (unit,) = caffeinit.measure(net, batches).units
+    assert unit.rate == pytest.approx(told.after.rate, rel=1e-4)
+    assert caffeinit.rescale(net, batches).units
