@@ -235,7 +235,7 @@ def _prepare(
         owners |= dict.fromkeys(unit.initializers, f"normalised with {unit.name}")
         before, value = unit.uses[0].input, unit.uses[0].output  # all its uses are measured in one stage
         is_alone = correct and len(unit.uses) == 1 and unit.kind != "affine"
-        if is_alone and before in known and has_channels_of(network.graph, unit, makers[before]):
+        if is_alone and before in known and _is_known_from(network.graph, unit, makers[before], turners):
             state.following.setdefault(before, []).append(unit)
             value = known[before]
         elif correct and unit.kind == "norm":
@@ -273,6 +273,11 @@ def _with_folded(correction: Correction, folded: Sequence[Unit]) -> Correction:
     return Correction(scale, shift, correction.dead)
 
 
+def _is_known_from(graph: Graph, unit: Unit, before: Unit, turners: Mapping[str, Turner]) -> bool:
+    """Tell whether a unit's moments follow from those of the unit before; several uses are turned by what they pool."""
+    return has_channels_of(graph, unit, before) and not (len(before.uses) > 1 and before.name in turners)
+
+
 def _finish_stage(
     state: _Pass, run: StagedRun | ResidentRun, checkpoints: Sequence[str], batches: Iterable[Batch]
 ) -> None:
@@ -301,7 +306,8 @@ def _finish_stage(
         unit.rescale(correction.scale, correction.shift, state.network.settings.threads)
         after = _report(state.reports[key], unit, pooled, correction)
         for use in unit.uses:
-            _follow(state, use.output, after, batches)
+            part = state.moments[use.output].scaled(correction.scale, correction.shift)
+            _follow(state, use.output, part if len(unit.uses) > 1 else after, batches)
             whole = _with_folded(correction, state.kept.folded.get(use.output, []))
             rectify = use.output in state.kept.rectified
             value = state.kept.pooled.get(use.output, use.output)

@@ -299,3 +299,26 @@ def test_what_pictures_do_not_reach_stops_nothing(tmp_path, text):
     net = caffeinit.load(path)
     found = caffeinit.init(net, np.random.default_rng(3).standard_normal((8, 3, 6, 6)).astype("f4"))
     assert next(unit for unit in found.units if unit.name == "c").done
+
+
+@pytest.mark.parametrize("method", ["gaussian", "pca"])
+@pytest.mark.parametrize("kind", ["Scale", "BatchNorm"])
+def test_what_follows_one_of_several_uses_has_the_moments_of_that_use(tmp_path, kind, method):
+    path = tmp_path / "net.prototxt"
+    path.write_text(f"""
+        layer {{ name: "d" type: "Input" top: "d" input_param {{ shape {{ dim: 4 dim: 3 dim: 7 dim: 6 }} }} }}
+        layer {{ name: "s" type: "Sigmoid" bottom: "d" top: "s" }}
+        layer {{ name: "c" type: "Convolution" bottom: "d" bottom: "s" top: "c" top: "e"
+                convolution_param {{ num_output: 5 kernel_size: 2 }} }}
+        layer {{ name: "f" type: "{kind}" bottom: "e" top: "f" }}
+    """)
+    net = caffeinit.load(path)
+    batches = [{"d": np.random.default_rng(3).standard_normal((40, 3, 7, 6)).astype("f4")}]
+    found = caffeinit.init(net, batches, method=method, balanced=False)
+    again = measured(net, batches)["f"]
+    told = next(unit for unit in found.units if unit.name == "f")
+    if kind == "Scale" or method == "gaussian":
+        np.testing.assert_allclose(again.std, 1, atol=2e-2)
+        np.testing.assert_allclose(told.after.channel_stds, again.std, rtol=1e-3)
+    else:
+        assert "kept" in told.reason
