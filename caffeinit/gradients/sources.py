@@ -223,9 +223,12 @@ def _picture_squares(
         gradient: np.ndarray | None = None
         for source, x, dy in given:
             assert source.compute is not None
-            one = source.compute(_picture(x, number, pictures), _picture(dy, number, pictures))
-            gradient = one if gradient is None else gradient + one
-        assert gradient is not None
+            rows = _picture(x, number, pictures)
+            if len(rows):
+                one = source.compute(rows, _picture(dy, number, pictures))
+                gradient = one if gradient is None else gradient + one
+        if gradient is None:
+            continue
         if squares is None:
             squares = PictureSquares(np.zeros(gradient.shape[:3]))
         squares.add(gradient)
@@ -234,9 +237,8 @@ def _picture_squares(
 
 
 def _picture(array: np.ndarray, number: int, pictures: int) -> np.ndarray:
-    """Return the entries of one picture."""
-    each = len(array) // pictures
-    return array[number * each : (number + 1) * each]
+    """Return the entries of one picture: its share of them, which is none where there are fewer than pictures."""
+    return array[len(array) * number // pictures : len(array) * (number + 1) // pictures]
 
 
 def _times(dy: np.ndarray, factor: np.ndarray | None) -> np.ndarray:

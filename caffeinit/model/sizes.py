@@ -51,17 +51,18 @@ def resized(graph: Graph, pictures: int) -> Graph:
         return graph
     other = graph.emptied(graph.opset)
     for name, shape in graph.inputs.items():
-        other.inputs[name] = _scaled(shape, pictures, rows)
+        other.inputs[name] = scaled_rows(shape, pictures, rows)
         other.set_shape(name, other.inputs[name], graph.elem_type(name))
     for node in graph.nodes:
         other.append(node)
         for name in filter(None, node.output):
             if not _is_inferred(other, name) and graph.is_typed(name):
-                other.set_shape(name, _scaled(graph.shape(name), pictures, rows), graph.elem_type(name))
+                other.set_shape(name, scaled_rows(graph.shape(name), pictures, rows), graph.elem_type(name))
     return other
 
 
-def _scaled(shape: Shape, pictures: int, rows: int) -> Shape:
+def scaled_rows(shape: Shape, pictures: int, rows: int) -> Shape:
+    """Return the shape for so many pictures of a value whose shape for `rows` pictures is given."""
     return (shape[0] * pictures // rows, *shape[1:]) if shape else shape
 
 

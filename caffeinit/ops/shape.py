@@ -103,6 +103,10 @@ class Split(OpRule):
         """Along another axis than the first."""
         return bool(attribute(node, "axis", 0) % len(graph.shape(node.input[0])))
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Along the first axis: which rows a piece has depends on how many there are."""
+        return not self.is_rowwise(node, graph)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Put the pieces together; those that nothing depends on are zeros."""
         pieces = [dy or zeros_like(graph, o) for dy, o in zip(dys, node.output, strict=True)]

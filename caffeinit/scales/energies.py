@@ -11,6 +11,8 @@ from caffeinit.errors import GradientError
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
+from caffeinit.model.rowwise import joins_rows
+from caffeinit.model.sizes import count_pictures, made_for, scaled_rows
 from caffeinit.ops.building import reduced
 from caffeinit.scales.mixtures import Edge
 
@@ -43,6 +45,8 @@ class Energies:
                 self._squares[edge] = [_squared(graph, value, edge) for value in values]
         names = [name for of in self._squares.values() for name in of]
         self._session = compile_graph(graph, names, network.settings, fed=network.learned)
+        self._rows = made_for(graph)
+        self._is_cut = graph.batch_axis_free and not joins_rows(graph.part(names))
         self._shapes = {name: graph.shape(name) for name in self._session.inputs}
 
     def measure(self, batch: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[Edge, float]:
@@ -51,15 +55,14 @@ class Energies:
         Args:
             weights: first output of a unit's node -> (I,) squares of its weights for each input channel.
         """
-        free = self._network.graph.batch_axis_free
-        feeds = {name: array[:_PICTURES] if free and array.ndim else array for name, array in batch.items()}
-        pictures = len(next(iter(feeds.values())))
+        graph = self._network.graph
+        feeds = {name: array[:_PICTURES] if self._is_cut and array.ndim else array for name, array in batch.items()}
+        pictures = count_pictures(graph, feeds) if graph.batch_axis_free else self._rows
         rng = np.random.default_rng(0)
         for name in self._session.inputs:
             if name not in feeds:
-                first, *rest = self._shapes[name]
-                size = (pictures, *rest) if free else (first, *rest)
-                feeds[name] = rng.standard_normal(size, np.float32)
+                shape = scaled_rows(self._shapes[name], pictures, self._rows)
+                feeds[name] = rng.standard_normal(shape, np.float32)
         found = self._session.run({name: feeds[name] for name in self._session.inputs})
         wholes = {
             edge: np.sum(

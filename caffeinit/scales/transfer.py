@@ -18,6 +18,7 @@ from caffeinit.engine.session import Session, compile_graph
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
+from caffeinit.model.rowwise import joins_rows
 from caffeinit.model.sizes import made_for
 from caffeinit.scales.bonds import Bond
 from caffeinit.workers import worker_pool
@@ -89,11 +90,12 @@ class Transfers:
 def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: Sequence[Bond]) -> Transfers:
     """Return what the bonds' layers do, one at least, measured on one batch."""
     graph, feeds = network.graph, dict(batch)
-    if graph.batch_axis_free:
+    bottoms = list(dict.fromkeys(b.bottom for b in bonds))
+    if graph.batch_axis_free and not joins_rows(graph.part(bottoms)):
         each = sum(math.prod(graph.shape(bond.bottom)) for bond in bonds) // made_for(graph)
         count = max(1, min(_PICTURES, _NUMBERS // max(each, 1)))
         feeds = {name: array[:count] for name, array in batch.items()}
-    below = compile_graph(network.graph, list(dict.fromkeys(b.bottom for b in bonds)), network.settings)
+    below = compile_graph(network.graph, bottoms, network.settings)
     values = below.run({name: feeds[name] for name in below.inputs})
     found = np.stack([_measure(network, bond, values[bond.bottom], feeds) for bond in bonds], axis=-1)
     return Transfers(*(Curves(CubicSpline(_TRIED, curves), np.zeros(len(bonds))) for curves in found))

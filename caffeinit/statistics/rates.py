@@ -31,7 +31,7 @@ from caffeinit.model.network import Network, Place
 from caffeinit.model.nodes import operator_of
 from caffeinit.model.products import PRODUCTS
 from caffeinit.model.rowwise import most_pictures
-from caffeinit.model.sizes import count_pictures, made_for
+from caffeinit.model.sizes import count_pictures, made_for, scaled_rows
 from caffeinit.model.units import Unit
 from caffeinit.scales.links import Link
 from caffeinit.statistics.forward import cut
@@ -241,7 +241,7 @@ class RateProbe:
         for batch in self.batches:
             count = count_pictures(self.graph, batch) if is_free else made
             # A head of no picture of its own is a number, or a part of the batch.
-            whole = {n: (s[0] * count // made, *s[1:]) if s else s for n, s in shapes.items() if n not in each}
+            whole = {n: scaled_rows(s, count, made) for n, s in shapes.items() if n not in each}
             noise = {n: rng.standard_normal(s, np.float32) for n, s in whole.items()}
             parts = [{n: rng.standard_normal(s, np.float32) for n, s in each.items()} for _ in range(count)]
             yield noise | {n: np.concatenate([part[n] for part in parts]) for n in each}

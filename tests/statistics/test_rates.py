@@ -298,3 +298,36 @@ def test_outputs_of_other_rows_than_the_pictures_have_rates(tmp_path, rest, coun
     (unit,) = caffeinit.measure(net, batches).units
     assert unit.rate == pytest.approx(told.after.rate, rel=1e-4)
     assert caffeinit.rescale(net, batches).units
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        """
+        layer { name: "h" type: "HardSwish" bottom: "c" top: "h" }
+        layer { name: "two" type: "Concat" bottom: "c" bottom: "c" top: "two" concat_param { axis: 0 } }
+        layer { name: "n" type: "BatchNorm" bottom: "d" top: "n" batch_norm_param { use_global_stats: false } }
+        layer { name: "z" type: "Convolution" bottom: "n" top: "z" convolution_param { num_output: 2 kernel_size: 1 } }
+        """,
+        """
+        layer { name: "cut" type: "Slice" bottom: "c" top: "p" top: "q" top: "r" slice_param { axis: 0 } }
+        layer { name: "z" type: "Convolution" bottom: "q" top: "z" convolution_param { num_output: 2 kernel_size: 2 } }
+        """,
+    ],
+    ids=["twice as many rows", "a third of the rows"],
+)
+def test_what_joins_pictures_is_looked_at_on_whole_batches(tmp_path, rest):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        """
+        layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 3 dim: 3 dim: 6 dim: 6 } } }
+        layer { name: "c" type: "Convolution" bottom: "d" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }
+        """
+        + rest
+    )
+    net = caffeinit.load(path)
+    batches = [{"d": np.random.default_rng(1).standard_normal((12, 3, 6, 6), np.float32)}]
+    told = {unit.name: unit.after.rate for unit in caffeinit.init(net, batches).units if unit.kind == "affine"}
+    found = {unit.name: unit.rate for unit in caffeinit.measure(net, batches).units}
+    assert all(rate > 0 for rate in told.values())
+    assert {name: found[name] for name in told} == pytest.approx(told, rel=1e-4)
