@@ -314,6 +314,10 @@ def _inputs_to_layer(net: Any) -> None:
     dims = [list(s.dim) for s in net.input_shape] or [
         list(net.input_dim[i : i + 4]) for i in range(0, len(net.input_dim), 4)
     ]
+    if not net.input_shape and len(net.input_dim) % 4:
+        raise FormatError(
+            f"input_dim is given {len(net.input_dim)} times: it takes four for an input; others: input_shape"
+        )
     if dims and len(dims) not in (1, len(net.input)):
         raise FormatError(f"the net has {len(net.input)} inputs, but {len(dims)} input shapes")
     for shape in dims:

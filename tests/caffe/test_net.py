@@ -215,8 +215,9 @@ def test_a_learned_array_that_layers_change_gives_its_name_to_the_last_version(t
             ['layer "a"', '"y"', "only a later layer"],
         ),
         ('layer { name: "a" type: "ReLU" bottom: "data" top: "c" }' * 2, ['"c"', "made by layer"]),
+        ('input: "x" input_dim: 3 input_dim: 8 input_dim: 8', ["input_dim is given 3 times", "input_shape"]),
     ],
-    ids=["dangling", "cycle", "twice"],
+    ids=["dangling", "cycle", "twice", "three extents"],
 )
 def test_graphs_that_cannot_be_are_refused(tmp_path, text, words):
     with pytest.raises(FormatError) as found:

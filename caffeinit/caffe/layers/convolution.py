@@ -25,8 +25,14 @@ class Windowed(LayerType):
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the axes before the channels' as they are, then channels and window positions."""
-        split = [self.split(layer, bottom) for bottom in bottoms]
-        return [(*before, *self.top(layer, pictures)[1:]) for before, pictures in split]
+        if len(layer.top) != len(bottoms):
+            raise LayerError(f"has {len(bottoms)} bottom(s) and {len(layer.top)} top(s); there must be a top for each")
+        return [self.whole_top(layer, bottom) for bottom in bottoms]
+
+    def whole_top(self, layer: Layer, bottom: Shape) -> Shape:
+        """Return the top's shape for a bottom with any axes before the channels'."""
+        before, pictures = self.split(layer, bottom)
+        return (*before, *self.top(layer, pictures)[1:])
 
     def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return the top's shape for a bottom (N, C, ...)."""
@@ -67,7 +73,7 @@ class Windowed(LayerType):
             shape = graph.shape(bottom)
             _, pictures = self.split(layer, shape)
             top = self.lower_one(layer, graph, graph.reshape(bottom, pictures))
-            tops.append(graph.reshape(top, self.infer(layer, [shape])[0]))
+            tops.append(graph.reshape(top, self.whole_top(layer, shape)))
         return tops
 
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
@@ -155,7 +161,7 @@ class Convolution(LearnedConvolution):
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return one product per weight and position."""
         _, *others = self.params(layer, bottoms)[0].shape
-        return sum(math.prod(others) * math.prod(top) for top in self.infer(layer, bottoms))
+        return sum(math.prod(others) * math.prod(self.whole_top(layer, bottom)) for bottom in bottoms)
 
 
 @layer_type("Deconvolution")

@@ -273,6 +273,8 @@ class ContrastiveLoss(Loss):
         difference = graph.op("Sub", bottoms[0], alike(graph, bottoms[1], bottoms[0]))
         square = graph.op("Mul", difference, difference)
         square = graph.op("ReduceSum", square, np.arange(1, len(shape)), keepdims=0)
+        if int(np.prod(graph.shape(bottoms[2]))) != shape[0]:
+            raise LayerError(f"{graph.shape(bottoms[2])} labels for {shape[0]} pairs")
         # Any label but 0 tells a pair of one kind, and 0.5 is 0.
         whole = graph.op("Cast", graph.reshape(bottoms[2], [shape[0]]), to=TensorProto.INT64)
         same = graph.mask(graph.op("Cast", whole, to=TensorProto.BOOL))

@@ -225,6 +225,10 @@ def refused(settings, bottom=(2, 3, 6, 5)):
         (refused("num_output: 2 kernel_size: 3 axis: 3"), "needs a spatial bottom"),
         (refused("num_output: 2 kernel_size: 3", (6,)), "axis 1 is outside"),
         (refused("num_output: 2 kernel_size: 3", (6, 5)), "needs a spatial bottom"),
+        (
+            Case("Convolution", "convolution_param { num_output: 2 kernel_size: 3 }", [(2, 3, 6, 5)] * 2, [()]),
+            "2 bottom(s) and 1 top(s)",
+        ),
     ],
     ids=str,
 )

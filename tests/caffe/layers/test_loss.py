@@ -296,6 +296,7 @@ def test_all_say_that_they_compare_with_labels():
         (case("SoftmaxWithLoss", "", [SCORES, LABELS, LABELS], None), "weights for pictures or classes"),
         (case("HingeLoss", "", [(), ()], None), "without pictures"),
         (case("HingeLoss", "", [SCORES, (3,)], None), "labels for 4 pictures"),
+        (case("ContrastiveLoss", "", [SCORES, SCORES, (3,)], None), "(3,) labels for 4 pairs"),
         (case("InfogainLoss", "infogain_loss_param { source: 'H.bin' }", [SCORES, LABELS], None), '"H.bin"'),
         (case("InfogainLoss", "", [SCORES, LABELS, (5, 4)], None), "its matrix is (5, 4) for 5 classes"),
         (case("Accuracy", "", [SCORES, (4, 5)], None), "labels do not fit"),
