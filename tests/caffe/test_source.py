@@ -233,6 +233,16 @@ def test_a_batch_cut_into_halves_may_have_any_even_size(tmp_path):
     assert out["a"].shape[0] == out["b"].shape[0] == 5
 
 
+def test_a_batch_cut_into_three_is_that_of_the_net(tmp_path):
+    thirds = 'layer { name: "cut" type: "Slice" bottom: "conv" top: "a" top: "b" top: "c" slice_param { axis: 0 } }\n'
+    net = load(tmp_path, input_layer(6, 3, 8, 8) + CONV + thirds)
+    assert not net.graph.batch_axis_free
+    batches = [np.random.default_rng(i).standard_normal((6, 3, 8, 8)).astype("f4") for i in range(4)]
+    (told,) = caffeinit.init(net, batches).units
+    (unit,) = caffeinit.measure(net, batches).units
+    assert unit.rate == pytest.approx(told.after.rate, rel=1e-4)
+
+
 def test_factors_along_the_batch_hold_it(tmp_path):
     factors = 'layer { name: "s" type: "Scale" bottom: "conv" top: "s" scale_param { axis: 0 num_axes: -1 } }\n'
     assert not load(tmp_path, input_layer(4, 3, 8, 8) + CONV + factors).graph.batch_axis_free

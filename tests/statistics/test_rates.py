@@ -310,17 +310,17 @@ def test_outputs_of_other_rows_than_the_pictures_have_rates(tmp_path, rest, coun
         layer { name: "z" type: "Convolution" bottom: "n" top: "z" convolution_param { num_output: 2 kernel_size: 1 } }
         """,
         """
-        layer { name: "cut" type: "Slice" bottom: "c" top: "p" top: "q" top: "r" slice_param { axis: 0 } }
+        layer { name: "cut" type: "Slice" bottom: "c" top: "p" top: "q" top: "r" top: "t" slice_param { axis: 0 } }
         layer { name: "z" type: "Convolution" bottom: "q" top: "z" convolution_param { num_output: 2 kernel_size: 2 } }
         """,
     ],
-    ids=["twice as many rows", "a third of the rows"],
+    ids=["twice as many rows", "a quarter of the rows"],
 )
 def test_what_joins_pictures_is_looked_at_on_whole_batches(tmp_path, rest):
     path = tmp_path / "net.prototxt"
     path.write_text(
         """
-        layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 3 dim: 3 dim: 6 dim: 6 } } }
+        layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 4 dim: 3 dim: 6 dim: 6 } } }
         layer { name: "c" type: "Convolution" bottom: "d" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }
         """
         + rest

@@ -101,6 +101,10 @@ class LayerType:
         """Return whether the layer turns (N, H, W, C) into (N, C, H, W)."""
         return False
 
+    def parts_of_batch(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
+        """Return the number of equal parts that the layer cuts the batch into."""
+        return 1
+
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return the multiply-adds of one forward pass at these bottom shapes."""
         return 0

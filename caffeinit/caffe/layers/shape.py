@@ -66,6 +66,11 @@ class Slice(LayerType):
             return graph.ops("Split", bottoms[0], outputs=len(sizes), axis=0)
         return graph.ops("Split", bottoms[0], np.asarray(sizes, np.int64), outputs=len(sizes), axis=axis)
 
+    def parts_of_batch(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
+        """Return the number of pieces where it cuts along axis 0."""
+        axis, sizes = self._cut(layer, bottoms[0])
+        return len(sizes) if axis == 0 else 1
+
     @staticmethod
     def _cut(layer: Layer, bottom: Shape) -> tuple[int, list[int]]:
         p, pieces = layer.slice_param, len(layer.top)
