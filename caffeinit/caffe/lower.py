@@ -360,8 +360,7 @@ def _lower_layer(graph: _LoweringGraph, entry: NamedLayer, described: LayerType,
 def is_batch_axis_free(found: Inference) -> bool:
     """Return whether all inputs have one batch size and every shape in the net follows it on axis 0 alone.
 
-    Losses are scalars, and constants do not follow: both may be there. 16, 8 or 4 pictures are looked at at once, so that a
-    batch that is cut into three is the net's own.
+    Losses are scalars, and constants do not follow: both may be there.
     """
     sizes = {shape[0] for shape in found.inputs.values() if shape}
     if len(sizes) != 1 or not all(found.inputs.values()):
@@ -380,7 +379,7 @@ def is_batch_axis_free(found: Inference) -> bool:
             continue
         if described.axis_0 == "time":
             return False
-        if 4 % described.parts_of_batch(entry.layer, [found.shapes[b] for b in entry.bottoms]):
+        if described.holds_batch(entry.layer, [found.shapes[b] for b in entry.bottoms]):
             return False
         if described.axis_0 == "batch" and not described.is_loss and any(b in free for b in entry.bottoms):
             free.update(entry.tops)

@@ -243,6 +243,14 @@ def test_a_batch_cut_into_three_is_that_of_the_net(tmp_path):
     assert unit.rate == pytest.approx(told.after.rate, rel=1e-4)
 
 
+def test_a_crop_that_leaves_pictures_out_holds_the_batch(tmp_path):
+    half = """
+    layer { name: "cut" type: "Slice" bottom: "conv" top: "a" top: "b" slice_param { axis: 0 } }
+    layer { name: "crop" type: "Crop" bottom: "conv" bottom: "a" top: "c" crop_param { axis: 0 offset: 0 } }
+    """
+    assert not load(tmp_path, input_layer(4, 3, 8, 8) + CONV + half).graph.batch_axis_free
+
+
 def test_factors_along_the_batch_hold_it(tmp_path):
     factors = 'layer { name: "s" type: "Scale" bottom: "conv" top: "s" scale_param { axis: 0 num_axes: -1 } }\n'
     assert not load(tmp_path, input_layer(4, 3, 8, 8) + CONV + factors).graph.batch_axis_free

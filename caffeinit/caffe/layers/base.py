@@ -101,9 +101,9 @@ class LayerType:
         """Return whether the layer turns (N, H, W, C) into (N, C, H, W)."""
         return False
 
-    def parts_of_batch(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
-        """Return the number of equal parts that the layer cuts the batch into."""
-        return 1
+    def holds_batch(self, layer: Layer, bottoms: Sequence[Shape]) -> bool:
+        """Return whether the layer takes a part of the batch that is not there in any other one, which no shape shows."""
+        return False
 
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
         """Return the multiply-adds of one forward pass at these bottom shapes."""

@@ -47,6 +47,11 @@ class Crop(LayerType):
             raise LayerError(f"{len(given)} offsets for {len(data) - axis} axes from axis {axis} on")
         return given * (len(data) - axis) if len(given) == 1 else given
 
+    def holds_batch(self, layer: Layer, bottoms: Sequence[Shape]) -> bool:
+        """Where it leaves rows out: which, is spelt out."""
+        starts = self._starts(layer, *bottoms)
+        return len(starts) == len(bottoms[0]) and bottoms[0][0] != bottoms[1][0]
+
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append a Slice over the axes that really change."""
         data, reference = (graph.shape(b) for b in bottoms)

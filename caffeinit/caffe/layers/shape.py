@@ -66,10 +66,10 @@ class Slice(LayerType):
             return graph.ops("Split", bottoms[0], outputs=len(sizes), axis=0)
         return graph.ops("Split", bottoms[0], np.asarray(sizes, np.int64), outputs=len(sizes), axis=axis)
 
-    def parts_of_batch(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
-        """Return the number of pieces where it cuts along axis 0."""
+    def holds_batch(self, layer: Layer, bottoms: Sequence[Shape]) -> bool:
+        """Into three parts: 16, 8 or 4 pictures are looked at at once."""
         axis, sizes = self._cut(layer, bottoms[0])
-        return len(sizes) if axis == 0 else 1
+        return axis == 0 and 4 % len(sizes) > 0
 
     @staticmethod
     def _cut(layer: Layer, bottom: Shape) -> tuple[int, list[int]]:
