@@ -59,7 +59,8 @@ def is_finite(array: np.ndarray, threads: int = 0) -> bool:
 def is_zero(array: np.ndarray) -> bool:
     """Tell whether all numbers are zero; of an array that is not, little is looked at as a rule."""
     array = array.reshape(1) if array.ndim == 0 else array
-    return not any(array[at].any() for at in _blocks(array))
+    with np.errstate(invalid="ignore"):  # NaN of a kind that processors complain of
+        return not any(array[at].any() for at in _blocks(array))
 
 
 def shortened(factors: np.ndarray) -> np.ndarray:

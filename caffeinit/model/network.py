@@ -52,7 +52,7 @@ def cause_lines(skipped: Sequence[Skipped]) -> list[str]:
         names.setdefault(cause.reason, []).append(cause.name)
     lines = [f"{', '.join(of)}: {reason}" for reason, of in names.items()]
     if behind:
-        lines.append(f"{behind} layer{'' if behind == 1 else 's'} behind {'it' if len(causes) == 1 else 'these'}")
+        lines.append(f"and {behind} layer{'' if behind == 1 else 's'} behind {'it' if len(causes) == 1 else 'these'}")
     return lines
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from caffeinit.apply.factors import is_zero
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Skipped
@@ -141,7 +142,7 @@ def _shared_zeros(units: Collection[Unit]) -> set[str]:
     Exporters store equal arrays once, as the biases of a net that nobody has trained. As they cannot be shifted by one unit
     without another, they stay zeros, which any scale leaves so: these units have no bias.
     """
-    zeros = Counter(u.initializers[-1] for u in units if u.kind != "norm" and u.bias is not None and not u.bias.any())
+    zeros = Counter(u.initializers[-1] for u in units if u.kind != "norm" and u.bias is not None and is_zero(u.bias))
     return {name for name, count in zeros.items() if count > 1}
 
 

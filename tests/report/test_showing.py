@@ -94,4 +94,8 @@ def test_what_cannot_run_is_told_once_for_each_reason():
     behind = [Skipped(f"late{i}", f'{BEHIND} "two" (Python), which cannot run') for i in range(30)]
     net.skipped = [Skipped("one", "Python"), Skipped("odd", "of another kind"), Skipped("two", "Python"), *behind]
     lines = [line for line in remarks(caffeinit.measure(net, pictures())) if line.startswith("left out")]
-    assert lines == ["left out: one, two: Python", "left out: odd: of another kind", "left out: 30 layers behind these"]
+    assert lines == [
+        "left out: one, two: Python",
+        "left out: odd: of another kind",
+        "left out: and 30 layers behind these",
+    ]
