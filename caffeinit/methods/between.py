@@ -205,6 +205,19 @@ class Held:
         return self.rows
 
 
+@dataclass
+class Within(Held):
+    """Scales that are not to become larger: rows x <= values."""
+
+    def gap(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return by how much each is too large."""
+        return np.asarray(np.maximum(self.rows @ unknowns - self.values, 0.0))
+
+    def gradient(self, unknowns: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the gaps, (scales, unknowns)."""
+        return np.asarray(np.where((self.rows @ unknowns > self.values)[:, None], self.rows, 0.0))
+
+
 def balance(
     terms: Sequence[Term],
     num_unknowns: int,

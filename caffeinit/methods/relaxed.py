@@ -20,6 +20,7 @@ from caffeinit.methods.between import (
     Held,
     Term,
     Terms,
+    Within,
     balance,
     each_has_a_scale,
     find_terms,
@@ -242,29 +243,26 @@ class Relaxed:
             self._given_back, self.held = True, None
 
     def _room(self, unknowns: np.ndarray, curves: Sequence[Bends]) -> float:
-        """Return which part of a step can be gone until a curve's scale is as small as is allowed; 1 for all of it."""
+        """Return which part of a step can be gone until a curve's scale is as small, or large, as is allowed."""
         parts = [1.0]
         for bends in curves:
-            by, left = bends.inputs @ unknowns, np.maximum(bends.transfers.values.origin - _DEEPEST, 0.0)
-            beyond = by < -left - STILL
-            parts += list(left[beyond] / -by[beyond])
+            for limit in _limits(bends):
+                by = limit.rows @ unknowns
+                beyond = by > limit.values + STILL
+                parts += list(limit.values[beyond] / by[beyond])
         return float(min(parts))
 
     def _solve(self, prepared: _Prepared, asked: Sequence[Held] = (), start: np.ndarray | None = None) -> np.ndarray:
         """Return the unknowns of the best step, or of the best that does as is asked; `start` is near to them."""
         terms, bends, _ = prepared
         gone = self._gone if self.has_sums else 0.0  # without, rates follow all scales, and steps are small in the end
-        return balance(terms, self.system.num_unknowns, [*bends, *asked], self._ridge, gone, start, _ROUGHLY, True)
+        kept_to: list[Bends | Held] = [*bends, *(limit for of in bends for limit in _limits(of)), *asked]
+        return balance(terms, self.system.num_unknowns, kept_to, self._ridge, gone, start, _ROUGHLY, True)
 
     def _bounded(self, prepared: _Prepared, best: np.ndarray) -> tuple[np.ndarray, list[Held]]:
         """Return the best step within what outputs, and inputs of curves, may be scaled by; and what that asks for."""
         asked = self._asked(best)
         best = self._solve(prepared, asked, best) if asked else best
-        for bends in prepared[1]:
-            left = np.maximum(bends.transfers.values.origin - _DEEPEST, 0.0)
-            while (low := bends.inputs @ best < -left - STILL).any():
-                asked = [*asked, Held(bends.inputs[low], -left[low])]
-                best = self._solve(prepared, asked, best)
         return best, asked
 
     def _asked(self, best: np.ndarray) -> list[Held]:
@@ -328,6 +326,14 @@ class Relaxed:
         """
         unknowns = self._solve(prepared, [*asked, Held(self.keys, moved)], best)
         return unknowns, _spread_at(prepared[0], unknowns)
+
+
+def _limits(bends: Bends) -> list[Within]:
+    """Return how far curves' scales may go, down and up."""
+    transfers, origin = bends.transfers, bends.transfers.values.origin
+    deepest = np.where(transfers.is_linear, _DEEPEST, -np.inf)
+    ends = (-bends.inputs, origin - deepest), (bends.inputs, transfers.highest - origin)
+    return [Within(rows, np.maximum(left, 0.0)) for rows, left in ends]
 
 
 def _spread_at(terms: Sequence[Term], unknowns: np.ndarray) -> float:

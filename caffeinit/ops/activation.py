@@ -31,6 +31,11 @@ class Unary(OpRule):
         raise NotImplementedError(self.op_type)
 
 
+def bends(self: OpRule, node: onnx.NodeProto, graph: Graph) -> bool:
+    """A factor passes roughly, whatever the node; see `OpRule.is_nearly_homogeneous`."""
+    return True
+
+
 def _is_positive(node: onnx.NodeProto, graph: Graph) -> str:
     return graph.op("Greater", node.input[0], 0.0)
 
@@ -80,7 +85,7 @@ class PRelu(OpRule):
 class Elu(Unary):
     """y = x where positive, else alpha (exp(x) - 1)."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -92,7 +97,7 @@ class Elu(Unary):
 class Selu(Unary):
     """y = gamma (x where positive, else alpha (exp(x) - 1))."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -126,7 +131,7 @@ class Tanh(Unary):
 class Softplus(Unary):
     """y = log(1 + exp(x))."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -148,7 +153,7 @@ class HardSigmoid(Unary):
 class HardSwish(Unary):
     """y = x max(0, min(1, x / 6 + 1 / 2))."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -254,7 +259,7 @@ class Shrink(Unary):
 class Celu(Unary):
     """y = x where positive, else alpha (exp(x / alpha) - 1)."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""

@@ -29,13 +29,17 @@ class OpRule:
     Attributes:
         op_type: the operator, set by `op_rule`.
         refusal: why there is no gradient through the operator; None where there is one.
-        is_nearly_homogeneous: whether a positive factor on the input passes to the output, roughly: an activation that is a
-            multiple of its input where that is large.
     """
 
     op_type: str = ""
     refusal: str | None = None
-    is_nearly_homogeneous = False
+
+    def is_nearly_homogeneous(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Tell whether a positive factor on the input passes to the output, roughly.
+
+        So it does through an activation that is a multiple of its input where that is large, or where it is small.
+        """
+        return False
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Append nodes for the gradients of a node's inputs.

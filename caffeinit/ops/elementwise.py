@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
-from caffeinit.ops.scaling import adds, casts, chooses, divides, limits, multiplies, passes, raises
+from caffeinit.ops.scaling import REACH, adds, casts, chooses, divides, limits, multiplies, passes, raises
 
 
 class Broadcast(OpRule):
@@ -150,6 +150,15 @@ class Clip(OpRule):
     """x limited to [low, high]; at the limits the gradient passes, as in Caffe."""
 
     scale = limits
+
+    def is_nearly_homogeneous(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """So it is between 0 and another limit (ReLU6): small values pass as through a ReLU."""
+        low, high = (*node.input[1:], "", "")[:2]
+        bounds = [constant_of(graph, v) if v else np.asarray(beyond) for v, beyond in ((low, -np.inf), (high, np.inf))]
+        if any(bound is None or bound.size != 1 for bound in bounds):
+            return False
+        least, most = (float(bound.item()) for bound in bounds if bound is not None)
+        return least == 0 < most < REACH
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Element by element."""

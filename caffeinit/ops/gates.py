@@ -7,7 +7,7 @@ import math
 import onnx
 
 from caffeinit.model.graph import Graph, attribute
-from caffeinit.ops.activation import Unary
+from caffeinit.ops.activation import Unary, bends
 from caffeinit.ops.base import op_rule
 
 CUBE = 0.044715  # of the approximation by tanh; Hendrycks & Gimpel, arXiv 1606.08415
@@ -17,7 +17,7 @@ CUBE = 0.044715  # of the approximation by tanh; Hendrycks & Gimpel, arXiv 1606.
 class Gelu(Unary):
     """y = x times the normal distribution's share below x, or its approximation by tanh."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -44,7 +44,7 @@ class Gelu(Unary):
 class Swish(Unary):
     """y = x / (1 + exp(-alpha x))."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""
@@ -58,7 +58,7 @@ class Swish(Unary):
 class Mish(Unary):
     """y = x tanh(log(1 + exp(x)))."""
 
-    is_nearly_homogeneous = True
+    is_nearly_homogeneous = bends
 
     def slope(self, node: onnx.NodeProto, graph: Graph) -> str:
         """See Unary."""

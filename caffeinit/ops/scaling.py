@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from caffeinit.scales.walk import Scales
 
 
+REACH = 1e30  # limits beyond it limit nothing
+
+
 def passes(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """y = f(x) element by element, with f(a x) = a f(x) for a > 0: the output has the input's scale."""
     scales.put(node.output[0], scales.of(node.input[0]))
@@ -97,7 +100,7 @@ def limits(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """Bounds at 0 or out of reach let the scale pass; other bounds hold it."""
     for value in node.input[1:]:
         bound = constant_of(scales.graph, value) if value else np.zeros(1)
-        if bound is None or np.any((bound != 0) & (np.abs(bound) < 1e30)):
+        if bound is None or np.any((bound != 0) & (np.abs(bound) < REACH)):
             scales.barrier(node)
             return
     scales.put(node.output[0], scales.of(node.input[0]))

@@ -28,7 +28,7 @@ def find_activations(graph: Graph) -> dict[str, str]:
     found = {}
     for node in graph.nodes:
         rule = find_rule(node)
-        if rule is not None and rule.is_nearly_homogeneous:
+        if rule is not None and rule.is_nearly_homogeneous(node, graph):
             found[node.output[0]] = node.input[0]
         elif x := finder.gated(node) or finder.chosen(node):
             found[node.output[0]] = x

@@ -29,12 +29,14 @@ class Bond:
     Attributes:
         bottom, top: the layer's input and output.
         inputs, outputs: the one label that each of them has.
+        is_elementwise: whether each number that it puts out follows from one that it reads.
     """
 
     bottom: str
     top: str
     inputs: int
     outputs: int
+    is_elementwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,17 @@ class Passed:
     Attributes:
         bottom: what it reads.
         number: the number of the net that makes up for its input's scale; None where its output follows by a curve.
+        is_elementwise: as of its bond.
     """
 
     bottom: str
     number: str | None = None
+    is_elementwise: bool = False
 
 
 def passed_layers(graph: Graph, relaxed: bool, rewritten: bool, bending: bool) -> dict[str, Passed]:
     """Return the outputs of layers that are passed as a whole -> how; `bending`: activations, too."""
-    found = {top: Passed(x) for top, x in find_activations(graph).items()} if relaxed and bending else {}
+    found = {top: Passed(x, None, True) for top, x in find_activations(graph).items()} if relaxed and bending else {}
     for top, bottom in graph.nearly_homogeneous.items():
         number = number_behind(graph, top) if rewritten else None
         if relaxed or number:
@@ -83,7 +87,7 @@ def pass_layer(scales: Scales, top: str, passed: Passed) -> None:
     if number is None:
         labels = constraints.fresh(ones)
         scales.put(top, labels)
-        scales.bonds.append(Bond(below, top, int(joined.flat[0]), int(labels.flat[0])))
+        scales.bonds.append(Bond(below, top, int(joined.flat[0]), int(labels.flat[0]), passed.is_elementwise))
         return
     scales.put(top, joined.reshape(ones))
     taken_up = constraints.combine((graph.net_numbers[number].degree, joined))

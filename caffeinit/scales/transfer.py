@@ -25,6 +25,10 @@ from caffeinit.workers import worker_pool
 
 # Log scales at which a layer is tried, closer where it bends; beyond them the curve goes on straight.
 _TRIED = np.array([-12.0, -9.0, -7.0, -5.0, -3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5, 5.0, 7.0, 9.0, 12.0])
+# Below this slope of its curve an activation hardly follows, as where most values are at a limit; looked for at so many.
+_HARDLY, _FINELY = 0.5, 241
+# Of what a layer makes of a small input and its negative, the share that may not be opposite.
+_STRAIGHT = 1e-2
 # With two pictures, CaffeNet needed 4 to 8 rounds where it needs 2 to 4 with these.
 _PICTURES = 8
 _NUMBERS = 1 << 24  # that the layers read; of fewer pictures where these have more
@@ -76,15 +80,19 @@ class Transfers:
         values: log scale of the input -> that of the output.
         diffs: log scale of the input -> by how much the gradient there grows, log, beside the inverse of that scale, which
             it would grow by if the layer were homogeneous; the gradient at the output shrinks as the output grows.
+        is_linear: (layers,) whether a layer does to small inputs, and to their negatives, what a factor does.
+        highest: (layers,) log scales, as counted for the curves, above which most inputs are cut off; infinite for none.
     """
 
     values: Curves
     diffs: Curves
+    is_linear: np.ndarray
+    highest: np.ndarray
 
     def moved(self, by: np.ndarray) -> Transfers:
         """Return what holds from now on, if the inputs' log scales have moved."""
-        curves = (replace(c, origin=c.origin + by) for c in (self.values, self.diffs))
-        return Transfers(*curves)
+        values, diffs = (replace(c, origin=c.origin + by) for c in (self.values, self.diffs))
+        return replace(self, values=values, diffs=diffs)
 
 
 def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: Sequence[Bond]) -> Transfers:
@@ -98,7 +106,17 @@ def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: 
     below = compile_graph(network.graph, bottoms, network.settings)
     values = below.run({name: feeds[name] for name in below.inputs})
     found = np.stack([_measure(network, bond, values[bond.bottom], feeds) for bond in bonds], axis=-1)
-    return Transfers(*(Curves(CubicSpline(_TRIED, curves), np.zeros(len(bonds))) for curves in found))
+    is_linear = np.array([_is_linear(network, bond, values[bond.bottom], feeds) for bond in bonds])
+    of_values, of_diffs = (Curves(CubicSpline(_TRIED, curves), np.zeros(len(bonds))) for curves in found)
+    highest = np.where([bond.is_elementwise for bond in bonds], _highest(of_values.spline), np.inf)
+    return Transfers(of_values, of_diffs, is_linear, highest)
+
+
+def _highest(values: CubicSpline) -> np.ndarray:
+    """Return the log scales, (layers,), above which outputs hardly grow with the inputs; infinite for none."""
+    tried = np.linspace(values.x[-1], values.x[0], _FINELY)
+    last = np.argmax(values(tried, 1) >= _HARDLY, axis=0)
+    return np.where(last > 0, tried[last], np.inf)
 
 
 def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -131,6 +149,15 @@ def _measure(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[st
         logs = np.log(np.maximum(list(pool.map(sizes, _TRIED)), np.finfo(np.float64).tiny))
     values, diffs = (logs - logs[np.flatnonzero(_TRIED == 0)[0]]).T
     return np.stack([values, diffs + _TRIED - values])
+
+
+def _is_linear(network: Network, bond: Bond, bottom: np.ndarray, feeds: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether a bond's layer takes the negative of a small input to the negative of its output."""
+    session = Session(network.graph.part([bond.top], [bond.bottom]), replace(network.settings, threads=1))
+    small = bottom * np.float32(np.exp(_TRIED[0]))
+    given = ({**feeds, bond.bottom: sign * small} for sign in (np.float32(1), np.float32(-1)))
+    one, other = (session.run({n: own[n] for n in session.inputs})[bond.top].astype(np.float64) for own in given)
+    return bool(np.abs(one + other).sum() <= _STRAIGHT * np.abs(one - other).sum())
 
 
 def _sum_squares(graph: Graph, value: str) -> str:

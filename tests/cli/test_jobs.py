@@ -287,8 +287,8 @@ def test_the_net_itself_is_not_written_over(cli, place, weights, option):
     [
         ("preserve", "frozen", ""),
         ("normalize", "frozen", ""),
-        ("preserve", "zero", "conv1 has no rate: its weights are all zero"),
-        ("normalize", "zero", "ip has no rate: its weights are all zero"),
+        ("preserve", "zero", "conv1 has no rate: its weights are all zero; so it is with ip"),
+        ("normalize", "zero", "conv1 has no rate: its weights are all zero; so it is with ip"),
     ],
 )
 def test_without_rates_there_is_no_spread(cli, place, weights, mode, fault, reason):

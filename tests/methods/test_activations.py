@@ -59,6 +59,7 @@ OPERATORS = {
     "celu": one("Celu", alpha=2.0),
     "softplus": one("Softplus"),
     "hardswish": one("HardSwish"),
+    "relu6": lambda graph, x: graph.op("Clip", x, 0.0, 6.0),
 }
 
 
@@ -128,6 +129,16 @@ def test_what_saturates_still_holds_what_it_reads(op_type):
     caffeinit.init(net, batches)
     for unit in caffeinit.measure(net, batches).units:
         assert unit.stats.std == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.0, 1.0), (-4.0, 0.0), (1.0, 6.0), (0.0, 3e38), (-3e38, 3e38), (0.0, None)]
+)
+def test_other_limits_bend_no_scale(low, high):
+    b = NetBuilder()
+    x = b.graph.op("Clip", b.conv("data", "conv1", 8), low, *([] if high is None else [high]))
+    b.finish(b.product(x, "ip", 3))
+    assert find_activations(b.graph) == {}
 
 
 @pytest.mark.parametrize("name", SPELT)

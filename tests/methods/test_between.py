@@ -11,6 +11,7 @@ from caffeinit.methods.between import (
     Bends,
     Term,
     Terms,
+    Within,
     balance,
     find_terms,
     free_groups,
@@ -101,6 +102,13 @@ def test_what_is_farthest_off_counts_most_where_asked():
     assert largest(balance(terms, 1, evenly=True)) < 1.04 * least
 
 
+@pytest.mark.parametrize(("most", "found"), [(0.2, 0.2), (3.0, 0.5), (np.inf, 0.5)])
+def test_a_scale_goes_to_its_end_and_no_further(most, found):
+    """Two rates that would be one at a half."""
+    terms = [Term(n, np.array([2.0 * log]), np.zeros(1), np.array([[log]])) for n, log in (("a", 1.0), ("b", 0.0))]
+    assert balance(terms, 1, [Within(np.eye(1), np.array([most]))]) == pytest.approx(found, abs=1e-3)
+
+
 class Wave:
     """Keeps the second unknown on a sine of the first, with more waves than a step can follow."""
 
@@ -169,7 +177,11 @@ def test_the_derivatives_of_a_rate_below_a_curve_are_its_differences():
     scales = np.linspace(-12, 12, 25)
     both = np.stack([scales, 0.7 * scales], axis=-1)
     curves = (Curves(CubicSpline(scales, f), np.array([0.4, -0.3])) for f in (np.sin(both), np.cos(0.5 * both)))
-    bends = Bends(np.array([[0.7, -0.2], [0.1, 0.5]]), np.array([[0.0, 1.0], [1.0, 0.3]]), Transfers(*curves))
+    bends = Bends(
+        np.array([[0.7, -0.2], [0.1, 0.5]]),
+        np.array([[0.0, 1.0], [1.0, 0.3]]),
+        Transfers(*curves, np.zeros(2, bool), np.full(2, np.inf)),
+    )
     grows = [Growth(bends, layers) for layers in ([0], [0, 1])]
     term = Term("unit", np.array([0.1, -0.4]), np.array([0.3, 0.2]), np.array([[1.0, 0], [0, -1.0]]), grows)
     terms = Terms([term])

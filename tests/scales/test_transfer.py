@@ -7,6 +7,7 @@ from scipy.interpolate import CubicSpline
 import caffeinit
 from caffeinit.methods.between import scale_system
 from caffeinit.scales.transfer import Curves, measure_transfers
+from tests.nets import NetBuilder, pictures
 
 
 def lrn_net(folder, size, outputs, kernel):
@@ -64,6 +65,26 @@ def test_lrn_passes_gradients_back_by_the_curve_that_is_its_own(tmp_path):
         assert curve.moved(scale).values.slope(0.3) == pytest.approx(curve.values.slope(scale + 0.3), abs=1e-9)
     assert curve.diffs.slope(-12) == pytest.approx(0, abs=1e-2)
     assert curve.diffs.slope(12) == pytest.approx(0, abs=1e-2)
+
+
+@pytest.mark.parametrize(("op_type", "is_linear", "is_cut"), [("Clip", False, True), ("Elu", True, False)])
+def test_only_what_cuts_values_off_has_a_highest_scale(op_type, is_linear, is_cut):
+    b = NetBuilder()
+    limits = (0.0, 6.0) if op_type == "Clip" else ()
+    net = b.finish(b.product(b.graph.op(op_type, b.conv("data", "a", 8), *limits), "b", 3))
+    found = measure_transfers(net, pictures()[0], scale_system(net, lambda unit: "", net.outputs, relaxed=True).bonds)
+    assert found.is_linear == is_linear
+    assert np.isfinite(found.highest) == is_cut
+    if is_cut:
+        assert found.values.slope(found.highest - 0.2) > 0.5 > found.values.slope(found.highest + 0.2)
+        assert found.moved(np.ones(1)).highest == found.highest  # counted as before
+
+
+def test_lrn_has_no_highest_scale_though_outputs_shrink(tmp_path):
+    net = lrn_net(tmp_path, size=6, outputs=4, kernel=3)
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype("f4")
+    found = measure_transfers(net, {"data": x}, scale_system(net, lambda unit: "", ["b"], relaxed=True).bonds)
+    assert found.highest == np.inf
 
 
 def test_curves_are_those_of_their_layers_each():
