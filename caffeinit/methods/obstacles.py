@@ -32,8 +32,11 @@ class Turns:
         """Return why a unit cannot be normalised after those that were taken; empty if it can."""
         if is_fed_back(self._graph, unit):
             return "its weights are used again on a value that depends on their first use"
+        made = self._made_of(unit)
+        if len(unit.uses) == 1 and not made:
+            return ""
         below = self._below(use.input for use in unit.uses)
-        if not below.isdisjoint(self._made_of(unit)):
+        if not below.isdisjoint(made):
             return "what it reads is made of its own arrays, which are read in another way there"
         if len(unit.uses) > 1:
             for other in self._units:
