@@ -63,7 +63,7 @@ def command(folder: str, force: bool) -> None:
     for text, arguments in steps:
         say(f"\n# {text}\n$ caffeinit {shlex.join(arguments)}")
         _run(arguments)
-    say(f"\nAll of it lies in {shlex.quote(str(place))}; the commands above do it again.")
+    say(f"\nAll of it lies in {shlex.quote(str(place))}; the commands above, with --force, do it again.")
 
 
 def _run(arguments: list[str]) -> None:

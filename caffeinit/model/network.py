@@ -30,6 +30,9 @@ def nowhere(value: str, leaves: bool) -> str:
     return ""
 
 
+_MOST_NAMES = 6  # of layers that are left alone because others are
+
+
 @dataclass(frozen=True)
 class Skipped:
     """Something that was left alone, and why."""
@@ -44,15 +47,18 @@ class Skipped:
 
 
 def cause_lines(skipped: Sequence[Skipped]) -> list[str]:
-    """Return the causes of what was left alone, a line for each reason; what is behind them is counted."""
+    """Return the causes of what was left alone, a line for each reason, and what is behind them in another."""
     causes = [s for s in skipped if not s.is_behind]
-    behind = len(skipped) - len(causes)
+    behind = [s.name for s in skipped if s.is_behind]
     names: dict[str, list[str]] = {}
     for cause in causes:
         names.setdefault(cause.reason, []).append(cause.name)
     lines = [f"{', '.join(of)}: {reason}" for reason, of in names.items()]
     if behind:
-        lines.append(f"and {behind} layer{'' if behind == 1 else 's'} behind {'it' if len(causes) == 1 else 'these'}")
+        layers = f"{len(behind)} layer{'' if len(behind) == 1 else 's'}"
+        more = f" and {len(behind) - _MOST_NAMES} more" if len(behind) > _MOST_NAMES else ""
+        which = "it" if len(causes) == 1 else "these"
+        lines.append(f"and {layers} behind {which}: {', '.join(behind[:_MOST_NAMES])}{more}")
     return lines
 
 

@@ -102,7 +102,7 @@ def test_a_long_reason_is_cut_where_it_repeats_itself(place):
     assert "caffeinit.toml beside it: input_shape = { data = [3, 224, 224] }" in hint
     assert line == (
         "failed: first/net.caffemodel: no layer with weights can run: conv1: the shape of input "
-        '"data" is not known: give --input-shape data=C,H,W; and 2 layers behind it'
+        '"data" is not known: give --input-shape data=C,H,W; and 2 layers behind it: relu1, ip'
     )
 
 

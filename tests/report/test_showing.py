@@ -97,5 +97,5 @@ def test_what_cannot_run_is_told_once_for_each_reason():
     assert lines == [
         "left out: one, two: Python",
         "left out: odd: of another kind",
-        "left out: and 30 layers behind these",
+        "left out: and 30 layers behind these: late0, late1, late2, late3, late4, late5 and 24 more",
     ]
