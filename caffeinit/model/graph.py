@@ -380,9 +380,8 @@ class Graph:
             return onnx.ValueInfoProto(name=name)  # onnxruntime finds out
         dims: list[Any] = [d if d >= 0 else None for d in self.shape(name)]
         if self.batch_axis_free and not is_input:
-            dims = [None] * len(
-                dims
-            )  # onnxruntime would warn where a run's batch differs from the one we inferred with
+            # Only the rank: onnxruntime would warn where a run's batch differs from the one we inferred with.
+            dims = [None] * len(dims)
         elif self.batch_axis_free and dims and name not in self.still:
             # What has the same name shares memory in onnxruntime: other rows than those of the batch are not "N".
             dims[0] = "N" if dims[0] == self.batch_size() else None

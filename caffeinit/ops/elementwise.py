@@ -153,12 +153,11 @@ class Clip(OpRule):
 
     def is_nearly_homogeneous(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """So it is between 0 and another limit (ReLU6): small values pass as through a ReLU."""
-        low, high = (*node.input[1:], "", "")[:2]
-        bounds = [constant_of(graph, v) if v else np.asarray(beyond) for v, beyond in ((low, -np.inf), (high, np.inf))]
-        if any(bound is None or bound.size != 1 for bound in bounds):
+        bounds = [constant_of(graph, value) for value in node.input[1:3] if value]
+        if len(bounds) < 2 or any(bound is None or bound.size != 1 for bound in bounds):
             return False
-        least, most = (float(bound.item()) for bound in bounds if bound is not None)
-        return least == 0 < most < REACH
+        low, high = (bound.item() for bound in bounds if bound is not None)
+        return bool(low == 0 < high < REACH)
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Element by element."""
