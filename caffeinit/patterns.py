@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from caffeinit.errors import UnmatchedError
@@ -43,6 +43,12 @@ def _nearest(pattern: str, names: Collection[str]) -> str:
     shown = ", ".join(f'"{name}"' for name in near or list(names)[:3])
     rest = len(names) - 3
     return f"nearest: {shown}" if near else f"there are: {shown}" + (f" and {rest} more" if rest > 0 else "")
+
+
+def first_of(names: Sequence[str], most: int = 6) -> str:
+    """Return the first of some names in a line, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def one_or_more(given: str | Iterable[str]) -> list[str]:

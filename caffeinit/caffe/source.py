@@ -24,6 +24,7 @@ from caffeinit.images.preprocess import is_channels_last
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.netnumbers import shortest
 from caffeinit.model.network import Network, Params, Place, Skipped
+from caffeinit.patterns import first_of
 from caffeinit.storage.files import replacing_all
 
 Path = str | PathLike[str]
@@ -268,8 +269,7 @@ def _ignored(net: Net, matched: Matched) -> list[str]:
     names = [name for name in matched.unused if name not in known]
     if not names:
         return []
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    listed = ", ".join(names[:_MOST_NAMES]) + more
+    listed = first_of(names, _MOST_NAMES)
     return [f"in the weights file only: {listed}. They stay as they are, whatever becomes of what they read elsewhere"]
 
 

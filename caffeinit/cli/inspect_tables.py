@@ -9,6 +9,7 @@ from rich.table import Table
 from caffeinit.cli.tables import console, dims, least_width, print_wide
 from caffeinit.inspection import Inspection
 from caffeinit.model.network import BEHIND
+from caffeinit.patterns import first_of
 from caffeinit.report.showing import apart_lines
 from caffeinit.scales.free import ScaleReport, UnitScales
 
@@ -96,9 +97,8 @@ def _bonds(unit: UnitScales) -> str:
     if unit.tied:
         names = [name for name in unit.tied_with if name != unit.name]
         names = ["each other"] * (len(names) < len(unit.tied_with)) + names
-        rest = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         scales = "1 scale" if unit.num_shared == 1 else f"{unit.num_shared} scales"
-        parts.append(f"{scales} shared with {', '.join(names[:_MOST_NAMES])}{rest}")
+        parts.append(f"{scales} shared with {first_of(names, _MOST_NAMES)}")
     for reason, count in unit.reasons.items():
         parts.append(f"held by {reason}" + (f" ({count})" if len(unit.reasons) > 1 else ""))
     return "; ".join(parts)

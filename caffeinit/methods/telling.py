@@ -9,12 +9,12 @@ import numpy as np
 from caffeinit.methods.between import ONE_RATE
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
+from caffeinit.patterns import first_of
 from caffeinit.result import UnitReport
 from caffeinit.statistics.rates import RateProbe, UnitRates
 
 # The variation from which on deviations in one unit are told to differ.
 _ALIKE = 0.02
-_MOST_NAMES = 6
 _FORETOLD = (
     "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
     "`caffeinit measure` tells what they are"
@@ -51,20 +51,14 @@ def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates
         (computed, "what the graph computes them from is trained in their place"),
     ):
         if units:
-            notes.append(f"not in the spread of the rates, for {why}: {_named([u.name for u in units])}")
+            notes.append(f"not in the spread of the rates, for {why}: {first_of([u.name for u in units])}")
     unmeasured: dict[str, list[str]] = {}
     for unit in filter(learns, network.units):
         if why := probe.unreached.get(unit.key) or rates[unit.key].why_unmeasured(unit):
             unmeasured.setdefault(why, []).append(unit.name)
     for why, (first, *others) in unmeasured.items():
-        notes.append(f"{first} has no rate: {why}" + (f"; so it is with {_named(others)}" if others else ""))
+        notes.append(f"{first} has no rate: {why}" + (f"; so it is with {first_of(others)}" if others else ""))
     return notes
-
-
-def _named(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def apart_notes(spread: float, rates: Mapping[str, float], rounds: int) -> list[str]:
@@ -136,4 +130,4 @@ def uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[s
         if len(stds) and stds.std() > _ALIKE * stds.mean():
             uneven.append(report.name)
     told = "balancing the rates has scaled channels of one unit apart: they are not alike any more in"
-    return [f"{told} {_named(uneven)}"] if uneven else []
+    return [f"{told} {first_of(uneven)}"] if uneven else []

@@ -18,7 +18,7 @@ from caffeinit.gradients.backward import Backward
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.readings import other_readings
 from caffeinit.model.units import Learned, Unit, find_units, without_unit
-from caffeinit.patterns import one_or_more
+from caffeinit.patterns import first_of, one_or_more
 
 BEHIND = "depends on layer "  # how the reason of a layer begins that is left alone because another one is
 Params = Mapping[str, tuple[np.ndarray, ...]]
@@ -28,9 +28,6 @@ Place = Callable[[str, bool], str]
 def nowhere(value: str, leaves: bool) -> str:
     """Return no name: the source has none that is better than the operator's or the value's."""
     return ""
-
-
-_MOST_NAMES = 6  # of layers that are left alone because others are
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,8 @@ def cause_lines(skipped: Sequence[Skipped]) -> list[str]:
     lines = [f"{', '.join(of)}: {reason}" for reason, of in names.items()]
     if behind:
         layers = f"{len(behind)} layer{'' if len(behind) == 1 else 's'}"
-        more = f" and {len(behind) - _MOST_NAMES} more" if len(behind) > _MOST_NAMES else ""
         which = "it" if len(causes) == 1 else "these"
-        lines.append(f"and {layers} behind {which}: {', '.join(behind[:_MOST_NAMES])}{more}")
+        lines.append(f"and {layers} behind {which}: {first_of(behind)}")
     return lines
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from caffeinit.methods.redraw import holding_reason
 from caffeinit.model.network import Network
+from caffeinit.patterns import first_of
 from caffeinit.printing import printable
 from caffeinit.report.boxes import Box, find_boxes, kinds
 from caffeinit.report.figures import image
@@ -213,8 +214,7 @@ def _why(unit: UnitScales) -> str:
     parts = [f"stays as it is: {unit.kept}"] if unit.kept else []
     if unit.tied_with:
         others = ["each other" if name == unit.name else name for name in unit.tied_with]
-        listed = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
-        parts.append(f"tied with {listed}")
+        parts.append(f"tied with {first_of(others)}")
     parts += [
         f"{count} held by {reason}" if len(unit.reasons) > 1 else f"held by {reason}"
         for reason, count in unit.reasons.items()
