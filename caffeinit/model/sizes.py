@@ -51,7 +51,7 @@ def resized(graph: Graph, pictures: int) -> Graph:
         return graph
     other = graph.emptied(graph.opset)
     for name, shape in graph.inputs.items():
-        other.inputs[name] = scaled_rows(shape, pictures, rows)
+        other.inputs[name] = shape if name in graph.still else scaled_rows(shape, pictures, rows)
         other.set_shape(name, other.inputs[name], graph.elem_type(name))
     for node in graph.nodes:
         other.append(node)

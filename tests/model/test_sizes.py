@@ -5,6 +5,7 @@ import pytest
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.session import Session, Settings
+from caffeinit.model.graph import Graph
 from caffeinit.model.sizes import made_for, resized, value_bytes
 from caffeinit.statistics.rates import RateProbe
 from tests.gradients.test_runs import ALL
@@ -27,3 +28,12 @@ def test_values_for_another_number_of_pictures_have_the_size_that_a_run_gives_th
     assert {n: value_bytes(other, n, num) for n in values} == {n: a.nbytes for n, a in found.items()}
     # What is summed over the pictures is as large for any number of them.
     assert any(value_bytes(other, n, num) == value_bytes(graph, n, 4) for n in graph.outputs)
+
+
+def test_inputs_that_are_not_of_the_batch_keep_their_shape_at_another_size():
+    graph = Graph()
+    graph.batch_axis_free = True
+    x, noise = graph.add_input("x", (4, 3)), graph.add_input("noise", (6, 3), is_still=True)
+    y, z = graph.op("Relu", x), graph.op("Relu", noise)
+    other = resized(graph, 2)
+    assert [other.shape(value) for value in (x, noise, y, z)] == [(2, 3), (6, 3), (2, 3), (6, 3)]
