@@ -7,13 +7,14 @@ import pytest
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import compile_graph
+from tests.modes import EXACT, options_of
 from tests.onnxnets import MODELS, SHAPE, network_of
 from tests.scales.test_classes import assert_kept_in_double
 
 ROWS = [(name, opset) for name, (_, opsets) in MODELS.items() for opset in opsets]
 # One opset of each net is enough for the modes that build on the same scales.
 PLANS = [(*row, "equalize") for row in ROWS]
-PLANS += [(name, opsets[0], mode) for name, (_, opsets) in MODELS.items() for mode in ("preserve", "balance", "fp16")]
+PLANS += [(name, opsets[0], mode) for name, (_, opsets) in MODELS.items() for mode in ("preserve", "balance", EXACT)]
 # How many factors are free, by hand: one per channel that is tied to no other and meets nothing that holds it.
 FREE = {
     "mobilenet_v2": 8 + 3 * (12 + 12) + 6 + 6 + 10 + 6 + 10,  # before BatchNorms, and the two widths between blocks
@@ -57,7 +58,7 @@ def test_the_graph_computes_what_the_file_does(name, opset, tmp_path):
 def test_plans_keep_the_function(name, opset, mode):
     net, batches = network_of(MODELS[name][0](opset)), pictures()
     before = [run(net, batch)["output"] for batch in batches]
-    result = caffeinit.rescale(net, batches, mode=mode)
+    result = caffeinit.rescale(net, batches, **options_of(mode))
     assert sum(unit.done not in ("", "kept") for unit in result.units) >= 1
     for old, batch in zip(before, batches, strict=True):
         np.testing.assert_allclose(run(net, batch)["output"], old, rtol=0, atol=1e-5 * np.abs(old).max())

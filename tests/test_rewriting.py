@@ -11,6 +11,7 @@ from caffeinit.errors import FormatError, OptionError, OutputError
 from caffeinit.methods.between import scale_system
 from tests.caffe.test_models import files_of
 from tests.conftest import shared
+from tests.modes import EXACT, options_of
 from tests.nets import pictures
 
 INPUT = 'name: "small"\ninput: "data" input_dim: 4 input_dim: 3 input_dim: 12 input_dim: 10\n'
@@ -83,13 +84,13 @@ def outputs(net, batches):
     return np.concatenate([net.forward(batch, ["ip"])["ip"] for batch in batches])
 
 
-@pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", "fp16"])
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", EXACT])
 @pytest.mark.parametrize("name", NETS)
 def test_the_written_files_are_the_same_function(name, mode, tmp_path):
     net, path = drawn(tmp_path, NETS[name])
     batches = pictures()
     before = outputs(net, batches)
-    result = caffeinit.rescale(net, batches, mode=mode, rewrite_lrn=True)
+    result = caffeinit.rescale(net, batches, **options_of(mode), rewrite_lrn=True)
     if mode in ("preserve", "balance"):
         assert result.rate_spread < 1e-5 < 0.01 < result.rate_spread_before
     assert any("lrn_param.alpha is" in note for note in result.notes)
@@ -123,7 +124,7 @@ def test_powers_of_two_change_no_bit_of_the_outputs(tmp_path):
     net, _ = drawn(tmp_path, NETS["across"])
     batches = pictures()
     before = outputs(net, batches)
-    caffeinit.rescale(net, batches, mode="fp16", rewrite_lrn=True)
+    caffeinit.rescale(net, batches, **options_of(EXACT), rewrite_lrn=True)
     changed = [n for n in net.graph.net_numbers.values() if n.is_changed]
     assert changed
     assert all(np.log2(n.now / n.given) % 2 == 0 for n in changed)

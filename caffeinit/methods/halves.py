@@ -1,12 +1,14 @@
 """Powers of two as scales, with which every number keeps its digits, and head-room below 65504 for half precision.
 
-Each free channel's largest value on the pictures is brought near one size. Multiplying by a power of two is exact, and so
-the net computes bit by bit what it did, except where a number leaves the range of its type.
+Each free channel's largest value on the pictures is brought near one size, unless the net has head-room enough and would
+lose no fewer digits. Multiplying by a power of two is exact, and so the net computes bit by bit what it did, except where
+a number leaves the range of its type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -22,6 +24,10 @@ WANTED = 16.0
 _NEGLIGIBLE = 1e-7  # of a unit's largest value: a channel that never exceeds this has nothing to lose
 # Scales of one unit's channels differ by no more than this: weights grow with a scale, and a value of 16 / 256 is as safe.
 _APART = 256.0
+# So far from both ends of the range, pictures of another kind do not overflow either, nor do small weights lose digits.
+_ENOUGH = 64.0
+_HAS_ROOM = "no unit and no layer comes near either end of half precision"
+_NO_HELP = "what is free to change would not bring what comes near an end of half precision away from it"
 _LN2 = float(np.log(2.0))
 
 
@@ -38,8 +44,36 @@ def exact_system(system: ScaleSystem) -> ScaleSystem:
     )
 
 
-def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> Plan:
-    """Return the plan that brings the largest value of each free channel near WANTED by powers of two."""
+@dataclass
+class HalvesPlan:
+    """What mode fp16 does.
+
+    Attributes:
+        notes: sentences on the head-room of values and weights, before and after.
+        reason: why no free scale was changed; empty where some were.
+    """
+
+    plan: Plan
+    notes: list[str]
+    reason: str = ""
+
+
+def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> HalvesPlan:
+    """Return the plan that brings the largest value of each free channel near WANTED by powers of two.
+
+    Where nothing comes near either end of half precision, or the plan would help neither, it changes nothing.
+    """
+    nothing = Plan(system, system.expand(np.zeros(system.num_unknowns)))
+    plan = Plan(system, system.expand(_rounded(system, _wanted(network, moments, system))))
+    before, after = _extent(network, moments, nothing), _extent(network, moments, plan)
+    if after.shortfall < before.shortfall:
+        return HalvesPlan(plan, before.described("before") + after.described("after"))
+    reason = _NO_HELP if any(before.shortfall) else _HAS_ROOM
+    return HalvesPlan(nothing, [*before.described("as it is"), f"no scale was changed: {reason}"], reason)
+
+
+def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> np.ndarray:
+    """Return the unknowns with which the largest values of channels come nearest to WANTED."""
     labels, wanted = [], []
     for unit in network.units:
         largest = moments[unit.key].largest
@@ -48,8 +82,7 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
         sizes = np.where(largest > _NEGLIGIBLE * top, np.maximum(largest, top / _APART), top)
         wanted.append(np.log(WANTED / sizes) if top > 0 else np.full(len(largest), np.nan))
         labels.append(channel_labels(network.graph, system, unit.uses[0]))
-    found = system.unknowns_for(np.concatenate(labels), np.concatenate(wanted))
-    return Plan(system, system.expand(_rounded(system, found)))
+    return system.unknowns_for(np.concatenate(labels), np.concatenate(wanted))
 
 
 def to_powers_of_two(plan: Plan) -> Plan:
@@ -77,30 +110,59 @@ def _denominators(system: ScaleSystem) -> np.ndarray:
     return found
 
 
-def describe_halves(network: Network, moments: Mapping[str, Moments], plan: Plan) -> list[str]:
-    """Return sentences on the head-room of values and weights before and after; the arrays are as they were."""
-    keys = [unit.key for unit in network.units]
-    factors = [np.exp(plan.factors(network.graph, unit)) for unit in network.units]
-    before = {u.name: float(moments[k].largest.max()) for u, k in zip(network.units, keys, strict=True)}
-    after = {
-        u.name: float((moments[k].largest * f).max()) for u, k, f in zip(network.units, keys, factors, strict=True)
+@dataclass
+class _Extent:
+    """How far the numbers of a net reach.
+
+    Attributes:
+        values: name of each unit -> largest absolute value of its output on the pictures.
+        weights: layer -> largest absolute weight.
+        lost, total: number of weights so small that half precision loses digits, and of all.
+    """
+
+    values: dict[str, float]
+    weights: dict[str, float]
+    lost: int
+    total: int
+
+    @property
+    def shortfall(self) -> tuple[float, float]:
+        """What is lacking to `_ENOUGH` at the upper end of the range, and then at the lower one, in binary digits.
+
+        Of each unit and each layer, the largest number counts: what is small beside it adds little to any sum.
+        """
+        sizes = np.array([*self.values.values(), *self.weights.values()])
+        logs = np.log2(sizes[sizes > 0])
+        above = np.maximum(0, logs - np.log2(LARGEST / _ENOUGH))
+        below = np.maximum(0, np.log2(SMALLEST * _ENOUGH) - logs)
+        return float(above.sum()), float(below.sum())
+
+    def described(self, when: str) -> list[str]:
+        """Return sentences on the head-room of values and of weights."""
+        notes = [f"largest value {when}: {_head_room(self.values)}"]
+        if self.total:
+            notes.append(
+                f"largest weight {when}: {_head_room(self.weights)}; {self.lost} of {self.total} below {SMALLEST:.2g}, "
+                "where half precision loses digits"
+            )
+        return notes
+
+
+def _extent(network: Network, moments: Mapping[str, Moments], plan: Plan) -> _Extent:
+    """Return how far numbers reach with this plan; the arrays are as they were."""
+    values = {
+        unit.name: float((moments[unit.key].largest * np.exp(plan.factors(network.graph, unit))).max(initial=0))
+        for unit in network.units
     }
-    notes = [f"largest value before: {_head_room(before)}", f"largest value after: {_head_room(after)}"]
+    found = _Extent(values, {}, 0, 0)
     logs = plan.system.log_factors(network.graph, plan.scales)
-    arrays = {n: network.graph.initializers[n] for n in logs if n in network.learned}
-    scaled = {n: np.abs(a * np.exp(logs[n])) for n, a in arrays.items()}
-    given = {n: np.abs(a) for n, a in arrays.items()}
-    for when, found in (("before", given), ("after", scaled)) if arrays else ():
-        lost = sum(int(((a > 0) & (a < SMALLEST)).sum()) for a in found.values())
-        size: dict[str, float] = {}
-        for name, array in found.items():
-            layer = network.learned[name].layer
-            size[layer] = max(size.get(layer, 0.0), float(array.max(initial=0)))
-        notes.append(
-            f"largest weight {when}: {_head_room(size)}; {lost} of {sum(a.size for a in found.values())} below "
-            f"{SMALLEST:.2g}, where half precision loses digits"
-        )
-    return notes
+    for name in (n for n in logs if n in network.learned):
+        array = np.abs(network.graph.initializers[name] * np.exp(logs[name]))
+        layer = network.learned[name].layer
+        found.weights[layer] = max(found.weights.get(layer, 0.0), float(array.max(initial=0)))
+        found.lost += int(((array > 0) & (array < SMALLEST)).sum())
+        found.total += array.size
+    return found
 
 
 def _head_room(largest: Mapping[str, float]) -> str:

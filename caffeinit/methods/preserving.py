@@ -18,7 +18,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.equalize import plan_unit_deviations
-from caffeinit.methods.halves import SMALLEST, describe_halves, exact_system, plan_halves, to_powers_of_two
+from caffeinit.methods.halves import SMALLEST, exact_system, plan_halves, to_powers_of_two
 from caffeinit.methods.telling import learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
@@ -66,6 +66,7 @@ class _Run:
         rates: unit's key -> rates as they were.
         rounded: weights are stored in half precision, and new ones were rounded to it.
         outputs_moved: as in `Outcome`.
+        no_change: why no free scale is changed; empty where some are.
     """
 
     network: Network
@@ -80,6 +81,7 @@ class _Run:
     notes: list[str] = field(default_factory=list)
     rounded: bool = False
     outputs_moved: dict[str, float] = field(default_factory=dict)
+    no_change: str = ""
 
     @property
     def is_exact(self) -> bool:
@@ -183,7 +185,10 @@ def _plan(run: _Run, held: Sequence[str]) -> Plan:
     """Return what is to change; all values that are compared afterwards are held, the heads among them."""
     system = scale_system(run.network, run.chosen, held, relaxed=False, rewritten=run.rewritten)
     if run.mode == "fp16":
-        return plan_halves(run.network, run.moments, exact_system(system))
+        halves = plan_halves(run.network, run.moments, exact_system(system))
+        run.notes += halves.notes
+        run.no_change = halves.reason
+        return halves.plan
     if run.powers_of_two:
         return to_powers_of_two(_plan_in(run, exact_system(system)))
     return _plan_in(run, system)
@@ -286,9 +291,7 @@ def _moved(move: Difference) -> str:
 
 
 def _describe_plan(run: _Run, plan: Plan) -> None:
-    """Note what the plan can do, with the arrays as they still are."""
-    if run.mode == "fp16":
-        run.notes += describe_halves(run.network, run.moments, plan)
+    """Note where the plan can do nothing."""
     units = [unit for unit in run.network.units if not run.chosen(unit)]
     if units and not any(plan.is_free(run.network.graph, unit).any() for unit in units):
         run.notes.append("no scale in the net is free: nothing can be changed without changing the function")
@@ -357,7 +360,9 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     if run.powers_of_two and run.mode != "fp16":
         word, equal = f"{word} by powers of two", True
     changes = plan.changes(graph, unit)
-    if equalizes and not len(alive):
+    if run.no_change and free.any():
+        report.reason = run.no_change
+    elif equalizes and not len(alive):
         report.done, report.reason = "scaled" if changes else "", ALL_DEAD
     elif free.all():
         report.done = word if equal else f"{word} as far as tied channels allow"

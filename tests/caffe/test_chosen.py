@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import caffeinit
+from tests.modes import EXACT, options_of
 
 NET = """
 input: "data" input_shape { dim: 8 dim: 3 dim: 6 dim: 5 }
@@ -48,10 +49,10 @@ def test_init_normalises_what_is_chosen(net):
     np.testing.assert_allclose(measured["ip"].channel_stds, 1, rtol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["preserve", "equalize", "fp16"])
+@pytest.mark.parametrize("mode", ["preserve", "equalize", EXACT])
 def test_the_function_stays(net, mode):
     caffeinit.init(net, batches(), balanced=False)
     before = [net.forward(batch)["ip"] for batch in batches()]
-    caffeinit.rescale(net, batches(), mode=mode)
+    caffeinit.rescale(net, batches(), **options_of(mode))
     for batch, old in zip(batches(), before, strict=True):
         np.testing.assert_allclose(net.forward(batch)["ip"], old, rtol=0, atol=1e-5 * np.abs(old).max())

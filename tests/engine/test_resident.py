@@ -27,6 +27,7 @@ from caffeinit.methods.responses import Responses
 from caffeinit.methods.within import normalize
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.moments import Moments
+from tests.modes import EXACT, options_of
 from tests.nets import NETS, NetBuilder, pictures
 
 RESIDENT = Settings(threads=1, device=Device(resident=True))
@@ -107,10 +108,12 @@ def test_weights_drawn_from_patches_are_the_same(name, method):
     assert_same_params(ordinary, resident, rtol=1e-3)
 
 
-@pytest.mark.parametrize("mode", ["preserve", "fp16", "normalize"])
+@pytest.mark.parametrize("mode", ["preserve", EXACT, "normalize"])
 def test_rescaling_gives_the_same_weights(mode):
     for name in ("chain", "residual"):
-        (ordinary, resident), (a, b) = both(name, lambda net, batches: caffeinit.rescale(net, batches, mode=mode))
+        (ordinary, resident), (a, b) = both(
+            name, lambda net, batches: caffeinit.rescale(net, batches, **options_of(mode))
+        )
         assert_same_params(ordinary, resident, rtol=1e-4)
         assert [n.split(" moved by ")[0] for n in a.notes] == [n.split(" moved by ")[0] for n in b.notes]
 

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.apply.plan import Plan, apply
 from caffeinit.engine.session import Session, Settings
+from caffeinit.methods.between import scale_system
+from caffeinit.methods.halves import LARGEST, SMALLEST, exact_system
 from tests.caffe.test_models import files_of
 from tests.conftest import shared
+from tests.nets import NETS as NETS_WITH_ROOM
+from tests.nets import pictures
+from tests.onnxnets import MODELS, SHAPE, network_of
 
 
 def half(array):
@@ -55,3 +61,45 @@ def test_a_trained_net_that_overflows_does_no_more(name):
     notes = {n.partition(":")[0]: n for n in result.notes if n.startswith("largest value")}
     assert "overflows half precision" in notes["largest value before"]
     assert "head-room" in notes["largest value after"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scales_that_were_spread_are_brought_back_and_no_bit_moves(name):
+    build, opsets = MODELS[name]
+    net = network_of(build(opsets[0]))
+    batch = {"input": np.random.default_rng(1).standard_normal((8, *SHAPE)).astype(np.float32)}
+    system = exact_system(scale_system(net, lambda unit: "", [*net.graph.outputs], relaxed=False))
+    away = np.random.default_rng(2).choice([-12, 0, 12, 24], system.num_unknowns)
+    apply(net, Plan(system, system.expand(away * np.log(2))))
+    before = net.forward(batch)
+    result = caffeinit.rescale(net, batch, mode="fp16")
+    above = [
+        sum(max(0, np.log2(getattr(unit, when).max_abs / LARGEST)) for unit in result.units)
+        for when in ("before", "after")
+    ]
+    assert above[1] < above[0] / 4
+    for output, values in net.forward(batch).items():
+        np.testing.assert_array_equal(values, before[output])
+
+
+@pytest.mark.parametrize("name", NETS_WITH_ROOM)
+def test_a_net_with_room_enough_is_left_as_it_is(name):
+    net = NETS_WITH_ROOM[name]()
+    before = {k: [a.copy() for a in v] for k, v in net.params.items()}
+    result = caffeinit.rescale(net, pictures(), mode="fp16")
+    assert all("near either end" in u.reason or "is held" in u.reason for u in result.units)
+    assert any(note.startswith("no scale was changed") for note in result.notes)
+    for key, arrays in net.params.items():
+        for old, new in zip(before[key], arrays, strict=True):
+            np.testing.assert_array_equal(new, old)
+
+
+def test_weights_that_lose_their_digits_are_enlarged():
+    net = NETS_WITH_ROOM["chain"]()
+    for array in net.params["conv1"]:
+        array *= np.float32(2.0**-12)
+    net.params["conv2"][0][...] *= np.float32(2.0**12)
+    lost = sum((np.abs(a) < SMALLEST).sum() for a in net.params["conv1"])
+    result = caffeinit.rescale(net, pictures(), mode="fp16")
+    assert result.units[0].done == "given head-room"
+    assert sum((np.abs(a) < SMALLEST).sum() for a in net.params["conv1"]) < lost / 2

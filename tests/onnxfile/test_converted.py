@@ -5,6 +5,7 @@ import pytest
 
 import caffeinit
 from caffeinit.export import export_onnx
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import load
 
 NET = """
@@ -37,7 +38,7 @@ def spread(net, seed=0):
             unit.rescale(rng.uniform(0.3, 3, unit.num_channels), rng.standard_normal(unit.num_channels))
 
 
-@pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", "fp16", "normalize"])
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", EXACT, "normalize"])
 def test_both_forms_of_a_net_get_the_same_scales(mode, tmp_path):
     (tmp_path / "net.prototxt").write_text(NET)
     pictures = np.random.default_rng(1).standard_normal((8, 3, 12, 10)).astype(np.float32)
@@ -46,7 +47,7 @@ def test_both_forms_of_a_net_get_the_same_scales(mode, tmp_path):
     spread(caffe)
     export_onnx(caffe, tmp_path / "net.onnx")
     other = load(tmp_path / "net.onnx")
-    results = [caffeinit.rescale(net, pictures, mode=mode) for net in (caffe, other)]
+    results = [caffeinit.rescale(net, pictures, **options_of(mode)) for net in (caffe, other)]
     assert [u.kind for u in caffe.units] == [u.kind for u in other.units]
     for one, two, first, second in zip(caffe.units, other.units, *(r.units for r in results), strict=True):
         assert first.done == second.done

@@ -9,6 +9,7 @@ from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.proof.comparison import compare
 from caffeinit.proof.functions import ToldFunction
 from caffeinit.proof.verify import Difference, is_kept
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import load
 from tests.onnxfile.test_kinds import Maker, helper, info, numpy_helper, tensor
 
@@ -98,10 +99,10 @@ def test_pictures_go_one_by_one_into_an_input_that_takes_one(path):
     assert moments.std > 0
 
 
-@pytest.mark.parametrize("mode", ["fp16", "balance"])
+@pytest.mark.parametrize("mode", [EXACT, "balance"])
 def test_the_written_file_takes_the_same_picture(mode, path, tmp_path):
     net = load(path)
-    caffeinit.rescale(net, pictures(), mode=mode)
+    caffeinit.rescale(net, pictures(), **options_of(mode))
     net.save(tmp_path / "out.onnx")
     found = compare(*(OnnxFunction(p) for p in (path, tmp_path / "out.onnx")), [{"x": pictures()}])
     assert found.same

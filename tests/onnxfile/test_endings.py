@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 import caffeinit
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, rescaled, tensor
 
@@ -64,7 +65,7 @@ def test_the_node_stays_one_in_the_file(kind, tmp_path):
 def test_powers_of_two_move_no_bit(kind, tmp_path):
     path, out = write(tmp_path / "net.onnx", kind), tmp_path / "out.onnx"
     net = load(path)
-    caffeinit.rescale(net, {"x": batch(8)}, mode="fp16")
+    caffeinit.rescale(net, {"x": batch(8)}, **options_of(EXACT))
     net.save(out)
     assert_same_function(path, out, "x", batch(1), tolerance=0)
 

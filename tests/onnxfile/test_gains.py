@@ -10,6 +10,7 @@ from onnx import numpy_helper
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.inspection import inspect_files
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, tensor
 
@@ -140,7 +141,7 @@ def test_what_is_no_factor_of_each_output_stays(weight, tmp_path):
 def test_powers_of_two_move_no_bit(tmp_path):
     path, out = write(standardized, tmp_path / "net.onnx"), tmp_path / "out.onnx"
     net = load(path)
-    caffeinit.rescale(net, {"x": batch(8)}, mode="fp16")
+    caffeinit.rescale(net, {"x": batch(8)}, **options_of(EXACT))
     net.save(out)
     assert not np.array_equal(arrays(out)["conv2.gain"], arrays(path)["conv2.gain"])
     one, other = (OnnxFile(p, threads=1).run({"x": batch(3)}, ["y"])["y"] for p in (path, out))

@@ -12,6 +12,7 @@ from caffeinit.engine.session import compile_graph
 from caffeinit.errors import FormatError
 from caffeinit.methods.between import scale_system
 from caffeinit.scales.free import report_scales
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch
 
@@ -48,12 +49,12 @@ def without_numbers(path):
 
 def rewritten(path, out, mode="preserve", num=8):
     net = load(path)
-    result = caffeinit.rescale(net, {"x": batch(num)}, mode=mode, rewrite_lrn=True)
+    result = caffeinit.rescale(net, {"x": 5 * batch(num)}, **options_of(mode), rewrite_lrn=True)
     net.save(out)
     return net, result
 
 
-@pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", "fp16"])
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", EXACT])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_only_alphas_and_weights_differ_and_the_function_is_kept(name, mode, tmp_path):
     path, out = build_lrn(SETTINGS[name]).save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
@@ -64,7 +65,7 @@ def test_only_alphas_and_weights_differ_and_the_function_is_kept(name, mode, tmp
     assert "node norm1_2: alpha is" in " ".join(result.notes)
     onnx.checker.check_model(onnx.load(out))
     assert without_numbers(path) == without_numbers(out)
-    assert_same_function(path, out, "x", batch(4), 0 if mode == "fp16" else 1e-5)
+    assert_same_function(path, out, "x", batch(4), 0 if mode == EXACT else 1e-5)
     if mode in ("preserve", "balance"):
         assert result.rate_spread < 1e-4 < 0.01 < result.rate_spread_before
     # What was saved is what the network computes now, at other sizes too, and what is loaded again.
@@ -132,7 +133,7 @@ def test_what_does_not_change_keeps_its_bytes(tmp_path):
 def test_numbers_in_data_files_and_halves_are_written_with_the_alphas(tmp_path):
     for name, mode, options, how in (
         ("data", "preserve", {}, {"save_as_external_data": True, "location": "numbers", "size_threshold": 0}),
-        ("half", "fp16", {"dtype": np.float16, "raw": False}, {}),
+        ("half", EXACT, {"dtype": np.float16, "raw": False}, {}),
     ):
         (tmp_path / name).mkdir()
         path, out = tmp_path / name / "net.onnx", tmp_path / name / "out.onnx"

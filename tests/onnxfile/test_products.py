@@ -18,6 +18,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.rates import RateProbe
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, info, tensor
 from tests.ops.checks import doubles, evaluate
@@ -174,13 +175,13 @@ def test_moments_are_taken_over_all_other_axes(name, tmp_path):
     ("name", "mode"),
     [
         *((name, "preserve") for name in ALL),
-        *((name, mode) for name in ("alpha and beta", "left", "planes") for mode in ("equalize", "balance", "fp16")),
+        *((name, mode) for name in ("alpha and beta", "left", "planes") for mode in ("equalize", "balance", EXACT)),
     ],
 )
 def test_free_factors_keep_the_function(name, mode, tmp_path):
     form, net, feeds, _ = opened(name, tmp_path)
     before = net.units[0].weight.copy()
-    result = caffeinit.rescale(net, feeds, mode=mode)
+    result = caffeinit.rescale(net, feeds, **options_of(mode))
     assert result.units[0].done not in ("", "kept")
     assert np.abs(net.units[0].weight / before - 1).max() > 0.01
     if mode in ("equalize", "preserve"):
@@ -188,7 +189,7 @@ def test_free_factors_keep_the_function(name, mode, tmp_path):
         np.testing.assert_allclose(stds / stds.mean(), 1, rtol=1e-5)
     net.save(tmp_path / "out.onnx")
     for batch in feeds[:2]:
-        assert_same_function(tmp_path / "0.onnx", tmp_path / "out.onnx", "x", batch["x"], 0 if mode == "fp16" else 1e-5)
+        assert_same_function(tmp_path / "0.onnx", tmp_path / "out.onnx", "x", batch["x"], 0 if mode == EXACT else 1e-5)
 
 
 @pytest.mark.parametrize(
