@@ -18,6 +18,7 @@ from caffeinit.model.units import Unit, Use
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.labels import PINNED
 from caffeinit.scales.links import Use as ArrayUse
+from caffeinit.statistics.moments import Moments
 from caffeinit.storage.mapped import release
 
 
@@ -33,9 +34,21 @@ class Plan:
     system: ScaleSystem
     scales: np.ndarray
 
-    def factors(self, graph: Graph, unit: Unit) -> np.ndarray:
-        """Return the log scale of each output channel of a unit, (O,)."""
-        return np.asarray(self.scales[channel_labels(graph, self.system, unit.uses[0])])
+    def factors(self, graph: Graph, unit: Unit, use: int = 0) -> np.ndarray:
+        """Return the log scale of each channel of what one use of a unit puts out, (O,)."""
+        return np.asarray(self.scales[channel_labels(graph, self.system, unit.uses[use])])
+
+    def moments(self, graph: Graph, unit: Unit, before: Moments) -> Moments:
+        """Return the moments of a unit's outputs as they become.
+
+        Args:
+            before: of all uses; its parts are of one use each.
+        """
+        parts = [
+            part.scaled(np.exp(self.factors(graph, unit, number)), np.zeros(unit.num_channels))
+            for number, part in enumerate(before.parts or [before])
+        ]
+        return Moments.pooled(parts)
 
     def changes(self, graph: Graph, unit: Unit) -> bool:
         """Tell whether a unit's arrays change; they are as before the plan or after it."""
@@ -73,6 +86,28 @@ def channel_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
     axis = use.axis % len(shape)
     first = labels[tuple(slice(None) if i == axis else 0 for i in range(len(shape)))]
     return np.broadcast_to(first, (shape[axis],))
+
+
+def scaled_apart(graph: Graph, system: ScaleSystem, unit: Unit, moments: Moments) -> list[tuple[np.ndarray, Moments]]:
+    """Return labels (C,) of a unit's outputs, and the moments of those uses together whose scales are the same."""
+    parts = moments.parts or [moments]
+    groups = _uses_by_scale(graph, system, unit).values()
+    return [(labels, Moments.pooled([parts[n] for n in numbers])) for labels, numbers in groups]
+
+
+def has_one_scale(graph: Graph, system: ScaleSystem, unit: Unit) -> bool:
+    """Tell whether the outputs of all uses of a unit get the same scales."""
+    return len(_uses_by_scale(graph, system, unit)) == 1
+
+
+def _uses_by_scale(graph: Graph, system: ScaleSystem, unit: Unit) -> dict[bytes, tuple[np.ndarray, list[int]]]:
+    """Return for each scale of its own the labels (C,) of these outputs and the numbers of the uses."""
+    keys = system.fingerprints() if len(unit.uses) > 1 else np.zeros(0)
+    found: dict[bytes, tuple[np.ndarray, list[int]]] = {}
+    for number, use in enumerate(unit.uses):
+        labels = channel_labels(graph, system, use)
+        found.setdefault(keys[labels].tobytes() if len(keys) else b"", (labels, []))[1].append(number)
+    return found
 
 
 def moves(logs: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from caffeinit.apply.plan import Plan, channel_labels
+from caffeinit.apply.plan import Plan, scaled_apart
 from caffeinit.methods.between import FLOOR
 from caffeinit.model.network import Network
 from caffeinit.scales.classes import ScaleSystem
@@ -23,17 +23,17 @@ def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], syste
     """Return the plan that brings free channels to deviation 1.
 
     Args:
-        moments: unit's key -> moments of its output.
+        moments: unit's key -> moments of its outputs, with a part for each use where there are several.
         system: the scales that may change.
     """
     graph = network.graph
     labels, wanted = [], []
     for unit in network.units:
-        found = moments[unit.key]
-        log_std = np.full(unit.num_channels, np.nan)
-        log_std[~found.dead] = -np.log(found.std[~found.dead])
-        labels.append(channel_labels(graph, system, unit.uses[0]))
-        wanted.append(log_std)
+        for channels, found in scaled_apart(graph, system, unit, moments[unit.key]):
+            log_std = np.full(unit.num_channels, np.nan)
+            log_std[~found.dead] = -np.log(found.std[~found.dead])
+            labels.append(channels)
+            wanted.append(log_std)
     flat, targets = np.concatenate(labels), np.concatenate(wanted)
     unknowns = system.unknowns_for(flat, targets)
     while len(low := system.below_floor(unknowns)):

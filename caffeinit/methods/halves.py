@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from caffeinit.apply.plan import Plan, channel_labels
+from caffeinit.apply.plan import Plan, scaled_apart
 from caffeinit.model.network import Network
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.statistics.moments import Moments
@@ -76,12 +76,12 @@ def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSyste
     """Return the unknowns with which the largest values of channels come nearest to WANTED."""
     labels, wanted = [], []
     for unit in network.units:
-        largest = moments[unit.key].largest
-        top = largest.max(initial=0)
-        # What a channel without values would need cannot be known: it goes with the largest of its unit.
-        sizes = np.where(largest > _NEGLIGIBLE * top, np.maximum(largest, top / _APART), top)
-        wanted.append(np.log(WANTED / sizes) if top > 0 else np.full(len(largest), np.nan))
-        labels.append(channel_labels(network.graph, system, unit.uses[0]))
+        for channels, found in scaled_apart(network.graph, system, unit, moments[unit.key]):
+            largest, top = found.largest, found.max_abs
+            # What a channel without values would need cannot be known: it goes with the largest of its unit.
+            sizes = np.where(largest > _NEGLIGIBLE * top, np.maximum(largest, top / _APART), top)
+            wanted.append(np.log(WANTED / sizes) if top > 0 else np.full(len(largest), np.nan))
+            labels.append(channels)
     return system.unknowns_for(np.concatenate(labels), np.concatenate(wanted))
 
 
@@ -150,10 +150,7 @@ class _Extent:
 
 def _extent(network: Network, moments: Mapping[str, Moments], plan: Plan) -> _Extent:
     """Return how far numbers reach with this plan; the arrays are as they were."""
-    values = {
-        unit.name: float((moments[unit.key].largest * np.exp(plan.factors(network.graph, unit))).max(initial=0))
-        for unit in network.units
-    }
+    values = {u.name: plan.moments(network.graph, u, moments[u.key]).max_abs for u in network.units}
     found = _Extent(values, {}, 0, 0)
     logs = plan.system.log_factors(network.graph, plan.scales)
     for name in (n for n in logs if n in network.learned):

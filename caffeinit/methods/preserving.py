@@ -336,9 +336,8 @@ def _grown(run: _Run, before: float, after: float) -> str:
 
 def _report(run: _Run, unit: Unit, plan: Plan) -> UnitReport:
     graph, moments = run.network.graph, run.moments[unit.key]
-    scale = np.exp(plan.factors(graph, unit))
     report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=run.chosen(unit))
-    report.before, report.after = UnitStats.of(moments), UnitStats.of(moments.scaled(scale, np.zeros(len(scale))))
+    report.before, report.after = UnitStats.of(moments), UnitStats.of(plan.moments(graph, unit, moments))
     report.dead = [int(i) for i in np.flatnonzero(moments.dead)]
     if not report.reason:
         _say_done(run, unit, plan, report)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.apply.plan import apply
+from caffeinit.apply.plan import apply, has_one_scale
 from caffeinit.errors import CaffeinitError
 from caffeinit.methods.between import each_has_a_scale, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
@@ -143,8 +143,10 @@ def prepare_training(
         known = done.left.get(unit.key)
         if not report.done and known not in (None, _numbers(network, unit)):
             report.done = "scaled"
-    foretold = found.changed and bent and can_restore(network) and not done.is_off
-    if found.changed and not foretold:  # the function has changed, and nothing made up for that, or not enough
+    # Of a unit whose uses got scales of their own, one factor does not tell the deviations.
+    one_each = all(has_one_scale(network.graph, relaxed.system, unit) for unit in network.units)
+    foretold = found.changed and bent and can_restore(network) and not done.is_off and one_each
+    if (found.changed and not foretold) or not one_each:  # nothing made up for a change of the function, or not enough
         _measure_again(network, batches, reports, found)
     both.end()
     outcome = _outcome(network, probe, reports, done.peak, found)

@@ -139,7 +139,9 @@ def measure_moments(
     see: Callable[[Found], None] = lambda values: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Moments]:
-    """Return the moments of every unit's output, all its uses together, in one forward pass; they may not be finite.
+    """Return the moments of every unit's output in one forward pass; they may not be finite.
+
+    Those of a unit with several uses are pooled of one part for each.
 
     Args:
         see: gets the values named `outputs`, piece by piece; on a device they stay there.
@@ -148,8 +150,7 @@ def measure_moments(
         unit's key -> moments.
     """
     follow, axes = followed_units(network), _axes(network)
-    found = {unit.key: Moments(unit.num_channels) for unit in network.units}
-    makers = {use.output: unit.key for unit in network.units for use in unit.uses}
+    each = {use.output: Moments(unit.num_channels) for unit in network.units for use in unit.uses}
 
     def look(values: Found, pool: Executor | None) -> tuple[dict[str, Sequence[PictureMoments]], Found]:
         moments = {value: picture_moments(values[value], axis, pool) for value, axis in axes.items()}
@@ -158,10 +159,11 @@ def measure_moments(
     done = 0
     for count, (moments, kept) in run_pieces(network, batches, looked_at(network, outputs), look):
         for value in axes:
-            found[makers[value]].fold(moments[value])
+            each[value].fold(moments[value])
         see(kept)
         done += count
         progress(done)
+    found = {unit.key: Moments.pooled([each[use.output] for use in unit.uses]) for unit in network.units}
     for unit in network.units:
         if unit.key in follow:
             found[unit.key] = found[follow[unit.key].key].scaled(*channel_map(unit))

@@ -111,14 +111,28 @@ class Moments:
         mean: (C,) float64.
         squares: (C,) float64, sums of squared deviations from the mean.
         lowest, highest: (C,) float64, least and largest values; NaN where they were not looked at.
+        parts: what was pooled to make this, such as the outputs of each use of one weight; empty where nothing was.
     """
 
     def __init__(self, num_channels: int) -> None:
+        self.parts: tuple[Moments, ...] = ()
         self.count = 0
         self.mean = np.zeros(num_channels)
         self.squares = np.zeros(num_channels)
         self.lowest = np.full(num_channels, math.inf)
         self.highest = np.full(num_channels, -math.inf)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Moments]) -> Moments:
+        """Return the moments of all that these are moments of; one part at least, with as many channels each."""
+        if len(parts) == 1:
+            return parts[0]
+        pool = cls(len(parts[0].mean))
+        for part in parts:
+            pool.merge(part.count, part.mean, part.squares)
+            pool.reach(part.lowest, part.highest)
+        pool.parts = tuple(parts)
+        return pool
 
     @property
     def std(self) -> np.ndarray:
