@@ -66,10 +66,6 @@ class Plan:
         """Tell which output channels of a unit are free, (O,)."""
         return self.system.is_free(channel_labels(graph, self.system, unit.uses[0]))
 
-    def reasons(self, graph: Graph, unit: Unit) -> list[str]:
-        """Return why the other channels are not free."""
-        return self.system.reasons(channel_labels(graph, self.system, unit.uses[0]))
-
     def plus(self, scales: np.ndarray) -> Plan:
         """Return the plan that changes everything by further log scales, of the same labels."""
         return Plan(self.system, self.scales + scales)

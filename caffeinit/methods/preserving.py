@@ -19,7 +19,7 @@ from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.equalize import plan_unit_deviations
 from caffeinit.methods.halves import SMALLEST, exact_system, plan_halves, to_powers_of_two
-from caffeinit.methods.telling import learns, rate_notes
+from caffeinit.methods.telling import holding, learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
 from caffeinit.model.graph import Graph
@@ -32,7 +32,6 @@ from caffeinit.model.units import Unit
 from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.scales.free import explain
 from caffeinit.statistics.forward import kept_values, looked_at, measure_moments, run_pieces
 from caffeinit.statistics.moments import Moments
 from caffeinit.statistics.nonfinite import check_finite
@@ -348,9 +347,7 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     """State what was done to a unit, or why nothing was."""
     graph, word = run.network.graph, "its columns balanced" if run.per_channel_rates else MODES[run.mode]
     free = plan.is_free(graph, unit)
-    why = "; ".join(
-        dict.fromkeys(explain(r, run.network.learned, run.network.place) for r in plan.reasons(graph, unit))
-    )
+    why = holding(run.network, plan.system, unit)
     assert report.after is not None
     alive = report.after.channel_stds[~run.moments[unit.key].dead]
     level = alive[:1] if run.mode == "preserve" else np.ones(1)

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from caffeinit.apply.plan import channel_labels
 from caffeinit.methods.between import ONE_RATE
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.patterns import first_of
 from caffeinit.result import UnitReport
+from caffeinit.scales.classes import ScaleSystem
+from caffeinit.scales.free import explain
 from caffeinit.statistics.rates import RateProbe, UnitRates
 
 # The variation from which on deviations in one unit are told to differ.
@@ -61,21 +64,29 @@ def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates
     return notes
 
 
-def apart_notes(spread: float, rates: Mapping[str, float], rounds: int) -> list[str]:
+def holding(network: Network, system: ScaleSystem, unit: Unit) -> str:
+    """Return why channels of a unit's output have no scale that is free; empty where all have one."""
+    reasons = system.reasons(channel_labels(network.graph, system, unit.uses[0]))
+    return "; ".join(dict.fromkeys(explain(r, network.learned, network.place) for r in reasons))
+
+
+def apart_notes(spread: float, rates: Mapping[str, float], rounds: int, held: Mapping[str, str]) -> list[str]:
     """Return a sentence on rates that could not be made equal.
 
     Args:
         spread: max |log C - mean log C| as it is now.
         rates: of the units by name.
         rounds: how often rates were measured.
+        held: why the output of a unit has no scale that is free, by name, where that is so.
     """
     if not spread > ONE_RATE:
         return []
     tied = "the graph or what is left alone ties them" if rounds == 1 else f"after {rounds} rounds"
+    ends = [f(rates, key=rates.__getitem__) for f in (min, max)]
+    lowest, highest = (f"{n} (its output is held: {held[n]})" if n in held else n for n in ends)
     return [
         f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
-        f"{np.exp(spread):.3g} ({tied}); lowest in {min(rates, key=rates.__getitem__)}, "
-        f"highest in {max(rates, key=rates.__getitem__)}"
+        f"{np.exp(spread):.3g} ({tied}); lowest in {lowest}, highest in {highest}"
     ]
 
 

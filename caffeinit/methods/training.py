@@ -36,6 +36,7 @@ from caffeinit.methods.rounds import ROUNDS, Balanced, approach, iterate
 from caffeinit.methods.telling import (
     apart_notes,
     foretold_notes,
+    holding,
     large_notes,
     learns,
     loose_notes,
@@ -149,7 +150,7 @@ def prepare_training(
     if (found.changed and not foretold) or not one_each:  # nothing made up for a change of the function, or not enough
         _measure_again(network, batches, reports, found)
     both.end()
-    outcome = _outcome(network, probe, reports, done.peak, found)
+    outcome = _outcome(relaxed, reports, done.peak, found)
     outcome.notes += foretold_notes(foretold, work.num_first)
     outcome.notes += loose_notes(done.held if bent or found.changed else None, outcome.spreads)
     outcome.notes += too_far_notes(done.too_far, outcome.spreads)
@@ -325,7 +326,8 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
             found.scales[unit.key] = np.zeros(unit.num_channels)
 
 
-def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
+def _outcome(relaxed: Relaxed, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
+    network, probe = relaxed.network, relaxed.probe
     units = [unit for unit in network.units if learns(unit)]
     spreads = spread_of(found.before, units), spread_of(found.after, units)
     for unit, report in zip(network.units, reports, strict=True):
@@ -336,7 +338,8 @@ def _outcome(network: Network, probe: RateProbe, reports: list[UnitReport], peak
         report.after = _with_rate(report.after, found.after.get(key))
     notes = rate_notes(network, probe, found.after)
     known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}
-    notes += apart_notes(spreads[1], known, found.rounds)
+    held = {u.name: why for u in units if (why := holding(network, relaxed.system, u))}
+    notes += apart_notes(spreads[1], known, found.rounds, held)
     return Outcome(reports, peak, notes, spreads)
 
 

@@ -38,3 +38,16 @@ def test_units_without_a_rate_for_the_same_reason_are_told_in_one_sentence(count
         net.params[f"dead{i}"][0][...] = 0
     notes = [n for n in caffeinit.rescale(net, pictures(), mode="normalize").notes if "no rate" in n]
     assert notes == [f"dead0 has no rate: its weights are all zero{others}"]
+
+
+def test_what_holds_the_units_whose_rates_are_farthest_off_is_told():
+    """Two outputs of 3 and 12 numbers that read one value: no scale of theirs is free, and none of it parts their rates."""
+    build = NetBuilder()
+    below = build.relu(build.conv("data", "conv1", 8))
+    heads = [build.product(below, name, outputs) for name, outputs in (("few", 3), ("many", 12))]
+    net = build.finish(build.graph.op("Concat", *heads, axis=1))
+    net.graph.outputs = heads
+    result = caffeinit.rescale(net, pictures(), mode="normalize")
+    assert result.rate_spread > 0.02
+    (told,) = [n for n in result.notes if "could not be made equal" in n]
+    assert told.endswith('highest in few (its output is held: net output "few")')
