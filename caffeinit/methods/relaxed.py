@@ -13,20 +13,9 @@ import numpy as np
 
 from caffeinit.apply.plan import Plan
 from caffeinit.methods.acceleration import LONG, Accelerated
-from caffeinit.methods.between import (
-    ONE_RATE,
-    RIDGE,
-    Bends,
-    Held,
-    Term,
-    Terms,
-    Within,
-    balance,
-    each_has_a_scale,
-    find_terms,
-    free_groups,
-    scale_system,
-)
+from caffeinit.methods.between import each_has_a_scale, free_groups, scale_system
+from caffeinit.methods.goal import ONE_RATE, RIDGE, Bends, Goal, Held, Within
+from caffeinit.methods.terms import Term, Terms, find_terms
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.scales.bonds import values_below
@@ -257,7 +246,7 @@ class Relaxed:
         terms, bends, _ = prepared
         gone = self._gone if self.has_sums else 0.0  # without, rates follow all scales, and steps are small in the end
         kept_to: list[Bends | Held] = [*bends, *(limit for of in bends for limit in _limits(of)), *asked]
-        return balance(terms, self.system.num_unknowns, kept_to, self._ridge, gone, start, _ROUGHLY, True)
+        return Goal(terms, self.system.num_unknowns, kept_to, self._ridge, gone).best(start, _ROUGHLY, evenly=True)
 
     def _bounded(self, prepared: _Prepared, best: np.ndarray) -> tuple[np.ndarray, list[Held]]:
         """Return the best step within what outputs, and inputs of curves, may be scaled by; and what that asks for."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from caffeinit.apply.plan import channel_labels
-from caffeinit.methods.between import ONE_RATE
+from caffeinit.methods.goal import ONE_RATE
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.patterns import first_of

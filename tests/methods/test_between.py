@@ -2,30 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.interpolate import CubicSpline
 
 import caffeinit
 from caffeinit.apply.plan import Plan, apply
-from caffeinit.methods.acceleration import Accelerated
-from caffeinit.methods.between import (
-    Bends,
-    Term,
-    Terms,
-    Within,
-    balance,
-    find_terms,
-    free_groups,
-    plan_balance,
-    predict,
-    scale_system,
-    spread_of,
-)
+from caffeinit.methods.between import plan_balance, predict, scale_system, spread_of
 from caffeinit.methods.relaxed import Relaxed
 from caffeinit.methods.restoring import Restorer
 from caffeinit.methods.rounds import approach, iterate
 from caffeinit.scales.bonds import Bond, values_below
-from caffeinit.scales.sums import Growth
-from caffeinit.scales.transfer import Curves, Transfers
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.rates import RateProbe
 from tests.conftest import GOLDEN
@@ -67,96 +51,6 @@ def test_scales_move_rates_as_predicted_wherever_they_go(name):
         np.testing.assert_allclose(found.rate, predicted[key].rate, rtol=1e-4)
 
 
-def test_no_scale_per_unit_gives_a_smaller_sum_of_squares():
-    net, batches = NETS["residual"](), pictures()
-    _, plan, rates = solved(net, batches[0])
-    system = plan.system.tied(free_groups(plan.system))
-    terms = find_terms([u for u in net.units if u.kind == "affine"], system, rates)
-
-    def sum_of_squares(unknowns):
-        logs = Terms(terms).log_rates(unknowns)
-        return ((logs - logs.mean()) ** 2).sum()
-
-    best = balance(terms, system.num_unknowns)
-    for unknown in range(system.num_unknowns):
-        for step in (-0.01, 0.01):
-            other = best.copy()
-            other[unknown] += step
-            assert sum_of_squares(best) <= sum_of_squares(other) + 1e-6
-
-
-def test_what_is_farthest_off_counts_most_where_asked():
-    """One unknown moves three of four rates, none of which can be like the fourth."""
-    logs, rows = (5, 4, 4, 9), (1, -1, -1, 0)
-    terms = [
-        Term(str(i), np.array([2.0 * c]), np.zeros(1), np.array([[r]]))
-        for i, (c, r) in enumerate(zip(logs, rows, strict=True))
-    ]
-
-    def largest(unknown):
-        found = Terms(terms).log_rates(unknown)
-        return np.abs(found - found.mean()).max()
-
-    least = min(largest(np.array([x])) for x in np.linspace(-3, 3, 601))
-    assert largest(balance(terms, 1)) > 1.09 * least
-    assert largest(balance(terms, 1, evenly=True)) < 1.04 * least
-
-
-@pytest.mark.parametrize(("most", "found"), [(0.2, 0.2), (3.0, 0.5), (np.inf, 0.5)])
-def test_a_scale_goes_to_its_end_and_no_further(most, found):
-    """Two rates that would be one at a half."""
-    terms = [Term(n, np.array([2.0 * log]), np.zeros(1), np.array([[log]])) for n, log in (("a", 1.0), ("b", 0.0))]
-    assert balance(terms, 1, [Within(np.eye(1), np.array([most]))]) == pytest.approx(found, abs=1e-3)
-
-
-class Wave:
-    """Keeps the second unknown on a sine of the first, with more waves than a step can follow."""
-
-    def __init__(self):
-        self.asked = 0
-
-    def gap(self, unknowns):
-        self.asked += 1
-        return unknowns[1:2] - np.sin(20 * unknowns[:1])
-
-    def gradient(self, unknowns):
-        slopes = np.zeros(len(unknowns))
-        slopes[:2] = -20 * np.cos(20 * unknowns[0]), 1
-        return slopes[None]
-
-
-def test_a_winding_curve_is_not_followed_for_ever():
-    # The ridge draws the first unknown far along the curve; each step gets a small piece of the way.
-    terms = [Term(name, np.zeros(1), np.zeros(1), np.zeros((1, 50))) for name in "ab"]
-    wave = Wave()
-    found = balance(terms, 50, [wave], gone=np.where(np.arange(50) == 0, -1000.0, 0.0))
-    assert wave.asked <= 210  # 5000 if scipy's own limit ended it
-    assert abs(wave.gap(found)) < 1e-3
-
-
-def test_the_derivatives_of_a_rate_are_its_differences():
-    net, batches = NETS["inception"](), pictures()
-    _, plan, rates = solved(net, batches[0])
-    system = plan.system.tied(free_groups(plan.system))
-    x = np.random.default_rng(0).normal(0, 0.5, system.num_unknowns)
-    terms = Terms(find_terms(net.units, system, rates))
-    for unknown in range(system.num_unknowns):
-        step = np.eye(system.num_unknowns)[unknown] * 1e-5
-        difference = (terms.log_rates(x + step) - terms.log_rates(x - step)) / 2e-5
-        np.testing.assert_allclose(terms.gradients(x)[:, unknown], difference, atol=1e-6)
-
-
-def test_rates_of_units_together_are_those_of_each():
-    net, batches = NETS["inception"](), pictures()
-    _, plan, rates = solved(net, batches[0])
-    system = plan.system.tied(free_groups(plan.system))
-    terms = find_terms(net.units, system, rates)
-    for x in np.random.default_rng(0).normal(0, 0.5, (3, system.num_unknowns)):
-        for term, log in zip(terms, Terms(terms).log_rates(x), strict=True):
-            squares = np.exp(term.diffs - 2 * term.rows @ x).sum(), np.exp(term.weights + 2 * term.rows @ x).sum()
-            assert log == pytest.approx(np.log(squares[0] / squares[1]) / 2, abs=1e-12)
-
-
 LAW_NETS = sorted(p.stem for p in (GOLDEN / "layers").glob("net_*.prototxt"))
 
 
@@ -171,26 +65,6 @@ def test_init_leaves_one_rate_on_the_batch_it_was_solved_on(name):
     measured = spread_of(RateProbe(net, [batch]).measure(), units)
     assert measured <= 0.02
     assert measured == pytest.approx(result.rate_spread, abs=1e-3)
-
-
-def test_the_derivatives_of_a_rate_below_a_curve_are_its_differences():
-    scales = np.linspace(-12, 12, 25)
-    both = np.stack([scales, 0.7 * scales], axis=-1)
-    curves = (Curves(CubicSpline(scales, f), np.array([0.4, -0.3])) for f in (np.sin(both), np.cos(0.5 * both)))
-    bends = Bends(
-        np.array([[0.7, -0.2], [0.1, 0.5]]),
-        np.array([[0.0, 1.0], [1.0, 0.3]]),
-        Transfers(*curves, np.zeros(2, bool), np.full(2, np.inf)),
-    )
-    grows = [Growth(bends, layers) for layers in ([0], [0, 1])]
-    term = Term("unit", np.array([0.1, -0.4]), np.array([0.3, 0.2]), np.array([[1.0, 0], [0, -1.0]]), grows)
-    terms = Terms([term])
-    x = np.array([0.35, -0.8])
-    for step in 1e-5 * np.eye(2):
-        difference = (terms.log_rates(x + step) - terms.log_rates(x - step)) / 2e-5
-        assert terms.gradients(x) @ step == pytest.approx(1e-5 * difference, abs=1e-10)
-        gaps = (bends.gap(x + step) - bends.gap(x - step)) / 2e-5
-        np.testing.assert_allclose(bends.gradient(x) @ step, 1e-5 * gaps, atol=1e-10)
 
 
 def test_only_what_has_no_other_way_to_the_heads_values_below_a_layer():
@@ -263,39 +137,6 @@ def test_an_approach_that_no_number_can_take_ends_where_it_was():
     assert all(np.isfinite(u.weight).all() for u in units)
     first = units[0].initializers[0]
     assert given[first].max() == pytest.approx(np.log(np.abs(units[0].weight).max()) - before[first], abs=1e-4)
-
-
-def test_acceleration_solves_a_linear_fixed_point_in_as_many_steps_as_it_has_dimensions():
-    rng = np.random.default_rng(0)
-    matrix = rng.normal(0, 0.1, (3, 3)) + np.diag([1.3, 0.9, 0.5])
-    goal = np.array([0.05, -0.1, 0.02])
-    accelerated, point = Accelerated(), np.zeros(3)
-    for _ in range(6):
-        point = accelerated.next(point, matrix @ (goal - point))
-    np.testing.assert_allclose(point, goal, atol=1e-9)
-
-
-@pytest.mark.parametrize("slope", [0.7, 1.0, 1.8, 2.5, 4.0])
-def test_long_steps_that_lead_too_far_are_shortened(slope):
-    # At 2 steps of their full length go to and fro for ever, above it they grow.
-    accelerated, point, goal = Accelerated(), np.zeros(2), np.array([30.0, -8.0])
-    for _ in range(12):
-        point = accelerated.next(point, slope * (goal - point))
-    np.testing.assert_allclose(point, goal, atol=1e-6)
-
-
-def test_acceleration_does_not_follow_noise_far_away():
-    accelerated, start, step = Accelerated(), np.array([0.1, 0.2]), np.array([0.03, 0.0])
-    second = accelerated.next(start, step)
-    noisy = step * (1 - 1e-4)  # the step has hardly changed: on a line through both, the end is 300 away
-    third = accelerated.next(second, noisy)
-    np.testing.assert_array_equal(third, second + noisy)
-    # What misled is forgotten: the next two points on a true line lead to its end.
-    goal = third + np.array([0.02, 0.01])
-    point = accelerated.next(third, 0.5 * (goal - third))
-    for _ in range(3):
-        point = accelerated.next(point, 0.5 * (goal - point))
-    np.testing.assert_allclose(point, goal, atol=1e-9)
 
 
 def test_what_is_reported_after_the_function_has_changed_is_what_units_put_out():

@@ -5,9 +5,9 @@ import pytest
 
 import caffeinit
 from caffeinit.apply.plan import Plan, apply
-from caffeinit.methods.between import Terms
 from caffeinit.methods.relaxed import Relaxed
 from caffeinit.methods.restoring import find_restorer
+from caffeinit.methods.terms import Terms
 from caffeinit.scales.mixtures import Mixtures, Part
 from caffeinit.statistics.rates import RateProbe
 
