@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -12,6 +13,9 @@ from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, constant_of, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
+
+if TYPE_CHECKING:
+    from caffeinit.scales.walk import Scales
 
 
 @op_rule("BatchNormalization")
@@ -57,6 +61,11 @@ class BatchNormalization(OpRule):
         return [dx, d_scale, d_bias, d_mean, d_variance]
 
 
+def _last_axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
+    rank = len(graph.shape(node.input[0]))
+    return list(range(attribute(node, "axis", -1) % rank, rank))
+
+
 def _mean(graph: Graph, value: str, axes: Sequence[int]) -> str:
     return reduced(graph, "ReduceMean", value, axes)
 
@@ -79,6 +88,10 @@ def _standardised_gradient(graph: Graph, normal: str, inverse: str, diff: str, a
 @op_rule("InstanceNormalization")
 class InstanceNormalization(OpRule):
     """y = x standardised over places, image by image, times a scale per channel, plus a bias."""
+
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """Each channel's deviation takes up its own scale."""
+        scales.standardise(node, range(2, len(scales.graph.shape(node.input[0]))))
 
     def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int | None:
         """Channels are on the second axis. Ones and zeros stand for none, as where it is over groups, in the file."""
@@ -104,6 +117,10 @@ class InstanceNormalization(OpRule):
 class GroupNormalization(OpRule):
     """y = x standardised over each group of channels, times a scale, plus a bias: per group up to opset 20, then per
     channel."""
+
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """The deviation of a group takes up the scale that its channels share."""
+        scales.standardise(node, range(2, len(scales.graph.shape(node.input[0]))), attribute(node, "num_groups"))
 
     def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int | None:
         """Channels are on the second axis; up to opset 20 there is a factor for each group."""
@@ -133,6 +150,10 @@ class GroupNormalization(OpRule):
 class LayerNormalization(OpRule):
     """y = x standardised over its last axes, times a scale, plus a bias."""
 
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """The deviation takes up the scale that all along these axes share."""
+        scales.standardise(node, _last_axes(node, scales.graph))
+
     def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int:
         """Channels are on the last axis."""
         return 0
@@ -144,9 +165,7 @@ class LayerNormalization(OpRule):
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale and bias."""
         x, scale = node.input[:2]
-        rank = len(graph.shape(x))
-        axes = list(range(attribute(node, "axis", -1) % rank, rank))
-        dy = single(dys)
+        axes, dy = _last_axes(node, graph), single(dys)
         normal, inverse = _standardised(graph, x, axes, float(attribute(node, "epsilon", 1e-5)))
         dx = _standardised_gradient(graph, normal, inverse, graph.op("Mul", dy, scale), axes)
         diffs: list[str | None] = [dx, unbroadcast(graph, graph.op("Mul", dy, normal), scale)]
@@ -159,6 +178,10 @@ class LayerNormalization(OpRule):
 class RMSNormalization(OpRule):
     """y = x / root of (mean of x * x + epsilon) over its last axes, times a scale."""
 
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """The root takes up the scale that all along these axes share."""
+        scales.standardise(node, _last_axes(node, scales.graph))
+
     def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int:
         """Channels are on the last axis."""
         return 0
@@ -170,9 +193,7 @@ class RMSNormalization(OpRule):
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x and scale."""
         x, scale = node.input
-        rank = len(graph.shape(x))
-        axes = list(range(attribute(node, "axis", -1) % rank, rank))
-        dy = single(dys)
+        axes, dy = _last_axes(node, graph), single(dys)
         power = graph.op("Add", _mean(graph, graph.op("Mul", x, x), axes), float(attribute(node, "epsilon", 1e-5)))
         inverse = graph.op("Reciprocal", graph.op("Sqrt", power))
         normal, diff = graph.op("Mul", x, inverse), graph.op("Mul", dy, scale)
@@ -184,6 +205,10 @@ class RMSNormalization(OpRule):
 @op_rule("MeanVarianceNormalization")
 class MeanVarianceNormalization(OpRule):
     """y = (x - mean) / (deviation + 1e-9) over axes."""
+
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """The deviation takes up the scale that all along these axes share."""
+        scales.standardise(node, attribute(node, "axes", [0, 2, 3]))
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Where the first axis is among them."""

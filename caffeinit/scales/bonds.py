@@ -17,6 +17,7 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.netnumbers import number_behind
 from caffeinit.scales.activations import find_activations
 from caffeinit.scales.labels import PINNED
+from caffeinit.scales.standardised import find_standardised
 
 if TYPE_CHECKING:
     from caffeinit.scales.walk import Scales
@@ -46,17 +47,21 @@ class Passed:
     Attributes:
         bottom: what it reads.
         number: the number of the net that makes up for its input's scale; None where its output follows by a curve.
+        axes: over which what it reads is standardised, so that its output follows in no way; None where it is not.
         is_elementwise: as of its bond.
     """
 
     bottom: str
     number: str | None = None
     is_elementwise: bool = False
+    axes: tuple[int, ...] | None = None
 
 
 def passed_layers(graph: Graph, relaxed: bool, rewritten: bool, bending: bool) -> dict[str, Passed]:
     """Return the outputs of layers that are passed as a whole -> how; `bending`: activations, too."""
     found = {top: Passed(x, None, True) for top, x in find_activations(graph).items()} if relaxed and bending else {}
+    if relaxed:
+        found |= {top: Passed(own.bottom, axes=own.axes) for top, own in find_standardised(graph).items()}
     for top, bottom in graph.nearly_homogeneous.items():
         number = number_behind(graph, top) if rewritten else None
         if relaxed or number:
@@ -80,6 +85,10 @@ def pass_layer(scales: Scales, top: str, passed: Passed) -> None:
     """State the labels of a layer's output, once its input's are known."""
     graph, constraints = scales.graph, scales.constraints
     below, number, ones = passed.bottom, passed.number, (1,) * len(graph.shape(top))
+    if passed.axes is not None:
+        constraints.collapse(scales.of(below), passed.axes)
+        scales.forget(top)
+        return
     joined = constraints.collapse(scales.of(below), range(len(graph.shape(below))))
     if number is None and joined.max() <= PINNED:  # nothing learned is below
         scales.put(top, np.full(ones, PINNED))

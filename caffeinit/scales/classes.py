@@ -40,6 +40,8 @@ class ScaleSystem:
         unknown_operators: operators without a rule, which are barriers.
         bonds: layers whose output's scale follows their input's by a curve; in relaxed systems only.
         sums: value -> the terms of which it is the sum and that have scales of their own; in relaxed systems only.
+        standardised: values that have lost their input's scale in being made, to a deviation that is none of the net's
+            numbers; in relaxed systems only.
     """
 
     labels: dict[str, Labels]
@@ -50,6 +52,7 @@ class ScaleSystem:
     unknown_operators: list[str] = field(default_factory=list)
     bonds: list[Bond] = field(default_factory=list)
     sums: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    standardised: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.solution = solve(self.constraints)
@@ -237,8 +240,16 @@ def find_scales(
             scales.constraints.pin(scales.values[name], reason)
     scales.close()
     uses = scales.first_uses()
-    unknown, bonds, sums = scales.unknown_operators, scales.bonds, scales.sums
-    return ScaleSystem(scales.values, scales.links, uses, scales.constraints, unknown, bonds, sums)
+    return ScaleSystem(
+        scales.values,
+        scales.links,
+        uses,
+        scales.constraints,
+        scales.unknown_operators,
+        scales.bonds,
+        scales.sums,
+        scales.standardised,
+    )
 
 
 def _nodes_above(graph: Graph, values: Collection[str], learned: Collection[str]) -> set[int]:

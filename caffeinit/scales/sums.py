@@ -73,6 +73,7 @@ class Sums:
         """
         self._network, self._heads, self._restored = network, heads, restored
         self._known_labels, self._sums, self._rows = system.labels, system.sums, system.solution.matrix
+        self._standardised = system.standardised
         self.mixtures = Mixtures(system.num_unknowns)
         self._zero = np.zeros(system.num_unknowns)
         self._keys = system.fingerprints()
@@ -114,7 +115,11 @@ class Sums:
         moving = [i for i in dict.fromkeys(node.input) if i in known or i in self._known_labels]
         inputs = {i: known.get(i, _NONE) for i in moving}
         for output in node.output:
-            if output in self._ends or not (known.keys() & inputs or output in self._sums):
+            if (
+                output in self._ends
+                or output in self._standardised
+                or not (known.keys() & inputs or output in self._sums)
+            ):
                 continue
             if output in self._sums:
                 found = self._summed(output, kind, known)
@@ -175,6 +180,9 @@ class Sums:
                 plus = labels
                 minus = above if above.shape == labels.shape else above.reshape(-1)[:1].reshape(minus.shape)
                 functions = [(diffs[total] if above.shape == labels.shape else np.full(minus.shape, mixed), 1.0)]
+            if total in self._standardised:
+                # It is divided by what it reads: by how much that is larger than its scale says, so much less comes back.
+                functions.append((np.full(minus.shape, self._of("value", self._values, value)), -1.0))
             if (value, node.output[0]) in self._starts:
                 # Weights that make up for how far an input deviates pass less on of what comes back.
                 deviation = self._of("deviation", self._deviations, value, node.output[0])

@@ -59,6 +59,7 @@ class Scales:
         self.links: list[Link] = []
         self.bonds: list[Bond] = []
         self.sums: dict[str, tuple[str, ...]] = {}
+        self.standardised: set[str] = set()
         self.unknown_operators: list[str] = []
         self._uses: dict[str, list[tuple[int, Use]]] = {}
         self._variances: dict[str, list[float]] = {}  # array -> epsilon of each norm that has it as its variance
@@ -135,6 +136,28 @@ class Scales:
         self.sums[node.output[0]] = values
         arrays = same_rank([self.of(v) for v in values])
         return self.constraints.combine(*((1 / len(values), a) for a in arrays))
+
+    def standardise(self, node: onnx.NodeProto, axes: Iterable[int], groups: int = 0) -> None:
+        """State that a node divides what it reads by its deviation over axes, which takes up any scale that they share.
+
+        But for the epsilon beside the variance: only relaxed, when the function need not be kept, is the input free.
+
+        Args:
+            groups: into so many the second axis is cut, whose parts are standardised each by itself; 0 leaves it whole.
+        """
+        x, *others = node.input
+        if not self.relaxed or any(map(self.is_moving, others)) or any(node.output[1:]):
+            self.barrier(node)
+            return
+        self.constraints.collapse(self.of(x), axes)
+        if groups:
+            self.constraints.collapse(np.moveaxis(self.full(x, [1]), 1, -1).reshape(groups, -1), [1])
+        self.forget(node.output[0])
+
+    def forget(self, value: str) -> None:
+        """State that a value has lost the scale of what it was made from, to a deviation that is no number of the net."""
+        self.hold(value)
+        self.standardised.add(value)
 
     def combine(self, *terms: tuple[float, str]) -> Labels:
         """Return the labels of a product of powers of values."""
