@@ -93,6 +93,11 @@ class Relaxed:
         self.too_far: float | None = None
         # Activations bend scales, and what bends is found on some pictures: not where scales that keep the function do.
         self._bending = not each_has_a_scale(network, self.units, chosen, probe.heads)
+        # Where ways through the net come together, in sums or as gates, or part, the rates may follow the outputs' size.
+        moving = network.graph.moving_values()
+        self._may_tie_outputs = len(probe.heads) > 1 or any(
+            len(moving.intersection(node.input)) > 1 for node in network.graph.ancestors(probe.heads)
+        )
         self._look_at(scale_system(network, chosen, probe.heads, relaxed=True, bending=self._bending))
 
     def _look_at(self, system: ScaleSystem) -> None:
@@ -203,8 +208,7 @@ class Relaxed:
             What holds then, and the unknowns of the best step.
         """
         found = self._solve(prepared)
-        ties_outputs = self.has_sums or len(self.probe.heads) > 1
-        if not ties_outputs or self.held is not None or self._given_back or (self._steps and not is_early):
+        if not self._may_tie_outputs or self.held is not None or self._given_back or (self._steps and not is_early):
             return prepared, found
         held = _spread_at(prepared[0], found)
         is_first = self.has_sums and not self._steps

@@ -90,9 +90,9 @@ def test_a_deviation_that_something_else_reads_keeps_its_scale():
 
 
 @pytest.mark.parametrize(
-    ("name", "opset"), [(name, opset) for name in ("vit",) for opset in MODELS[name][1]]
+    ("name", "opset"), [(name, opset) for name in ("vit", "squeeze_excite") for opset in MODELS[name][1]]
 )
-def test_nets_with_attention_get_one_rate(name, opset, tmp_path):
+def test_nets_with_attention_and_gates_get_one_rate(name, opset, tmp_path):
     onnx.save(MODELS[name][0](opset), tmp_path / "net.onnx")
     net = caffeinit.load(tmp_path / "net.onnx")
     batch = {"input": np.random.default_rng(1).standard_normal((16, *SHAPE)).astype(np.float32)}
