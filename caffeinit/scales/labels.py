@@ -21,7 +21,7 @@ from caffeinit.model.graph import Shape
 PINNED = 0
 ZEROS = -1
 Labels = np.ndarray
-_LONG = 1000  # rows of a relation, from which on they are compared before each is looked at by itself
+_LONG = 100  # rows of a relation, from which on they are compared before each is looked at by itself
 
 
 @dataclass
