@@ -33,33 +33,13 @@ from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
 from caffeinit.model.opsets import raised
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
+from caffeinit.onnxfile.plain import Plain
 from caffeinit.onnxfile.shapes import is_one_picture
 
 # Operators whose later versions take the same settings and do something else.
 _OTHER_MEANING = ("Softmax", "LogSoftmax", "Hardmax", "Resize", "BatchNormalization", "Dropout")
 NOT_TENSORS = "takes no tensor of numbers"
 _CHOOSING = ("Compress", "NonMaxSuppression", "NonZero", "Unique")  # put out as many entries as the data choose
-
-
-@dataclass
-class Plain:
-    """A model made ready for computing: functions inlined, constants taken out, single precision.
-
-    Attributes:
-        graph: nodes, inputs and outputs.
-        versions: of the operator sets.
-        arrays: initializers and constants.
-    """
-
-    where: str
-    graph: onnx.GraphProto
-    versions: dict[str, int]
-    arrays: dict[str, np.ndarray]
-
-    @property
-    def inputs(self) -> list[onnx.ValueInfoProto]:
-        """What has to be fed: inputs without a default."""
-        return [v for v in self.graph.input if v.name not in self.arrays]
 
 
 @dataclass

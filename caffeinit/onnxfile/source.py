@@ -8,31 +8,25 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 import numpy as np
-import onnx
-import onnx.inliner
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError, FormatError, WeightsError
 from caffeinit.images import Preprocessing
-from caffeinit.model.folding import constant_node
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.netnumbers import NetNumber
 from caffeinit.model.network import Network, Params
-from caffeinit.model.nodes import check_made_once, check_outputs, operator_of
-from caffeinit.model.opsets import check_opset
+from caffeinit.model.nodes import operator_of
 from caffeinit.model.units import Learned
-from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.batch import declares_batch, free_batch
-from caffeinit.onnxfile.build import Built, Plain, build_graph
-from caffeinit.onnxfile.container import MOST_NODES, Container, open_onnx
+from caffeinit.onnxfile.build import Built, build_graph
+from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.endings import endings_apart
 from caffeinit.onnxfile.gains import gains_after
 from caffeinit.onnxfile.learning import find_learned, idle_units, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
-from caffeinit.onnxfile.shapes import check_declared, declared_shape, input_shapes, is_channels_last
-from caffeinit.onnxfile.single import to_single, types_to_change
+from caffeinit.onnxfile.plain import Plain, read_plain
+from caffeinit.onnxfile.shapes import declared_shape, input_shapes, is_channels_last
 from caffeinit.onnxfile.spelt import find_spelt
-from caffeinit.onnxfile.tensors import Tensor
 from caffeinit.ops import find_rule
 
 Path = str | PathLike[str]
@@ -111,7 +105,7 @@ class OnnxSource:
 def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: bool = False) -> Network:
     """Load an ONNX model as a Network; see `caffeinit.load`."""
     file = open_onnx(path)
-    plain = _plain(file)
+    plain = read_plain(file)
     shapes = input_shapes(plain.inputs, given or {}, str(path))
     try:
         graph, built, computed = _graph(plain, shapes)
@@ -143,66 +137,6 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
 
 def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-
-def _plain(file: Container) -> Plain:
-    """Return the model made ready for computing."""
-    where, model = str(file.path), file.model
-    versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-    if not versions and model.ir_version < 3:
-        versions[""] = 1
-    if "" not in versions:
-        raise FormatError(f"{where}: states no version of ONNX's operators (opset_import); it is damaged")
-    check_opset(versions[""], where)
-    newest = onnx.defs.onnx_opset_version()
-    if versions[""] > newest:
-        raise FormatError(
-            f"{where}: is of opset {versions['']}, and the newest that onnx {onnx.__version__} knows is {newest}"
-        )
-    if model.functions:
-        model = _inlined(model, where)
-        versions |= {o.domain: o.version for o in model.opset_import if o.domain not in ("", "ai.onnx")}
-    check_made_once(model.graph, [*file.initializers, *file.sparse], where)
-    check_outputs(model.graph, [*file.initializers, *file.sparse], where)
-    check_declared(model.graph.input, file.stored, where)
-    graph = onnx.GraphProto()
-    graph.CopyFrom(model.graph)
-    types = types_to_change(graph)
-    arrays: dict[str, np.ndarray] = {}
-    keeps_doubles = TensorProto.DOUBLE not in types
-    for name, tensor in file.tensors.items():
-        arrays[name] = _numbers(tensor, keeps_doubles)
-    for name, sparse in file.sparse.items():
-        arrays[name] = sparse.filled(_numbers(sparse.values, keeps_doubles))
-    to_single(graph, types)
-    for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] not in arrays:
-            try:
-                array = constant_node(node)
-            except (TypeError, ValueError, KeyError) as error:
-                raise FormatError(f'{where}: the Constant "{node.output[0]}" cannot be read: {error}') from None
-            if array is not None:
-                arrays[node.output[0]] = np.array(array)
-    kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in arrays)]
-    del graph.node[:]
-    graph.node.extend(kept)
-    return Plain(where, graph, versions, arrays)
-
-
-def _numbers(tensor: Tensor, keeps_doubles: bool) -> np.ndarray:
-    """Return a tensor's numbers as the graph computes with them."""
-    return tensor.exact() if keeps_doubles and tensor.elem_type == TensorProto.DOUBLE else tensor.array()
-
-
-def _inlined(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    if (size := calls.inlined_size(model)) > MOST_NODES:
-        raise FormatError(
-            f"{where}: its functions call each other until they are {size} nodes, more than any real net has"
-        )
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except Exception as error:  # the inliner raises whatever its C++ does
-        raise FormatError(f"{where}: its functions cannot be put in place of their calls: {error}") from None
 
 
 def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dict[str, Learned]]:
