@@ -44,9 +44,10 @@ _CHOOSING = ("Compress", "NonMaxSuppression", "NonZero", "Unique")  # put out as
 
 @dataclass
 class Built:
-    """A graph, what could not be taken into it, and which nodes no output depends on."""
+    """A graph, what it was built from and could not be taken into it, and which nodes no output depends on."""
 
     graph: Graph
+    plain: Plain
     skipped: list[Skipped] = field(default_factory=list)
     idle: list[onnx.NodeProto] = field(default_factory=list)
 
@@ -118,7 +119,7 @@ class _Builder:
             raise CaffeinitError(f"{self.plain.where}: shapes in it do not go together: {_line(error)}") from None
         settle_types(graph, self.plain.where)
         graph.outputs = self._outputs(graph)
-        return Built(graph, self.skipped, self.idle)
+        return Built(graph, self.plain, self.skipped, self.idle)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         kind = value.type.tensor_type.elem_type

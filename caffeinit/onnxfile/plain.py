@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -28,12 +28,16 @@ class Plain:
         graph: nodes, inputs and outputs.
         versions: of the operator sets.
         arrays: initializers and constants.
+        inside: those of them that stand inside a node, once it is laid open -> why they stay.
+        notes: what holds for some inputs only.
     """
 
     where: str
     graph: onnx.GraphProto
     versions: dict[str, int]
     arrays: dict[str, np.ndarray]
+    inside: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:

@@ -18,6 +18,7 @@ from caffeinit.model.network import Network, Params
 from caffeinit.model.nodes import operator_of
 from caffeinit.model.units import Learned
 from caffeinit.onnxfile.batch import declares_batch, free_batch
+from caffeinit.onnxfile.bodies import laid_open
 from caffeinit.onnxfile.build import Built, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.endings import endings_apart
@@ -119,7 +120,7 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
     is_ours = file.model.producer_name == "caffeinit"
     changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
-    learned = find_learned(graph, changeable, _held(file, plain.arrays), computed)
+    learned = find_learned(graph, changeable, _held(file, built.plain), computed)
     source = OnnxSource(file, plain, {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items()})
     network = Network(
         graph=graph,
@@ -131,7 +132,7 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         skipped=built.skipped,
     )
     network.skipped += [*not_units(graph, network.units), *idle_units(built.idle)]
-    network.notes += _notes(graph, declares_batch(plain.inputs))
+    network.notes += built.plain.notes + _notes(graph, declares_batch(plain.inputs))
     return network
 
 
@@ -141,7 +142,7 @@ def _checksum(array: np.ndarray) -> int:
 
 def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dict[str, Learned]]:
     """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
-    built = build_graph(plain, shapes)
+    built = build_graph(laid_open(plain, shapes), shapes)
     graph = free_batch(built.graph, declares_batch(plain.inputs), plain.where)
     graph, without_gain = gains_after(endings_apart(graph))
     graph, computed = work_out(graph)
@@ -156,10 +157,11 @@ def _blobs(graph: Graph) -> list[str]:
     return [o for o in made if graph.elem_type(o) == TensorProto.FLOAT]
 
 
-def _held(file: Container, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _held(file: Container, plain: Plain) -> dict[str, str]:
     """Return array -> why it has to stay as it is."""
     model = file.model
-    held = {name: "stands in a function of the model, or in no tensor" for name in arrays if name not in file.tensors}
+    lacking = [name for name in plain.arrays if name not in file.tensors]
+    held = dict.fromkeys(lacking, "stands in a function of the model, or in no tensor") | plain.inside
     for name, tensor in file.tensors.items():
         if tensor.elem_type == TensorProto.BFLOAT16:
             held[name] = "is stored as bfloat16, of which no numbers are changed"
