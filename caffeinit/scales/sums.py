@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit, Use
@@ -113,7 +114,8 @@ class Sums:
     def _pass_up(self, node: onnx.NodeProto, kind: str, known: dict[str, _Numbers]) -> None:
         """Go up one node, for energies of one kind."""
         moving = [i for i in dict.fromkeys(node.input) if i in known or i in self._known_labels]
-        inputs = {i: known.get(i, _NONE) for i in moving}
+        # Conditions and places have no energy.
+        inputs = {i: known.get(i, _NONE) for i in moving if self._network.graph.elem_type(i) == TensorProto.FLOAT}
         for output in node.output:
             if (
                 output in self._ends

@@ -355,3 +355,20 @@ def test_layers_that_first_read_a_stored_guess_keep_the_function(mode, tmp_path)
     net.save(out)
     if mode != "normalize":
         assert_same_function(path, out, "x", batch(2))
+
+
+@pytest.mark.parametrize("job", [caffeinit.init, caffeinit.rescale])
+def test_choices_by_what_a_sum_makes_go_with_sums_whose_terms_are_scaled_apart(job, tmp_path):
+    """The condition follows from another sum than what is chosen, and is no number that has an energy."""
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1")
+    first = b.op("Add", x, b.conv(x, "conv2", 5, 5), out="first")
+    second = b.op("Add", first, b.conv(first, "conv3", 5, 5), out="second")
+    b.initializers.append(tensor("zero", np.float32(0)))
+    flag = b.op("Less", first, "zero", out="flag")
+    x = b.op("Where", flag, b.op("Neg", second, out="minus"), second, out="chosen")
+    b.conv(b.op("Relu", x, out="r2"), "conv4", 5, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    told = job(net, batch(8), **({} if job is caffeinit.init else {"mode": "normalize"}))
+    assert told.rate_spread < 0.05
+    assert caffeinit.measure(net, batch(8)).rate_spread == pytest.approx(told.rate_spread, rel=1e-3)
