@@ -80,6 +80,8 @@ def _fold(graph: Graph, node: onnx.NodeProto, anew: dict[str, np.ndarray | None]
         if node.op_type in ("Shape", "Size"):
             return _shape(graph, node)
         sizes = graph.shape(node.output[0])
+        if node.op_type == "CastLike":  # of what it is like, only the type counts
+            node = helper.make_node("Cast", node.input[:1], node.output, to=graph.elem_type(node.input[1]))
     except KeyError:
         return None
     if node.op_type not in _ARITHMETIC or -1 in sizes or int(np.prod(sizes)) > LARGEST:

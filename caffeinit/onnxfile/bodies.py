@@ -10,7 +10,7 @@ Only what is computed with changes; the file keeps its nodes. What stands inside
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -95,12 +95,35 @@ class _Opener:
 
     def _put(self, node: onnx.NodeProto) -> None:
         """Append a node, or what stands in its place."""
-        body = self._branch(node) if node.op_type == "If" else self._body(node)
-        if body is None:
-            self.nodes.append(node)
-            for graph in (*self.graphs, self.larger):
-                graph.append(node)
-            return
+        if (branch := self._branch(node)) is not None:
+            self._put_inside(node, branch)
+        elif (body := self._body(node)) is None or not self._put_same(node, body):
+            self._append(node)
+
+    def _append(self, node: onnx.NodeProto) -> None:
+        self.nodes.append(node)
+        for graph in (*self.graphs, self.larger):
+            graph.append(node)
+
+    def _take_back(self, begun: int) -> None:
+        """Take back what was appended once there were so many nodes."""
+        del self.nodes[begun:]
+        for graph in (*self.graphs, self.larger):
+            graph.drop(begun)
+
+    def _put_same(self, node: onnx.NodeProto, body: onnx.GraphProto) -> bool:
+        """Append a body, if what it makes has the types that the node states; not all bodies do with a single picture."""
+        begun = len(self.nodes)
+        self._append(node)
+        stated = [_types(graph, node.output) for graph in self.graphs]
+        self._take_back(begun)
+        self._put_inside(node, body)
+        if stated == [_types(graph, node.output) for graph in self.graphs]:
+            return True
+        self._take_back(begun)
+        return False
+
+    def _put_inside(self, node: onnx.NodeProto, body: onnx.GraphProto) -> None:
         for inner in self._inlined(node, body):
             self._put(inner)
 
@@ -108,7 +131,9 @@ class _Opener:
 
     def _branch(self, node: onnx.NodeProto) -> onnx.GraphProto | None:
         """Return the branch that an If always takes; None where that cannot be told."""
-        if node.domain not in ("", "ai.onnx") or len(node.input) != 1 or not self._is_of_shapes(node.input[0]):
+        if node.op_type != "If" or node.domain not in ("", "ai.onnx") or len(node.input) != 1:
+            return None
+        if not self._is_of_shapes(node.input[0]):
             return None
         found = {self._truth(graph, node.input[0]) for graph in self.graphs}
         truth = found.pop() if len(found) == 1 else None
@@ -153,16 +178,17 @@ class _Opener:
         graph = self.graphs[0]
         if not _has_body(node, self.opset):
             return None
-        try:
-            reads = [(i, graph.elem_type(i), len(graph.shape(i))) for i in dict.fromkeys(node.input) if i]
-        except (CaffeinitError, InferenceError, ValidationError, KeyError):
+        names = [name for name in dict.fromkeys(node.input) if name]
+        types = _types(graph, names)
+        if types is None:
             return None
-        inputs = [helper.make_tensor_value_info(name, kind, [None] * rank) for name, kind, rank in reads]
+        inputs = [helper.make_tensor_value_info(n, k, [None] * len(s)) for n, (k, s) in zip(names, types, strict=True)]
         outputs = [onnx.ValueInfoProto(name=o) for o in node.output if o]
         alone = helper.make_graph([node], "body", inputs, outputs)
         model = helper.make_model(alone, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR_VERSION)
         try:
-            found = onnx.inliner.inline_selected_functions(model, [("", node.op_type)], inline_schema_functions=True)
+            inline: Callable[..., onnx.ModelProto] = onnx.inliner.inline_selected_functions
+            found = inline(model, [("", node.op_type)], inline_schema_functions=True)
         except Exception:  # the inliner raises whatever its C++ does; the operator runs as it stands
             return None
         is_same = [(o.domain, o.version) for o in found.opset_import] == [("", self.opset)] and not found.functions
@@ -207,6 +233,14 @@ class _Opener:
         self.inside[name] = f'stands inside {operator_of(node)} "{node.name or node.output[0]}"'
         for graph in (*self.graphs, self.larger):
             graph.add_initializer(name, array)
+
+
+def _types(graph: Graph, values: Iterable[str]) -> list[tuple[int, Shape]] | None:
+    """Return the element types and shapes of values; None where they cannot be told."""
+    try:
+        return [(graph.elem_type(v), graph.shape(v)) for v in values if v]
+    except (CaffeinitError, InferenceError, ValidationError, KeyError):
+        return None
 
 
 def _is_stored(tensor: TensorProto) -> bool:

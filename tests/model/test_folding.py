@@ -46,3 +46,9 @@ def test_what_shapes_tell_of_another_size_is_known():
     sides = graph.op("Cast", graph.op("Slice", graph.op("Shape", "x"), np.int64([2]), np.int64([4])), to=1)
     factor = graph.op("Mul", graph.op("Reciprocal", graph.op("ReduceMin", sides, keepdims=0)), np.float32(12))
     np.testing.assert_array_equal(known_value(graph, graph.op("Floor", graph.op("Mul", sides, factor))), [16, 12])
+
+
+def test_of_what_a_number_is_cast_like_only_the_type_counts():
+    graph = Graph()
+    graph.add_input("x", (1, 3, 8, 6))
+    assert known_value(graph, graph.op("CastLike", graph.constant(np.int64(2)), "x")).dtype == np.float32

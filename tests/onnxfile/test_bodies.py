@@ -186,3 +186,101 @@ def test_branches_that_sizes_decide_which_the_file_leaves_open_are_told(tmp_path
         net = load(b.save(tmp_path / "net.onnx"), input_shapes={"x": (3, 8, 6)})
         told = ["at other sizes of pictures than these, another branch may be taken of If if"]
         assert net.notes == (told if is_told else [])
+
+
+def attention(b, opset=23, keys=8, more=(), heads=2, **attributes):
+    """Return attention among the places of a picture, between matrices."""
+    b.domains[""] = opset
+    x = b.op("Relu", b.conv("x", "conv1", 3, 8), out="r1")
+    x = b.op("Reshape", x, constant(b, "places", np.int64([0, 8, -1])), out="flat")
+    x = b.op("Transpose", x, out="tokens", perm=[0, 2, 1])
+    read = [
+        b.op("MatMul", x, b.array(name, 8, width), out=f"{name}_of")
+        for name, width in {"q": 8, "k": keys, "v": keys}.items()
+    ]
+    heads = {"q_num_heads": 2, "kv_num_heads": heads}
+    x = b.op("Attention", *read, *more, out="attended", **heads, **attributes)
+    return b.op("MatMul", x, b.array("proj", 8, 8), out="y")
+
+
+def masked(b, mask, **options):
+    return attention(b, more=[constant(b, "mask", mask)], **options)
+
+
+TURNS = {"cos": np.cos, "sin": np.sin}
+ROWS = np.random.default_rng(0).standard_normal((48, 48))
+BODIES = [
+    attention,
+    lambda b: attention(b, 24, is_causal=1),
+    lambda b: attention(b, 25, softcap=2.0, scale=0.3),
+    lambda b: attention(b, keys=4, heads=1),
+    lambda b: masked(b, ROWS > -2),
+    lambda b: masked(b, ROWS.astype(np.float32)),
+]
+
+
+def flat_output(b, path):
+    """Write a model whose output has three axes."""
+    model = b.model(ir=11)
+    model.graph.output[0].CopyFrom(info("y", [None] * 3))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("make", BODIES)
+def test_functions_that_onnx_defines_by_known_operators_are_seen_through(make, tmp_path):
+    b = Maker()
+    make(b)
+    path, out = flat_output(b, tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    assert net.graph.batch_axis_free
+    wanted = OnnxFile(path, threads=1).run({"x": batch()}, ["y"])["y"]
+    found = net.forward({"x": batch()}, ["y"])["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    before = onnx.load(path).graph.node
+    result = caffeinit.rescale(net, batch(8))
+    assert {unit.name for unit in result.units if unit.done.startswith("equalized")} == {"conv1.weight", *"qkv"}
+    net.save(out)
+    assert onnx.load(out).graph.node == before
+    assert_same_function(path, out, "x", batch())
+    again = load(path)
+    told = caffeinit.rescale(again, batch(8), mode="normalize")
+    assert all(unit.done for unit in told.units)
+    assert caffeinit.measure(again, batch(8)).rate_spread == pytest.approx(told.rate_spread, rel=1e-3)
+
+
+def test_rotary_embeddings_are_seen_through(tmp_path):
+    b = Maker(shape=(1, 3, 8, 6))
+    b.domains[""] = 23
+    x = b.op("Relu", b.conv("x", "conv1", 3, 8), out="r1")
+    x = b.op("Transpose", x, out="heads", perm=[0, 2, 3, 1])  # 8 heads at 6 places
+    angles = [constant(b, name, of(np.arange(24, dtype=np.float32).reshape(1, 6, 4))) for name, of in TURNS.items()]
+    x = b.op("RotaryEmbedding", x, *angles, out="turned")
+    x = b.op("Transpose", x, out="planes", perm=[0, 3, 1, 2])
+    b.conv(x, "conv2", 8, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    wanted = OnnxFile(path, threads=1).run({"x": batch(1)}, ["y"])["y"]
+    found = net.forward({"x": batch(1)}, ["y"])["y"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    assert done(caffeinit.rescale(net, batch(8), mode="equalize"))["conv1.weight"].startswith("equalized as far as")
+    net.save(out)
+    assert_same_function(path, out, "x", batch(1))
+
+
+def test_bodies_that_fail_with_a_single_picture_are_not_taken(tmp_path):
+    """ONNX's own of AffineGrid squeezes the pictures away with the axes."""
+    b = Maker()
+    b.domains[""] = 20
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1")
+    angles = b.op(
+        "Gemm", b.op("Flatten", b.op("GlobalAveragePool", x, out="mean"), out="row"), b.array("at", 5, 6), out="p"
+    )
+    angles = b.op("Reshape", angles, constant(b, "pairs", np.int64([0, 2, 3])), out="theta")
+    grid = b.op("AffineGrid", angles, b.op("Shape", x, out="size"), out="grid")
+    b.conv(b.op("GridSample", x, grid, out="seen"), "conv2", 5, 4, out="y")
+    path = b.save(tmp_path / "net.onnx")
+    net = load(path)
+    assert any("AffineGrid" in note for note in net.notes)
+    wanted = OnnxFile(path, threads=1).run({"x": batch()}, ["y"])["y"]
+    np.testing.assert_allclose(net.forward({"x": batch()}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-6)
