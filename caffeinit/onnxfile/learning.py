@@ -1,7 +1,8 @@
 """Which arrays of an ONNX model are weights, what each is for, and which have to stay as they are.
 
 An ONNX file does not say what was learned. Learned is what stands where a unit has its arrays: weights and biases of Conv,
-ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel, and BatchNormalization's four arrays.
+ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel, and BatchNormalization's four arrays. A
+filter that is the same for all channels, each of which it is applied to alone, was not.
 A weight that is computed in the graph (DequantizeLinear, ConstantOfShape, ...) is worked out once, so that its unit can be
 measured, and stays.
 """
@@ -24,7 +25,7 @@ from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import node_label
 from caffeinit.model.norms import find_statistic
 from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
-from caffeinit.model.units import Learned, Unit, array_view, find_units
+from caffeinit.model.units import Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
@@ -120,6 +121,8 @@ def find_learned(
             name = divided[0] if divided else _behind(graph, value)
             if divided:
                 candidates.setdefault(divided[1], Learned(divided[1], 0, "factor", held=held.get(divided[1], "")))
+            if role == "weight" and _is_fixed_filter(node, graph):
+                continue
             array = graph.initializers.get(name) if name else None
             is_known = name in changeable or name in held or name in computed
             if array is None or array.dtype != np.float32 or not is_known:
@@ -134,6 +137,15 @@ def find_learned(
     candidates = {name: of for name, of in candidates.items() if name not in shared}
     used = {name for unit in find_units(graph, candidates) for name in unit.initializers}
     return {name: of for name, of in candidates.items() if name in used}
+
+
+def _is_fixed_filter(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Tell whether a convolution has one filter for all its channels, each for itself, as blurs do: none is learned so."""
+    found = array_view(graph, node.input[1]) if node.op_type in ("Conv", "ConvTranspose") else None
+    filters = grouped_view(node, found[1]) if found else None
+    if filters is None or len(filters) == 1 or filters.shape[1:3] != (1, 1) or filters[0].size == 1:
+        return False
+    return bool(filters[0].any() and (filters == filters[:1]).all())
 
 
 def _shared_zeros(units: Collection[Unit]) -> set[str]:
@@ -200,6 +212,8 @@ def _why_no_unit(graph: Graph, node: onnx.NodeProto, side: int, pictures: Pictur
     is_product = node.op_type in PRODUCTS
     if side == 0 and not is_product:
         return "its kernel depends on the net's input"
+    if _is_fixed_filter(node, graph):
+        return "its weight is one filter for all channels, which nobody learned"
     if graph.elem_type(node.input[side]) != TensorProto.FLOAT:
         return "its weight is not of single or half precision"
     if is_product and (why := why_no_weight(graph, node, side, pictures)):

@@ -1,0 +1,63 @@
+"""Filters that nobody learned, as the blurs that exporters write beside the weights: they stay, and scales pass them."""
+
+import numpy as np
+import onnx
+import pytest
+
+import caffeinit
+from caffeinit.model.network import Skipped
+from tests.onnxfile.test_files import assert_same_function, load
+from tests.onnxfile.test_kinds import Maker, batch, tensor
+
+BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+REASON = "its weight is one filter for all channels, which nobody learned"
+
+
+def blurred(kernels, as_constant=False, kind="Conv"):
+    """Return conv1 -> relu -> a filter for each channel -> conv2."""
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1")
+    if as_constant:
+        b.op("Constant", out="filt", value=tensor("", kernels))
+    else:
+        b.initializers.append(tensor("filt", kernels))
+    x = b.op(kind, x, "filt", out="soft", group=5, strides=[2, 2], pads=[1] * 4)
+    b.conv(x, "conv2", 5, 4, out="y")
+    return b
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("as_constant", [False, True])
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "normalize", "init"])
+def test_one_filter_for_all_channels_stays_and_lets_scales_pass(mode, as_constant, kind, tmp_path):
+    b = blurred(np.tile(BLUR, (5, 1, 1, 1)), as_constant, kind)
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    result = caffeinit.init(net, batch(8)) if mode == "init" else caffeinit.rescale(net, batch(8), mode=mode)
+    assert net.skipped == [Skipped(f'node "soft_{2 + as_constant}" ({kind})', REASON)]
+    assert [unit.name for unit in result.units] == ["conv1.weight", "conv2.weight"]
+    net.save(out)
+    for one, other in zip(onnx.load(path).graph.initializer, onnx.load(out).graph.initializer, strict=True):
+        assert (one.name == "filt") <= (one == other)
+    if mode in ("preserve", "equalize"):
+        assert result.units[0].done == "equalized"
+        assert_same_function(path, out, "x", batch())
+    if mode != "equalize":
+        assert result.rate_spread < 0.02
+        assert caffeinit.measure(load(out), batch(8)).rate_spread == pytest.approx(result.rate_spread, abs=1e-3)
+
+
+@pytest.mark.parametrize("change", [lambda k: k[3, 0].__setitem__((1, 1), 0.3), lambda k: k.fill(0)])
+def test_filters_that_differ_and_zeros_are_weights(change, tmp_path):
+    kernels = np.tile(BLUR, (5, 1, 1, 1))
+    change(kernels)
+    net = load(blurred(kernels).save(tmp_path / "net.onnx"))
+    told = {unit.name: unit.done for unit in caffeinit.init(net, batch(8)).units}
+    assert told["filt"]
+
+
+def test_equal_factors_of_single_weights_are_weights(tmp_path):
+    """A convolution of 1x1 that starts as the identity is learned."""
+    b = blurred(np.ones((5, 1, 1, 1), np.float32))
+    net = load(b.save(tmp_path / "net.onnx"))
+    assert {unit.name: unit.done for unit in caffeinit.rescale(net, batch(8)).units}["filt"]
