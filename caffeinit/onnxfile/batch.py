@@ -18,15 +18,16 @@ from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError
 from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.rowwise import joins_rows
 from caffeinit.onnxfile.build import settle_types
 from caffeinit.onnxfile.picturesfirst import StuckError, pictures_first
+from caffeinit.onnxfile.resized import resized_freely
 from caffeinit.onnxfile.spread import spread_joined, spread_repeated
 from caffeinit.onnxfile.strided import ordered_view
 from caffeinit.ops.base import rewritten
 
-_TARGETS = {"Reshape": 1, "Expand": 1, "Resize": 3}  # operator -> which input tells the shape of its output
+_TARGETS = {"Reshape": 1, "Expand": 1}  # operator -> which input tells the shape of its output
 _FACTOR = 3
 Inputs = list[str | np.ndarray]
 
@@ -48,7 +49,9 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
         free = _changed(
             plain,
             lambda node: _unshaped(node, plain, twin),
-            lambda node, made, old, moving: spread_repeated(node, made, old, twin, moving),
+            lambda node, made, old, moving: (
+                spread_repeated(node, made, old, twin, moving) or resized_freely(node, made, old, moving, twin)
+            ),
             lambda node: _settled(node, plain, twin),
         )
         settle_types(free, where)
@@ -136,8 +139,6 @@ def _unspelt(node: onnx.NodeProto, graph: Graph, moving: Collection[str], is_dec
     target, source = known_value(graph, node.input[_TARGETS[node.op_type]]), graph.shape(node.input[0])
     if target is None or node.input[_TARGETS[node.op_type]] in moving:
         return None
-    if node.op_type == "Resize":
-        return _factors(node, [target], [source])
     dims = [int(d) for d in target]
     if node.op_type == "Expand" or not dims or dims[0] < 1 or _is_empty(node, dims):
         return None
@@ -161,8 +162,6 @@ def _unshaped(node: onnx.NodeProto, graph: Graph, twin: Graph) -> Inputs | None:
     shapes = [g.shape(node.input[0]) for g in (graph, twin)]
     if one is None or two is None or one.shape != two.shape or np.array_equal(one, two):
         return None
-    if node.op_type == "Resize":
-        return _factors(node, [one, two], shapes)
     target = [int(d) for d in one]
     if _is_empty(node, target):
         return None
@@ -182,7 +181,8 @@ def _unshaped(node: onnx.NodeProto, graph: Graph, twin: Graph) -> Inputs | None:
 
 def _joined_or_viewed(node: onnx.NodeProto, made: Graph, graph: Graph, moving: set[str]) -> bool:
     """Append what does not spell the batch out in place of a node that does; tell whether it was one."""
-    return spread_joined(node, made, graph, moving) or ordered_view(node, made, graph, moving)
+    ways = (spread_joined, ordered_view, resized_freely)
+    return any(way(node, made, graph, moving) for way in ways)
 
 
 def _is_empty(node: onnx.NodeProto, target: list[int]) -> bool:
@@ -194,17 +194,6 @@ def _with_target(node: onnx.NodeProto, target: list[int]) -> Inputs:
     inputs: Inputs = list(node.input)
     inputs[_TARGETS[node.op_type]] = np.asarray(target, np.int64)
     return inputs
-
-
-def _factors(node: onnx.NodeProto, sizes: list[np.ndarray], shapes: list[Shape]) -> Inputs | None:
-    """Return the inputs of a Resize with factors instead of sizes, where they say the same."""
-    if len(sizes[0]) != len(shapes[0]) or attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        return None
-    scales = np.asarray(sizes[0] / np.asarray(shapes[0]), np.float32)
-    for size, shape in zip(sizes, shapes, strict=True):
-        if not np.array_equal(np.floor(np.asarray(shape) * scales.astype(np.float64)), size):
-            return None
-    return [node.input[0], node.input[1], scales]
 
 
 def declares_batch(inputs: Collection[onnx.ValueInfoProto]) -> bool:

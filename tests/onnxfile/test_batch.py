@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from tests.onnxfile.test_files import load
 from tests.onnxfile.test_kinds import Maker, batch, tensor
@@ -197,3 +198,32 @@ def test_a_file_that_takes_several_pictures_joins_them_as_it_says(tmp_path):
     x = b.op("Reshape", b.op("Neg", rows, out="z"), numbers(b, [-1, *SHAPE[1:]]), out="back")
     b.conv(x, "conv2", 5, 4, out="y")
     assert not load(b.save(tmp_path / "net.onnx")).graph.batch_axis_free
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize(
+    ("mode", "rule"), [("nearest", "asymmetric"), ("linear", "half_pixel"), ("cubic", "align_corners")]
+)
+def test_sizes_that_are_computed_from_the_batch_are_freed_of_it(mode, rule, opset, tmp_path):
+    """7 of 3 by a factor in single precision are 6; opset 18 on has sizes of some axes."""
+    for size, is_free in ((6, True), (7, opset >= 18)):
+        b = Maker(shape=("N", 3, 3, 6))
+        b.domains[""] = opset
+        x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="r")
+        ends = [numbers(b, [v]) for v in (0, 2, 0)]
+        whole = b.op(
+            "Concat",
+            b.op("Slice", b.op("Shape", x, out="s"), *ends, out="nc"),
+            numbers(b, [size, 12]),
+            out="to",
+            axis=0,
+        )
+        x = b.op("Resize", x, "", "", whole, out="large", mode=mode, coordinate_transformation_mode=rule)
+        b.conv(x, "conv2", 5, 4, out="y")
+        path = b.save(tmp_path / "net.onnx")
+        net = load(path)
+        assert net.graph.batch_axis_free == is_free
+        pictures = batch(3 if is_free else 1, (3, 3, 6))
+        wanted = OnnxFile(path, threads=1).run({"x": pictures}, ["y"])["y"]
+        np.testing.assert_allclose(net.forward({"x": pictures}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-5)
+        assert caffeinit.measure(net, batch(4, (3, 3, 6))).units[0].rate > 0
