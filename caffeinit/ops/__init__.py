@@ -3,6 +3,7 @@
 from caffeinit.ops import (
     activation,
     convolution,
+    einsum,
     elementwise,
     gates,
     indexing,
@@ -20,6 +21,7 @@ __all__ = [
     "OpRule",
     "activation",
     "convolution",
+    "einsum",
     "elementwise",
     "find_rule",
     "gates",
