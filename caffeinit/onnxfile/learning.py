@@ -193,7 +193,8 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
     moving, pictures = graph.moving_values(), PictureAxes(graph)
     found = []
     for node in graph.nodes:
-        if node.op_type not in _AFFINE or node.domain or id(node) in known or node.output[0] not in moving:
+        kinds = (*_AFFINE, "Einsum")
+        if node.op_type not in kinds or node.domain or id(node) in known or node.output[0] not in moving:
             continue
         fixed = [side for side in (0, 1) if node.input[side] not in moving]
         if fixed:
@@ -212,6 +213,8 @@ def _why_no_unit(graph: Graph, node: onnx.NodeProto, side: int, pictures: Pictur
     is_product = node.op_type in PRODUCTS
     if side == 0 and not is_product:
         return "its kernel depends on the net's input"
+    if node.op_type == "Einsum":
+        return "its equation is no product with one matrix"
     if _is_fixed_filter(node, graph):
         return "its weight is one filter for all channels, which nobody learned"
     if graph.elem_type(node.input[side]) != TensorProto.FLOAT:

@@ -6,7 +6,7 @@ classes (`scales/classes.py`) know no operator. Gradients are nodes of opset 17 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,17 @@ class OpRule:
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Append a node of an older opset to a graph of opset 17, in that opset's form; most operators have but one."""
         graph.append(node)
+
+    def spell_plainly(self, node: onnx.NodeProto, graph: Graph, made: Graph, moving: Container[str]) -> bool:
+        """Append nodes that do the same to another graph, if the units of these are known and those of the node are not.
+
+        Args:
+            made: gets the nodes; the last of them makes the node's output.
+            moving: the values that depend on an input.
+        Returns:
+            Whether there are such; by default there are none.
+        """
+        return False
 
     def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape | None:
         """Return the shape of the first output, of the first input's type, where onnx's own inference does not know it.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from caffeinit.model.graph import Graph, attribute
+from caffeinit.model.nodes import INSIDE
 from caffeinit.model.products import Product
-from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, rewritten, single
 from caffeinit.ops.building import like, swapped_last, to_shape, unbroadcast
 from caffeinit.ops.scaling import multiplies_matrices
 
@@ -22,6 +24,24 @@ class Gemm(OpRule):
     """y = alpha * a @ b + beta * c, either matrix possibly transposed."""
 
     scale = multiplies_matrices
+
+    def spell_plainly(self, node: onnx.NodeProto, graph: Graph, made: Graph, moving: Container[str]) -> bool:
+        """Add what depends on an input, as the shortcut of a residual net, behind the product."""
+        top, beta = node.output[0], float(attribute(node, "beta", 1.0))
+        if (
+            len(node.input) < 3
+            or node.input[2] not in moving
+            or beta == 0
+            or (node.input[0] in moving) == (node.input[1] in moving)
+        ):
+            return False
+        product = onnx.NodeProto()
+        product.CopyFrom(node)
+        product.output[:] = [made.fresh(f"{top}{INSIDE}")]
+        rewritten(product, made, node.input[:2], without=["beta"])
+        shift = node.input[2] if beta == 1 else made.op("Mul", node.input[2], beta, name=made.fresh(f"{top}{INSIDE}"))
+        made.op("Add", product.output[0], shift, name=top)
+        return True
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Where the rows of a are those of y, and b is a weight."""
