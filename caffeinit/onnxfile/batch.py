@@ -50,7 +50,9 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
             plain,
             lambda node: _unshaped(node, plain, twin),
             lambda node, made, old, moving: (
-                spread_repeated(node, made, old, twin, moving) or resized_freely(node, made, old, moving, twin)
+                spread_repeated(node, made, old, twin, moving)
+                or resized_freely(node, made, old, moving, twin)
+                or ordered_view(node, made, old, moving, twin)
             ),
             lambda node: _settled(node, plain, twin),
         )

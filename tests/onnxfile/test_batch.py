@@ -227,3 +227,24 @@ def test_sizes_that_are_computed_from_the_batch_are_freed_of_it(mode, rule, opse
         wanted = OnnxFile(path, threads=1).run({"x": pictures}, ["y"])["y"]
         np.testing.assert_allclose(net.forward({"x": pictures}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-5)
         assert caffeinit.measure(net, batch(4, (3, 3, 6))).units[0].rate > 0
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_views_by_strides_that_are_worked_out_from_the_batch_are_freed_of_it(is_ordered, tmp_path):
+    """As torch.export writes as_strided of an open batch; pictures that are not one behind the other are joined."""
+    b = Maker(shape=("N", 3, 8, 6))
+    x = b.op("ReduceMean", b.op("Relu", b.conv("x", "conv1", 3, 70), out="r"), out="mean", axes=[2, 3])
+    row = b.op("Reshape", x, numbers(b, [-1]), out="row")
+    count = b.op("Squeeze", b.op("Shape", "x", out="size", start=0, end=1), out="count")
+    first = b.op("Range", numbers(b, 0), count, numbers(b, 1), out="pictures")
+    steps = (70, 1) if is_ordered else (0, 1)
+    first = b.op("Mul", first, numbers(b, steps[0]), out="starts")
+    first = b.op("Unsqueeze", first, numbers(b, [1, 2, 3]), out="column")
+    places = b.op("Add", first, numbers(b, np.arange(70).reshape(1, 70, 1, 1)), out="places")
+    b.conv(b.op("Gather", row, places, out="view"), "conv2", 70, 4, out="y")
+    path = b.save(tmp_path / "net.onnx")
+    net = load(path)
+    assert net.graph.batch_axis_free == is_ordered
+    pictures = batch(3 if is_ordered else 1)
+    wanted = OnnxFile(path, threads=1).run({"x": pictures}, ["y"])["y"]
+    np.testing.assert_allclose(net.forward({"x": pictures}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-5)
