@@ -29,6 +29,7 @@ from caffeinit.ops.base import rewritten
 
 _TARGETS = {"Reshape": 1, "Expand": 1}  # operator -> which input tells the shape of its output
 _FACTOR = 3
+_ROUNDS = 2  # what has been settled leaves arrays behind it, which may be repeated for each picture
 Inputs = list[str | np.ndarray]
 
 
@@ -45,21 +46,15 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
         moving = graph.moving_values()
         plain = _changed(graph, lambda node: _unspelt(node, graph, moving, is_declared), _joined_or_viewed)
         settle_types(plain, where)
-        twin = _larger(plain, where)
-        free = _changed(
-            plain,
-            lambda node: _unshaped(node, plain, twin),
-            lambda node, made, old, moving: (
-                spread_repeated(node, made, old, twin, moving)
-                or resized_freely(node, made, old, moving, twin)
-                or ordered_view(node, made, old, moving, twin)
-            ),
-            lambda node: _settled(node, plain, twin),
-        )
-        settle_types(free, where)
-        _drop_unread(free)
-        twin = _larger(free, where)
-        if not _follows(free, twin):
+        free, twin = plain, _larger(plain, where)
+        for _ in range(_ROUNDS):
+            free = _without_batch(free, twin)
+            settle_types(free, where)
+            _drop_unread(free)
+            twin = _larger(free, where)
+            if _follows(free, twin):
+                break
+        else:
             free = pictures_first(free, twin)
             settle_types(free, where)
             twin = _larger(free, where)
@@ -69,6 +64,17 @@ def free_batch(graph: Graph, is_declared: bool, where: str) -> Graph:
     except (CaffeinitError, KeyError, StuckError):
         pass  # at another batch, its nodes do not go together
     return graph
+
+
+def _without_batch(graph: Graph, twin: Graph) -> Graph:
+    """Return the graph without what is worked out from the batch, as far as that can be said for any batch."""
+    ways = (spread_repeated, resized_freely, ordered_view)
+    return _changed(
+        graph,
+        lambda node: _unshaped(node, graph, twin),
+        lambda node, made, old, moving: any(way(node, made, old, moving, twin) for way in ways),
+        lambda node: _settled(node, graph, twin),
+    )
 
 
 def _larger(graph: Graph, where: str) -> Graph:
@@ -174,11 +180,20 @@ def _unshaped(node: onnx.NodeProto, graph: Graph, twin: Graph) -> Inputs | None:
         copies = 0 <= at < len(shapes[0]) and (one[i], two[i]) == (shapes[0][at], shapes[1][at])
         if copies:
             target[i] = 1 if node.op_type == "Expand" else 0
-        elif node.op_type == "Reshape" and -1 not in target:
-            target[i] = -1
+        elif node.op_type == "Reshape" and (known := _known_rest(target, i, node, graph, twin)) is not None:
+            target = known
         else:
             return None
     return _with_target(node, target)
+
+
+def _known_rest(target: list[int], place: int, node: onnx.NodeProto, graph: Graph, twin: Graph) -> list[int] | None:
+    """Return a target that leaves one axis open, and that alone; None where another one is not the same in both graphs."""
+    shapes = [g.shape(node.output[0]) for g in (graph, twin)]
+    rest = [i for i, d in enumerate(target) if d == -1 and i != place]
+    if any(shapes[0][i] != shapes[1][i] for i in rest) or target[place] == -1:
+        return None
+    return [-1 if i == place else shapes[0][i] if i in rest else d for i, d in enumerate(target)]
 
 
 def _joined_or_viewed(node: onnx.NodeProto, made: Graph, graph: Graph, moving: set[str]) -> bool:

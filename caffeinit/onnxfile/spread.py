@@ -34,7 +34,7 @@ def spread_joined(node: onnx.NodeProto, made: Graph, graph: Graph, moving: set[s
     return True
 
 
-def spread_repeated(node: onnx.NodeProto, made: Graph, graph: Graph, twin: Graph, moving: set[str]) -> bool:
+def spread_repeated(node: onnx.NodeProto, made: Graph, graph: Graph, moving: set[str], twin: Graph) -> bool:
     """Append an array once for each picture in place of a node that repeats it as often as there are pictures.
 
     Args:

@@ -248,3 +248,40 @@ def test_views_by_strides_that_are_worked_out_from_the_batch_are_freed_of_it(is_
     pictures = batch(3 if is_ordered else 1)
     wanted = OnnxFile(path, threads=1).run({"x": pictures}, ["y"])["y"]
     np.testing.assert_allclose(net.forward({"x": pictures}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def size_of(b, x, axis):
+    """Return an extent of a value as a list of one number, in the graph."""
+    name = f"size{len(b.nodes)}"
+    return b.op("Gather", b.op("Shape", x, out=f"{name}.all"), numbers(b, [axis]), out=name)
+
+
+def patches(b, x):
+    """Rows of four patches a picture, with one axis left open beside the rows, as MobileViT has them."""
+    rows = b.op("Mul", size_of(b, x, 0), numbers(b, [4]), out="rows")
+    target = b.op("Concat", rows, numbers(b, [12, -1]), out="target", axis=0)
+    x = b.op("Softmax", b.op("Reshape", x, target, out="patches"), out="share")
+    back = b.op("Concat", size_of(b, "conv1", 0), numbers(b, SHAPE[1:]), out="target2", axis=0)
+    return b.op("Reshape", x, back, out="back")
+
+
+def positions(b, x):
+    """Positions as large as the picture, repeated for each, as XCiT has them."""
+    sides = b.op("Concat", *(size_of(b, x, axis) for axis in (1, 2, 3)), out="sides", axis=0)
+    large = b.op("Expand", numbers(b, [0.5], np.float32), sides, out="places")
+    single = b.op("Unsqueeze", large, numbers(b, [0]), out="single")
+    times = b.op("Concat", size_of(b, x, 0), numbers(b, [1, 1, 1]), out="times", axis=0)
+    return b.op("Add", x, b.op("Tile", single, times, out="repeated"), out="placed")
+
+
+@pytest.mark.parametrize("append", [patches, positions], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("pictures", ["N", 1])
+def test_what_exporters_work_out_from_an_open_batch_is_freed(append, pictures, tmp_path):
+    b = Maker(shape=(pictures, 3, 8, 6))
+    b.conv(append(b, b.conv("x", "conv1", 3, 5)), "conv2", 5, 4, out="y")
+    path = b.save(tmp_path / "net.onnx")
+    net = load(path)
+    assert net.graph.batch_axis_free
+    x = batch(3)
+    alone = [OnnxFile(path, threads=1).run({"x": row[None]}, ["y"])["y"] for row in x]
+    np.testing.assert_allclose(net.forward({"x": x}, ["y"])["y"], np.concatenate(alone), rtol=1e-5, atol=1e-5)
