@@ -12,6 +12,7 @@ from caffeinit.ops import (
     product,
     reduction,
     resize,
+    sampling,
     shape,
     unmoved,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "product",
     "reduction",
     "resize",
+    "sampling",
     "shape",
     "unmoved",
 ]

@@ -73,9 +73,9 @@ class Constant(Flat):
     scale = fills
 
 
-@op_rule("GridSample", "MaxRoiPool", "RoiAlign")
+@op_rule("MaxRoiPool", "RoiAlign")
 class Regions(OpRule):
-    """Looks at places, or pools regions, that the net itself chooses."""
+    """Pools regions that the net itself chooses."""
 
     scale = pools_regions
 

@@ -95,3 +95,17 @@ def test_where_places_are_not_those_of_a_pooling_of_this_size_all_channels_have_
     assert result.units[0].done == "equalized as far as tied channels allow"
     net.save(out)
     assert_same_function(path, out, "x", batch(3))
+
+
+@pytest.mark.parametrize("job", [caffeinit.init, caffeinit.rescale])
+def test_units_before_chosen_places_and_those_that_choose_them_have_rates(job, tmp_path):
+    b = Maker(shape=("N", 3, 8, 6))
+    x = sampled(b, b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1"))
+    b.conv(b.op("Relu", b.conv(x, "conv2", 5, 5), out="r2"), "conv3", 5, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    result = job(net, batch(16))
+    found = caffeinit.measure(net, batch(16))
+    assert {unit.name: unit.rate > 0 for unit in found.units} == dict.fromkeys(
+        ["conv1.weight", "where.weight", "conv2.weight", "conv3.weight"], True
+    )
+    assert found.rate_spread == pytest.approx(result.rate_spread, abs=1e-3)

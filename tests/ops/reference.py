@@ -30,6 +30,29 @@ class Compress(OpRun):
         return (np.compress(condition[:extent], x, axis),)
 
 
+class GridSample(OpRun):
+    """In double precision, which the differences of coordinates need."""
+
+    def _run(self, x, grid, align_corners=0, mode=None, padding_mode=None):
+        sizes = np.asarray(x.shape[:1:-1])
+        place = grid * (sizes - align_corners) / 2 + (sizes - 1) / 2
+        if padding_mode == "reflection":
+            low, length = (0, sizes - 1) if align_corners else (-0.5, sizes)
+            place = low + length - np.abs((place - low) % (2 * length) - length)
+        if padding_mode not in (None, "zeros"):
+            place = np.clip(place, 0, sizes - 1)
+        y = np.zeros((*x.shape[:2], *grid.shape[1:3]), x.dtype)
+        first = np.rint(place) if mode == "nearest" else np.floor(place)
+        for step in itertools.product((0,) if mode == "nearest" else (0, 1), repeat=2):
+            index = (first + step).astype(int)
+            weight = 1.0 if mode == "nearest" else np.prod(1 - np.abs(place - index), -1)
+            weight = weight * ((index >= 0) & (index < sizes)).all(-1)
+            column, row = np.moveaxis(np.clip(index, 0, sizes - 1), -1, 0)
+            for n in range(len(x)):
+                y[n] += x[n][:, row[n], column[n]] * weight[n]
+        return (y,)
+
+
 class ConvTranspose(OpRun):
     def _run(
         self, x, w, b=None, auto_pad=None, dilations=None, group=1, kernel_shape=None, output_padding=None,
@@ -146,6 +169,6 @@ class Pad(OpRun):
 
 
 NEW_OPS = [
-    Compress, ConvTranspose, MaxPool, Erf, Gelu, GlobalLpPool, GroupNormalization, LpNormalization,
+    Compress, ConvTranspose, GridSample, MaxPool, Erf, Gelu, GlobalLpPool, GroupNormalization, LpNormalization,
     MeanVarianceNormalization, LRN, Pad,
 ]  # fmt: skip

@@ -12,6 +12,8 @@ POSITIVE = Operand((2, 3, 4), 0.5, 3.0)
 X = (2, 3, 4)
 PLACES = np.asarray([[[[0, 2], [9, 11]], [[21, 19], [24, 31]], [[32, 34], [40, 47]]]], np.int64)  # in (1, 3, 4, 4)
 
+GRID = np.random.default_rng(0).uniform(-1.3, 1.3, (2, 3, 2, 2)).astype(np.float32)
+
 
 def ints(*values):
     return np.asarray(values, np.int64)
@@ -310,6 +312,14 @@ CASES = [
     case("Trilu", (2, 3, 4)),
     case("Trilu", (2, 4, 4), np.asarray(-1), upper=0),
     case("CastLike", X, np.float32(0)),
+    case("GridSample", (2, 3, 4, 5), Operand((2, 3, 2, 2), -1.3, 1.3)),
+    case("GridSample", (2, 3, 4, 5), Operand((2, 3, 2, 2), -1.3, 1.3), align_corners=1),
+    case("GridSample", (2, 3, 4, 5), Operand((2, 3, 2, 2), -1.3, 1.3), padding_mode="border"),
+    case("GridSample", (2, 3, 4, 5), Operand((2, 3, 2, 2), -2.7, 2.7), padding_mode="reflection"),
+    case("GridSample", (2, 3, 4, 5), Operand((2, 3, 2, 2), -2.7, 2.7), padding_mode="reflection", align_corners=1),
+    case("GridSample", (2, 3, 4, 5), Operand((2, 3, 2, 2), -1.3, 1.3), mode="linear", opset=20),
+    case("GridSample", (2, 3, 4, 5), GRID, mode="nearest", is_bound=True),
+    case("GridSample", (2, 3, 4, 5), GRID, mode="nearest", padding_mode="reflection", is_bound=True),
 ]  # fmt: skip
 
 
