@@ -151,7 +151,9 @@ def _unspelt(node: onnx.NodeProto, graph: Graph, moving: Collection[str], is_dec
     if node.op_type == "Expand" or not dims or dims[0] < 1 or _is_empty(node, dims):
         return None
     if source and dims[0] == source[0]:
-        return _with_target(node, [0, *dims[1:]])
+        # As many rows as a sequence has steps, and no pictures: (T * N, C) taken apart again.
+        are_steps = is_declared and -1 in dims and dims[0] != graph.batch_size()
+        return None if are_steps else _with_target(node, [0, *dims[1:]])
     if -1 in dims or 0 in dims:
         return None if is_declared else _with_target(node, [-1, *graph.shape(node.output[0])[1:]])
     return _with_target(node, [-1, *dims[1:]])

@@ -45,12 +45,15 @@ class _Mover:
         self.made = graph.emptied(graph.opset)
         self.moving = graph.moving_values()
         self.held: dict[str, str] = {}  # value -> the same with its pictures first
+        self.rows: dict[str, int] = {}  # of these, those whose rows are (T, N) made one, and (N, T) here -> T
 
     def graph(self) -> Graph:
         for node in self.old.nodes:
             turned = [i for i in node.input if i in self.held]
             if not turned and (node.output[0] not in self.moving or node.op_type != "Transpose" or node.domain):
                 self.made.append(node)
+            elif not node.domain and any(i in self.rows for i in turned):
+                self.on_rows(node)
             elif node.domain or (step := _STEPS.get(node.op_type)) is None:
                 raise StuckError(node.op_type)
             else:
@@ -167,6 +170,11 @@ class _Mover:
         x, y = node.input[0], node.output[0]
         old, new = self.old.shape(x), self.old.shape(y)
         batch = self.axis(x)
+        if self.joins_steps(x, y):
+            self.rows[y] = old[0]
+            self.held[y] = self.made.fresh(y)
+            self.made.append(self.to_shape(self.held[x], (-1, *new[1:]), self.held[y]))
+            return
         if self.axis(y) != batch or old[:batch] != new[:batch]:
             raise StuckError(node.op_type)
         before, rest = old[:batch], new[batch + 1 :]
@@ -180,6 +188,37 @@ class _Mover:
             self.swap(self.held[x], (-1, m // n, *before, *old[batch + 1 :]), 1, batch + 1, (0, *before, *rest), name)
         else:
             raise StuckError(node.op_type)
+
+    def joins_steps(self, x: str, y: str) -> bool:
+        """Tell whether (T, N, ...) becomes (T * N, ...), as torch's attention does before its last matrix."""
+        shapes = [(g.shape(x), g.shape(y)) for g in (self.old, self.twin)]
+        return self.axis(x) == 1 and all(new[:1] == (old[0] * old[1],) for old, new in shapes)
+
+    def on_rows(self, node: onnx.NodeProto) -> None:
+        """What is done row by row, and taking the rows apart again."""
+        x, y = node.input[0], node.output[0]
+        steps = {self.rows.get(i) for i in node.input if i in self.moving}
+        length = steps.pop()
+        if steps or length is None:
+            raise StuckError(node.op_type)
+        if node.op_type == "Reshape":
+            shapes = [(g.shape(x), g.shape(y)) for g in (self.old, self.twin)]
+            if any(new[:2] != (length, old[0] // length) for old, new in shapes):
+                raise StuckError(node.op_type)
+            self.made.append(self.to_shape(self.held[x], (-1, length, *self.old.shape(y)[2:]), self.output(y)))
+            return
+        rows = [len(self.old.shape(i)) for i in node.input if i in self.moving]
+        others = [self.old.shape(i) for i in node.input if i and i not in self.moving]
+        is_each = node.op_type in _EACH and all(len(_trimmed(shape)) < min(rows) for shape in others)
+        is_product = node.op_type in ("Gemm", "MatMul") and x in self.rows and not attribute(node, "transA", 0)
+        # A third operand of Gemm has a number for each channel, and not for each row.
+        if not is_each and not (is_product and all(len(_trimmed(shape)) < 2 for shape in others[1:])):
+            raise StuckError(node.op_type)
+        self.rows[y], self.held[y] = length, self.made.fresh(y)
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.output[:] = [self.held[y]]
+        rewritten(copy, self.made, [self.held.get(i, i) for i in node.input])
 
     def swap(self, value: str, apart: Shape, source: int, target: int, joined: Shape, name: str) -> None:
         """Take an axis apart, bring a part to another place and join it there."""

@@ -181,14 +181,54 @@ def added_across(b, x):
 
 
 def flattened(b, x):
-    """(T, N, C) as (T * N, C): the pictures are in no order that a batch could be cut in."""
+    """(T, N, C) as (T * N, C), and back."""
+    return rows_of_steps(b, x, lambda y: op(b, "Relu", y))
+
+
+def projected(b, x):
+    """A last matrix behind attention, as torch's MultiheadAttention has it: on (T * N, C)."""
+    arrays = b.array("out.weight", WIDTH, WIDTH), b.array("out.bias", WIDTH)
+    return rows_of_steps(b, x, lambda y: op(b, "Gemm", y, *arrays, transB=1))
+
+
+def shifted_by_row(b, x):
+    """Rows (T * N, C) with numbers that vary along them."""
+    return rows_of_steps(b, x, lambda y: op(b, "Add", y, b.array("by_row", PLACES, 1)))
+
+
+def other_steps(b, x):
+    """(T, N, C) as (T * N, C), taken apart into other steps than they came from."""
+    return rows_of_steps(
+        b, x, lambda y: op(b, "Reshape", op(b, "Reshape", y, ints(b, 1, -1, WIDTH)), ints(b, -1, WIDTH))
+    )
+
+
+def rows_of_steps(b, x, between):
     y = op(b, "Reshape", op(b, "Transpose", x, perm=[1, 0, 2]), ints(b, -1, WIDTH))
-    y = op(b, "Reshape", op(b, "Relu", y), ints(b, PLACES, -1, WIDTH))
+    y = op(b, "Reshape", between(y), ints(b, PLACES, -1, WIDTH))
     return op(b, "Transpose", y, perm=[1, 0, 2])
 
 
-@pytest.mark.parametrize("between", [softmax_over_places, added_across, flattened])
-@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("between", [flattened, projected])
+def test_rows_of_steps_and_pictures_take_any_batch(between, tmp_path):
+    def heads(b, x, is_open):
+        return packed(b, between(b, x), is_open)
+
+    path, out = save(transformer(expanded, heads), tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net, x = load(path), batch(5, (3, 16, 12))
+    assert net.graph.batch_axis_free
+    for wanted in (one_by_one(path, x), OnnxFile(path, threads=1).run({"x": x}, ["y"])["y"]):
+        np.testing.assert_allclose(net.forward({"x": x}, ["y"])["y"], wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+    result = caffeinit.rescale(net, {"x": x})
+    assert ("out.weight" in {u.name for u in result.units}) == (between is projected)
+    net.save(out)
+    assert_same_function(path, out, "x", batch(3, (3, 16, 12)))
+
+
+CLOSED = [(f, o) for f in (softmax_over_places, added_across, shifted_by_row, other_steps) for o in (True, False)]
+
+
+@pytest.mark.parametrize(("between", "is_open"), [*CLOSED, (flattened, False)])
 def test_what_is_not_known_to_be_safe_goes_one_by_one(between, is_open, tmp_path):
     def heads(b, x, is_open):
         return packed(b, between(b, x), is_open)
