@@ -38,7 +38,14 @@ def laid_open(plain: Plain, shapes: Mapping[str, Shape]) -> Plain:
     """Return the model with such nodes replaced, as far as that can be told at these input shapes."""
     if not any(_may_open(node, plain.versions[""]) for node in plain.graph.node):
         return plain
-    return _Opener(plain, shapes).opened()
+    try:
+        return _Opener(plain, shapes).opened()
+    except _OutOfOrderError:  # a node reads what is made behind it: told where the graph is built
+        return plain
+
+
+class _OutOfOrderError(Exception):
+    """A node reads what nothing makes before it."""
 
 
 def _may_open(node: onnx.NodeProto, opset: int) -> bool:
@@ -63,6 +70,7 @@ class _Opener:
         top = plain.graph.node
         self.named = {*plain.arrays, *(v.name for v in plain.graph.input), *(o for node in top for o in node.output)}
         self.labels = {node.name for node in top}
+        self.there = {*plain.arrays, *(v.name for v in plain.graph.input)}
         self.sized: dict[str, None] = {}  # Ifs that may take another branch at other sizes than these
         self.graphs = [self._empty(shapes, 1, 1)]
         if any(0 in _open_axes(v) for v in plain.inputs):
@@ -101,6 +109,9 @@ class _Opener:
             self._append(node)
 
     def _append(self, node: onnx.NodeProto) -> None:
+        if any(name and name not in self.there for name in (*node.input, *calls.captured(node))):
+            raise _OutOfOrderError
+        self.there.update(node.output)
         self.nodes.append(node)
         for graph in (*self.graphs, self.larger):
             graph.append(node)
@@ -230,6 +241,7 @@ class _Opener:
     def _keep(self, node: onnx.NodeProto, name: str, array: np.ndarray) -> None:
         """Take an array from inside a node."""
         self.arrays[name] = array
+        self.there.add(name)
         self.inside[name] = f'stands inside {operator_of(node)} "{node.name or node.output[0]}"'
         for graph in (*self.graphs, self.larger):
             graph.add_initializer(name, array)

@@ -140,6 +140,14 @@ def odd_bias_of_a_product(model):
     model.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, None))
 
 
+def an_if_in_a_circle(model):
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["r"])], "b", [], [onnx.ValueInfoProto(name="r")])
+    model.graph.node.append(helper.make_node("Identity", ["late"], ["early"]))
+    model.graph.node.append(helper.make_node("If", ["early"], ["chosen"], then_branch=branch, else_branch=branch))
+    model.graph.node.append(helper.make_node("Identity", ["early"], ["late"]))
+    model.graph.output.append(helper.make_tensor_value_info("chosen", TensorProto.FLOAT, None))
+
+
 def _no_text(part: bytes) -> bytes:
     """Return a model with a subgraph, in which the letters of one name are no text."""
     then = helper.make_graph(
@@ -167,6 +175,7 @@ BAD = [
     (WHOLE + WHOLE, "more than one graph"),
     (edited(without_graph), "holds no graph"),
     (edited(unknown_value), 'reads "nowhere", which nothing makes before it'),
+    (edited(an_if_in_a_circle), 'reads "late", which nothing makes before it'),
     (edited(made_twice), '"conv1" is made twice'),
     (edited(made_twice_at_once), '"a" is made twice'),
     (edited(an_input_twice), 'two inputs are named "x"'),
