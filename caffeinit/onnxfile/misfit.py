@@ -32,6 +32,8 @@ def misfit(node: onnx.NodeProto, graph: Graph) -> str:
             return f"its epsilon is {entry.f}"
         if entry.type == onnx.AttributeProto.STRING and not _is_text(entry.s):
             return f"its {entry.name} is no text"
+    if node.op_type == "Einsum" and "" in node.input:  # onnxruntime ends the process
+        return f"its operand number {list(node.input).index('') + 1} is left out"
     group, weight = attribute(node, "group", 1), graph.initializers.get(node.input[1]) if len(node.input) > 1 else None
     if weight is not None and weight.ndim and group > 0 and weight.shape[0] % group:
         return f"its weight {weight.shape} cannot be cut into {group} groups"

@@ -57,6 +57,7 @@ CASES = {
     ),
     "slopes of other channels": ([CONV, node("PRelu", "c", "s")], {"s": array(5, 1, 1)}, 16, "its slopes are"),
     "keepdims": ([CONV, node("ReduceMean", "c", axes=[2], keepdims=2)], {}, 16, "keepdims is 2"),
+    "an operand left out": ([CONV, node("Einsum", "c", "", equation="nchw,oc->nohw")], {}, 16, "operand number 2"),
     "transB": ([CONV, FLAT, node("Gemm", "f", "m", transB=7)], {"m": array(7, 1024)}, 16, "transB is 7"),
     "kernel_shape": (
         [node("Conv", "x", "w", kernel_shape=[3, 2])],
