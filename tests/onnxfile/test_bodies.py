@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.model.nodes import operator_of
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, info, tensor
 
@@ -49,7 +50,7 @@ def done(result):
     return {unit.name: unit.done or unit.reason for unit in result.units}
 
 
-@pytest.mark.parametrize("mode", ["preserve", "equalize", "fp16", "normalize"])
+@pytest.mark.parametrize("mode", ["preserve", "equalize", EXACT, "normalize"])
 def test_the_branch_that_shapes_decide_is_taken_and_the_file_keeps_both(mode, tmp_path):
     b = Maker()
     squeezed(b)
@@ -59,7 +60,7 @@ def test_the_branch_that_shapes_decide_is_taken_and_the_file_keeps_both(mode, tm
     assert not any(node.domain for node in net.graph.nodes)
     wanted = OnnxFile(path, threads=1).run({"x": batch()}, ["y"])["y"]
     np.testing.assert_allclose(net.forward({"x": batch()}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-6)
-    result = caffeinit.rescale(net, batch(8), mode=mode)
+    result = caffeinit.rescale(net, batch(8), **options_of(mode))
     assert not [note for note in result.notes if "If" in note]
     assert result.units[1].done
     net.save(out)
@@ -151,7 +152,7 @@ def test_weights_inside_stay_and_say_so(where, mode, tmp_path):
     b.conv(x, "conv3", 5, 4, out="y")
     path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
     net = load(path)
-    found = done(caffeinit.rescale(net, batch(8), mode=mode))
+    found = done(caffeinit.rescale(net, batch(8), **options_of(mode)))
     assert found["inner.weight"] == f'its weight {"is read" if where == "outside" else "stands"} inside If "if"'
     net.save(out)
     before, after = onnx.load(path), onnx.load(out)

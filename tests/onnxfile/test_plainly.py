@@ -6,6 +6,7 @@ import pytest
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
+from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, info
 
@@ -56,7 +57,7 @@ def save(path, hidden, reader, shift):
 
 
 @pytest.mark.parametrize(("hidden", "reader", "shift"), CASES)
-@pytest.mark.parametrize("mode", ["preserve", "equalize", "fp16", "normalize", "init"])
+@pytest.mark.parametrize("mode", ["preserve", "equalize", EXACT, "normalize", "init"])
 def test_einsum_with_an_array_is_a_unit(hidden, reader, shift, mode, tmp_path):
     path, out = tmp_path / "net.onnx", tmp_path / "out.onnx"
     pictures = np.random.default_rng(0).standard_normal(save(path, hidden, reader, shift)).astype(np.float32)
@@ -66,12 +67,12 @@ def test_einsum_with_an_array_is_a_unit(hidden, reader, shift, mode, tmp_path):
     assert (net.units[0].bias is not None) == bool(shift)
     wanted = OnnxFile(path, threads=1).run({"x": pictures}, ["last"])["last"]
     np.testing.assert_allclose(net.forward({"x": pictures}, ["last"])["last"], wanted, rtol=1e-4, atol=1e-5)
-    result = caffeinit.init(net, pictures) if mode == "init" else caffeinit.rescale(net, pictures, mode=mode)
+    result = caffeinit.init(net, pictures) if mode == "init" else caffeinit.rescale(net, pictures, **options_of(mode))
     net.save(out)
     before, after = onnx.load(path), onnx.load(out)
     assert before.graph.node == after.graph.node
-    if mode in ("preserve", "equalize", "fp16"):
-        assert result.units[0].done in ("equalized", "given head-room")
+    if mode in ("preserve", "equalize", EXACT):
+        assert result.units[0].done in ("equalized", "equalized by powers of two")
         assert_same_function(path, out, "x", pictures)
     else:
         assert all(unit.done for unit in result.units)
