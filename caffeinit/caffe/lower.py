@@ -26,13 +26,12 @@ from caffeinit.caffe.layers import (
 )
 from caffeinit.caffe.layers.data import OutsideData
 from caffeinit.caffe.net import NamedLayer, Net
+from caffeinit.caffe.sharing import ParamKey, share
 from caffeinit.errors import LayerError
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.netnumbers import NetNumber
 from caffeinit.model.network import BEHIND
 from caffeinit.model.units import Learned
-
-ParamKey = tuple[str, int]
 
 
 @dataclass
@@ -190,12 +189,14 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
         params = described.params(layer, bottoms)
         for index, param in enumerate(params):
             check_extents(f"parameter {index}", param.shape)
-        _share(found, layer, params, named_params)
+        owners, own = share(layer, params, named_params, found.params)
     except LayerError as error:
         _block(found, layer, error)
         found.refused.add(layer.name)
         return
     found.params[layer.name] = params
+    found.owners.update(owners)
+    named_params.update(own)
     found.shapes.update(zip(entry.tops, tops, strict=False))
 
 
@@ -210,31 +211,6 @@ def _missing_reason(found: Inference, blob: str) -> str:
     if (entry := found.net.makers.get(blob)) is not None:
         return f'{BEHIND}"{entry.layer.name}" ({entry.layer.type}), which cannot run'
     return f'blob "{blob}" is not there'
-
-
-def _share(found: Inference, layer: Layer, params: Sequence[Param], named: dict[str, ParamKey]) -> None:
-    """Tell which array each parameter is: its own, or that of an earlier layer with the same `param { name }`.
-
-    A layer that cannot share one of them owns none, and lends none to later ones.
-    """
-    owners: dict[ParamKey, ParamKey] = {}
-    own: dict[str, ParamKey] = {}
-    for index, param in enumerate(params):
-        key = (layer.name, index)
-        name = layer.param[index].name if index < len(layer.param) else ""
-        owner = named.get(name) or own.setdefault(name, key) if name else key
-        if owner != key:
-            if owner[0] == layer.name:
-                raise LayerError(f'has one array, "{name}", for two of its parameters, which is not supported')
-            theirs = found.params[owner[0]][owner[1]].shape
-            permissive = layer.param[index].share_mode == 1
-            if theirs != param.shape and not (permissive and np.prod(theirs) == np.prod(param.shape)):
-                raise LayerError(
-                    f'shares parameter "{name}" with layer "{owner[0]}", but needs {param.shape}, not {theirs}'
-                )
-        owners[key] = owner
-    found.owners.update(owners)
-    named.update(own)
 
 
 class _LoweringGraph(ParamGraph):
