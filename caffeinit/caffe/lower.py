@@ -26,7 +26,7 @@ from caffeinit.caffe.layers import (
 )
 from caffeinit.caffe.layers.data import OutsideData
 from caffeinit.caffe.net import NamedLayer, Net
-from caffeinit.caffe.sharing import ParamKey, share
+from caffeinit.caffe.sharing import ParamKey, Sharing, check_specs
 from caffeinit.errors import LayerError
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.netnumbers import NetNumber
@@ -43,7 +43,7 @@ class Inference:
         inputs: input blob -> shape.
         shapes: value -> shape, for every value that can be computed.
         params: layer -> its arrays, for every layer whose bottoms are known.
-        owners: (layer, index) -> (layer, index) that holds the array; differs for shared parameters.
+        sharing: which arrays are one.
         blocked: layer -> why it cannot run.
         refused: those of them that do not allow what they are given.
         unshaped: tops of data layers whose shape nothing tells.
@@ -57,7 +57,7 @@ class Inference:
     inputs: dict[str, Shape] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     params: dict[str, list[Param]] = field(default_factory=dict)
-    owners: dict[ParamKey, ParamKey] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=Sharing)
     blocked: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     unshaped: list[str] = field(default_factory=list)
@@ -65,6 +65,11 @@ class Inference:
     why: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     most: int = MAX_COUNT
+
+    @property
+    def owners(self) -> Mapping[ParamKey, ParamKey]:
+        """(layer, index) -> (layer, index) that holds the array; differs for shared parameters."""
+        return self.sharing.owners
 
 
 @dataclass
@@ -99,7 +104,6 @@ def infer_net(
         why: see `Inference`.
     """
     found = Inference(net, most=most, why=why or {})
-    named_params: dict[str, ParamKey] = {}
     for entry in net.named_layers:
         described = find_type(entry.layer.type)
         if entry.layer.name in net.refusals:
@@ -112,13 +116,14 @@ def infer_net(
         elif described.is_data:
             _infer_data(found, entry, described, given or {})
         else:
-            _infer_layer(found, entry, described, named_params)
+            _infer_layer(found, entry, described)
     return found
 
 
 def _infer_data(found: Inference, entry: NamedLayer, described: LayerType, given: Mapping[str, Shape]) -> None:
     try:
         check_counts(entry.layer, described)
+        check_specs(entry.layer, described, [])
         shapes: list[Shape | None] = list(described.infer(entry.layer, []))
         for index, top in enumerate(entry.tops[: len(shapes)]):
             shape = shapes[index]
@@ -174,7 +179,7 @@ def _merge_shape(declared: Shape | None, given: Shape) -> Shape:
     return tuple(given)
 
 
-def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, named_params: dict[str, ParamKey]) -> None:
+def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType) -> None:
     layer = entry.layer
     missing = [b for b in entry.bottoms if b not in found.shapes]
     if missing:
@@ -189,14 +194,13 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType, name
         params = described.params(layer, bottoms)
         for index, param in enumerate(params):
             check_extents(f"parameter {index}", param.shape)
-        owners, own = share(layer, params, named_params, found.params)
+        check_specs(layer, described, params)
+        found.sharing.add(layer, params)
     except LayerError as error:
         _block(found, layer, error)
         found.refused.add(layer.name)
         return
     found.params[layer.name] = params
-    found.owners.update(owners)
-    named_params.update(own)
     found.shapes.update(zip(entry.tops, tops, strict=False))
 
 
@@ -220,7 +224,6 @@ class _LoweringGraph(ParamGraph):
         super().__init__()
         self._found = found
         self._arrays = arrays
-        self._layers = {entry.name: entry for entry in found.net.layers}
         self.learned: dict[str, Learned] = {}
         self._entered: dict[ParamKey, str] = {}
         # Names of our own must not be those of blobs that are still to come.
@@ -262,10 +265,8 @@ class _LoweringGraph(ParamGraph):
         return [self._describe(key) for key in owned if key not in self._entered]
 
     def _describe(self, key: ParamKey) -> Learned:
-        layer = self._layers[key[0]]
         param = self._found.params[key[0]][key[1]]
-        frozen = key[1] < len(layer.param) and layer.param[key[1]].lr_mult == 0
-        return Learned(*key, param.role, frozen, param.filler)
+        return Learned(*key, param.role, self._found.sharing.is_frozen(key), param.filler)
 
 
 def lower_net(found: Inference, arrays: Mapping[str, Sequence[np.ndarray]]) -> Lowered:

@@ -67,6 +67,7 @@ class LayerType:
         axis_0: what axis 0 of the tops is. "batch", as long as the bottoms'; "none" where the bottoms' batch does not
             reach (a constant, or rows whose number depends on the data); "time" where its extent is spelt out.
         chooses_rows: the tops have those rows of the bottoms that the data choose.
+        tells_arrays: `params` knows all arrays that the layer has in Caffe.
         num_bottoms, num_tops: (least, most) allowed; most None for any number.
     """
 
@@ -78,6 +79,7 @@ class LayerType:
     is_nearly_homogeneous = False
     axis_0 = "batch"
     chooses_rows = False
+    tells_arrays = True
     num_bottoms: tuple[int, int | None] = (1, 1)
     num_tops: tuple[int, int | None] = (1, 1)
 
@@ -187,7 +189,10 @@ def unknown_type_message(name: str) -> str:
 
 
 def check_counts(layer: Layer, described: LayerType) -> None:
-    """Raise LayerError where a layer has too few or too many bottoms or tops."""
+    """Raise LayerError where a layer has too few or too many bottoms or tops, or not one entry for each of them.
+
+    A loss that names no top makes one without a name.
+    """
     for what, found, (least, most) in (
         ("bottom", len(layer.bottom), described.num_bottoms),
         ("top", len(layer.top), described.num_tops),
@@ -195,6 +200,13 @@ def check_counts(layer: Layer, described: LayerType) -> None:
         if found < least or (most is not None and found > most):
             wanted = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
             raise LayerError(f"has {found} {what}(s), needs {wanted}")
+    tops = max(len(layer.top), described.is_loss)
+    for what, given, ends, count in (
+        ("loss_weight", layer.loss_weight, "top", tops),
+        ("propagate_down", layer.propagate_down, "bottom", len(layer.bottom)),
+    ):
+        if len(given) not in (0, count):
+            raise LayerError(f"has {len(given)} {what} for {count} {ends}(s); there must be one for each, or none")
 
 
 def check_extents(what: str, shape: Shape, most: int = MAX_COUNT) -> None:

@@ -180,6 +180,8 @@ class AnnotatedData(PictureData):
 class OutsideData(DataLayer):
     """A source that tells nothing: HDF5 files, a Python or custom layer without bottoms."""
 
+    tells_arrays = False
+
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
         """Return None for each top."""
         return [None] * len(layer.top)
@@ -188,3 +190,5 @@ class OutsideData(DataLayer):
 @layer_type("HDF5Data")
 class HDF5Data(OutsideData):
     """Arrays from HDF5 files; only the files tell their shapes."""
+
+    tells_arrays = True

@@ -32,6 +32,7 @@ class TrainingOnly(LayerType):
     """A loss or score that compares with labels."""
 
     is_loss = True
+    tells_arrays = False
     num_bottoms = (1, None)
     num_tops = (0, None)
 
