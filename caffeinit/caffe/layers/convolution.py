@@ -6,14 +6,19 @@ import math
 from collections.abc import Sequence
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
-from caffeinit.caffe.layers.windows import Windows, check_positive, per_axis, side_pads
+from caffeinit.caffe.layers.windows import Windows, check_positive, per_axis, reaching, side_pads
 from caffeinit.errors import LayerError
 from caffeinit.model.graph import Shape
 
 
 class Windowed(LayerType):
-    """Layers that look at windows of a bottom, as `convolution_param` says. Several bottoms are treated alike."""
+    """Layers that look at windows of a bottom, as `convolution_param` says. Several bottoms are treated alike.
 
+    Attributes:
+        least_axes: spatial axes that a bottom must have.
+    """
+
+    least_axes = 1
     num_bottoms: tuple[int, int | None] = (1, None)
     num_tops: tuple[int, int | None] = (1, None)
 
@@ -27,6 +32,8 @@ class Windowed(LayerType):
         """Return the axes before the channels' as they are, then channels and window positions."""
         if len(layer.top) != len(bottoms):
             raise LayerError(f"has {len(bottoms)} bottom(s) and {len(layer.top)} top(s); there must be a top for each")
+        if any(bottom != bottoms[0] for bottom in bottoms):
+            raise LayerError(f"its bottoms have different shapes: {', '.join(map(str, bottoms))}")
         return [self.whole_top(layer, bottom) for bottom in bottoms]
 
     def whole_top(self, layer: Layer, bottom: Shape) -> Shape:
@@ -42,9 +49,11 @@ class Windowed(LayerType):
         """Return kernel, stride, pads and dilation for a bottom (N, C, ...)."""
         p = layer.convolution_param
         axes = len(bottom) - 2
-        if axes < 1:
+        if axes < self.least_axes:
             raise LayerError(f"needs a spatial bottom, got {bottom}")
-        pads, ends = side_pads(p, per_axis(p, "pad", "pad", axes, 0))
+        if p.pad_type:
+            raise LayerError(f"pad_type {p.pad_type} is not supported")
+        pads, ends = side_pads(p, per_axis(p, "pad", "pad", axes, 0, side=0))
         windows = Windows(
             kernel=per_axis(p, "kernel_size", "kernel", axes, None),
             stride=per_axis(p, "stride", "stride", axes, 1),
@@ -55,9 +64,13 @@ class Windowed(LayerType):
         check_positive(windows)
         return windows
 
+    def placed(self, layer: Layer, bottom: Shape) -> Windows:
+        """Return the windows with the padding that the bottom (N, C, ...) gets."""
+        return reaching(self.windows(layer, bottom), bottom[2:])
+
     def positions(self, layer: Layer, bottom: Shape) -> list[int]:
         """Return how many windows lie along each spatial axis of a bottom (N, C, ...), rounded down."""
-        w = self.windows(layer, bottom)
+        w = self.placed(layer, bottom)
         sizes = [
             (size + a + b - extent) // stride + 1
             for size, a, b, extent, stride in zip(bottom[2:], w.pads, w.ends, w.extent, w.stride, strict=True)
@@ -82,13 +95,14 @@ class Windowed(LayerType):
 
 
 class LearnedConvolution(Windowed):
-    """What both directions share; several bottoms pass through the same weights.
+    """What both directions share; several bottoms pass through the same weights. Without spatial axes it is a product.
 
     Attributes:
         operator: of ONNX.
     """
 
     operator: str
+    least_axes = 0
 
     def group(self, layer: Layer, channels: int) -> int:
         """Return the number of groups."""
@@ -125,12 +139,18 @@ class LearnedConvolution(Windowed):
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append the node for one bottom (N, C, ...)."""
         shape = graph.shape(bottom)
-        w = self.windows(layer, shape)
+        w = self.placed(layer, shape)
         group, _ = self.checked_group(layer, shape[1])
+        weight, *bias = self.arrays(layer, graph)
+        if not w.kernel:
+            weight = graph.op("Reshape", weight, [*graph.shape(weight), 1])
+            column = graph.reshape(bottom, [*shape, 1])
+            return graph.op(self.operator, column, weight, *bias, kernel_shape=[1], group=group)
         return graph.op(
             self.operator,
             bottom,
-            *self.arrays(layer, graph),
+            weight,
+            *bias,
             kernel_shape=list(w.kernel),
             strides=list(w.stride),
             pads=w.onnx_pads,
@@ -169,6 +189,10 @@ class Deconvolution(LearnedConvolution):
     """The gradient of a convolution as a forward layer: up-sampling with learned kernels."""
 
     operator = "ConvTranspose"
+
+    def placed(self, layer: Layer, bottom: Shape) -> Windows:
+        """Return the windows as they are stated."""
+        return self.windows(layer, bottom)
 
     def top(self, layer: Layer, bottom: Shape) -> Shape:
         """Return num_output channels and the size whose convolution would give the bottom's."""

@@ -156,21 +156,18 @@ class Pooling(LayerType):
     @staticmethod
     def _windows(layer: Layer, bottom: Shape) -> tuple[Windows, bool]:
         p = layer.pooling_param
-        if len(bottom) < 3:
-            raise LayerError(f"needs a spatial bottom, got {bottom}")
-        axes = len(bottom) - 2
-        if p.global_pooling:
-            whole, one, none = tuple(bottom[2:]), (1,) * axes, (0,) * axes
-            return Windows(whole, one, none, none, one), True
-        pads, ends = side_pads(p, per_axis(p, "pad", "pad", axes, 0))
-        windows = Windows(
-            kernel=per_axis(p, "kernel_size", "kernel", axes, None),
-            stride=per_axis(p, "stride", "stride", axes, 1),
-            pads=pads,
-            ends=ends,
-            dilation=(1,) * axes,
-        )
+        if len(bottom) != 4:
+            raise LayerError(f"needs a bottom (N, C, H, W), got {bottom}")
+        if p.torch_pooling:
+            raise LayerError("torch_pooling is not supported")
+        if p.global_pooling and any(p.HasField(n) for n in ("kernel_size", "kernel_h", "kernel_w")):
+            raise LayerError("gives a kernel, and global_pooling, which takes the whole bottom")
+        kernel = tuple(bottom[2:]) if p.global_pooling else per_axis(p, "kernel_size", "kernel", 2, None)
+        pads, ends = side_pads(p, per_axis(p, "pad", "pad", 2, 0))
+        windows = Windows(kernel, per_axis(p, "stride", "stride", 2, 1), pads, ends, dilation=(1, 1))
         check_positive(windows)
+        if p.global_pooling and (any((*pads, *ends)) or windows.stride != (1, 1)):
+            raise LayerError(f"global_pooling takes pad 0 and stride 1, not pad {pads} and stride {windows.stride}")
         if any(a >= k for a, k in zip((*pads, *ends), windows.kernel * 2, strict=True)):
             raise LayerError(f"pad {pads} is not less than the kernel {windows.kernel}")
         return windows, p.round_mode == 0 and p.ceil_mode

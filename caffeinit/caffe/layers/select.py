@@ -127,7 +127,7 @@ class Im2col(Windowed):
     def lower_one(self, layer: Layer, graph: ParamGraph, bottom: str) -> str:
         """Append a depthwise Conv whose kernels each pick one place of the window."""
         shape = graph.shape(bottom)
-        w = self.windows(layer, shape)
+        w = self.placed(layer, shape)
         places = int(np.prod(w.kernel))
         if places > MOST_PLACES:
             raise LayerError(f"a kernel of {places} places is too large, at most {MOST_PLACES}")

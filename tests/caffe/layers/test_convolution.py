@@ -26,7 +26,7 @@ def convolve(stride=1, pad=0, dilation=1, group=1):
         axes = x.ndim - 2
         steps, pads, holes = pair(stride, axes), pair(pad, axes), pair(dilation, axes)
         top = [
-            (s + 2 * p - (d * (k - 1) + 1)) // t + 1
+            int((s + 2 * p - (d * (k - 1) + 1)) / t) + 1
             for s, k, t, p, d in zip(x.shape[2:], weight.shape[2:], steps, pads, holes, strict=True)
         ]
         y = np.zeros((len(x), len(weight), *top))
@@ -160,6 +160,50 @@ CASES = [
         name="Convolution-two bottoms through the same weights",
     ),
     Case(
+        "Convolution",
+        "convolution_param { num_output: 2 kernel_size: 5 kernel_size: 3 pad: 1 pad: 0 stride: 3 stride: 2 }",
+        [(2, 3, 1, 4)],
+        [(2, 2, 1, 1)],
+        convolve((3, 2), (1, 0)),
+        params=[(2, 3, 5, 3), (2,)],
+        name="Convolution-too large by less than the stride",
+    ),
+    Case(
+        "Convolution",
+        "convolution_param { num_output: 4 kernel_size: 3 pad_w: 1 }",
+        [(2, 3, 4, 5)],
+        [(2, 4, 2, 5)],
+        convolve(pad=(0, 1)),
+        params=[(4, 3, 3, 3), (4,)],
+    ),
+    Case(
+        "Convolution",
+        "convolution_param { num_output: 4 kernel_size: 3 axis: -1 }",
+        [(2, 5, 3)],
+        [(2, 5, 4)],
+        lambda x, weight, bias: [x @ weight.T + bias],
+        params=[(4, 3), (4,)],
+        name="Convolution-no spatial axis",
+    ),
+    Case(
+        "Convolution",
+        "convolution_param { num_output: 4 group: 2 bias_term: false }",
+        [(2, 6)],
+        [(2, 4)],
+        lambda x, weight: [np.concatenate([x[:, :3] @ weight[:2].T, x[:, 3:] @ weight[2:].T], 1)],
+        params=[(4, 3)],
+        name="Convolution-groups and no spatial axis",
+    ),
+    Case(
+        "Deconvolution",
+        "convolution_param { num_output: 4 kernel_size: 1 }",
+        [(2, 3)],
+        [(2, 4)],
+        lambda x, weight, bias: [x @ weight + bias],
+        params=[(3, 4), (4,)],
+        name="Deconvolution-no spatial axis",
+    ),
+    Case(
         "Deconvolution",
         "convolution_param { num_output: 2 kernel_h: 4 kernel_w: 3 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 0 }",
         [(2, 3, 4, 5)],
@@ -222,12 +266,31 @@ def refused(settings, bottom=(2, 3, 6, 5)):
         (refused("num_output: 2 kernel_size: 6"), "does not fit"),
         (refused("num_output: 2 kernel_size: 3 kernel_size: 3 kernel_size: 3"), "3 times for 2 spatial axes"),
         (refused("num_output: 2 kernel_size: 3 stride: 0"), "stride is (0, 0), must be at least 1"),
-        (refused("num_output: 2 kernel_size: 3 axis: 3"), "needs a spatial bottom"),
+        (refused("num_output: 2 kernel_size: 3 kernel_h: 3"), "gives both kernel_size and kernel_h"),
+        (refused("num_output: 2 kernel_h: 3"), "gives kernel_h alone; kernel_h and kernel_w go together"),
+        (refused("num_output: 2 kernel_size: 3 stride_w: 2"), "gives stride_w alone"),
+        (
+            refused("num_output: 2 kernel_size: 3 stride: 1 stride_h: 2 stride_w: 2"),
+            "both stride and stride_h/stride_w",
+        ),
+        (refused("num_output: 2 kernel_size: 3 pad: 1 pad_h: 1"), "gives both pad and pad_h"),
+        (refused("num_output: 2 kernel_h: 3 kernel_w: 3", (2, 3, 6)), "for two spatial axes, the bottom has 1"),
+        (refused("num_output: 2 kernel_size: 3 pad_t: 1", (2, 3, 6)), "for two spatial axes, the bottom has 1"),
+        (refused("num_output: 2 kernel_size: 3 pad_type: 1"), "pad_type 1 is not supported"),
+        (refused("num_output: 2 kernel_size: 7 stride: 2"), "does not fit"),
         (refused("num_output: 2 kernel_size: 3", (6,)), "axis 1 is outside"),
-        (refused("num_output: 2 kernel_size: 3", (6, 5)), "needs a spatial bottom"),
         (
             Case("Convolution", "convolution_param { num_output: 2 kernel_size: 3 }", [(2, 3, 6, 5)] * 2, [()]),
             "2 bottom(s) and 1 top(s)",
+        ),
+        (
+            Case(
+                "Convolution",
+                "convolution_param { num_output: 2 kernel_size: 3 }",
+                [(2, 3, 6, 5), (2, 3, 5, 6)],
+                [()] * 2,
+            ),
+            "different shapes: (2, 3, 6, 5), (2, 3, 5, 6)",
         ),
     ],
     ids=str,

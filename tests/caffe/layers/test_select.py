@@ -122,6 +122,14 @@ CASES = [
         lambda x: [np.stack([x[:, c, i : i + 5] for c in range(2) for i in range(3)], axis=1)],
         name="Im2col-one spatial axis",
     ),
+    Case(
+        "Im2col",
+        "convolution_param { kernel_size: 4 stride: 2 }",
+        [(2, 2, 3)],
+        [(2, 8, 1)],
+        lambda x: [np.pad(x, ((0, 0), (0, 0), (0, 1))).reshape(len(x), 8, 1)],
+        name="Im2col-too large by less than the stride",
+    ),
 ]
 
 FILTER = Case("Filter", "", [(7, 2, 3), (7, 4), (7, 1, 1)], [(7, 2, 3), (7, 4)])
