@@ -323,7 +323,9 @@ def name_values(layers: Sequence[Any], path: Path | str = "net") -> list[NamedLa
     """Name the values of a net apart.
 
     Raises:
-        FormatError: a bottom that no layer before makes (a cycle shows as one), or a top made twice and not in place.
+        FormatError: a bottom that no layer before makes (a cycle shows as one), a top made twice and not in place, or
+            changed in place where another layer reads it, too: Caffe hands copies out then, and the top is a second one.
+    Source: BVLC/caffe, src/caffe/util/insert_splits.cpp and Net::AppendTop in src/caffe/net.cpp.
     """
     version: dict[str, tuple[int, int]] = {}  # blob -> the (layer, top) that made its present version
     reads: list[list[tuple[int, int]]] = []
@@ -342,6 +344,7 @@ def name_values(layers: Sequence[Any], path: Path | str = "net") -> list[NamedLa
                     f'{path}: layer "{layer.name}" ({layer.type}): top "{top}" is made by layer "{maker}" already'
                 )
             version[top] = (index, number)
+    _check_in_place(layers, reads, path)
     named = version | {
         top: (i, n) for i, layer in enumerate(layers) if _brings_data(layer) for n, top in enumerate(layer.top)
     }
@@ -354,6 +357,26 @@ def name_values(layers: Sequence[Any], path: Path | str = "net") -> list[NamedLa
         NamedLayer(layer, [names[p] for p in read], [names[i, n] for n in range(len(layer.top))])
         for i, (layer, read) in enumerate(zip(layers, reads, strict=True))
     ]
+
+
+def _check_in_place(layers: Sequence[Any], reads: Sequence[Sequence[tuple[int, int]]], path: Path | str) -> None:
+    readers: dict[tuple[int, int], list[str]] = {}
+    for layer, read in zip(layers, reads, strict=True):
+        for made in read:
+            readers.setdefault(made, []).append(f'layer "{layer.name}"')
+    for index, layer in enumerate(layers):
+        for number, weight in enumerate(layer.loss_weight[: len(layer.top)]):
+            if weight:
+                readers.setdefault((index, number), []).append("the loss")
+    for layer, read in zip(layers, reads, strict=True):
+        for bottom, top, made in zip(layer.bottom, layer.top, read, strict=False):
+            if bottom == top and len(readers[made]) > 1:
+                others = list(readers[made])
+                others.remove(f'layer "{layer.name}"')
+                raise FormatError(
+                    f'{path}: layer "{layer.name}" ({layer.type}): top "{top}" changes in place what {others[0]} reads, '
+                    "too; Caffe takes it for a second blob of that name. Give the top a name of its own"
+                )
 
 
 def _brings_data(layer: Any) -> bool:

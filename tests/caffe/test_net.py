@@ -215,9 +215,23 @@ def test_a_learned_array_that_layers_change_gives_its_name_to_the_last_version(t
             ['layer "a"', '"y"', "only a later layer"],
         ),
         ('layer { name: "a" type: "ReLU" bottom: "data" top: "c" }' * 2, ['"c"', "made by layer"]),
+        (
+            'layer { name: "a" type: "ReLU" bottom: "data" top: "x" } layer { name: "b" type: "ReLU" bottom: "data" '
+            'top: "data" }',
+            ['layer "b" (ReLU): top "data" changes in place what layer "a" reads, too', "a name of its own"],
+        ),
+        (
+            'layer { name: "a" type: "Eltwise" bottom: "data" bottom: "data" top: "data" }',
+            ['layer "a" (Eltwise): top "data" changes in place what layer "a" reads, too'],
+        ),
+        (
+            'layer { name: "a" type: "ReLU" bottom: "data" top: "x" loss_weight: 1 }'
+            'layer { name: "b" type: "ReLU" bottom: "x" top: "x" }',
+            ['layer "b" (ReLU): top "x" changes in place what the loss reads, too'],
+        ),
         ('input: "x" input_dim: 3 input_dim: 8 input_dim: 8', ["input_dim is given 3 times", "input_shape"]),
     ],
-    ids=["dangling", "cycle", "twice", "three extents"],
+    ids=["dangling", "cycle", "twice", "read before", "read twice", "weighted before", "three extents"],
 )
 def test_graphs_that_cannot_be_are_refused(tmp_path, text, words):
     with pytest.raises(FormatError) as found:
@@ -345,11 +359,11 @@ def test_versions_of_a_blob_that_two_layers_change_in_turn():
     layer = schema.message("LayerParameter")
     layers = [
         layer(name="d", type="Input", top=["x"]),
-        layer(name="a", type="ReLU", bottom=["x"], top=["y"]),
+        layer(name="a", type="ReLU", bottom=["x"], top=["x"]),
         layer(name="b", type="ReLU", bottom=["x"], top=["x"]),
-        layer(name="c", type="Eltwise", bottom=["x", "y"], top=["z"]),
+        layer(name="c", type="Eltwise", bottom=["x", "x"], top=["z"]),
     ]
-    assert [e.bottoms for e in name_values(layers)] == [[], ["x"], ["x"], ["x@b", "y"]]
+    assert [e.bottoms for e in name_values(layers)] == [[], ["x"], ["x@a"], ["x@b", "x@b"]]
     layers[0].bottom.append("outside")
     layers.insert(0, layer(name="o", type="Input", top=["outside"]))
-    assert [e.bottoms for e in name_values(layers)] == [[], ["outside"], ["x@d"], ["x@d"], ["x", "y"]]
+    assert [e.bottoms for e in name_values(layers)] == [[], ["outside"], ["x@d"], ["x@a"], ["x", "x"]]
