@@ -25,7 +25,8 @@ from caffeinit.caffe.layers import (
     unknown_type_message,
 )
 from caffeinit.caffe.layers.data import OutsideData
-from caffeinit.caffe.net import NamedLayer, Net
+from caffeinit.caffe.naming import NamedLayer
+from caffeinit.caffe.net import Net
 from caffeinit.caffe.sharing import ParamKey, Sharing, check_specs
 from caffeinit.errors import LayerError
 from caffeinit.model.graph import Graph, Shape

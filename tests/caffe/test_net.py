@@ -7,7 +7,8 @@ import pytest
 
 from caffeinit.caffe import schema
 from caffeinit.caffe.lower import infer_net
-from caffeinit.caffe.net import name_values, read_net
+from caffeinit.caffe.naming import name_values
+from caffeinit.caffe.net import read_net
 from caffeinit.caffe.rewrite import upgrade_file
 from caffeinit.caffe.textformat import read_text
 from caffeinit.errors import CaffeinitError, FormatError
