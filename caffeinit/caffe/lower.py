@@ -19,7 +19,7 @@ from caffeinit.caffe.layers import (
     LayerType,
     Param,
     ParamGraph,
-    check_counts,
+    check_ends,
     check_extents,
     find_type,
     unknown_type_message,
@@ -123,7 +123,7 @@ def infer_net(
 
 def _infer_data(found: Inference, entry: NamedLayer, described: LayerType, given: Mapping[str, Shape]) -> None:
     try:
-        check_counts(entry.layer, described)
+        check_ends(entry.layer, described)
         check_specs(entry.layer, described, [])
         shapes: list[Shape | None] = list(described.infer(entry.layer, []))
         for index, top in enumerate(entry.tops[: len(shapes)]):
@@ -188,7 +188,7 @@ def _infer_layer(found: Inference, entry: NamedLayer, described: LayerType) -> N
         return
     bottoms = [found.shapes[b] for b in entry.bottoms]
     try:
-        check_counts(layer, described)
+        check_ends(layer, described)
         tops = described.infer(layer, bottoms)
         for top, shape in zip(entry.tops, tops, strict=False):
             check_extents(f'top "{top}"', shape, found.most)

@@ -41,6 +41,8 @@ class ReLU(Elementwise):
     def apply(self, layer: Layer, graph: ParamGraph, x: str) -> str:
         """Append a Relu or LeakyRelu."""
         p = layer.relu_param
+        if p.alpha != 1:
+            raise LayerError(f"relu_param alpha {p.alpha:g} is not supported")
         if p.relu6:
             return graph.op("Clip", x, 0.0, 6.0)
         if p.negative_slope:
@@ -101,6 +103,8 @@ class TanH(Elementwise):
 @layer_type("AbsVal")
 class AbsVal(Elementwise):
     """top = |x|."""
+
+    takes_in_place = False
 
     def apply(self, layer: Layer, graph: ParamGraph, x: str) -> str:
         """Append an Abs."""

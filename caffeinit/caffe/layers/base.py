@@ -67,6 +67,7 @@ class LayerType:
         axis_0: what axis 0 of the tops is. "batch", as long as the bottoms'; "none" where the bottoms' batch does not
             reach (a constant, or rows whose number depends on the data); "time" where its extent is spelt out.
         chooses_rows: the tops have those rows of the bottoms that the data choose.
+        takes_in_place: a top may be the blob of the bottom in its place.
         tells_arrays: `params` knows all arrays that the layer has in Caffe.
         num_bottoms, num_tops: (least, most) allowed; most None for any number.
     """
@@ -79,6 +80,7 @@ class LayerType:
     is_nearly_homogeneous = False
     axis_0 = "batch"
     chooses_rows = False
+    takes_in_place = True
     tells_arrays = True
     num_bottoms: tuple[int, int | None] = (1, 1)
     num_tops: tuple[int, int | None] = (1, 1)
@@ -188,8 +190,8 @@ def unknown_type_message(name: str) -> str:
     return f"layer type {name!r} is not known{hint}"
 
 
-def check_counts(layer: Layer, described: LayerType) -> None:
-    """Raise LayerError where a layer has too few or too many bottoms or tops, or not one entry for each of them.
+def check_ends(layer: Layer, described: LayerType) -> None:
+    """Raise LayerError where a layer has bottoms or tops that it cannot have, or not one entry for each of them.
 
     A loss that names no top makes one without a name.
     """
@@ -200,6 +202,8 @@ def check_counts(layer: Layer, described: LayerType) -> None:
         if found < least or (most is not None and found > most):
             wanted = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
             raise LayerError(f"has {found} {what}(s), needs {wanted}")
+    if not described.takes_in_place and any(b == t for b, t in zip(layer.bottom, layer.top, strict=False)):
+        raise LayerError("cannot work in place: give its top a name of its own")
     tops = max(len(layer.top), described.is_loss)
     for what, given, ends, count in (
         ("loss_weight", layer.loss_weight, "top", tops),

@@ -52,14 +52,22 @@ class DummyData(DataLayer):
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
         """Return the shapes given, in today's or the four-axes form."""
         p = layer.dummy_data_param
-        shapes = [tuple(int(d) for d in s.dim) for s in p.shape]
-        if not shapes:
-            axes = [list(values) for values in (p.num, p.channels, p.height, p.width)]
-            count = max(map(len, axes))
-            shapes = [tuple(int(a[min(i, len(a) - 1)]) for a in axes if a) for i in range(count)]
-        if not shapes:
-            return [None] * len(layer.top)
-        return [shapes[min(i, len(shapes) - 1)] for i in range(len(layer.top))]
+        tops = len(layer.top)
+        axes = {name: [int(v) for v in getattr(p, name)] for name in ("num", "channels", "height", "width")}
+        is_old = any(axes.values())
+        if is_old and p.shape:
+            raise LayerError("gives shape, and num, channels, height and width")
+        for name, given in (axes if is_old else {"shape": p.shape}).items():
+            if len(given) not in (1, tops):
+                raise LayerError(f"has {len(given)} {name} for {tops} tops; there must be one, or one for each")
+        if len(p.data_filler) not in (0, 1, tops):
+            raise LayerError(
+                f"has {len(p.data_filler)} data_filler for {tops} tops; there must be one, or one for each"
+            )
+        shapes = [tuple(shape.dim) for shape in p.shape] or [
+            tuple(a[i % len(a)] for a in axes.values()) for i in range(tops)
+        ]
+        return [shapes[i % len(shapes)] for i in range(tops)]
 
 
 @layer_type("MemoryData")
@@ -72,6 +80,8 @@ class MemoryData(DataLayer):
         """Return (N, C, H, W) and (N,)."""
         p = layer.memory_data_param
         data = (int(p.batch_size), int(p.channels), int(p.height), int(p.width))
+        if 0 in data:
+            raise LayerError(f"batch_size, channels, height and width must all be given, got {data}")
         return [data, (data[0],)]
 
 
@@ -132,13 +142,28 @@ class Data(PictureData):
     """A LevelDB or LMDB of Datum records."""
 
     param = "data_param"
+    num_tops = (1, 2)
 
 
-@layer_type("ImageData", "MultiImageData", "ImageDataMulti")
-class ImageData(PictureData):
-    """A list of picture files."""
+@layer_type("MultiImageData", "ImageDataMulti")
+class MultiImageData(PictureData):
+    """A list of several picture files, or labels, a line; forks'."""
 
     param = "image_data_param"
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return each top's shape."""
+        p = layer.image_data_param
+        if bool(p.new_height) != bool(p.new_width):
+            raise LayerError("new_height and new_width must both be given, or neither")
+        return super().infer(layer, bottoms)
+
+
+@layer_type("ImageData")
+class ImageData(MultiImageData):
+    """A list of picture files, with a label each."""
+
+    num_tops = (2, 2)
 
 
 @layer_type("WindowData")
@@ -146,6 +171,7 @@ class WindowData(PictureData):
     """Windows cut from pictures."""
 
     param = "window_data_param"
+    num_tops = (2, 2)
 
 
 @layer_type("VideoData")
@@ -192,3 +218,9 @@ class HDF5Data(OutsideData):
     """Arrays from HDF5 files; only the files tell their shapes."""
 
     tells_arrays = True
+
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return None for each top."""
+        if layer.HasField("transform_param"):
+            raise LayerError("takes no transform_param: its arrays are fed as they are")
+        return super().infer(layer, bottoms)

@@ -5,6 +5,7 @@ Source: weiliu89/caffe (branch ssd), src/caffe/layers/detection_output_layer.cpp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,19 @@ class DetectionOutput(LayerType):
         boxes = prior[2] // 4 if len(prior) > 2 else 0
         if p.num_classes < 1:
             raise LayerError("num_classes is not given")
-        found = int(np.prod(location[1:])), int(np.prod(confidence[1:]))
-        if found != (4 * boxes, p.num_classes * boxes):
+        found = location[1:2], confidence[1:2]
+        if found != ((4 * boxes,), (p.num_classes * boxes,)) or math.prod((*location[2:], *confidence[2:])) != 1:
             raise LayerError(
-                f"{boxes} prior boxes ask for {4 * boxes} locations and {p.num_classes * boxes} scores, got {found}"
+                f"{boxes} prior boxes ask for {4 * boxes} locations and {p.num_classes * boxes} scores on axis 1, "
+                f"got {location} and {confidence}"
             )
+        if location[0] != confidence[0]:
+            raise LayerError(f"locations {location} and scores {confidence} are not of equally many pictures")
+        nms = p.nms_param
+        if nms.nms_threshold < 0:
+            raise LayerError(f"nms_threshold is {nms.nms_threshold:g}, must not be below 0")
+        if 0 in (p.keep_top_k, nms.top_k if nms.HasField("top_k") else -1):
+            raise LayerError("keep_top_k or top_k is 0, so that nothing would be left")
         return [(1, 1, 1, 7)]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ A loss divides by the number of pictures, which is not spelt out: sums over pict
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,10 +27,14 @@ class Loss(LayerType):
     num_tops = (0, 1)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Return a scalar."""
+        """Return a scalar, and where there is a second top the shape of the scores."""
         if () in bottoms:
             raise LayerError("a bottom is a single number, without pictures to divide by")
-        return [()]
+        if bottoms[0][0] != bottoms[1][0]:
+            raise LayerError(f"its bottoms are {bottoms[0]} and {bottoms[1]}: they must be of equally many pictures")
+        if len(layer.top) > 1 and not layer.loss_weight:
+            raise LayerError(f"has {len(layer.top)} tops: there must be a loss_weight for each")
+        return [(), bottoms[0]][: len(layer.top)]
 
 
 def total(graph: ParamGraph, value: str) -> str:
@@ -70,6 +75,8 @@ def normalized(
         inner: losses per member of Caffe's "batch", which ends at the class axis; by default those per picture.
     """
     p = layer.loss_param
+    if p.class_weighting or p.weight_by_label_freqs:
+        raise LayerError("weights for classes are not supported")
     mode = p.normalization if p.HasField("normalization") else default
     if p.HasField("normalize") and not p.HasField("normalization"):
         mode = _VALID if p.normalize else _BATCH_SIZE
@@ -117,14 +124,10 @@ class SoftmaxWithLoss(Loss):
     num_bottoms = (2, 3)
     num_tops = (0, 2)
 
-    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Return a scalar, and the scores' shape."""
-        return [(), bottoms[0]][: len(layer.top)]
-
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append a LogSoftmax, the label's entry, and their mean."""
-        if len(bottoms) > 2 or layer.loss_param.class_weighting:
-            raise LayerError("weights for pictures or classes are not supported")
+        if len(bottoms) > 2:
+            raise LayerError("weights for pictures are not supported")
         shape = graph.shape(bottoms[0])
         axis = canonical_axis(layer.softmax_param.axis, len(shape))
         # Caffe takes no logarithm of less than 1e-38; its gradient knows nothing of that, and neither do we.
@@ -163,6 +166,8 @@ class SmoothL1Loss(Loss):
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append both branches."""
         square = float(layer.smooth_l1_loss_param.sigma) ** 2
+        if not square > 0:
+            raise LayerError(f"sigma is {layer.smooth_l1_loss_param.sigma:g}, must not be 0")
         others = [alike(graph, b, bottoms[0]) for b in bottoms[1:]]
         difference = graph.op("Sub", bottoms[0], others[0])
         if len(others) > 1:
@@ -238,7 +243,7 @@ class InfogainLoss(Loss):
         classes = bottoms[0][canonical_axis(layer.infogain_loss_param.axis, len(bottoms[0]))]
         if len(bottoms) > 2 and int(np.prod(bottoms[2])) != classes**2:
             raise LayerError(f"its matrix is {bottoms[2]} for {classes} classes")
-        return [(), bottoms[0]][: len(layer.top)]
+        return super().infer(layer, bottoms)
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append the label's row of the matrix times the logarithms."""
@@ -266,6 +271,14 @@ class ContrastiveLoss(Loss):
 
     num_bottoms = (3, 3)
 
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Return a scalar."""
+        if any(math.prod(bottom[2:]) != 1 for bottom in bottoms):
+            raise LayerError(
+                f"its bottoms {', '.join(map(str, bottoms))} have places; they must be (N, C) or (N, C, 1, 1)"
+            )
+        return super().infer(layer, bottoms)
+
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
         """Append both terms."""
         p = layer.contrastive_loss_param
@@ -292,11 +305,14 @@ class ContrastiveLoss(Loss):
 class Accuracy(Loss):
     """Share of pictures whose label is among the top_k scores; equal scores count against the label."""
 
-    num_tops = (0, 2)
+    num_tops = (1, 2)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return a scalar; a second top has one share per class."""
-        axis = canonical_axis(layer.accuracy_param.axis, len(bottoms[0]))
+        p = layer.accuracy_param
+        axis = canonical_axis(p.axis, len(bottoms[0]))
+        if p.top_k > bottoms[0][axis]:
+            raise LayerError(f"top_k {p.top_k} of {bottoms[0][axis]} classes")
         return [(), (bottoms[0][axis],)][: len(layer.top)]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:

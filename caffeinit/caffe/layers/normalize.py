@@ -22,6 +22,8 @@ class BatchNorm(LayerType):
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the bottom's shape."""
+        if any(spec.lr_mult for spec in layer.param[:3]):
+            raise LayerError("its statistics are no parameters that are trained: lr_mult must be 0")
         return [bottoms[0]]
 
     def params(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Param]:
@@ -30,7 +32,11 @@ class BatchNorm(LayerType):
         channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
         params = [Param((channels,), "mean"), Param((channels,), "variance"), Param((1,), "factor")]
         if p.use_weight_bias or p.scale_bias:
-            params += [Param((channels,), "scale"), Param((channels,), "bias")]
+            if p.HasField("bias_term") and not p.bias_term:
+                raise LayerError("a scale without a bias (bias_term: false) is not supported")
+            scale = next((getattr(p, n) for n in ("scale_filler", "filler") if p.HasField(n)), None)
+            bias = p.bias_filler if p.HasField("bias_filler") else None
+            params += [Param((channels,), "scale", scale), Param((channels,), "bias", bias)]
         return params
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
@@ -93,6 +99,8 @@ class Broadcast(LayerType):
             if bottoms[0][first : first + len(operand)] != operand:
                 raise LayerError(f"second bottom {operand} does not fit {bottoms[0]} from axis {first} on")
             return first, operand
+        if num_axes < -1:
+            raise LayerError(f"num_axes is {num_axes}, must be at least -1")
         if num_axes == -1:
             return first, bottoms[0][first:]
         if first + num_axes > len(bottoms[0]):

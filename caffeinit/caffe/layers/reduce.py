@@ -89,8 +89,8 @@ class MVN(LayerType):
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the bottom's shape."""
-        if len(bottoms[0]) < 2:
-            raise LayerError(f"needs channels on axis 1, got {bottoms[0]}")
+        if not 2 <= len(bottoms[0]) <= 4:
+            raise LayerError(f"needs a bottom of two to four axes, channels on axis 1, got {bottoms[0]}")
         return [bottoms[0]]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:

@@ -33,15 +33,15 @@ class Crop(LayerType):
         for i, start in enumerate(starts, axis):
             if start + reference[i] > data[i]:
                 raise LayerError(f"offset {start} and extent {reference[i]} reach past {data[i]} on axis {i}")
-        return [(*data[:axis], *reference[axis:])]
+        return [(*data[:axis], *reference[axis : len(data)])]
 
     @staticmethod
     def _starts(layer: Layer, data: Shape, reference: Shape) -> list[int]:
         """Return the offset of each axis from `axis` on."""
         p = layer.crop_param
         axis = canonical_axis(p.axis, len(data))
-        if len(reference) != len(data):
-            raise LayerError(f"bottoms {data} and {reference} differ in their number of axes")
+        if len(reference) < len(data):
+            raise LayerError(f"its second bottom {reference} has fewer axes than its first, {data}")
         given = [int(o) for o in p.offset] or [0]
         if len(given) not in (1, len(data) - axis):
             raise LayerError(f"{len(given)} offsets for {len(data) - axis} axes from axis {axis} on")
@@ -68,6 +68,8 @@ class CropCenter(LayerType):
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return what is left on each axis."""
         margins = list(layer.crop_center_param.crop_size)
+        if layer.crop_center_param.axis != 2:
+            raise LayerError(f"crop_center_param axis {layer.crop_center_param.axis} is not supported")
         if len(margins) != len(bottoms[0]):
             raise LayerError(f"{len(margins)} crop sizes for a bottom with {len(bottoms[0])} axes")
         top = tuple(size - 2 * margin for size, margin in zip(bottoms[0], margins, strict=True))

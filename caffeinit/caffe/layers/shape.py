@@ -96,6 +96,7 @@ class Slice(LayerType):
 class Split(LayerType):
     """Copies of the bottom."""
 
+    takes_in_place = False
     num_tops = (1, None)
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -134,6 +135,8 @@ class HDF5Output(Silence):
 class Flatten(LayerType):
     """Several axes as one."""
 
+    takes_in_place = False
+
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Merge the axes from `axis` to `end_axis`."""
         p, bottom = layer.flatten_param, bottoms[0]
@@ -150,6 +153,8 @@ class Flatten(LayerType):
 @layer_type("Reshape")
 class Reshape(LayerType):
     """The same numbers in another shape: 0 copies an axis, -1 is worked out."""
+
+    takes_in_place = False
 
     def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Return the shape asked for."""

@@ -101,6 +101,8 @@ class Interp(Resizing):
         p = layer.interp_param
         if p.pad_beg > 0 or p.pad_end > 0:
             raise LayerError(f"pad_beg {p.pad_beg} and pad_end {p.pad_end} must not be above 0")
+        if p.use_blob_size and len(bottoms) == 1:
+            raise LayerError("use_blob_size needs a second bottom")
         if len(bottoms) > 1:
             if len(bottoms[1]) != 4:
                 raise LayerError(f"needs a second bottom (N, C, H, W), got {bottoms[1]}")

@@ -96,6 +96,7 @@ def test_every_type_has_a_row():
         ("Exp", "exp_param { base: -2 }", SHAPE, "base -2.0 must be positive"),
         ("Log", "log_param { base: 1 }", SHAPE, "not 1"),
         ("Clip", "clip_param { min: 0 }", SHAPE, "min and max must be given"),
+        ("ReLU", "relu_param { alpha: 2 }", SHAPE, "alpha 2 is not supported"),
         ("ReLU6", "relu6_param { negative_slope: 0.1 }", SHAPE, "negative_slope"),
     ],
 )

@@ -26,7 +26,6 @@ CASES = [
         (2, 3, 4, 5),
         (2, 1, 1, 1),
     ),
-    case("DummyData", "", None),
     case("MemoryData", "memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }", (2, 3, 4, 5), (2,)),
     case("Data", PICTURES, (8, 3, 7, 7), (8,)),
     # One value is taken off all channels, four are for four.
@@ -35,12 +34,16 @@ CASES = [
     case("Data", "data_param { batch_size: 8 } transform_param { crop_size: 7 force_gray: true }", (8, 1, 7, 7)),
     case("Data", "data_param { batch_size: 8 }", None, (8,)),
     case("ImageData", "image_data_param { batch_size: 4 new_height: 6 new_width: 9 }", (4, 3, 6, 9), (4,)),
-    case("ImageData", "image_data_param { batch_size: 4 new_height: 6 new_width: 9 is_color: false }", (4, 1, 6, 9)),
+    case(
+        "ImageData", "image_data_param { batch_size: 4 new_height: 6 new_width: 9 is_color: false }", (4, 1, 6, 9), (4,)
+    ),
     case(
         "ImageData",
         "image_data_param { batch_size: 4 new_height: 6 new_width: 9 } transform_param { crop_size: 5 }",
         (4, 3, 5, 5),
+        (4,),
     ),
+    case("MultiImageData", "transform_param { crop_size: 5 }", (1, 3, 5, 5), (1,), (1,)),
     case("WindowData", "window_data_param { batch_size: 4 } transform_param { crop_size: 5 }", (4, 3, 5, 5), (4,)),
     case("VideoData", "video_data_param { batch_size: 4 } transform_param { crop_size: 5 }", (4, 3, 5, 5), (4,)),
     case(
@@ -90,7 +93,29 @@ def test_a_given_shape_keeps_the_batch_and_tells_the_rest(tmp_path):
         (case("Input", "input_param { shape { dim: 2 } shape { dim: 3 } }", *[()] * 3), "2 shapes for 3 tops"),
         (case("Input", "input_param { shape { dim: 2 dim: -3 } }", ()), "negative extents"),
         (case("MemoryData", "", *[()] * 3), "has 3 top(s), needs 2"),
-        (case("Data", ""), "has 0 top(s), needs 1 or more"),
+        (
+            case("MemoryData", "memory_data_param { batch_size: 2 channels: 3 height: 4 }", *[()] * 2),
+            "must all be given",
+        ),
+        (case("Data", ""), "has 0 top(s), needs 1 to 2"),
+        (case("ImageData", "", ()), "has 1 top(s), needs 2"),
+        (
+            case("ImageData", "image_data_param { new_height: 6 }", (), ()),
+            "new_height and new_width must both be given",
+        ),
+        (case("WindowData", "", ()), "has 1 top(s), needs 2"),
+        (case("HDF5Data", "transform_param { scale: 2 }", ()), "takes no transform_param"),
+        (case("DummyData", "", ()), "has 0 shape for 1 tops"),
+        (
+            case("DummyData", "dummy_data_param { shape { dim: 1 } shape { dim: 2 } }", *[()] * 3),
+            "has 2 shape for 3 tops",
+        ),
+        (case("DummyData", "dummy_data_param { num: 1 channels: 2 height: 3 }", ()), "has 0 width for 1 tops"),
+        (case("DummyData", "dummy_data_param { shape { dim: 1 } num: 1 }", ()), "gives shape, and num"),
+        (
+            case("DummyData", "dummy_data_param { shape { dim: 1 } data_filler {} data_filler {} }", *[()] * 3),
+            "has 2 data_filler for 3 tops",
+        ),
     ],
     ids=str,
 )
@@ -116,7 +141,7 @@ OPEN = [  # layers that state no size -> how many channels they state; None wher
 
 @pytest.mark.parametrize(("kind", "settings", "channels"), OPEN)
 def test_only_layers_of_pictures_are_as_large_as_these(kind, settings, channels, tmp_path):
-    found = infer(case(kind, settings, None), tmp_path)
+    found = infer(case(kind, settings, *[None] * (2 if kind == "ImageData" else 1)), tmp_path)
     assert found.as_pictures == ({} if channels is None else {"out0": channels})
     assert found.unshaped == ["out0"]
 

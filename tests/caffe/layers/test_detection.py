@@ -47,6 +47,13 @@ PRIORS = [
     ),
     Case(
         "PriorBox",
+        "prior_box_param { min_size: 30.2 max_size: 30.6 img_size: 50 }",
+        [(1, 4, 3, 5), (1, 3, 40, 60)],
+        [(1, 2, 3 * 5 * 2 * 4)],
+        boxes((30,), (30,), size=(50, 50)),
+    ),
+    Case(
+        "PriorBox",
         "prior_box_param { min_size: 10 min_size: 20 max_size: 15 max_size: 25 aspect_ratio: 3 flip: false"
         " variance: 0.3 img_h: 80 img_w: 50 step_h: 7 step_w: 9 }",
         [(1, 4, 3, 5), (1, 3, 40, 60)],
@@ -174,6 +181,32 @@ def test_detections_are_those_of_the_fork(code, encoded, threshold, nms, top_k, 
         (
             Case("PriorBox", "prior_box_param { min_size: 9 variance: [0.1, 0.2] }", PRIORS[0].bottoms, [()]),
             "one or four",
+        ),
+        *(
+            (Case("PriorBox", f"prior_box_param {{ min_size: {settings} }}", PRIORS[0].bottoms, [()]), words)
+            for settings, words in (
+                ("0", "min_size is 0, must be above 0"),
+                ("9 variance: [0.1, 0.1, 0, 0.2]", "variance is 0, must be above 0"),
+                ("9 img_h: 9", "gives img_h; there must be img_size alone, or img_h and img_w"),
+                ("9 step: 1 step_h: 2 step_w: 2", "gives step and step_h and step_w"),
+                ("9 step: 0", "step must be above 0"),
+            )
+        ),
+        *(
+            (Case("DetectionOutput", f"detection_output_param {{ num_classes: 4 {more} }}", CASE.bottoms, [()]), words)
+            for more, words in (
+                ("nms_param { nms_threshold: -1 }", "nms_threshold is -1"),
+                ("nms_param { top_k: 0 }", "keep_top_k or top_k is 0"),
+                ("keep_top_k: 0", "keep_top_k or top_k is 0"),
+            )
+        ),
+        (
+            Case("DetectionOutput", "detection_output_param { num_classes: 2 }", [(1, 8), (2, 4), (1, 2, 8)], [()]),
+            "not of equally many pictures",
+        ),
+        (
+            Case("DetectionOutput", "detection_output_param { num_classes: 2 }", [(1, 2, 4), (1, 4), (1, 2, 8)], [()]),
+            "2 prior boxes ask for 8 locations and 4 scores on axis 1, got (1, 2, 4)",
         ),
         (Case("DetectionOutput", "", CASE.bottoms, [()]), "num_classes is not given"),
         (

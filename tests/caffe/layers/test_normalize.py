@@ -134,10 +134,19 @@ def test_statistics_count_as_zero_where_nothing_was_gathered(tmp_path):
     np.testing.assert_allclose(run(graph, {"in0": x})["out0"], x / np.sqrt(1e-5), rtol=1e-6)
 
 
+def test_a_folded_scale_starts_as_its_fillers_say(tmp_path):
+    settings = "scale_bias: true scale_filler { value: 3 } bias_filler { value: 4 }"
+    found = Case("BatchNorm", f"batch_norm_param {{ {settings} }}", [SHAPE], [SHAPE]).infer(tmp_path)
+    assert [p.filler.value for p in found.params["it"] if p.filler] == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
         (Case("BatchNorm", "", [(3,)], [()]), "needs channels on axis 1"),
+        (Case("BatchNorm", "param { lr_mult: 1 }", [SHAPE], [()]), "lr_mult must be 0"),
+        (Case("BatchNorm", "batch_norm_param { scale_bias: true bias_term: false }", [SHAPE], [()]), "without a bias"),
+        (Case("Scale", "scale_param { num_axes: -2 }", [SHAPE], [()]), "num_axes is -2, must be at least -1"),
         (Case("Scale", "scale_param { axis: 5 }", [SHAPE], [()]), "axis 5 is outside"),
         (Case("Scale", "scale_param { axis: 2 num_axes: 3 }", [SHAPE], [()]), "num_axes 3 from axis 2 reaches past"),
         (Case("Scale", "", [SHAPE, (2, 3)], [()]), "second bottom (2, 3) does not fit"),

@@ -170,7 +170,8 @@ def test_every_type_has_a_row():
         (Case("Reduction", "reduction_param { axis: 3 }", [(2, 5)], [()]), "axis 3 is outside"),
         (Case("SPP", "", [(2, 3, 7, 4)], [()]), "pyramid_height is not given"),
         (Case("SPP", "spp_param { pyramid_height: 4 }", [(2, 3, 7, 4)], [()]), "pad"),
-        (Case("MVN", "", [(5,)], [()]), "needs channels"),
+        (Case("MVN", "", [(5,)], [()]), "channels on axis 1, got (5,)"),
+        (Case("MVN", "", [(2, 3, 4, 5, 6)], [()]), "two to four axes"),
     ],
     ids=str,
 )

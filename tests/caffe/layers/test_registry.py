@@ -8,7 +8,8 @@ import pytest
 import tests.caffe.layers
 from caffeinit.caffe.layers import find_type, known_types, layer_type, unknown_type_message
 from caffeinit.caffe.layers.base import LayerType
-from caffeinit.caffe.lower import lower_net
+from caffeinit.caffe.lower import infer_net, lower_net
+from caffeinit.caffe.net import read_net
 from tests.caffe.layers.single import Case
 
 SHAPES = [(), (3,), (2, 3), (2, 4, 3), (2, 4, 3, 5), (2, 3, 4, 5, 6)]
@@ -37,6 +38,13 @@ def test_a_type_is_described_once():
         @layer_type("Pooling")
         class Again(LayerType):
             pass
+
+
+@pytest.mark.parametrize("name", ["AbsVal", "Flatten", "Reshape", "Split"])
+def test_what_cannot_work_in_place_is_refused(name, tmp_path):
+    row = next(row for row in ROWS.values() if row.kind == name and len(row.tops) < 3)
+    (tmp_path / "net.prototxt").write_text(row.text().replace('top: "out0"', 'top: "in0"'))
+    assert infer_net(read_net(tmp_path / "net.prototxt")).blocked["it"].startswith("cannot work in place")
 
 
 def test_an_unknown_type_is_answered_with_its_neighbours():
