@@ -13,21 +13,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
 from caffeinit.errors import LayerError
 from caffeinit.model.graph import Shape
 
+_MOST = float(np.finfo(np.float32).max)
 MOST_STEPS = 2048  # above, the unrolled graph has tens of thousands of nodes
 
 
 class Recurrent(LayerType):
     """What BVLC's recurrent layers share.
 
-    Bottoms: x (T, N, ...), cont (T, N), which is 0 where a sequence starts and 1 elsewhere (any other number counts as 1),
-    perhaps a static input (N, ...), and with
-    expose_hidden the first state. Tops: y (T, N, H), and with expose_hidden the last state.
+    Bottoms: x (T, N, ...), cont (T, N), which is 0 where a sequence starts and 1 elsewhere (any number is what the state
+    is multiplied by), perhaps a static input (N, ...), and with expose_hidden the first state. Tops: y (T, N, H), and with
+    expose_hidden the last state.
     """
 
     axis_0 = "time"
@@ -88,7 +88,7 @@ class Recurrent(LayerType):
         rolled = Unrolled(
             graph,
             inputs=split_steps(graph, bottoms[0], steps, batch),
-            cont=list(split_steps(graph, graph.mask(graph.op("Cast", bottoms[1], to=TensorProto.BOOL)), steps, batch)),
+            cont=list(split_steps(graph, indicator(graph, bottoms[1]), steps, batch)),
             static=graph.op("Reshape", bottoms[2], [batch, -1]) if static else None,
             weights=[graph.param(layer, i) for i in ([0, 2, 3] if static else [0, 2])],
             bias=graph.param(layer, 1),
@@ -151,6 +151,11 @@ class Unrolled:
         return graph.op("Concat", *outputs, axis=0), [hidden, cell]
 
 
+def indicator(graph: ParamGraph, cont: str) -> str:
+    """Return cont itself, as the remainder by the largest number: that passes no gradient on, as Caffe passes none."""
+    return graph.op("Mod", cont, _MOST, fmod=1)
+
+
 def split_steps(graph: ParamGraph, x: str, steps: int, batch: int) -> list[str]:
     """Return each step of (T, N, ...) or (T * N, ...) as (N, ...) flattened to two axes."""
     size = int(np.prod(graph.shape(x))) // (steps * batch)
@@ -189,10 +194,11 @@ class LSTMUnit(LayerType):
         """Append the gates and both products."""
         cell, gates, cont = bottoms
         batch, size = graph.shape(cell)[1:]
-        going = graph.mask(graph.op("Cast", cont, to=TensorProto.BOOL))
         opening, content = graph.ops("Split", gates, [3 * size, size], outputs=2, axis=2)
         enter, forget, leave = graph.ops("Split", graph.op("Sigmoid", opening), [size] * 3, outputs=3, axis=2)
-        kept = graph.op("Mul", graph.op("Mul", forget, cell), graph.op("Reshape", going, [1, batch, 1]))
+        kept = graph.op(
+            "Mul", graph.op("Mul", forget, cell), graph.op("Reshape", indicator(graph, cont), [1, batch, 1])
+        )
         new = graph.op("Add", kept, graph.op("Mul", enter, graph.op("Tanh", content)))
         return [new, graph.op("Mul", leave, graph.op("Tanh", new))]
 
@@ -273,8 +279,7 @@ class Lstm(LayerType):
         zeros = graph.constant(np.zeros((batch, int(layer.lstm_param.num_output)), np.float32))
         cont: list[str | None] = [None] * steps
         if len(bottoms) > 1:
-            flags = graph.mask(graph.op("Cast", bottoms[1], to=TensorProto.BOOL))
-            cont = list(split_steps(graph, flags, steps, batch))
+            cont = list(split_steps(graph, indicator(graph, bottoms[1]), steps, batch))
         rolled = Unrolled(
             graph,
             inputs=split_steps(graph, bottoms[0], steps, batch),

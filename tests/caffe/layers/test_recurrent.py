@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,11 @@ def starts(rng, shape, i):
     if i != 1:
         return rng.standard_normal(shape)
     return rng.uniform(size=shape) > 0.4
+
+
+def fractions(rng, shape, i):
+    """Return random numbers, for the second bottom between 0 and 1, and 0 here and there."""
+    return rng.standard_normal(shape) if i != 1 else rng.uniform(size=shape) * (rng.uniform(size=shape) > 0.3)
 
 
 def lstm_step(gates, cell, cont):
@@ -72,7 +79,7 @@ def fork(batch):
         for n in range(batch):
             hidden, cell = np.zeros(size), np.zeros(size)
             for t in range(steps):
-                keep = float(cont[0].reshape(-1)[t * batch + n] != 0) if cont else float(t > 0)
+                keep = float(cont[0].reshape(-1)[t * batch + n]) if cont else float(t > 0)
                 row = x[t * batch + n].reshape(-1).astype(np.float64)
                 hidden, cell = lstm_step(w_i @ row + bias + keep * (w_h @ hidden), cell, keep)
                 top[t * batch + n] = hidden
@@ -157,6 +164,15 @@ CASES = [
         lambda rng, shape, i: [[1, 0, 1]] if i == 2 else rng.standard_normal(shape),
         is_bound=True,
     ),
+]
+CASES += [
+    replace(CASES[index], make=make, name=f"{CASES[index].kind}-that keeps a part of its state")
+    for index, make in (
+        (0, fractions),
+        (3, fractions),
+        (6, fractions),
+        (7, lambda rng, shape, i: [[0.5, 0, 2]] if i == 2 else rng.standard_normal(shape)),
+    )
 ]
 
 
