@@ -86,8 +86,8 @@ class ArraySource(Source):
         super().__init__(origin)
         if array.dtype.kind not in "buif":
             raise ImagesError(f"{printable(origin)}: holds {array.dtype}: numbers are needed.")
-        if array.ndim < 2:
-            raise ImagesError(f"{printable(origin)}: an array of shape {array.shape}: (N, C, H, W) is needed.")
+        if not array.ndim:
+            raise ImagesError(f"{printable(origin)}: a single number: an array of rows, (N, ...), is needed.")
         check_row(origin, array.shape[1:])
         self.array = array
         self.holds_pictures = array.dtype == np.uint8 and array.ndim > 2

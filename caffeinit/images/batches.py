@@ -177,6 +177,13 @@ class Calibration:
 
     def _paired_length(self) -> int:
         lengths = {feed.name: len(feed.source) for feed in self.feeds}
+        own = {feed.name: next(iter(feed.shape), 0) for feed in self.feeds}
+        if self.whole_batches and len(set(own.values())) > 1:
+            listed = ", ".join(f"{printable(name)} {count}" for name, count in own.items())
+            raise ImagesError(
+                f"the net spells out other numbers of rows for its inputs, which files cannot be given for: {listed}. "
+                "From Python it takes batches: caffeinit.rescale(net, [{input: array}, ...])."
+            )
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{printable(name)} {count}" for name, count in lengths.items())
             raise ImagesError(
@@ -282,8 +289,8 @@ class Calibration:
         batch = {}
         for feed in self.feeds:
             out = np.empty((len(rows), *rows[0][feed.name].values.shape), np.float32)
-            for row, place in zip(rows, out, strict=True):
-                feed.preprocessing.normalise(row[feed.name].values, row[feed.name].raw, place)
+            for number, row in enumerate(rows):  # also where a row is a single number, which `out` would give a copy of
+                feed.preprocessing.normalise(row[feed.name].values, row[feed.name].raw, out[number, ...])
             batch[feed.name] = np.ascontiguousarray(np.moveaxis(out, 1, -1)) if feed.is_turned else out
         return batch
 

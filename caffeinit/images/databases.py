@@ -130,7 +130,7 @@ class Hdf5Source(Source):
             raise ImagesError(f"{printable(path)}: no usable HDF5 file: {printable(error)}") from error
         if lies_elsewhere:
             raise ImagesError(f"{printable(path)}: its values lie in other files: give those files themselves.")
-        if len(self._shape) < 2 or dtype.kind not in "buif":
+        if not self._shape or dtype.kind not in "buif":
             raise ImagesError(f"{printable(path)}: {printable(self._rows.name)} is {dtype} {self._shape}.")
         # What was never written takes no room in the file, and a chunk is unpacked as a whole.
         check_row(path, max(self._shape[1:], chunks, key=math.prod))

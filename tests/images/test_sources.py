@@ -273,6 +273,26 @@ def test_several_inputs(tmp_path) -> None:
             read_images(shapes, sources)
 
 
+def test_rows_may_be_single_numbers(tmp_path) -> None:
+    """Indices, selectors and labels are inputs of one axis."""
+    h5py = pytest.importorskip("h5py")
+    data, which = np.arange(6, dtype=np.float32).reshape(3, 2), np.float32([2, 0, 1])
+    np.save(tmp_path / "which.npy", which)
+    np.savez(tmp_path / "both.npz", data=data, which=which)
+    with h5py.File(tmp_path / "both.h5", "w") as file:
+        file["data"], file["which"] = data, which
+    for sources in ({"data": data, "which": tmp_path / "which.npy"}, tmp_path / "both.npz", tmp_path / "both.h5"):
+        batches = list(read_images({"data": (1, 2), "which": (1,)}, sources, batch_size=2))
+        assert [b["which"].tolist() for b in batches] == [[2, 0], [1]]
+
+
+def test_inputs_of_other_numbers_of_rows_by_the_nets_own_word_are_no_matter_of_files() -> None:
+    """Steps of a sequence beside its first state."""
+    shapes, arrays = {"x": (6, 4, 5), "state": (1, 4, 3)}, {"x": np.ones((6, 4, 5)), "state": np.ones((1, 4, 3))}
+    with pytest.raises(ImagesError, match=r"x 6, state 1\. From Python it takes batches"):
+        read_images(shapes, arrays, whole_batches=True)
+
+
 def test_pictures_for_what_takes_none_are_refused(tmp_path) -> None:
     write(tmp_path / "1.png", 10)
     with pytest.raises(ImagesError, match=r"pictures need \(N, C, H, W\)"):
