@@ -54,10 +54,10 @@ def _uniform(filler: Filler, shape: tuple[int, ...], rng: np.random.Generator) -
 
 def _gaussian(filler: Filler, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Normal values; with `sparse`, each stays with probability sparse / shape[0] and is zero otherwise."""
-    if filler.std < 0 or filler.sparse < -1 or filler.sparse > shape[0]:
+    if filler.std <= 0 or filler.sparse < -1 or filler.sparse > shape[0]:
         raise LayerError(
             f"gaussian filler has std {filler.std:g} and sparse {filler.sparse} for {shape[0]} outputs.\n"
-            "std must be at least 0, and sparse at most the number of outputs (-1: not sparse)."
+            "std must be above 0, and sparse at most the number of outputs (-1: not sparse)."
         )
     values = _normal(filler.mean, filler.std, shape, rng)
     if filler.sparse >= 0:

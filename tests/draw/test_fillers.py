@@ -92,6 +92,7 @@ REFUSED = [
     (Filler("xavier", sparse=3), (2, 2), r'layer "up": filler type "xavier" does not take `sparse`'),
     (Filler("gaussian", sparse=3), (2, 2), r'layer "up": gaussian filler has std 1 and sparse 3 for 2 outputs'),
     (Filler("gaussian", std=-1), (2, 2), r'layer "up": gaussian filler has std -1'),
+    (Filler("gaussian", std=0), (2, 2), r'layer "up": gaussian filler has std 0'),
     (Filler("uniform", min=1, max=0), (2, 2), r'layer "up": uniform filler has min 1 above max 0'),
     (Filler("bilinear"), (2, 2, 3, 4), r'layer "up": bilinear filler needs a square 2-D kernel, found .*3, 4'),
     (Filler("bilinear"), (2, 2), r'layer "up": bilinear filler needs a square'),

@@ -49,7 +49,9 @@ class Recurrent(LayerType):
         if p.num_output < 1:
             raise LayerError("num_output is not given")
         x, cont = bottoms[:2]
-        if len(x) < 2 or cont != x[:2]:
+        if len(x) < 3:
+            raise LayerError(f"the first bottom must be (steps, sequences, ...), got {x}")
+        if cont != x[:2]:
             raise LayerError(f"the second bottom must be {x[:2]} (steps, sequences), got {cont}")
         exposed = self.num_states if p.expose_hidden else 0
         if len(bottoms) - exposed not in (2, 3) or len(layer.top) != 1 + exposed:

@@ -113,6 +113,8 @@ class Interp(Resizing):
                 raise LayerError(f"shrink_factor is {p.shrink_factor}, must be at least 1")
             sizes = [(size - 1) // p.shrink_factor + 1 for size in sizes]
         if p.HasField("zoom_factor"):
+            if p.zoom_factor < 1:
+                raise LayerError(f"zoom_factor is {p.zoom_factor}, must be at least 1")
             sizes = [size + (size - 1) * (p.zoom_factor - 1) for size in sizes]
         if not p.HasField("shrink_factor") and not p.HasField("zoom_factor"):
             if not (p.HasField("height") and p.HasField("width")):

@@ -205,6 +205,7 @@ def test_every_type_has_a_row():
     ("case", "words"),
     [
         (Case("LSTM", SIZE, [X, (5, 3)], [TOP]), "second bottom must be (5, 2)"),
+        (Case("RNN", SIZE, [(5, 2), (5, 2)], [TOP]), "first bottom must be (steps, sequences, ...), got (5, 2)"),
         (Case("LSTM", OPEN, [X, CONT], [TOP, STATE, STATE]), "2 exposed states"),
         (Case("LSTM", "", [X, CONT], [TOP]), "num_output is not given"),
         (Case("RNN", SIZE, [(5000, 2, 1), (5000, 2)], [TOP]), "too many to unroll"),

@@ -166,6 +166,7 @@ def test_every_type_has_a_row():
         (Case("Upsample", "upsample_param { upsample_h: 9 }", [A], [()]), "must both be given"),
         (Case("Upsample", "upsample_param { upsample_h: 9 upsample_w: 10 }", [A], [()]), "is not a multiple"),
         (Case("Interp", "", [A], [()]), "needs height and width"),
+        (Case("Interp", "interp_param { zoom_factor: 0 }", [A], [()]), "zoom_factor is 0, must be at least 1"),
         (Case("Interp", "interp_param { use_blob_size: true }", [A], [()]), "use_blob_size needs a second bottom"),
         (Case("Interp", "interp_param { height: 2 width: 2 pad_beg: 1 }", [A], [()]), "must not be above 0"),
         (
