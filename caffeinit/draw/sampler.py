@@ -199,12 +199,17 @@ class PatchSampler:
         """Take what is needed from the next batch of the input of one use, (N, C, *spatial) or (N, ...).
 
         Args:
-            pictures: how many pictures the batch has; by default N. Where N is a multiple of it, each has as many entries
-                on axis 0, one behind the other: frames, or the rows of a matrix.
+            pictures: how many pictures the batch has. Where N is a multiple of it, each has as many entries on axis 0, one
+                behind the other: frames, or the rows of a matrix. By default each entry counts as a picture, and what is
+                more than those announced is passed over.
         """
         geometry, start = self.uses[use], self._seen[use]
+        if not len(value):  # none of these pictures' rows was chosen
+            self._buffers.setdefault(use, np.empty((geometry.group, 0, geometry.dimension(value.shape)), np.float32))
+            return
         frames = len(value) // pictures if pictures and len(value) % pictures == 0 else 1
         stop = start + len(value) // frames
+        stop = min(stop, self.num_pictures) if pictures is None else stop
         assert stop <= self.num_pictures, f"{self.name}: more than the announced {self.num_pictures} pictures"
         positions = geometry.positions(value.shape)
         available = frames * positions
@@ -244,7 +249,7 @@ class PatchSampler:
         return np.sort(rng.choice(available, count, replace=False))
 
     def _buffer(self, use: int, geometry: Geometry, shape: tuple[int, ...], available: int) -> np.ndarray:
-        if use not in self._buffers:
+        if use not in self._buffers or not self._buffers[use].size:
             rows = int(np.minimum(self._quotas[use], available).sum())
             self._buffers[use] = np.empty((geometry.group, rows, geometry.dimension(shape)), np.float32)
         return self._buffers[use]

@@ -96,8 +96,8 @@ class UnitSampler:
     notes: list[str]
     determined: list[int] = field(default_factory=list)
 
-    def observe(self, values: np.ndarray | Remote, use: int, pictures: int) -> None:
-        """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
+    def observe(self, values: np.ndarray | Remote, use: int, pictures: int | None) -> None:
+        """Take in one piece of the unit's input at its use number `use`, of so many pictures; None if nobody knows."""
         self.sampler.add(values, use, pictures)
 
     def draw(self) -> None:

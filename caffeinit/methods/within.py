@@ -43,7 +43,7 @@ ALL_DEAD = "all its channels are dead on these pictures"
 class InputSampler(Protocol):
     """Sees all of a unit's input before the unit runs, then writes its weights."""
 
-    def observe(self, values: np.ndarray | Piece, use: int, pictures: int) -> None:
+    def observe(self, values: np.ndarray | Piece, use: int, pictures: int | None) -> None:
         """Take in one piece of the unit's input at its use number `use`, of so many pictures."""
 
     def draw(self) -> None:
@@ -183,7 +183,8 @@ class _Watch:
                 self._finish(value)
 
     def _show(self, value: str, piece: np.ndarray | Piece) -> None:
-        pictures = len(piece) * made_for(self.graph) // self.graph.shape(value)[0]
+        rows = self.graph.shape(value)[0]
+        pictures = len(piece) * made_for(self.graph) // rows if rows > 0 else None  # of rows that the data choose
         for name, use in self.values[value]:
             self.samplers[name].observe(piece, use, pictures)
 

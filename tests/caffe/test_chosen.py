@@ -56,3 +56,30 @@ def test_the_function_stays(net, mode):
     caffeinit.rescale(net, batches(), **options_of(mode))
     for batch, old in zip(batches(), before, strict=True):
         np.testing.assert_allclose(net.forward(batch)["ip"], old, rtol=0, atol=1e-5 * np.abs(old).max())
+
+
+CHOSEN = """
+input: "data" input_shape { dim: 1 dim: 3 dim: 6 dim: 5 }
+input: "keep" input_shape { dim: 1 }
+layer { name: "f" type: "Filter" bottom: "data" bottom: "keep" top: "kept" }
+layer { name: "ip" type: "InnerProduct" bottom: "kept" top: "ip" inner_product_param { num_output: 5 } }
+"""
+
+
+@pytest.mark.parametrize("method", ["pca", "patches", "kmeans"])
+@pytest.mark.parametrize("kept", [range(5, 12), [5], []], ids=["some", "one", "none"])
+def test_weights_are_drawn_from_what_is_chosen(tmp_path, method, kept):
+    (tmp_path / "net.prototxt").write_text(CHOSEN)
+    net = caffeinit.load(tmp_path / "net.prototxt")
+    x = np.random.default_rng(1).standard_normal((12, 3, 6, 5)).astype("f4")
+    keep = np.isin(np.arange(12), list(kept)).astype("f4")
+    # Of the first batches no row is chosen.
+    parts = [{"data": x[i : i + 4], "keep": keep[i : i + 4]} for i in range(0, 12, 4)]
+    (unit,) = caffeinit.init(net, parts, method=method).units
+    assert unit.done.startswith(
+        f"drawn ({method})" if len(kept) > 1 else f"drawn (gaussian, for want of data for {method}"
+    )
+    ip = net.forward({"data": x, "keep": keep})["ip"]
+    assert ip.shape == (len(kept), 5)
+    if len(kept) > 1:
+        np.testing.assert_allclose(ip.std(axis=0), 1, rtol=1e-4)

@@ -154,7 +154,15 @@ def test_shared_weights_pool_all_uses_in_any_order():
 def test_more_pictures_than_announced_are_our_mistake():
     sampler = PatchSampler("fc", [Rows(2)], 10, 1, seed=0)
     with pytest.raises(AssertionError, match="fc: more than the announced 1"):
-        sampler.add(np.zeros((2, 2), np.float32))
+        sampler.add(np.zeros((2, 2), np.float32), pictures=2)
+
+
+def test_of_rows_that_nobody_announced_the_first_count():
+    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
+    sampler = PatchSampler("fc", [Rows(2)], 10, 3, seed=0)
+    for part in (rows[:0], rows[:2], rows[:0], rows[2:]):
+        sampler.add(part)
+    np.testing.assert_array_equal(sampler.samples()[0], rows[:3])
 
 
 def test_only_what_is_sampled_is_kept():
