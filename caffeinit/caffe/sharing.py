@@ -81,4 +81,4 @@ class Sharing:
 def check_specs(layer: Layer, described: LayerType, params: Sequence[Param]) -> None:
     """Raise LayerError where a layer has `param` entries for more arrays than it has."""
     if described.tells_arrays and len(layer.param) > len(params):
-        raise LayerError(f"has {len(layer.param)} param entries for {len(params)} arrays")
+        raise LayerError(f"has {len(layer.param)} param entries for {len(params)} array(s)")

@@ -13,7 +13,7 @@ def refused(tmp_path, text):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ("param { lr_mult: 1 } param { lr_mult: 2 } param { lr_mult: 0 }", "has 3 param entries for 2 arrays"),
+        ("param { lr_mult: 1 } param { lr_mult: 2 } param { lr_mult: 0 }", "has 3 param entries for 2 array(s)"),
         ("loss_weight: 1 loss_weight: 0", "has 2 loss_weight for 1 top(s)"),
         ("propagate_down: true propagate_down: false", "has 2 propagate_down for 1 bottom(s)"),
     ],
@@ -30,7 +30,7 @@ def test_a_loss_without_a_top_may_have_a_weight(tmp_path):
 
 def test_data_has_no_arrays(tmp_path):
     data = input_layer(1, 3, 8, 8).replace("input_param", "param { lr_mult: 0 } input_param")
-    assert "has 1 param entries for 0 arrays" in refused(tmp_path, data)["data"]
+    assert "has 1 param entries for 0 array(s)" in refused(tmp_path, data)["data"]
 
 
 def twins(first, second):

@@ -59,10 +59,10 @@ class DummyData(DataLayer):
             raise LayerError("gives shape, and num, channels, height and width")
         for name, given in (axes if is_old else {"shape": p.shape}).items():
             if len(given) not in (1, tops):
-                raise LayerError(f"has {len(given)} {name} for {tops} tops; there must be one, or one for each")
+                raise LayerError(f"has {len(given)} {name} for {tops} top(s); there must be one, or one for each")
         if len(p.data_filler) not in (0, 1, tops):
             raise LayerError(
-                f"has {len(p.data_filler)} data_filler for {tops} tops; there must be one, or one for each"
+                f"has {len(p.data_filler)} data_filler for {tops} top(s); there must be one, or one for each"
             )
         shapes = [tuple(shape.dim) for shape in p.shape] or [
             tuple(a[i % len(a)] for a in axes.values()) for i in range(tops)
