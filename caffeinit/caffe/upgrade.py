@@ -197,7 +197,13 @@ def _fold_padding(entries: list[Any]) -> list[Any]:
                         f'layer "{entry.layer.name}" ({entry.layer.type}) reads the padding layer '
                         f'"{padding[bottom].layer.name}"; only conv and pool can take up padding'
                     )
-                copy.bottom[index] = padding[bottom].bottom[0]
+                source = padding[bottom]
+                if len(entry.bottom) != 1 or len(source.bottom) != 1 or len(source.top) != 1:
+                    raise FormatError(
+                        f'layer "{entry.layer.name}" ({entry.layer.type}) reads the padding layer "{source.layer.name}": '
+                        "both must have one bottom, and the padding one top"
+                    )
+                copy.bottom[index] = source.bottom[0]
                 copy.layer.pad = padding[bottom].layer.pad
         kept.append(copy)
     return kept

@@ -240,6 +240,20 @@ def test_graphs_that_cannot_be_are_refused(tmp_path, text, words):
     assert all(word in str(found.value) for word in words)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('bottom: "data" top: "padded"', 'top: "padded"'),
+        ('top: "padded"', 'top: "padded" top: "again"'),
+        ('bottom: "padded"', 'bottom: "padded" bottom: "data"'),
+    ],
+)
+def test_padding_of_2013_goes_from_one_blob_to_another(tmp_path, old, new):
+    assert old in V0
+    with pytest.raises(FormatError, match='reads the padding layer "pad": both must have one bottom'):
+        net_of(tmp_path, V0.replace(old, new, 1))
+
+
 def test_layers_of_one_name_are_told_apart(tmp_path):
     twice = "".join(f'layer {{ name: "r" type: "ReLU" bottom: "data" top: "t{i}" }}\n' for i in range(2))
     net = net_of(tmp_path, DATA + twice)
