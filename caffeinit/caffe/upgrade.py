@@ -324,7 +324,7 @@ def _inputs_to_layer(net: Any) -> None:
         raise FormatError(
             f"input_dim is given {len(net.input_dim)} times: it takes four for an input; others: input_shape"
         )
-    if dims and len(dims) not in (1, len(net.input)):
+    if dims and len(dims) != len(net.input):
         raise FormatError(f"the net has {len(net.input)} inputs, but {len(dims)} input shapes")
     for shape in dims:
         layer.input_param.shape.add(dim=shape)

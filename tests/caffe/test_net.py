@@ -231,8 +231,9 @@ def test_a_learned_array_that_layers_change_gives_its_name_to_the_last_version(t
             ['layer "b" (ReLU): top "x" changes in place what the loss reads, too'],
         ),
         ('input: "x" input_dim: 3 input_dim: 8 input_dim: 8', ["input_dim is given 3 times", "input_shape"]),
+        ('input: "x" input: "y" input_shape { dim: 3 }', ["the net has 2 inputs, but 1 input shapes"]),
     ],
-    ids=["dangling", "cycle", "twice", "read before", "read twice", "weighted before", "three extents"],
+    ids=["dangling", "cycle", "twice", "read before", "read twice", "weighted before", "three extents", "one shape"],
 )
 def test_graphs_that_cannot_be_are_refused(tmp_path, text, words):
     with pytest.raises(FormatError) as found:
