@@ -173,6 +173,12 @@ class WindowData(PictureData):
     param = "window_data_param"
     num_tops = (2, 2)
 
+    def infer(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Any]:
+        """Return each top's shape."""
+        if not layer.transform_param.crop_size:
+            raise LayerError("crop_size, the extent of the windows, is not given")
+        return super().infer(layer, bottoms)
+
 
 @layer_type("VideoData")
 class VideoData(PictureData):

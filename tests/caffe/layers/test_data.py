@@ -104,6 +104,7 @@ def test_a_given_shape_keeps_the_batch_and_tells_the_rest(tmp_path):
             "new_height and new_width must both be given",
         ),
         (case("WindowData", "", ()), "has 1 top(s), needs 2"),
+        (case("WindowData", "", (), ()), "crop_size, the extent of the windows, is not given"),
         (case("HDF5Data", "transform_param { scale: 2 }", ()), "takes no transform_param"),
         (case("DummyData", "", ()), "has 0 shape for 1 top(s)"),
         (
