@@ -1,7 +1,9 @@
 """Which arrays and entries a layer may have, and what those that share one may state."""
 
+import numpy as np
 import pytest
 
+import caffeinit
 from tests.caffe.test_source import CONV, LOSS, PRODUCT, input_layer, load
 
 
@@ -52,3 +54,21 @@ def test_a_shared_array_that_is_to_be_trained_in_two_ways_is_refused(tmp_path, r
 @pytest.mark.parametrize("stated", [("lr_mult: 0", ""), ("", "lr_mult: 0")])
 def test_any_of_those_that_share_an_array_switches_its_training_off(tmp_path, stated):
     assert [u.frozen for u in load(tmp_path, twins(*stated)).units] == [True]
+
+
+@pytest.mark.parametrize("mode", ["preserve", "equalize"])
+def test_what_is_told_of_one_unit_at_places_of_different_scales_is_what_is_measured(tmp_path, mode):
+    """Without a bias nothing ties what the second place puts out to what the first does."""
+    same = 'param { name: "w" } convolution_param { num_output: 4 kernel_size: 3 pad: 1 bias_term: false }'
+    layers = "".join(
+        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" {same} }}\n'
+        f'layer {{ name: "r{name}" type: "ReLU" bottom: "{name}" top: "{name}" }}\n'
+        for name, bottom in (("a", "conv"), ("b", "a"))
+    )
+    net = load(tmp_path, input_layer(1, 3, 8, 8) + CONV + layers + PRODUCT.replace("conv", "b"))
+    x = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype("f4")
+    caffeinit.init(net, [x], normalized=False)
+    told = {u.name: u.after for u in caffeinit.rescale(net, [x], mode=mode).units}
+    for unit in caffeinit.measure(net, [x]).units:
+        np.testing.assert_allclose(told[unit.name].channel_stds, unit.stats.channel_stds, rtol=1e-5)
+        assert told[unit.name].max_abs == pytest.approx(unit.stats.max_abs, rel=1e-5)
