@@ -35,7 +35,7 @@ from caffeinit.methods.within import plan_pass
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.rowwise import most_pictures
-from caffeinit.model.sizes import made_for, value_bytes
+from caffeinit.model.sizes import value_bytes
 from caffeinit.model.units import Unit
 from caffeinit.proof.verify import SPOOL_BYTES
 from caffeinit.statistics.forward import PIECE_BYTES, looked_at, unit_outputs, written
@@ -268,7 +268,7 @@ def _rates(network: Network, pictures: int) -> _Rates:
     """Return what it takes to measure rates on so many pictures."""
     if not pictures:
         return _Rates()
-    graph, rows = network.graph, made_for(network.graph)
+    graph, rows = network.graph, network.graph.batch_size()
     batches = 1 if graph.batch_axis_free else math.ceil(pictures / rows)
     pictures = pictures if graph.batch_axis_free else rows
     batch = {n: np.zeros((pictures * s[0] // rows, *s[1:]), np.float32) for n, s in graph.inputs.items() if s}
@@ -286,7 +286,7 @@ def _rates(network: Network, pictures: int) -> _Rates:
     squares = sum(_squares(graph, u, run.sources[key][0].way, pictures * batches) for key, u in units.items())
     made = max((_squared_once(graph, u, run.sources[key][0].way) for key, u in units.items()), default=0)
     given = batches * sum(a.nbytes for a in batch.values())
-    piece = max(living(part, part.outputs, (), made_for(part)) + beside for part, beside in run.steps(size)) + made
+    piece = max(living(part, part.outputs, (), part.batch_size()) + beside for part, beside in run.steps(size)) + made
     return _Rates(given + compiled, piece, squares + run.shared_bytes, squares)
 
 
@@ -295,7 +295,7 @@ def _squares(graph: Graph, unit: Unit, way: Way, pictures: int) -> int:
     assert unit.weight is not None
     if way is not Way.ROWS:
         return 8 * math.prod(unit.weight.shape[:3])
-    rows = sum(math.prod(graph.shape(use.input)[:-1]) for use in unit.uses) * pictures // made_for(graph)
+    rows = sum(math.prod(graph.shape(use.input)[:-1]) for use in unit.uses) * pictures // graph.batch_size()
     return 8 * sum(unit.weight.shape) * rows
 
 

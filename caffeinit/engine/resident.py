@@ -30,7 +30,6 @@ from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
 from caffeinit.engine.session import FED_ELEMENTS, Settings, declare, fed_weights, output_shape, start
 from caffeinit.model.graph import Graph
 from caffeinit.model.rowwise import is_rowwise
-from caffeinit.model.sizes import made_for
 from caffeinit.statistics.moments import PictureMoments
 
 HOST = Device()
@@ -247,7 +246,9 @@ class ResidentSession:
     def _pictures(self, feeds: Mapping[str, DeviceArray]) -> int:
         """Return how many pictures the feeds are of; 0 if none tells."""
         rows = {name: (*self._graph.shape(name), -1)[0] for name in feeds}
-        return next((len(feeds[name]) * made_for(self._graph) // count for name, count in rows.items() if count > 0), 0)
+        return next(
+            (len(feeds[name]) * self._graph.batch_size() // count for name, count in rows.items() if count > 0), 0
+        )
 
     def _allocate(self, name: str, pictures: int) -> DeviceArray | None:
         """Return memory for an output; None where its shape depends on the data."""
@@ -255,7 +256,7 @@ class ResidentSession:
         if min(shape, default=1) < 0:
             return None
         if self._graph.batch_axis_free:
-            shape = output_shape(shape, made_for(self._graph), pictures)
+            shape = output_shape(shape, self._graph.batch_size(), pictures)
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(self._graph.elem_type(name)))
         try:
             return DeviceArray.allocate(self._settings.device, shape, dtype)

@@ -20,7 +20,6 @@ from caffeinit.gradients.absorbing import absorbed
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.rowwise import is_rowwise, row_pieces
-from caffeinit.model.sizes import made_for
 from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
@@ -58,7 +57,7 @@ class Backward:
     def _pays(self, way: Graph, arrays: Iterable[str]) -> bool:
         if not is_rowwise(way):
             return False
-        values = sum(math.prod(way.shape(v)) for v in way.moving_values()) // made_for(way)
+        values = sum(math.prod(way.shape(v)) for v in way.moving_values()) // way.batch_size()
         return sum(math.prod(way.shape(a)) for a in arrays if a in way.initializers) <= PIECE_PICTURES * values
 
     def run(self, feeds: Values, settings: Settings, compile_graph: Compile) -> dict[str, np.ndarray]:

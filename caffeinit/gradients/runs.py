@@ -23,7 +23,7 @@ from caffeinit.gradients.sources import GradientSource, Prepared, Way, gradient_
 from caffeinit.gradients.squares import FiledSquares, KeptSquares, Squares, SquaresInOrder
 from caffeinit.gradients.steps import NUM_STEPS, cut_on_way_back, held_beside
 from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.sizes import count_pictures, made_for, resized, value_bytes
+from caffeinit.model.sizes import count_pictures, resized, value_bytes
 from caffeinit.storage.mapped import ScratchArrays, release
 from caffeinit.workers import worker_pool
 
@@ -140,7 +140,7 @@ class WholeRun(GradientRun):
         graph = self.graph
         shapes = {name: graph.shape(name) for name in step.outputs if name in graph.outputs}
         return {
-            name: (shape[0] * pictures // made_for(self._whole), *shape[1:]) if name in self._moving_rows else shape
+            name: (shape[0] * pictures // self._whole.batch_size(), *shape[1:]) if name in self._moving_rows else shape
             for name, shape in shapes.items()
             if -1 not in shape and graph.elem_type(name) == onnx.TensorProto.FLOAT
         }
@@ -182,7 +182,7 @@ class SegmentedRun(GradientRun):
         pictures = self._num_pictures(feeds)
         steps = self.steps(pictures)
         piece = max(
-            (b + sum(value_bytes(part, n, made_for(part)) for n in part.inputs) for part, b in steps), default=0
+            (b + sum(value_bytes(part, n, part.batch_size()) for n in part.inputs) for part, b in steps), default=0
         )
         return max(1, min(self._settings.workers, ABREAST_BYTES // max(1, piece)))
 

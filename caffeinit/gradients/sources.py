@@ -21,7 +21,7 @@ from caffeinit.engine.session import Session, Settings
 from caffeinit.gradients.squares import PictureSquares, ProductSquares, Squares, array_squares
 from caffeinit.model.graph import Graph
 from caffeinit.model.products import PRODUCTS, Product
-from caffeinit.model.sizes import made_for, numpy_type
+from caffeinit.model.sizes import numpy_type
 from caffeinit.model.units import Unit, Use, grouped_view
 from caffeinit.ops import find_rule
 from caffeinit.ops.base import PictureGradient
@@ -164,7 +164,7 @@ def _way(graph: Graph, use: Use) -> Way:
         return Way.PICTURES
     num_rows = math.prod(graph.shape(use.input)[:-1])
     if graph.batch_axis_free:
-        num_rows = num_rows * MOST_PICTURES // made_for(graph)
+        num_rows = num_rows * MOST_PICTURES // graph.batch_size()
     is_few = num_rows <= MOST_PICTURES or 2 * num_rows <= min(graph.shape(use.node.input[use.side])[-2:])
     return Way.ROWS if is_few else Way.PICTURES
 

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from caffeinit.engine.segments import Segment
 from caffeinit.gradients.sources import GradientSource
 from caffeinit.model.graph import Graph
-from caffeinit.model.sizes import made_for
 
 NUM_STEPS = 24  # at most, of about as many numbers: each has a session of its own
 LEAST_ELEMENTS = 1 << 20  # of a picture's values that squares are taken from; fewer are not worth a cut
@@ -46,7 +45,7 @@ def cut_on_way_back(
 def _grouped(graph: Graph, wanted: Sequence[Sequence[str]], most: int) -> list[list[str]]:
     """Return the values of consecutive units together until they have their share of all numbers."""
     sizes = [sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) for values in wanted]
-    share = max(sum(sizes) / most, LEAST_ELEMENTS * made_for(graph))
+    share = max(sum(sizes) / most, LEAST_ELEMENTS * graph.batch_size())
     groups: list[list[str]] = []
     size = math.inf
     for values, more in zip(wanted, sizes, strict=True):

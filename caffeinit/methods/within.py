@@ -30,7 +30,6 @@ from caffeinit.methods.responses import Responses, Turner, is_enough, turn_filte
 from caffeinit.model.following import channel_map, has_channels_of
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
-from caffeinit.model.sizes import made_for
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.statistics.moments import Moments
@@ -184,7 +183,7 @@ class _Watch:
 
     def _show(self, value: str, piece: np.ndarray | Piece) -> None:
         rows = self.graph.shape(value)[0]
-        pictures = len(piece) * made_for(self.graph) // rows if rows > 0 else None  # of rows that the data choose
+        pictures = len(piece) * self.graph.batch_size() // rows if rows > 0 else None  # of rows that the data choose
         for name, use in self.values[value]:
             self.samplers[name].observe(piece, use, pictures)
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 
 from caffeinit.model.graph import Graph
-from caffeinit.model.sizes import made_for
 from caffeinit.ops import find_rule
 
 
@@ -43,7 +42,7 @@ def most_pictures(graph: Graph, values: Sequence[str], limit: int) -> int | None
     if not graph.batch_axis_free or joins_rows(graph.part(values)):
         return None
     shapes = [graph.shape(v) for v in values]
-    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // made_for(graph)
+    picture = 4 * sum(math.prod(s) for s in shapes if -1 not in s) // graph.batch_size()
     return max(1, limit // max(picture, 1))
 
 

@@ -12,15 +12,10 @@ from onnx.shape_inference import InferenceError
 from caffeinit.model.graph import Graph, Shape
 
 
-def made_for(graph: Graph) -> int:
-    """Return the number of pictures that a graph's shapes are for."""
-    return graph.batch_size()
-
-
 def count_pictures(graph: Graph, feeds: Mapping[str, np.ndarray]) -> int:
     """Return how many pictures are fed to a graph's inputs; others may be fed beside them."""
     name, shape = next((n, s) for n, s in graph.inputs.items() if s and n in feeds)
-    return len(feeds[name]) * made_for(graph) // shape[0]
+    return len(feeds[name]) * graph.batch_size() // shape[0]
 
 
 def numpy_type(graph: Graph, name: str) -> np.dtype:
@@ -41,12 +36,12 @@ def value_bytes(graph: Graph, name: str, pictures: int, moving: bool = True) -> 
     if -1 in shape:
         return 0
     size = math.prod(shape) * numpy_type(graph, name).itemsize
-    return size * pictures // made_for(graph) if moving and graph.batch_axis_free else size
+    return size * pictures // graph.batch_size() if moving and graph.batch_axis_free else size
 
 
 def resized(graph: Graph, pictures: int) -> Graph:
     """Return a graph for another number of pictures, if it takes any: what is summed over them keeps its size."""
-    rows = made_for(graph)
+    rows = graph.batch_size()
     if not graph.batch_axis_free or pictures == rows:
         return graph
     other = graph.emptied(graph.opset)

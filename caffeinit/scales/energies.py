@@ -12,7 +12,7 @@ from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.rowwise import joins_rows
-from caffeinit.model.sizes import count_pictures, made_for, scaled_rows
+from caffeinit.model.sizes import count_pictures, scaled_rows
 from caffeinit.ops.building import reduced
 from caffeinit.scales.mixtures import Edge
 
@@ -45,7 +45,7 @@ class Energies:
                 self._squares[edge] = [_squared(graph, value, edge) for value in values]
         names = [name for of in self._squares.values() for name in of]
         self._session = compile_graph(graph, names, network.settings, fed=network.learned)
-        self._rows = made_for(graph)
+        self._rows = graph.batch_size()
         self._is_cut = graph.batch_axis_free and not joins_rows(graph.part(names))
         self._shapes = {name: graph.shape(name) for name in self._session.inputs}
 

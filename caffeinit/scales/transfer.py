@@ -19,7 +19,6 @@ from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.rowwise import joins_rows
-from caffeinit.model.sizes import made_for
 from caffeinit.scales.bonds import Bond
 from caffeinit.workers import worker_pool
 
@@ -100,7 +99,7 @@ def measure_transfers(network: Network, batch: Mapping[str, np.ndarray], bonds: 
     graph, feeds = network.graph, dict(batch)
     bottoms = list(dict.fromkeys(b.bottom for b in bonds))
     if graph.batch_axis_free and not joins_rows(graph.part(bottoms)):
-        each = sum(math.prod(graph.shape(bond.bottom)) for bond in bonds) // made_for(graph)
+        each = sum(math.prod(graph.shape(bond.bottom)) for bond in bonds) // graph.batch_size()
         count = max(1, min(_PICTURES, _NUMBERS // max(each, 1)))
         feeds = {name: array[:count] for name, array in batch.items()}
     below = compile_graph(network.graph, bottoms, network.settings)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from caffeinit.model.network import Network
-from caffeinit.model.sizes import count_pictures, made_for
+from caffeinit.model.sizes import count_pictures
 
 Batch = Mapping[str, np.ndarray]
 # Rates are measured on so many pictures by default, whatever the size of the batches that bring them.
@@ -81,7 +81,7 @@ def first_pictures(network: Network, batches: Iterable[Batch], count: int = RATE
             break
     if not network.graph.batch_axis_free:
         return parts
-    each = {name: shape[0] / made_for(network.graph) for name, shape in network.graph.inputs.items() if shape}
+    each = {name: shape[0] / network.graph.batch_size() for name, shape in network.graph.inputs.items() if shape}
     return [
         {
             name: np.concatenate([p[name] for p in parts])[: round(count * each[name])] if name in each else array

@@ -31,7 +31,7 @@ from caffeinit.model.network import Network, Place
 from caffeinit.model.nodes import operator_of
 from caffeinit.model.products import PRODUCTS
 from caffeinit.model.rowwise import most_pictures
-from caffeinit.model.sizes import count_pictures, made_for, scaled_rows
+from caffeinit.model.sizes import count_pictures, scaled_rows
 from caffeinit.model.units import Unit
 from caffeinit.scales.links import Link
 from caffeinit.statistics.forward import cut
@@ -235,7 +235,7 @@ class RateProbe:
 
     def _draw(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """Yield each batch's noise, drawn picture by picture where it can be: the cut into batches does not show in it."""
-        made, is_free = made_for(self.graph), self.graph.batch_axis_free
+        made, is_free = self.graph.batch_size(), self.graph.batch_axis_free
         shapes = {self._diffs[head]: self.graph.shape(head) for head in self.heads}
         each = {n: (s[0] // made, *s[1:]) for n, s in shapes.items() if is_free and s and s[0] % made == 0}
         for batch in self.batches:
@@ -315,7 +315,7 @@ def _rows(feed: Batch, start: int, end: int, whole: int) -> Batch:
 
 def _piece_pictures(graph: Graph, values: Sequence[str]) -> int:
     """Return how many pictures a piece is to have: more where matrices have more numbers than some pictures' values."""
-    picture = sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) / made_for(graph)
+    picture = sum(math.prod(s) for v in values if -1 not in (s := graph.shape(v))) / graph.batch_size()
     matrices = {i for n in graph.nodes if n.op_type in PRODUCTS for i in n.input if i in graph.initializers}
     num_weights = sum(graph.initializers[i].size for i in matrices)
     is_small = 4 * LARGE_PIECE_PICTURES * picture <= LARGE_PIECE_BYTES

@@ -6,7 +6,7 @@ import pytest
 from caffeinit.engine.device import Device
 from caffeinit.engine.session import Session, Settings
 from caffeinit.model.graph import Graph
-from caffeinit.model.sizes import made_for, resized, value_bytes
+from caffeinit.model.sizes import resized, value_bytes
 from caffeinit.statistics.rates import RateProbe
 from tests.gradients.test_runs import ALL
 from tests.nets import pictures
@@ -18,7 +18,7 @@ def test_values_for_another_number_of_pictures_have_the_size_that_a_run_gives_th
     net = ALL[name]()
     net.settings = Settings(1, Device(resident=True))  # weights' gradients, not what they are made from, are put out
     graph = RateProbe(net, pictures()[:1]).run.graph
-    assert made_for(graph) == 4
+    assert graph.batch_size() == 4
     other = resized(graph, num)
     moving = graph.moving_values()
     values = [o for node in graph.nodes for o in node.output if o in moving]
