@@ -34,7 +34,7 @@ from caffeinit.cli.verb import Verb
     type=click.Choice(["preserve", "equalize", "balance", "fp16", "normalize"]),
     default="preserve",
     show_default=True,
-    help="what to reach, see above.",
+    help="what rescale is to reach, as its help says.",
 )
 @rate_options
 @click.option("--powers-of-two", is_flag=True, help="round all factors to powers of two: no bit of the outputs moves.")
