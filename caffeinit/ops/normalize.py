@@ -160,7 +160,7 @@ class LayerNormalization(OpRule):
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Over all axes."""
-        return not attribute(node, "axis", -1) % len(graph.shape(node.input[0]))
+        return 0 in _last_axes(node, graph)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale and bias."""
@@ -188,7 +188,7 @@ class RMSNormalization(OpRule):
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Over all axes."""
-        return not attribute(node, "axis", -1) % len(graph.shape(node.input[0]))
+        return 0 in _last_axes(node, graph)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x and scale."""
