@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from caffeinit.model.graph import Graph, Shape
 
 IR_VERSION = 8
+_MOST_SIZES = 4096
 
 
 def infer_types(graph: Graph, node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
@@ -31,6 +32,11 @@ def infer_types(graph: Graph, node: onnx.NodeProto, types: Mapping[str, onnx.Typ
     if (shape := _known_to_rule(graph, node)) is not None:
         found[node.output[0]] = tensor_type(types[node.input[0]].tensor_type.elem_type, shape)
     return found
+
+
+def _most(array: np.ndarray) -> int:
+    """Return how many numbers an array may have to be looked at: sizes of pieces may be as many as these are."""
+    return LARGEST if array.dtype.kind == "f" or array.ndim != 1 else _MOST_SIZES
 
 
 def tensor_type(elem_type: int, shape: Shape) -> onnx.TypeProto:
@@ -57,7 +63,7 @@ def _infer(
             schema,
             node,
             types,
-            {i: numpy_helper.from_array(a) for i, a in known.items() if a is not None and a.size <= LARGEST},
+            {i: numpy_helper.from_array(a) for i, a in known.items() if a is not None and a.size <= _most(a)},
             opset_imports=[helper.make_opsetid(node.domain, graph.opset)],
             ir_version=IR_VERSION,
         )

@@ -200,6 +200,7 @@ CASES = [
     case("Concat", X, (3, 3, 4), axis=0, is_bound=True),
     case("Split", X, axis=1, outputs=3),
     case("Split", X, ints(1, 3), axis=2, outputs=2),
+    case("Split", (2, 71, 3), ints(*[1] * 69, 2), axis=1, outputs=70),
     case("Slice", X, ints(1), ints(3), ints(2)),
     case("Slice", X, ints(0, -1), ints(2, -(1 << 31)), ints(1, 2), ints(1, -1)),
     case("Slice", (2, 7, 3), ints(1), ints(7), ints(1), ints(2)),
