@@ -30,6 +30,8 @@ FED_ELEMENTS = 1 << 14  # matrices above this size are fed
 HUGE_ELEMENTS = 1 << 24  # kernels above this size are fed: building them in takes six copies, and longer than a pass
 _KERNELS = ("Conv", "ConvTranspose")
 MESSAGE_BYTES = 3 << 29  # of the 2 GB that a protobuf message can hold
+# Nodes above which values do not take over the memory of others: which do is found in a time that grows with the square.
+MOST_PLANNED_NODES = 3000
 MOST_AT_ONCE = 1 << 30  # bytes of weights above which a graph is run in segments
 
 
@@ -134,6 +136,7 @@ def start(model: onnx.ModelProto, settings: Settings, sparing: bool = False) -> 
     """Return onnxruntime's session for a model; `sparing`: without an arena."""
     options = _options(settings)
     options.enable_cpu_mem_arena = not sparing
+    options.enable_mem_reuse = len(model.graph.node) <= MOST_PLANNED_NODES
     with explained("set up"):
         return settings.device.start(model.SerializeToString(), options)
 
