@@ -40,6 +40,7 @@ class Graph:
         nearly_homogeneous: values that follow another's scale approximately -> that value (LRN).
         net_numbers: initializers that stand for a number of the net's own text.
         folded: what `folding.known_value` has worked out.
+        recurrent: products' operands that are used again at every step -> the array that they are taken from.
         held: values whose scale must stay where the function is kept -> why, beside the outputs.
         domains, functions: versions of other operator sets than ONNX's own, and what nodes of functions stand for.
     """
@@ -57,6 +58,7 @@ class Graph:
         self.nearly_homogeneous: dict[str, str] = {}
         self.net_numbers: dict[str, NetNumber] = {}
         self.folded: dict[str, np.ndarray | None] = {}
+        self.recurrent: dict[str, str] = {}
         self.held: dict[str, str] = {}
         self.domains: dict[str, int] = {}
         self.functions: list[onnx.FunctionProto] = []
@@ -221,8 +223,7 @@ class Graph:
     def depends_on_input(self, value: str) -> bool:
         """Tell whether a value follows from a graph input, not from initializers alone."""
         pending, seen = [value], {value}
-        while pending:
-            name = pending.pop()
+        for name in pending:  # the nearest first: an input may be near where much lies behind other ways
             if name in self.inputs:
                 return True
             node = self.producer(name)

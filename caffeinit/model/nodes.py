@@ -69,12 +69,16 @@ def operator_of(node: onnx.NodeProto) -> str:
 
 def node_label(node: onnx.NodeProto) -> str:
     """Return what messages name a node by: its name, or its operator and what it makes where it has none."""
+    if INSIDE in node.name:
+        return name_of(node)
     operator = operator_of(node).rpartition(".")[2]
     return f'node "{node.name}" ({operator})' if node.name else f'the {operator} that makes "{_first_output(node)}"'
 
 
 def name_of(node: onnx.NodeProto) -> str:
-    """Return what a reader knows a node by, in reasons."""
+    """Return what a reader knows a node by, in reasons; a node of ours as that of the file which it is part of."""
+    if INSIDE in node.name:
+        return node.name.partition(INSIDE)[0]
     operator = operator_of(node)
     return f"{operator} {node.name}" if node.name else f'{operator} that makes "{_first_output(node)}"'
 

@@ -181,12 +181,13 @@ def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str
     return units
 
 
+AGAIN = "its weights are used again at every step"
 # Role of a layer's first array -> why that layer is no unit, where it is none.
 _NO_UNIT = {
     "scale": "its factors are not one per channel",
     "bias": "its shifts are not one per channel",
     "slope": "its slopes are for negative values alone",
-    "recurrent": "its weights are used again at every step",
+    "recurrent": AGAIN,
     "table": "its numbers are values themselves, and multiply nothing",
 }
 

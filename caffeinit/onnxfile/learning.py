@@ -25,7 +25,7 @@ from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import node_label
 from caffeinit.model.norms import find_statistic
 from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
-from caffeinit.model.units import Learned, Unit, array_view, find_units, grouped_view
+from caffeinit.model.units import AGAIN, Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
@@ -50,8 +50,8 @@ def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
         if not any(o in moving for o in node.output):
             continue  # arithmetic of arrays
         for name, role in _arrays_of(node):
-            if role in ("mean", "variance") and _factor(graph, name):
-                continue  # sums, as Caffe stores them
+            if (role in ("mean", "variance") and _factor(graph, name)) or name in graph.recurrent:
+                continue  # sums, as Caffe stores them; what is used again at every step
             is_fixed = name not in moving and name not in graph.initializers and graph.is_typed(name)
             if (
                 role
@@ -191,10 +191,12 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
     """Return the products with arrays that are no units, and why."""
     known = {id(use.node) for unit in units for use in unit.uses}
     moving, pictures = graph.moving_values(), PictureAxes(graph)
-    found = []
+    found = [Skipped(name, AGAIN) for name in dict.fromkeys(graph.recurrent.values())]
     for node in graph.nodes:
         kinds = (*_AFFINE, "Einsum")
         if node.op_type not in kinds or node.domain or id(node) in known or node.output[0] not in moving:
+            continue
+        if not graph.recurrent.keys().isdisjoint(node.input):
             continue
         fixed = [side for side in (0, 1) if node.input[side] not in moving]
         if fixed:

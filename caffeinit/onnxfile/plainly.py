@@ -25,8 +25,8 @@ def spelt_plainly(graph: Graph) -> Graph:
     apart: set[str] = set()  # what new nodes make of several axes that were one
     moved: list[onnx.NodeProto] = []
     for node in nodes:
-        rule = find_rule(node)
-        if rule is not None and node.output[0] in moving and rule.spell_plainly(node, graph, made, moving):
+        rule = find_rule(node) if any(o in moving for o in node.output) else None
+        if rule is not None and rule.spell_plainly(node, graph, made, moving):
             last = made.producer(node.output[0])
             is_read_once = len(readers.get(node.output[0], [])) == 1 and node.output[0] not in graph.outputs
             apart.update([node.output[0]] if is_read_once and last is not None and last.op_type == "Reshape" else [])
@@ -34,7 +34,10 @@ def spelt_plainly(graph: Graph) -> Graph:
             moved.append(view)
         else:
             made.nodes.append(node)
-    return made.without(moved, {}) if moved else made
+    made = made.without(moved, {}) if moved else made
+    if made.outputs:
+        made.drop(0, made.outputs)  # what nodes read that others stand for now, such as first states of zeros
+    return made
 
 
 def _shifted_view(node: onnx.NodeProto, made: Graph, apart: Collection[str]) -> onnx.NodeProto | None:

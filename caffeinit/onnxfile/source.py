@@ -15,7 +15,7 @@ from caffeinit.images import Preprocessing
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.netnumbers import NetNumber
 from caffeinit.model.network import Network, Params
-from caffeinit.model.nodes import operator_of
+from caffeinit.model.nodes import INSIDE, operator_of
 from caffeinit.model.units import Learned
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.bodies import laid_open
@@ -144,17 +144,17 @@ def _checksum(array: np.ndarray) -> int:
 def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dict[str, Learned]]:
     """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
     built = build_graph(laid_open(plain, shapes), shapes)
-    graph = free_batch(built.graph, declares_batch(plain.inputs), plain.where)
-    graph, without_gain = gains_after(endings_apart(spelt_plainly(graph)))
+    graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
+    graph, without_gain = gains_after(endings_apart(graph))
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
     return graph, built, without_gain | computed
 
 
 def _blobs(graph: Graph) -> list[str]:
-    """Return the values of real numbers that depend on inputs."""
+    """Return the values of the file, of real numbers, that depend on inputs."""
     moving = graph.moving_values()
-    made = [o for node in graph.nodes for o in node.output if o in moving]
+    made = [o for node in graph.nodes for o in node.output if o in moving and INSIDE not in o]
     return [o for o in made if graph.elem_type(o) == TensorProto.FLOAT]
 
 

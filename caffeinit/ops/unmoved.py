@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx
 
-from caffeinit.model.graph import Graph, attribute
+from caffeinit.model.graph import Graph
 from caffeinit.ops.activation import AlongAxis
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
@@ -94,17 +94,6 @@ class Subgraphs(OpRule):
     """Holds graphs of its own."""
 
     refusal = "graphs inside operators are not differentiated"
-
-
-@op_rule("LSTM", "GRU", "RNN")
-class Recurrent(OpRule):
-    """Runs over a sequence."""
-
-    refusal = "fused recurrent operators are not differentiated"
-
-    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
-        """Where the first axis is that of the steps."""
-        return not attribute(node, "layout", 0)
 
 
 @op_rule("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
