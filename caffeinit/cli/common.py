@@ -47,7 +47,7 @@ _NET = [
         metavar="BLOB=C,H,W",
         help="shape of an input, with or without the batch size; repeat for several inputs.",
     ),
-    click.option("--strict", is_flag=True, help="refuse what would be left out: layers that cannot run, bad pictures."),
+    click.option("--strict", is_flag=True, help="refuse what would be left out, such as layers that cannot run."),
 ]
 _IMAGES = [
     click.option(
@@ -123,14 +123,16 @@ _WRITE = [
     click.option(
         "--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns, each of which must match."
     ),
-    click.option("--beta", type=Finite(), help="mean that normalised channels are given; default: 0.1."),
+    click.option(
+        "--beta", type=Finite(), help="mean that init and --mode normalize give channels, in deviations; default: 0.1."
+    ),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="of all that is random."),
     click.option(
         "--method",
         "methods",
         multiple=True,
         metavar="[PATTERN=]METHOD",
-        help="how weights are drawn: gaussian (default), orthonormal, patches, pca, zca, kmeans, filler, xavier, msra, "
+        help="how init and --mode normalize draw weights: gaussian (default), orthonormal, patches, pca, zca, kmeans, filler, xavier, msra, "
         "orthogonal, random-walk; for all layers or for those that a pattern matches.",
     ),
 ]
