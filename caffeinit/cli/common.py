@@ -132,8 +132,8 @@ _WRITE = [
         "methods",
         multiple=True,
         metavar="[PATTERN=]METHOD",
-        help="how init and --mode normalize draw weights: gaussian (default), orthonormal, patches, pca, zca, kmeans, filler, xavier, msra, "
-        "orthogonal, random-walk; for all layers or for those that a pattern matches.",
+        help="how init and --mode normalize draw weights: gaussian (default), orthonormal, patches, pca, zca, kmeans, "
+        "filler, xavier, msra, orthogonal, random-walk; for all layers or for those that a pattern matches.",
     ),
 ]
 
