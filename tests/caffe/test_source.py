@@ -220,7 +220,7 @@ def test_inputs_of_different_lengths_are_no_matter_where_the_net_spells_them_out
     net = load(tmp_path, text)
     rng = np.random.default_rng(0)
     given = {n: rng.standard_normal(s).astype("f4") for n, s in net.inputs.items()}
-    assert [u.done for u in caffeinit.init(net, given).units] == ["drawn (gaussian), normalised"]
+    assert [u.done for u in caffeinit.init(net, given).units] == ["drawn (gaussian), normalised"] * 2
     assert net.params["rnn"][0].all()
     with pytest.raises(CaffeinitError, match="different numbers of rows"):
         caffeinit.init(net, {**given, "state": np.ones((3, 2, 4))})

@@ -4,8 +4,8 @@ Axis 0 is time, so the number of steps is spelt out and the batch is axis 1. Eve
 can pass. A sequence starts from zeros, or from the hidden state handed in: Caffe also carries the state over from its
 last forward pass, which a graph cannot.
 
-The weights of input and state are joined into one matrix (input, static input, state). Steps depend on each other
-through it, so it is not an affine unit whose outputs could be normalised one after the other.
+As in Caffe, what all steps read is multiplied at once, by weights that are those of an affine unit, and a static input
+once for all steps. The weights of the state are used again at every step, and make no unit.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Recurrent(LayerType):
         rows = self.gates * int(p.num_output)
         filler = p.weight_filler if p.HasField("weight_filler") else None
         bias_filler = p.bias_filler if p.HasField("bias_filler") else None
-        params = [Param((rows, int(np.prod(bottoms[0][2:]))), "recurrent", filler), Param((rows,), "bias", bias_filler)]
+        params = [Param((rows, int(np.prod(bottoms[0][2:]))), "weight", filler), Param((rows,), "bias", bias_filler)]
         if self._has_static(layer, len(bottoms)):
-            params.append(Param((rows, int(np.prod(bottoms[2][1:]))), "recurrent", filler))
+            params.append(Param((rows, int(np.prod(bottoms[2][1:]))), "weight", filler))
         return [*params, Param((rows, int(p.num_output)), "recurrent", filler)]
 
     def lower(self, layer: Layer, graph: ParamGraph, bottoms: Sequence[str]) -> list[str]:
@@ -87,13 +87,15 @@ class Recurrent(LayerType):
         first = bottoms[2 + static :]
         zeros = np.zeros((batch, hidden), np.float32)
         states = [graph.op("Reshape", s, [batch, hidden]) for s in first] or [graph.constant(zeros)] * self.num_states
+        product = input_product(graph, bottoms[0], steps * batch, graph.param(layer, 0), graph.param(layer, 1))
+        if static:
+            same = input_product(graph, bottoms[2], batch, graph.param(layer, 2))
+            product = graph.op("Add", graph.op("Reshape", product, [steps, batch, self.gates * hidden]), same)
         rolled = Unrolled(
             graph,
-            inputs=split_steps(graph, bottoms[0], steps, batch),
+            inputs=split_steps(graph, product, steps, batch),
             cont=list(split_steps(graph, indicator(graph, bottoms[1]), steps, batch)),
-            static=graph.op("Reshape", bottoms[2], [batch, -1]) if static else None,
-            weights=[graph.param(layer, i) for i in ([0, 2, 3] if static else [0, 2])],
-            bias=graph.param(layer, 1),
+            weight=graph.param(layer, 3 if static else 2),
         )
         outputs, last = self.unroll(layer, rolled, states)
         top = graph.op("Reshape", outputs, [steps, batch, hidden])
@@ -111,30 +113,26 @@ class Recurrent(LayerType):
 
 
 class Unrolled:
-    """The steps' inputs, and the one product that each step begins with."""
+    """The steps' inputs, and the one product that each step begins with.
 
-    def __init__(
-        self,
-        graph: ParamGraph,
-        inputs: Sequence[str],
-        cont: Sequence[str | None],
-        static: str | None,
-        weights: Sequence[str],
-        bias: str,
-    ) -> None:
+    Attributes:
+        inputs: of each step, W x + b, (N, G).
+        cont: of each step what the state is multiplied by, or None for 1.
+        weight: of the state, (H, G).
+    """
+
+    def __init__(self, graph: ParamGraph, inputs: Sequence[str], cont: Sequence[str | None], weight: str) -> None:
         self.graph = graph
         self.inputs = inputs
         self.cont = cont
-        self.static = static
-        self.bias = bias
-        self.weight = graph.op("Concat", *weights, axis=1)
+        # No plain view of the array, or it would be taken for a unit's that is used many times.
+        self.weight = graph.op("Transpose", graph.op("Concat", weight, axis=0), perm=[1, 0])
 
     def gate_inputs(self, step: int, state: str) -> str:
-        """Return W (x, static, cont * state) + b, (N, G)."""
+        """Return W x + b and the product with cont * state, (N, G)."""
         cont = self.cont[step]
         kept = self.graph.op("Mul", state, cont) if cont else state
-        parts = [self.inputs[step], *([self.static] if self.static else []), kept]
-        return self.graph.op("Gemm", self.graph.op("Concat", *parts, axis=1), self.weight, self.bias, transB=1)
+        return self.graph.op("Add", self.inputs[step], self.graph.op("MatMul", kept, self.weight))
 
     def lstm(self, hidden: str, cell: str) -> tuple[str, list[str]]:
         """Return all h as (T * N, H), and the last h and c; gates are in the order i, f, o, g."""
@@ -156,6 +154,12 @@ class Unrolled:
 def indicator(graph: ParamGraph, cont: str) -> str:
     """Return cont itself, as the remainder by the largest number: that passes no gradient on, as Caffe passes none."""
     return graph.op("Mod", cont, _MOST, fmod=1)
+
+
+def input_product(graph: ParamGraph, x: str, rows: int, weight: str, bias: str | None = None) -> str:
+    """Return W x + b for (rows, ...) or (T, N, ...) as (rows, G)."""
+    matrix = graph.op("Reshape", x, [rows, int(np.prod(graph.shape(x))) // rows])
+    return graph.op("Gemm", matrix, weight, *([bias] if bias else []), transB=1)
 
 
 def split_steps(graph: ParamGraph, x: str, steps: int, batch: int) -> list[str]:
@@ -223,7 +227,7 @@ class RNN(Recurrent):
         for step in range(len(steps.inputs)):
             hidden = graph.op("Tanh", steps.gate_inputs(step, hidden))
             passed.append(hidden)
-        index = 4 if steps.static else 3
+        index = 4 if self._has_static(layer, len(layer.bottom)) else 3
         weight, bias = graph.param(layer, index), graph.param(layer, index + 1)
         product = graph.op("Gemm", graph.op("Concat", *passed, axis=0), weight, bias, transB=1)
         return graph.op("Tanh", product), [hidden]
@@ -270,7 +274,7 @@ class Lstm(LayerType):
         bias = p.bias_filler if p.HasField("bias_filler") else None
         inputs = int(np.prod(bottoms[0][1:]))
         return [
-            Param((4 * size, inputs), "recurrent", filler),
+            Param((4 * size, inputs), "weight", filler),
             Param((4 * size, size), "recurrent", filler),
             Param((4 * size,), "bias", bias),
         ]
@@ -282,14 +286,8 @@ class Lstm(LayerType):
         cont: list[str | None] = [None] * steps
         if len(bottoms) > 1:
             cont = list(split_steps(graph, indicator(graph, bottoms[1]), steps, batch))
-        rolled = Unrolled(
-            graph,
-            inputs=split_steps(graph, bottoms[0], steps, batch),
-            cont=cont,
-            static=None,
-            weights=[graph.param(layer, 0), graph.param(layer, 1)],
-            bias=graph.param(layer, 2),
-        )
+        product = input_product(graph, bottoms[0], steps * batch, graph.param(layer, 0), graph.param(layer, 2))
+        rolled = Unrolled(graph, split_steps(graph, product, steps, batch), cont, graph.param(layer, 1))
         return [rolled.lstm(zeros, zeros)[0]]
 
     def macs(self, layer: Layer, bottoms: Sequence[Shape]) -> int:
