@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,9 +20,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from caffeinit.engine.onnxrun import OnnxFile
+from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
+from caffeinit.model.norms import find_statistic, stored_factor
 from caffeinit.storage.files import check_target, replacing
 
 MOST_EMBEDDED = 1_900_000_000  # bytes; protobuf's limit is 2 GiB for the whole file
@@ -67,7 +69,7 @@ def export_onnx(
     if not network.outputs:
         reasons = "; ".join(f'layer "{s.name}": {s.reason}' for s in network.skipped[:3])
         raise CaffeinitError(f"the net has no output that can be computed{': ' if reasons else ''}{reasons}")
-    graph = network.graph.part(network.outputs)
+    graph = _settled(network.graph.part(network.outputs), network.learned)
     runs = [(feeds, network.forward(feeds, graph.outputs)) for feeds in _feeds(graph)]
     beside = sum(a.nbytes for a in graph.initializers.values()) > most
     data = path.with_name(path.name + ".data") if beside else None
@@ -86,6 +88,48 @@ def export_onnx(
             onnx.save_model(model, temporary, format="protobuf")
     inputs, outputs = ({v.name: _dims(v) for v in values} for values in (model.graph.input, model.graph.output))
     return Exported(graph.opset, inputs, outputs, difference, data)
+
+
+def _settled(graph: Graph, learned: Container[str]) -> Graph:
+    """Return the graph with numbers in place of what it works out from others: not all programs take that.
+
+    What follows from learned arrays stays, so that these are in the file, but for the statistics of BatchNormalization.
+    """
+    made, constants = graph.copy(), _constants(graph, learned)
+    instead = _put_statistics(graph, made)
+    if constants:
+        for name, array in compile_graph(graph, constants, Settings(threads=1)).run({}).items():
+            instead[name] = made.add_initializer(made.fresh("const"), array)
+    return made.without((), instead).part(graph.outputs) if instead else graph
+
+
+def _put_statistics(graph: Graph, made: Graph) -> dict[str, str]:
+    """Put statistics in place of the sums that Caffe stores, and return the value that was read -> the array's name."""
+    instead = dict[str, str]()
+    for node in graph.nodes:
+        for value in node.input[3:5] if node.op_type == "BatchNormalization" else ():
+            found = find_statistic(graph, value)
+            if found is None or found.factor is None or value in instead:
+                continue
+            name = found.initializer
+            array = graph.initializers[name] * np.float32(stored_factor(graph, node))
+            if name in instead.values() and not np.array_equal(array, made.initializers[name]):
+                name = made.fresh(name)  # layers that share the sums and count on another number
+            made.initializers[name] = array
+            instead[value] = name
+    return instead
+
+
+def _constants(graph: Graph, learned: Container[str]) -> list[str]:
+    """Return the values that follow from constants alone and are read by what depends on inputs."""
+    moving, fixed = graph.moving_values(), {n for n in graph.initializers if n not in learned}
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        if any(o in moving for o in node.output):
+            found |= dict.fromkeys(i for i in node.input if i in fixed and i not in graph.initializers)
+        elif all(i in fixed for i in node.input if i):
+            fixed.update(o for o in node.output if o)
+    return list(found)
 
 
 def _feeds(graph: Graph) -> list[Arrays]:

@@ -23,7 +23,6 @@ from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import node_label
-from caffeinit.model.norms import find_statistic
 from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
 from caffeinit.model.units import AGAIN, Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.model.varying import followers
@@ -50,8 +49,8 @@ def work_out(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
         if not any(o in moving for o in node.output):
             continue  # arithmetic of arrays
         for name, role in _arrays_of(node):
-            if (role in ("mean", "variance") and _factor(graph, name)) or name in graph.recurrent:
-                continue  # sums, as Caffe stores them; what is used again at every step
+            if name in graph.recurrent:
+                continue
             is_fixed = name not in moving and name not in graph.initializers and graph.is_typed(name)
             if (
                 role
@@ -117,10 +116,7 @@ def find_learned(
         if not any(o in varying for o in node.output):
             continue  # arithmetic of arrays, and of shapes, such as anchors
         for value, role in _arrays_of(node):
-            divided = _factor(graph, value) if role in ("mean", "variance") else None
-            name = divided[0] if divided else _behind(graph, value)
-            if divided:
-                candidates.setdefault(divided[1], Learned(divided[1], 0, "factor", held=held.get(divided[1], "")))
+            name = _behind(graph, value)
             if role == "weight" and _is_fixed_filter(node, graph):
                 continue
             array = graph.initializers.get(name) if name else None
@@ -165,16 +161,6 @@ def _has_one_channel(graph: Graph, node: onnx.NodeProto, moving: Collection[str]
         return False
     product, shape = Product.of(node, fixed[0], len(graph.shape(node.input[1 - fixed[0]]))), graph.shape(node.output[0])
     return -product.output_axis <= len(shape) and shape[product.output_axis] == 1
-
-
-def _factor(graph: Graph, value: str) -> tuple[str, str] | None:
-    """Return the initializers of a statistic that is a stored sum times a number, and of that number; None for others."""
-    statistic = find_statistic(graph, value)
-    if statistic is None or statistic.factor is None:
-        return None
-    below = {i for node in graph.ancestors([statistic.factor]) for i in node.input} | {statistic.factor}
-    single = [i for i in below if i in graph.initializers and not is_constant(i)]
-    return (statistic.initializer, single[0]) if len(single) == 1 else None
 
 
 def is_constant(name: str) -> bool:

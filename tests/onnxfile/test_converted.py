@@ -1,6 +1,7 @@
 """A Caffe net and what `convert` makes of it are the same net: the same pictures give both the same scales."""
 
 import numpy as np
+import onnx
 import pytest
 
 import caffeinit
@@ -56,3 +57,40 @@ def test_both_forms_of_a_net_get_the_same_scales(mode, tmp_path):
             if a is not None and attribute != "mean":
                 # The two graphs are run by the same operators; rates and deviations differ by rounding alone.
                 np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+
+
+def test_statistics_and_constants_are_numbers_in_the_file(tmp_path):
+    """Not all programs take arithmetic of arrays: a siamese pair shares the sums that Caffe stores, and boxes are known."""
+    pair = NET + "".join(
+        f'layer {{ name: "bn{side}" type: "BatchNorm" bottom: "fc2" top: "bn{side}" '
+        f"{''.join(f'param {{ lr_mult: 0 name: {chr(34)}s{i}{chr(34)} }} ' for i in range(3))} }}\n"
+        for side in "ab"
+    )
+    boxes = (
+        'layer { name: "prior" type: "PriorBox" bottom: "joined" bottom: "data" top: "prior" '
+        "prior_box_param { min_size: 4 max_size: 8 variance: 0.1 } }\n"
+        'layer { name: "moved" type: "Power" bottom: "prior" top: "moved" power_param { shift: 2 } }\n'
+        'layer { name: "row" type: "Reshape" bottom: "moved" top: "row" reshape_param { shape { dim: 1 dim: -1 } } }\n'
+        'layer { name: "mean" type: "Reduction" bottom: "row" top: "size" reduction_param { operation: MEAN axis: 1 } }\n'
+        'layer { name: "scaled" type: "Scale" bottom: "data" bottom: "size" top: "scaled" scale_param { axis: 0 } }\n'
+    )
+    (tmp_path / "net.prototxt").write_text(pair + boxes.replace("dim: 1 dim: -1", "dim: 2 dim: -1"))
+    caffe = load(tmp_path / "net.prototxt")
+    rng = np.random.default_rng(0)
+    for name in ("bn", "bna"):
+        for array, numbers in zip(caffe.params[name], (rng.standard_normal, rng.random, None), strict=True):
+            array[...] = 5.0 if numbers is None else numbers(array.shape)
+    export_onnx(caffe, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    stored = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    assert {n.op_type for n in model.graph.node if all(i in stored for i in n.input if i)} == {
+        "Reshape"
+    }  # of Scale's arrays
+    norms = [n for n in model.graph.node if n.op_type == "BatchNormalization"]
+    for node, name in zip(norms, ("bn", "bna", "bna"), strict=True):
+        for value, sums in zip(node.input[3:5], caffe.params[name], strict=False):
+            np.testing.assert_array_equal(stored[value], sums * np.float32(0.2))
+    assert [unit.name.partition("/")[0] for unit in load(tmp_path / "net.onnx").units if unit.kind == "norm"] == [
+        "bn",
+        "bna",
+    ]
