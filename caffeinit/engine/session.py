@@ -1,19 +1,20 @@
 """One compiled graph: an onnxruntime session with its inputs and outputs bound to numpy arrays.
 
-Weights of matrix products enter as inputs, not as initializers: onnxruntime would copy and repack them for every
-session, which costs more than one pass over the calibration set, and the product is as fast without. Convolution
-weights stay initializers, or they lose the blocked layout; huge ones enter as inputs, too. On a GPU nothing is repacked,
-and inputs would be sent there anew for every run: weights are initializers here, unless they are too many for one message.
-What sends them once, and keeps them there, feeds them (`resident.py`, `gradients/resident.py`).
+Weights of wide matrix products enter as inputs, not as initializers: onnxruntime would copy and repack them for every
+session, which costs more than one pass over the calibration set, and the product is as fast without. Of a matrix that is
+not packed, the order in which products are summed up hangs on how many columns a thread has, where these are fewer than
+128: narrow matrices are built in, and there are no more threads than leave each so many. Convolution weights stay
+initializers, or they lose the blocked layout; huge ones enter as inputs, too. On a GPU nothing is repacked, and inputs
+would be sent there anew for every run: weights are initializers here, unless they are too many for one message. What
+sends them once, and keeps them there, feeds them (`resident.py`, `gradients/resident.py`).
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,13 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import explained
 from caffeinit.engine.shelf import Room
 from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.products import PRODUCTS
+from caffeinit.model.products import PRODUCTS, Product
 
-FED_ELEMENTS = 1 << 14  # matrices above this size are fed
-HUGE_ELEMENTS = 1 << 24  # kernels above this size are fed: building them in takes six copies, and longer than a pass
+FED_ELEMENTS = 1 << 14  # matrices above this size are fed, if they have
+WIDE_COLUMNS = 2048  # output channels, or are huge
+_STEADY_BLOCKS = 8  # of columns, for each thread
+_BLOCK_COLUMNS = 16  # onnxruntime gives threads whole blocks
+HUGE_ELEMENTS = 1 << 24  # what is above this size is fed: building them in takes six copies, and longer than a pass
 _KERNELS = ("Conv", "ConvTranspose")
 MESSAGE_BYTES = 3 << 29  # of the 2 GB that a protobuf message can hold
 # Nodes above which values do not take over the memory of others: which do is found in a time that grows with the square.
@@ -87,6 +91,7 @@ class Session:
         self.inputs = list(graph.inputs)
         self.outputs = list(graph.outputs)
         fed = {*fed, *(fed_weights(graph) if settings.device.is_cpu or _is_too_large(graph) else ())}
+        settings = replace(settings, threads=_steady_threads(graph, fed, settings))
         self._weights = {n: a for n, a in graph.initializers.items() if n in fed}
         self.embedded = {n: a for n, a in graph.initializers.items() if n not in self._weights}
         model = declare(graph, self._weights)
@@ -145,20 +150,43 @@ def _bind(bind: Any, name: str, array: np.ndarray) -> None:
     bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def fed_weights(graph: Graph, kernels: int | None = None) -> list[str]:
-    """Return the initializers that are best fed as inputs: large right-hand sides of matrix products, huge kernels.
+def fed_weights(graph: Graph, matrices: int | None = None) -> list[str]:
+    """Return the initializers that are best fed as inputs: wide or huge matrices, huge kernels.
 
     Args:
-        kernels: elements from which on one is huge; `HUGE_ELEMENTS` by default.
+        matrices: elements from which on any matrix, and any kernel, is fed; by default as the head of the module says.
     """
-    huge = HUGE_ELEMENTS if kernels is None else kernels
     found: dict[str, None] = {}
     for node in graph.nodes:
-        most = FED_ELEMENTS if node.op_type in PRODUCTS else huge if node.op_type in _KERNELS else math.inf
-        for name in node.input[:2]:
-            if name in graph.initializers and graph.initializers[name].size >= most:
+        is_product = node.op_type in PRODUCTS
+        if not is_product and node.op_type not in _KERNELS:
+            continue
+        for side, name in enumerate(node.input[:2]):
+            array = graph.initializers.get(name)
+            if array is None:
+                continue
+            is_wide = is_product and (side == 0 or _columns(node, array) >= WIDE_COLUMNS)
+            most = matrices or (FED_ELEMENTS if is_wide else HUGE_ELEMENTS)
+            if array.size >= most:
                 found[name] = None
     return list(found)
+
+
+def _columns(node: onnx.NodeProto, array: np.ndarray) -> int:
+    """Return how many output channels the right-hand operand of a product has."""
+    return int(array.shape[Product.of(node, 1).weight_axes[0]]) if array.ndim > 1 else 1
+
+
+def _steady_threads(graph: Graph, fed: Collection[str], settings: Settings) -> int:
+    """Return how many threads leave each so many columns of all fed matrices that the order of sums is that of one."""
+    if not settings.device.is_cpu:
+        return settings.threads
+    most = [
+        max(1, -(-_columns(node, graph.initializers[node.input[1]]) // _BLOCK_COLUMNS) // _STEADY_BLOCKS)
+        for node in graph.nodes
+        if node.op_type in PRODUCTS and node.input[1] in fed and node.input[1] in graph.initializers
+    ]
+    return min(*most, settings.cores) if most and min(most) < settings.cores else settings.threads
 
 
 def _is_too_large(graph: Graph) -> bool:
