@@ -181,6 +181,7 @@ def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str
     return units
 
 
+VALUES = "its numbers are values themselves, and multiply nothing"
 AGAIN = "its weights are used again at every step"
 # Role of a layer's first array -> why that layer is no unit, where it is none.
 _NO_UNIT = {
@@ -188,7 +189,7 @@ _NO_UNIT = {
     "bias": "its shifts are not one per channel",
     "slope": "its slopes are for negative values alone",
     "recurrent": AGAIN,
-    "table": "its numbers are values themselves, and multiply nothing",
+    "table": VALUES,
 }
 
 

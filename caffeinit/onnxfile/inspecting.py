@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from caffeinit.inspection import FileReport, Inspection, LayerReport, unfinite_notes
@@ -15,6 +16,7 @@ from caffeinit.methods.redraw import holding_reason, keeping_reason
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.network import Network
 from caffeinit.model.nodes import node_label
+from caffeinit.model.units import Unit
 from caffeinit.onnxfile.source import OnnxSource, load_onnx
 from caffeinit.scales.free import report_scales
 
@@ -35,7 +37,7 @@ def inspect_onnx(
     found = Inspection(
         files=[_file(Path(path), model), *(_file(Path(f.path), None) for f in source.file.data_files.values())],
         inputs=network.inputs,
-        layers=[_layer(node, network) for node in source.plain.graph.node],
+        layers=[_layer(node, network, source) for node in source.plain.graph.node],
         mismatches=[],
         missing=[],
         unused=[],
@@ -65,27 +67,42 @@ def _file(path: Path, model: onnx.ModelProto | None) -> FileReport:
     return FileReport(str(path), form, digest, path.stat().st_size)
 
 
-def _layer(node: onnx.NodeProto, network: Network) -> LayerReport:
+def _layer(node: onnx.NodeProto, network: Network, source: OnnxSource) -> LayerReport:
     graph = network.graph
+    read, made = set(node.input), set(node.output)
     unit = next(
-        (u for u in network.units if any(set(node.output) & {s.output, s.node.output[0]} for s in u.uses)), None
+        (
+            u
+            for u in network.units
+            if read & set(u.initializers) or any(made & {s.output, s.node.output[0]} for s in u.uses)
+        ),
+        None,
     )
     kept = keeping_reason(unit, network.learned) if unit else {}
     blocked = {s.name: s.reason for s in network.skipped if not graph.producer(node.output[0])}
-    params = [graph.initializers[i].shape for i in node.input if i in network.learned]
+    arrays = source.plain.arrays
+    params = [arrays[i].shape for i in node.input if i in network.learned or _is_table(arrays.get(i))]
     return LayerReport(
         name=node.name or node.output[0],
         type=node.op_type,
         tops=[graph.shape(o) for o in node.output if o and graph.producer(o) is not None and graph.is_typed(o)],
         params=params,
-        macs=_macs(node, graph),
+        macs=_macs(node, graph, unit),
         unit=unit.kind if unit else "",
         reason=blocked.get(node_label(node), "") or (kept.get(unit.name, "") if unit else ""),
     )
 
 
-def _macs(node: onnx.NodeProto, graph: Graph) -> int:
-    """Return the multiply-adds of a convolution or matrix product at the graph's batch size."""
+def _is_table(array: np.ndarray | None) -> bool:
+    """Tell whether an array is one of real numbers along several axes: few such were not learned."""
+    return array is not None and array.dtype.kind == "f" and sum(n > 1 for n in array.shape) > 1
+
+
+def _macs(node: onnx.NodeProto, graph: Graph, unit: Unit | None) -> int:
+    """Return the multiply-adds of a convolution, matrix product or recurrent operator at the graph's batch size."""
+    if unit is not None and node.op_type in ("LSTM", "GRU", "RNN"):
+        steps = math.prod(graph.shape(unit.uses[0].output)[:-1])
+        return steps * sum(graph.initializers[i].size for i in node.input[1:3] if i in graph.initializers)
     made = graph.producer(node.output[0]) if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
     while made is not None and made.op_type in ("Mul", "Add") and made.op_type != node.op_type:
         made = graph.producer(made.input[0])  # gains and biases that the graph has behind it

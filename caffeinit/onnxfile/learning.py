@@ -24,7 +24,7 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import node_label
 from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
-from caffeinit.model.units import AGAIN, Learned, Unit, array_view, find_units, grouped_view
+from caffeinit.model.units import AGAIN, VALUES, Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
 from caffeinit.ops.base import rewritten
@@ -178,6 +178,8 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
     known = {id(use.node) for unit in units for use in unit.uses}
     moving, pictures = graph.moving_values(), PictureAxes(graph)
     found = [Skipped(name, AGAIN) for name in dict.fromkeys(graph.recurrent.values())]
+    tables = {n.input[0]: None for n in graph.nodes if n.op_type == "Gather" and n.input[1] in moving}
+    found += [Skipped(name, VALUES) for name in tables if _is_table(graph.initializers.get(name))]
     for node in graph.nodes:
         kinds = (*_AFFINE, "Einsum")
         if node.op_type not in kinds or node.domain or id(node) in known or node.output[0] not in moving:
@@ -189,6 +191,10 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
             why = _why_no_unit(graph, node, fixed[0], pictures)
             found.append(Skipped(node_label(node), why))
     return found
+
+
+def _is_table(array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype == np.float32 and array.ndim > 1
 
 
 def idle_units(nodes: Iterable[onnx.NodeProto]) -> list[Skipped]:

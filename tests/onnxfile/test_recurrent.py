@@ -8,6 +8,7 @@ from onnx import helper
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.errors import GradientError
+from caffeinit.onnxfile.inspecting import inspect_onnx
 from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, info, tensor
@@ -196,3 +197,29 @@ def test_reasons_name_the_operator_of_the_file(tmp_path):
         == f"takes up its input's scales; its output is held: GRU {name}"
     )
     assert not any("@" in value for value in net.forward({"x": np.zeros((1, 3, 8, 6), np.float32)}))
+
+
+def test_inspect_counts_all_weights(tmp_path):
+    onnx.save(crnn("LSTM", "bidirectional"), tmp_path / "net.onnx")
+    found = inspect_onnx(tmp_path / "net.onnx")
+    (layer,) = [layer for layer in found.layers if layer.type == "LSTM"]
+    assert layer.params == [(2, 12, INPUTS), (2, 12, HIDDEN), (2, 24)]
+    assert (layer.unit, layer.macs) == ("affine", 6 * 2 * 12 * (INPUTS + HIDDEN))
+
+
+def test_tables_that_words_are_looked_up_in_are_told_to_be_left(tmp_path):
+    b = Maker(shape=["N", 3, 8, 6])
+    x = b.op("ReduceMax", "x", out="largest", axes=[1, 2, 3], keepdims=0)
+    words = b.op("Cast", b.op("Clip", x, out="small"), out="words", to=7)
+    b.nodes[-2].input.extend([b.initializers.append(tensor(n, np.float32(v))) or n for n, v in (("a", 0), ("z", 6))])
+    b.op("MatMul", b.op("Gather", b.array("table", 7, 4), words, out="taken"), b.array("fc", 4, 5), out="y")
+    model = b.model()
+    model.graph.output[0].CopyFrom(info("y", [None] * 2))
+    onnx.save(model, tmp_path / "net.onnx")
+    net = load(tmp_path / "net.onnx")
+    assert [(s.name, s.reason) for s in net.skipped] == [
+        ("table", "its numbers are values themselves, and multiply nothing")
+    ]
+    assert [layer.params for layer in inspect_onnx(tmp_path / "net.onnx").layers if layer.type == "Gather"] == [
+        [(7, 4)]
+    ]
