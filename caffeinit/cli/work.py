@@ -171,7 +171,8 @@ def show(result: Result, pictures: str) -> None:
     print_units(out, result)
     if not math.isnan(result.rate_spread) or result.no_spread:
         was, now = number(result.rate_spread_before), number(result.rate_spread)
-        why = f": {result.no_spread}" if result.no_spread else ""
+        alone = f"{result.alone} alone has a rate" if result.alone else ""
+        why = f": {result.no_spread or alone}" if result.no_spread or alone else ""
         out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}{why}", markup=False, soft_wrap=True)
     for line in cause_lines(result.skipped):
         out.print(f"left out: {line}", markup=False, soft_wrap=True)

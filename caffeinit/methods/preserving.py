@@ -293,7 +293,8 @@ def _describe_plan(run: _Run, plan: Plan) -> None:
     """Note where the plan can do nothing."""
     units = [unit for unit in run.network.units if not run.chosen(unit)]
     if units and not any(plan.is_free(run.network.graph, unit).any() for unit in units):
-        run.notes.append("no scale in the net is free: nothing can be changed without changing the function")
+        where = "of the chosen layers" if len(units) < len(run.network.units) else "in the net"
+        run.notes.append(f"no scale {where} is free: nothing can be changed without changing the function")
 
 
 def _describe_net(run: _Run) -> None:
@@ -355,9 +356,11 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     equal = not equalizes or bool(np.allclose(alive, level, rtol=_EQUAL))
     if run.powers_of_two and run.mode != "fp16":
         word, equal = f"{word} by powers of two", True
-    changes = plan.changes(graph, unit)
+    changes, rates = plan.changes(graph, unit), run.rates.get(unit.key)
     if run.no_change and free.any():
         report.reason = run.no_change
+    elif run.mode == "balance" and free.any() and not changes and not (rates and rates.is_measured):
+        report.reason = "it has no rate that could be balanced"
     elif equalizes and not len(alive):
         report.done, report.reason = "scaled" if changes else "", ALL_DEAD
     elif free.all():

@@ -13,7 +13,7 @@ from caffeinit.model.units import Unit
 from caffeinit.patterns import first_of
 from caffeinit.result import UnitReport
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.scales.free import explain
+from caffeinit.scales.free import explain, unchanged
 from caffeinit.statistics.rates import RateProbe, UnitRates
 
 # The variation from which on deviations in one unit are told to differ.
@@ -67,7 +67,8 @@ def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates
 def holding(network: Network, system: ScaleSystem, unit: Unit) -> str:
     """Return why channels of a unit's output have no scale that is free; empty where all have one."""
     reasons = system.reasons(channel_labels(network.graph, system, unit.uses[0]))
-    return "; ".join(dict.fromkeys(explain(r, network.learned, network.place) for r in reasons))
+    left = unchanged(system, network.units)
+    return "; ".join(dict.fromkeys(explain(r, network.learned, network.place, left) for r in reasons))
 
 
 def apart_notes(spread: float, rates: Mapping[str, float], rounds: int, held: Mapping[str, str]) -> list[str]:

@@ -63,6 +63,11 @@ class Content:
         """Return the rate of every unit in one set; NaN where there is none."""
         return [math.nan if (s := u.stats[index]) is None else s.rate for u in self.units]
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether one unit alone has a rate, though others have weights, too."""
+        return sum(map(math.isfinite, self.rates(-1))) == 1 < sum(u.kind == "affine" for u in self.units)
+
     def deviations(self, index: int) -> list[np.ndarray]:
         """Return the deviations of every unit's channels in one set."""
         return [np.zeros(0) if (s := u.stats[index]) is None else s.channel_stds for u in self.units]

@@ -100,7 +100,7 @@ def _tiles(found: Found, content: Content) -> Markup:
 
 
 def _spread_tile(content: Content) -> Markup:
-    words = "spread of the rates, largest |log C − mean|"
+    words = "spread of the rates, largest |log C − mean|" + ("; one unit alone has a rate" if content.is_alone else "")
     known = [s for s in content.spreads if math.isfinite(s)]
     if not known:
         return _tile("–", f"spread of the rates: {content.no_spread or 'not measured'}")

@@ -104,6 +104,7 @@ def remarks(found: Measurement) -> list[str]:
         lines.append(
             f"rates, on {pictures_word(found.num_rate_images)}: {number(low.rate)} ({low.name}) to {number(high.rate)} "
             f"({high.name}); spread max |log C - mean| = {number(found.rate_spread)}"
+            + (f": {low.name} alone has a rate" if found.is_alone else "")
         )
     if found.no_spread:
         lines.append(f"spread of the rates: -, for {found.no_spread}")

@@ -7,7 +7,7 @@ branches of a sum share their channels' scales), and *held* if it cannot change:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix, vstack
 from caffeinit.apply.plan import channel_labels
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Place, nowhere
-from caffeinit.model.nodes import value_in
+from caffeinit.model.nodes import name_of, value_in
 from caffeinit.model.units import Learned, Unit
 from caffeinit.scales.classes import ScaleSystem, find_scales
 
@@ -83,14 +83,14 @@ def report_scales(
     pairs = _pairs(graph, system, units)
     first = np.unique(pairs[:, 2], return_index=True, return_inverse=True, return_counts=True)
     shared = first[3][first[2]] > 1
-    users = _users(pairs[shared])
+    users, left = _users(pairs[shared]), unchanged(system, units)
     found = []
     for number, unit in enumerate(units):
         labels = channel_labels(graph, system, unit.uses[0])
         is_free = system.is_free(labels)
         mine = pairs[shared & (pairs[:, 0] == number)]
         tied, unknowns = np.unique(mine[:, 1]), np.unique(mine[:, 2])
-        reasons = Counter(explain(system.solution.reason(int(n)), learned, place) for n in labels[~is_free])
+        reasons = Counter(explain(system.solution.reason(int(n)), learned, place, left) for n in labels[~is_free])
         found.append(
             UnitScales(
                 name=unit.name,
@@ -164,8 +164,20 @@ def _partners(mine: np.ndarray, number: int, users: Mapping[int, set[int]]) -> l
     return sorted(others | ({number} if (counts > 1).any() else set()))
 
 
-def explain(reason: str, learned: Mapping[str, Learned], place: Place) -> str:
-    """Return a reason for which a scale is held in the words of the net: layers instead of operators and arrays."""
+def unchanged(system: ScaleSystem, units: Sequence[Unit]) -> set[str]:
+    """Return what reasons name the nodes of those units by whose arrays may not change."""
+    left = [unit for unit in units if system.uses.keys().isdisjoint(unit.initializers)]
+    return {name_of(use.node) for unit in left for use in unit.uses}
+
+
+def explain(reason: str, learned: Mapping[str, Learned], place: Place, left: Container[str] = ()) -> str:
+    """Return a reason for which a scale is held in the words of the net: layers instead of operators and arrays.
+
+    Args:
+        left: from `unchanged`.
+    """
+    if reason in left:
+        return f"{explain(reason, learned, place)}, which stays as it is"
     name, separator, rest = reason.partition(" is ")
     if separator and name in learned:
         of = learned[name]

@@ -103,6 +103,11 @@ class Measurement:
         return known_spread(u.rate for u in self.counted)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether one unit alone has a rate that counts, though others have weights: a spread of 0 means nothing then."""
+        return len(self.counted) == 1 < sum(u.kind == "affine" for u in self.units)
+
+    @property
     def no_spread(self) -> str:
         """Why there is no spread though rates were measured; empty else."""
         return NO_SPREAD if self.num_rate_images and not self.counted else ""

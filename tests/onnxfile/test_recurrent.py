@@ -13,6 +13,7 @@ from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, info, tensor
 
+SCALED = {"activations": ["Sigmoid", "ScaledTanh", "Tanh"], "activation_alpha": [1.0], "activation_beta": [1.0]}
 STEPS, PICTURES, INPUTS, HIDDEN = 5, 2, 4, 3
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
 KINDS = [("RNN", {}), ("LSTM", {}), ("GRU", {}), ("GRU", {"linear_before_reset": 1})]
@@ -167,9 +168,7 @@ def test_weights_that_read_a_sequence_take_up_scales_and_rates_are_known_below_t
         np.testing.assert_allclose(rates, rates[0], rtol=0.02)
 
 
-@pytest.mark.parametrize(
-    "own", [{"clip": 5.0}, {"input_forget": 1}, {"activations": ["Sigmoid", "ScaledTanh", "Tanh"]}]
-)
+@pytest.mark.parametrize("own", [{"clip": 5.0}, {"input_forget": 1}, SCALED])
 def test_an_operator_that_does_more_runs_as_it_stands(own, tmp_path):
     path, out = tmp_path / "net.onnx", tmp_path / "out.onnx"
     model = crnn("LSTM", "forward")
@@ -184,6 +183,9 @@ def test_an_operator_that_does_more_runs_as_it_stands(own, tmp_path):
     result = caffeinit.rescale(net, pictures, mode="equalize")
     net.save(out)
     assert [bool(unit.done) for unit in result.units] == [True, True, False]
+    balanced = caffeinit.rescale(load(path), pictures, mode="balance")
+    assert balanced.alone == "fc"
+    assert balanced.units[0].reason == "it has no rate that could be balanced"
     assert_same_function(path, out, "x", pictures)
 
 

@@ -158,5 +158,5 @@ def test_of_all_that_holds_a_unit_the_nearest_is_named(tmp_path):
     )
     (tmp_path / "net.prototxt").write_text(text)
     units = {u.name: u for u in inspect_files(tmp_path / "net.prototxt", scales=True).scales.units}
-    assert units["inner"].reasons == {'layer "behind" (Convolution)': 3}
-    assert units["aside"].reasons == {'layer "aside" (Convolution)': 3}
+    assert units["inner"].reasons == {'layer "behind" (Convolution), which stays as it is': 3}
+    assert units["aside"].reasons == {'layer "aside" (Convolution), which stays as it is': 3}
