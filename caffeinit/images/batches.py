@@ -30,6 +30,7 @@ from caffeinit.errors import ImagesError
 from caffeinit.images.arrays import Source
 from caffeinit.images.files import Skipped
 from caffeinit.images.preprocess import Preprocessing
+from caffeinit.images.sources import FilesSource
 from caffeinit.printing import printable
 
 Batch = dict[str, np.ndarray]
@@ -57,6 +58,13 @@ class Feed:
     def is_turned(self) -> bool:
         """Whether the input takes channels last."""
         return self.preprocessing.channels_last and len(self.shape) == 4
+
+    @property
+    def prepared(self) -> str:
+        """How pictures are prepared, in brackets; empty where there are none."""
+        if not self.source.holds_pictures or len(self.shape) != 4:
+            return ""
+        return f" ({self.preprocessing.describe(self.shape, not isinstance(self.source, FilesSource))})"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -166,7 +174,7 @@ class Calibration:
     def describe(self) -> str:
         """Return one to a few lines: how many pictures, from where, which were skipped."""
         lines = [f"{self.num_images} of {self._found} pictures in batches of {self.batch_size}"]
-        lines += [f'input "{printable(f.name)}": {_short(printable(f.source.origin))}' for f in self.feeds]
+        lines += [f'input "{printable(f.name)}": {_short(printable(f.source.origin))}{f.prepared}' for f in self.feeds]
         skipped = self.skipped
         if skipped:
             lines.append(f"{len(skipped)} skipped:")

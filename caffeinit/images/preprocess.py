@@ -227,15 +227,33 @@ class Preprocessing:
         """Return whether pictures are to be decoded in grey for an input of so many channels."""
         return self.channels == "gray" or (self.channels is None and channels == 1)
 
+    def describe(self, shape: Sequence[int], stored: bool = False) -> str:
+        """Return in a few words how pictures become an input of shape (N, C, H, W)."""
+        channels, *window = shape[1:]
+        frame, mode = self._frame((window[0], window[1])), self._mode((window[0], window[1]), stored)
+        size = f"{window[0]}x{window[1]} " + ("from the middle" if mode == "none" else f"by {mode}")
+        if mode != "none" and frame != tuple(window):
+            size = f"{size} to {frame[0]}x{frame[1]} and the middle of it"
+        order = "gray" if self.wants_grey(channels) else self.channels or "bgr"
+        mean = np.asarray(0.0 if self.mean is None else self.mean)
+        numbers = ",".join(f"{m:g}" for m in mean.reshape(-1)) if mean.ndim < 2 else "picture"
+        return f"{size}, {order}, {f'mean {numbers}' if mean.any() else 'no mean'}, scale {self.scale:g}"
+
+    def _frame(self, window: Size) -> Size:
+        mean = np.asarray(0.0 if self.mean is None else self.mean)
+        return self.resize_to or ((mean.shape[1], mean.shape[2]) if mean.ndim == 3 else window)
+
+    def _mode(self, window: Size, stored: bool) -> Resize:
+        plain = self.crop and self._frame(window) == window
+        if self.resize == "auto":
+            return "none" if stored and plain else "warp"
+        return self.resize or ("none" if plain else "warp")
+
     def target(self, size: Size, window: Size, stored: bool = False) -> Size:
         """Return what a picture of (height, width) is resized to before the middle `window` is cut out."""
-        mean = np.asarray(0.0 if self.mean is None else self.mean)
-        frame = self.resize_to or (mean.shape[1:] if mean.ndim == 3 else window)
-        mode = self.resize or ("none" if self.crop and frame == window else "warp")
-        if mode == "auto":
-            mode = "none" if stored and self.crop and frame == window else "warp"
+        frame, mode = self._frame(window), self._mode(window, stored)
         if mode == "warp":
-            return frame[0], frame[1]
+            return frame
         if mode == "none" and size[0] >= window[0] and size[1] >= window[1]:
             return size
         cover = frame if mode == "short" else window
