@@ -15,8 +15,8 @@ from caffeinit.inspection import FileReport, Inspection, LayerReport, unfinite_n
 from caffeinit.methods.redraw import holding_reason, keeping_reason
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.network import Network
-from caffeinit.model.nodes import node_label
-from caffeinit.model.units import Unit
+from caffeinit.model.nodes import INSIDE, node_label
+from caffeinit.model.units import Unit, Use
 from caffeinit.onnxfile.source import OnnxSource, load_onnx
 from caffeinit.scales.free import report_scales
 
@@ -69,15 +69,7 @@ def _file(path: Path, model: onnx.ModelProto | None) -> FileReport:
 
 def _layer(node: onnx.NodeProto, network: Network, source: OnnxSource) -> LayerReport:
     graph = network.graph
-    read, made = set(node.input), set(node.output)
-    unit = next(
-        (
-            u
-            for u in network.units
-            if read & set(u.initializers) or any(made & {s.output, s.node.output[0]} for s in u.uses)
-        ),
-        None,
-    )
+    unit = next((u for u in network.units if any(_own(v) in node.output for s in u.uses for v in _ends(s))), None)
     kept = keeping_reason(unit, network.learned) if unit else {}
     blocked = {s.name: s.reason for s in network.skipped if not graph.producer(node.output[0])}
     arrays = source.plain.arrays
@@ -85,12 +77,22 @@ def _layer(node: onnx.NodeProto, network: Network, source: OnnxSource) -> LayerR
     return LayerReport(
         name=node.name or node.output[0],
         type=node.op_type,
-        tops=[graph.shape(o) for o in node.output if o and graph.producer(o) is not None and graph.is_typed(o)],
+        tops=[graph.shape(o) for o in node.output if o and (unit or graph.producer(o)) and graph.is_typed(o)],
         params=params,
         macs=_macs(node, graph, unit),
         unit=unit.kind if unit else "",
         reason=blocked.get(node_label(node), "") or (kept.get(unit.name, "") if unit else ""),
     )
+
+
+def _ends(use: Use) -> tuple[str, str]:
+    """Return what the first node of a use makes, and the last."""
+    return use.node.output[0], use.output
+
+
+def _own(value: str) -> str:
+    """Return the value of the file that one of our graph stands for."""
+    return value.partition(INSIDE)[0]
 
 
 def _is_table(array: np.ndarray | None) -> bool:

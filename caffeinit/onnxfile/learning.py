@@ -27,6 +27,7 @@ from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weig
 from caffeinit.model.units import AGAIN, VALUES, Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
+from caffeinit.onnxfile.numbers import has_one_channel
 from caffeinit.ops.base import rewritten
 
 _CONSTANT = re.compile(r"const(_[0-9]+)?")
@@ -110,6 +111,7 @@ def find_learned(
     candidates: dict[str, Learned] = {}
     moving = graph.moving_values()
     single = {n.output[0] for n in graph.nodes if n.op_type in PRODUCTS and _has_one_channel(graph, n, moving)}
+    single |= {o for n in graph.nodes for o in n.output if has_one_channel(o)}
     formulas: set[str] = set()
     varying = followers(graph, graph.inputs)
     for node in graph.nodes:
