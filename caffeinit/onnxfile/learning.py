@@ -112,6 +112,7 @@ def find_learned(
     moving = graph.moving_values()
     single = {n.output[0] for n in graph.nodes if n.op_type in PRODUCTS and _has_one_channel(graph, n, moving)}
     single |= {o for n in graph.nodes for o in n.output if has_one_channel(o)}
+    bare = {n.output[0] for n in graph.nodes if _makes_one_channel_without_bias(graph, n, moving)}
     formulas: set[str] = set()
     varying = followers(graph, graph.inputs)
     for node in graph.nodes:
@@ -125,7 +126,8 @@ def find_learned(
             is_known = name in changeable or name in held or name in computed
             if array is None or array.dtype != np.float32 or not is_known:
                 continue
-            if array.size == 1 and node.op_type in ("Add", "Mul") and single.isdisjoint(node.input):
+            is_bias = node.op_type == "Add" and not bare.isdisjoint(node.input)
+            if array.size == 1 and node.op_type in ("Add", "Mul") and single.isdisjoint(node.input) and not is_bias:
                 formulas.add(name)  # its number, and not that of a layer with a single output
                 continue
             known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
@@ -163,6 +165,15 @@ def _has_one_channel(graph: Graph, node: onnx.NodeProto, moving: Collection[str]
         return False
     product, shape = Product.of(node, fixed[0], len(graph.shape(node.input[1 - fixed[0]]))), graph.shape(node.output[0])
     return -product.output_axis <= len(shape) and shape[product.output_axis] == 1
+
+
+def _makes_one_channel_without_bias(graph: Graph, node: onnx.NodeProto, moving: Collection[str]) -> bool:
+    """Tell whether a convolution with an array has a single output channel, and adds nothing to it."""
+    if node.op_type not in ("Conv", "ConvTranspose") or node.domain or any(node.input[2:]):
+        return False
+    if node.input[1] in moving or node.output[0] not in moving or not graph.is_typed(node.output[0]):
+        return False
+    return graph.shape(node.output[0])[1] == 1
 
 
 def is_constant(name: str) -> bool:

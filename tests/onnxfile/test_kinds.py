@@ -269,3 +269,29 @@ def test_units_are_named_after_their_weights_and_those_that_share_one_are_told_a
     assert [u.name for u in net.units] == ["w", "bn.weight", "w (y_2)"]
     result = caffeinit.rescale(net, {"x": batch(8)}, layers=["bn.weight"])
     assert [u.name for u in result.units if "not among the chosen" not in u.reason] == ["bn.weight"]
+
+
+def ends_in_one_channel(kind, last, dtype=np.float32):
+    """Return conv1 -> relu -> a convolution with one output channel -> `last`, with a stored number."""
+    b = Maker(dtype=dtype)
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu")
+    shape = (1, 5, 3, 3) if kind == "Conv" else (5, 1, 3, 3)
+    x = b.op(kind, x, b.array("score.weight", *shape), out="score", pads=[1] * 4)
+    b.initializers.append(tensor("score.number", np.full((1, 1, 1, 1), 0.3, dtype)))
+    b.op(last, x, "score.number", out="y")
+    return b
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_a_single_channel_of_a_convolution_has_its_bias(kind, tmp_path):
+    """Exporters put the bias of a transposed convolution behind it; that of the last layer of a map is one number."""
+    net = load(ends_in_one_channel(kind, "Add").save(tmp_path / "net.onnx"))
+    assert [u.initializers for u in net.units][-1] == ["score.weight", "score.number"]
+    result = caffeinit.init(net, {"x": batch(8)}, balanced=False)
+    np.testing.assert_allclose(result.units[-1].after.mean, 0.1, rtol=1e-3)  # beta
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_what_one_channel_is_multiplied_by_is_no_layer(kind, tmp_path):
+    net = load(ends_in_one_channel(kind, "Mul").save(tmp_path / "net.onnx"))
+    assert [u.initializers for u in net.units][-1] == ["score.weight"]
