@@ -77,7 +77,7 @@ def _layer(node: onnx.NodeProto, network: Network, source: OnnxSource) -> LayerR
     return LayerReport(
         name=node.name or node.output[0],
         type=node.op_type,
-        tops=[graph.shape(o) for o in node.output if o and (unit or graph.producer(o)) and graph.is_typed(o)],
+        tops=[graph.shape(o) for o in node.output if o and graph.is_typed(o)],
         params=params,
         macs=_macs(node, graph, unit),
         unit=unit.kind if unit else "",

@@ -23,6 +23,7 @@ from caffeinit.onnxfile.build import Built, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.endings import endings_apart
 from caffeinit.onnxfile.gains import gains_after
+from caffeinit.onnxfile.lastly import factors_last
 from caffeinit.onnxfile.learning import find_learned, idle_units, is_constant, not_units, read_within, work_out
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.numbers import one_channel
@@ -146,7 +147,7 @@ def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dic
     """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
     built = build_graph(laid_open(plain, shapes), shapes)
     graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
-    graph, without_gain = gains_after(one_channel(endings_apart(graph)))
+    graph, without_gain = gains_after(one_channel(endings_apart(factors_last(graph))))
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
     return graph, built, without_gain | computed
