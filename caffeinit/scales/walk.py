@@ -94,13 +94,13 @@ class Scales:
     # --- what rules ask and state -------------------------------------------------------------------------------
 
     def of(self, value: str) -> Labels:
-        """Return a value's labels; arrays that no input feeds have factor 1, except where they are zero."""
+        """Return a value's labels; arrays that no input feeds have factor 1, except where they are zero or infinite."""
         if value in self.values:
             return self.values[value]
         array = self._constant(value)
         if array is None:
             return np.full((1,) * len(self.graph.shape(value)), PINNED)
-        return compact(np.where(array == 0, ZEROS, PINNED))
+        return compact(np.where((array == 0) | (array == np.inf) | (array == -np.inf), ZEROS, PINNED))
 
     def _constant(self, value: str) -> np.ndarray | None:
         """Return an array that no input feeds; None where it is not known, or no initializer and large."""

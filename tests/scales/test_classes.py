@@ -167,6 +167,8 @@ GRAPHS = {
     "sum": (lambda b, x: b.graph.op("Add", x, b.conv(x, "y", 6)), 6),
     "sum of one channel": (lambda b, x: b.graph.op("Add", x, b.conv(x, "y", 1)), 1),
     "maximum": (lambda b, x: b.graph.op("Max", x, b.conv(x, "y", 6)), 6),
+    "maximum, begun at minus infinity": (lambda b, x: b.graph.op("Max", -np.inf, x), 6),
+    "minimum with a bound": (lambda b, x: b.graph.op("Min", x, np.array([[[2]]] * 5 + [[[np.inf]]], "f4")), 1),
     "gate": (gate, 10),
     "two products": (lambda b, x: b.graph.op("Mul", x, b.conv(x, "y", 6)), 12),
     "square": (lambda b, x: b.graph.op("Mul", x, x), 6),
