@@ -1,7 +1,8 @@
 """Unit channel deviations with the net's function kept.
 
 Every channel of a unit whose scale is free (`scales/classes.py`) is brought to standard deviation 1 on the calibration set,
-and what reads it makes up for that; where channels are tied, their deviations have geometric mean 1. Means are not shifted.
+and what reads it makes up for that; where channels are tied, their variances have mean 1: however many of them hardly vary,
+as what little a trained net adds to some channels of a sum, none is scaled far up for their sake. Means are not shifted.
 Method: derived from the change of rates between layers in Krähenbühl et al., ICLR 2016, section 3.2, with one factor
 per channel instead of one per layer.
 """
@@ -27,16 +28,23 @@ def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], syste
         system: the scales that may change.
     """
     graph = network.graph
-    labels, wanted = [], []
+    labels, variances = [], []
     for unit in network.units:
         for channels, found in scaled_apart(graph, system, unit, moments[unit.key]):
-            log_std = np.full(unit.num_channels, np.nan)
-            log_std[~found.dead] = -np.log(found.std[~found.dead])
             labels.append(channels)
-            wanted.append(log_std)
-    flat, targets = np.concatenate(labels), np.concatenate(wanted)
+            variances.append(np.where(found.dead, np.nan, np.square(found.std, dtype=np.float64)))
+    flat = np.concatenate(labels)
+    targets = -np.log(_means_of_tied(system.fingerprints()[flat], np.concatenate(variances))) / 2
     unknowns = system.unknowns_for(flat, targets)
     while len(low := system.below_floor(unknowns)):
         system = system.held(low, FLOOR)
         unknowns = system.unknowns_for(flat, targets)
     return Plan(system, system.expand(unknowns))
+
+
+def _means_of_tied(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return for each number, (n,), the mean of those with the same key; NaN counts nowhere, and stays."""
+    counts = np.isfinite(numbers)
+    found, groups = np.unique(keys, return_inverse=True)
+    sums, sizes = (np.bincount(groups[counts], w, len(found)) for w in (numbers[counts], None))
+    return np.where(counts, (sums / np.maximum(sizes, 1))[groups], np.nan)

@@ -149,3 +149,14 @@ def test_not_one_prediction_of_a_trained_net_changes(name):
         for value in old:
             np.testing.assert_array_equal(old[value].argmax(1), new[value].argmax(1))
             np.testing.assert_allclose(new[value], old[value], rtol=0, atol=1e-5 * np.abs(old[value]).max())
+
+
+def test_what_hardly_varies_in_a_sum_scales_nothing_far_up():
+    """A trained branch may add next to nothing to some channels, without being dead there."""
+    net, batches = NETS["residual"](), pictures()
+    for array in net.params["scale3"]:
+        array[:2] *= np.float32(1e-5)
+    result = caffeinit.rescale(net, batches, mode="equalize")
+    stream, branch = (u.after.channel_stds for u in result.units if u.name in ("scale1", "scale3"))
+    np.testing.assert_allclose((stream**2 + branch**2) / 2, 1, rtol=1e-6)
+    np.testing.assert_allclose(stream[:2], np.sqrt(2), rtol=1e-6)
