@@ -34,7 +34,7 @@ def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], syste
             labels.append(channels)
             variances.append(np.where(found.dead, np.nan, np.square(found.std, dtype=np.float64)))
     flat = np.concatenate(labels)
-    targets = -np.log(_means_of_tied(system.fingerprints()[flat], np.concatenate(variances))) / 2
+    targets = -np.log(_group_means(system.groups(flat), np.concatenate(variances))) / 2
     unknowns = system.unknowns_for(flat, targets)
     while len(low := system.below_floor(unknowns)):
         system = system.held(low, FLOOR)
@@ -42,9 +42,8 @@ def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], syste
     return Plan(system, system.expand(unknowns))
 
 
-def _means_of_tied(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return for each number, (n,), the mean of those with the same key; NaN counts nowhere, and stays."""
+def _group_means(groups: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return for each number, (n,), the mean of those of its group; NaN counts nowhere, and stays."""
     counts = np.isfinite(numbers)
-    found, groups = np.unique(keys, return_inverse=True)
-    sums, sizes = (np.bincount(groups[counts], w, len(found)) for w in (numbers[counts], None))
+    sums, sizes = (np.bincount(groups[counts], w, groups.max() + 1) for w in (numbers[counts], None))
     return np.where(counts, (sums / np.maximum(sizes, 1))[groups], np.nan)

@@ -73,16 +73,21 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
 
 
 def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> np.ndarray:
-    """Return the unknowns with which the largest values of channels come nearest to WANTED."""
-    labels, wanted = [], []
+    """Return the unknowns with which the largest values of channels come nearest to WANTED; of tied ones, the largest."""
+    labels, sizes = [], []
     for unit in network.units:
         for channels, found in scaled_apart(network.graph, system, unit, moments[unit.key]):
             largest, top = found.largest, found.max_abs
             # What a channel without values would need cannot be known: it goes with the largest of its unit.
-            sizes = np.where(largest > _NEGLIGIBLE * top, np.maximum(largest, top / _APART), top)
-            wanted.append(np.log(WANTED / sizes) if top > 0 else np.full(len(largest), np.nan))
+            own = np.where(largest > _NEGLIGIBLE * top, np.maximum(largest, top / _APART), top)
+            sizes.append(own if top > 0 else np.full(len(largest), np.nan))
             labels.append(channels)
-    return system.unknowns_for(np.concatenate(labels), np.concatenate(wanted))
+    flat = np.concatenate(labels)
+    groups, extents = system.groups(flat), np.concatenate(sizes)
+    counts = np.isfinite(extents)
+    tops = np.zeros(groups.max() + 1)
+    np.maximum.at(tops, groups[counts], extents[counts])
+    return system.unknowns_for(flat, np.log(WANTED / np.where(counts, tops[groups], np.nan)))
 
 
 def to_powers_of_two(plan: Plan) -> Plan:

@@ -70,6 +70,10 @@ class ScaleSystem:
         """Return a number for each label, (labels + 1,): equal where scales are the same function of the unknowns."""
         return self.expand(np.random.default_rng(0).random(self.num_unknowns))
 
+    def groups(self, labels: Labels) -> np.ndarray:
+        """Return a number for each of some labels, (n,), that those which are tied to each other have in common."""
+        return np.unique(self.fingerprints()[labels], return_inverse=True)[1]
+
     def log_scales(self, labels: Labels, unknowns: np.ndarray) -> np.ndarray:
         """Return the logarithms of the factors of a label array, given those of the unknowns."""
         return np.asarray(self.expand(unknowns)[labels])

@@ -103,3 +103,17 @@ def test_weights_that_lose_their_digits_are_enlarged():
     result = caffeinit.rescale(net, pictures(), mode="fp16")
     assert result.units[0].done == "given head-room"
     assert sum((np.abs(a) < SMALLEST).sum() for a in net.params["conv1"]) < lost / 2
+
+
+def test_the_largest_of_what_a_sum_ties_counts():
+    """What a branch adds may be small: the sum has head-room all the same."""
+    net, batches = NETS_WITH_ROOM["residual"](), pictures()
+    for name, factor in (("scale1", 2.0**14), ("scale3", 2.0**2)):
+        for array in net.params[name]:
+            array *= np.float32(factor)
+    net.params["conv2"][0][...] *= np.float32(2.0**-14)
+    net.params["ip"][0][...] *= np.float32(2.0**-14)
+    result = caffeinit.rescale(net, batches, mode="fp16")
+    (stream,) = (u for u in result.units if u.name == "scale1")
+    assert stream.done == "given head-room"
+    assert stream.after.max_abs <= 16 * np.sqrt(2)
