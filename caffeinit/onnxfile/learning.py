@@ -2,7 +2,8 @@
 
 An ONNX file does not say what was learned. Learned is what stands where a unit has its arrays: weights and biases of Conv,
 ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel, and BatchNormalization's four arrays. A
-filter that is the same for all channels, each of which it is applied to alone, was not.
+filter that is the same for all channels, each of which it is applied to alone, was not; nor was one that counts from 0 on,
+with which detectors take the mean of a distribution.
 A weight that is computed in the graph (DequantizeLinear, ConstantOfShape, ...) is worked out once, so that its unit can be
 measured, and stays.
 """
@@ -120,7 +121,7 @@ def find_learned(
             continue  # arithmetic of arrays, and of shapes, such as anchors
         for value, role in _arrays_of(node):
             name = _behind(graph, value)
-            if role == "weight" and _is_fixed_filter(node, graph):
+            if role == "weight" and _why_fixed(node, graph):
                 continue
             array = graph.initializers.get(name) if name else None
             is_known = name in changeable or name in held or name in computed
@@ -139,13 +140,22 @@ def find_learned(
     return {name: of for name, of in candidates.items() if name in used}
 
 
-def _is_fixed_filter(node: onnx.NodeProto, graph: Graph) -> bool:
-    """Tell whether a convolution has one filter for all its channels, each for itself, as blurs do: none is learned so."""
+def _why_fixed(node: onnx.NodeProto, graph: Graph) -> str:
+    """Return why the numbers of a convolution or a product were not learned; empty where they may have been."""
+    views = [view for value in node.input[:2] if (view := array_view(graph, value))] if node.op_type in _AFFINE else []
+    if any(_counts_up(array) for _, array in views):
+        return "its weight counts from 0 on, and was not learned"
     found = array_view(graph, node.input[1]) if node.op_type in ("Conv", "ConvTranspose") else None
     filters = grouped_view(node, found[1]) if found else None
     if filters is None or len(filters) == 1 or filters.shape[1:3] != (1, 1) or filters[0].size == 1:
-        return False
-    return bool(filters[0].any() and (filters == filters[:1]).all())
+        return ""
+    is_one = bool(filters[0].any() and (filters == filters[:1]).all())
+    return "its weight is one filter for all channels, which nobody learned" if is_one else ""
+
+
+def _counts_up(array: np.ndarray) -> bool:
+    """Tell whether the numbers of an array are 0, 1, 2 and so on."""
+    return array.size > 2 and array.flat[1] == 1 and np.array_equal(array.reshape(-1), np.arange(array.size))
 
 
 def _shared_zeros(units: Collection[Unit]) -> set[str]:
@@ -222,8 +232,8 @@ def _why_no_unit(graph: Graph, node: onnx.NodeProto, side: int, pictures: Pictur
         return "its kernel depends on the net's input"
     if node.op_type == "Einsum":
         return "its equation is no product with one matrix"
-    if _is_fixed_filter(node, graph):
-        return "its weight is one filter for all channels, which nobody learned"
+    if why := _why_fixed(node, graph):
+        return why
     if graph.elem_type(node.input[side]) != TensorProto.FLOAT:
         return "its weight is not of single or half precision"
     if is_product and (why := why_no_weight(graph, node, side, pictures)):

@@ -61,3 +61,33 @@ def test_equal_factors_of_single_weights_are_weights(tmp_path):
     b = blurred(np.ones((5, 1, 1, 1), np.float32))
     net = load(b.save(tmp_path / "net.onnx"))
     assert {unit.name: unit.done for unit in caffeinit.rescale(net, batch(8)).units}["filt"]
+
+
+def expected(kind, numbers):
+    """Return conv1 -> the mean of what a softmax over its channels makes probabilities of, as detectors have it."""
+    b = Maker()
+    x = b.op("Softmax", b.conv(b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1"), "conv2", 5, 4), out="bins", axis=1)
+    if kind == "MatMul":
+        x = b.op("Transpose", x, out="last", perm=[0, 2, 3, 1])
+    b.initializers.append(tensor("counts", np.float32(numbers).reshape((4, 1) if kind == "MatMul" else (1, 4, 1, 1))))
+    b.op(kind, x, "counts", out="y")
+    return b
+
+
+@pytest.mark.parametrize("kind", ["Conv", "MatMul"])
+@pytest.mark.parametrize("mode", ["normalize", "init"])
+def test_what_counts_from_0_on_stays(mode, kind, tmp_path):
+    path, out = expected(kind, range(4)).save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    (left,) = net.skipped
+    assert left.reason == "its weight counts from 0 on, and was not learned"
+    result = caffeinit.init(net, batch(8)) if mode == "init" else caffeinit.rescale(net, batch(8), mode=mode)
+    assert [unit.name for unit in result.units] == ["conv1.weight", "conv2.weight"]
+    assert result.rate_spread < 1e-3  # the head is what the softmax reads
+    net.save(out)
+    assert onnx.load(path).graph.initializer[-1] == onnx.load(out).graph.initializer[-1]
+
+
+def test_other_whole_numbers_are_weights(tmp_path):
+    net = load(expected("Conv", [0, 1, 2, 4]).save(tmp_path / "net.onnx"))
+    assert "counts" in {unit.name for unit in net.units}
