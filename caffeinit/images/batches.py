@@ -3,7 +3,8 @@
 Of more pictures than asked for, an evenly spread part is taken: the picture list, in natural order, is cut into
 `num_images` stretches and the middle of each is taken, so class folders are all represented, and the choice depends
 neither on the order in which the file system lists them nor on a seed. With several inputs, rows belong together by
-position.
+position. Where a net spells out other numbers of rows for its inputs, as for the steps of a sequence and its first state,
+each of its runs takes the next so many of each, and counts as one picture.
 
 A picture that cannot be read is left out, counted and named; the rest moves up, so only the last batch may be short.
 The batches, their order and content do not depend on the number of threads.
@@ -105,14 +106,15 @@ class Calibration:
         if threads is not None and threads < 0:
             raise ImagesError(f"threads must be at least 0: found {threads}.")
         self.feeds = feeds
-        self.batch_size = batch_size
+        self._run = _rows_of_a_run(feeds) if whole_batches else {}
+        self.batch_size = 1 if self._run else batch_size
         self.strict = strict
         self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
         self.whole_batches = whole_batches
         self.notes: list[str] = []
         self._bad: dict[int, Skipped] = {}
-        self._cache: list[dict[str, Row]] | None = None
-        self._begun: list[dict[str, Row]] = []  # the first rows, from passes that were broken off
+        self._cache: list[dict[str, list[Row]]] | None = None
+        self._begun: list[dict[str, list[Row]]] = []  # the first rows, from passes that were broken off
         self._passes = 0
         self._found = self._paired_length()
         self._chosen = spread(self._found, num_images)
@@ -140,7 +142,7 @@ class Calibration:
     def memory(self) -> int:
         """About how many bytes pictures and batches take while these are made: `kept_memory`, two batches, and so on."""
         row, size = self._row, min(self.batch_size, self.num_images)
-        floats = sum(4 * math.prod(f.shape[1:]) for f in self.feeds if not f.source.holds_pictures)
+        floats = sum(4 * self._numbers(f) for f in self.feeds if not f.source.holds_pictures)
         ahead = (BATCHES_AHEAD + 1) * size * (row + floats)
         # What is decoded ahead is what will be kept.
         rows = min(self.kept_memory + ahead, self.num_images * (row + floats))
@@ -156,13 +158,16 @@ class Calibration:
     @property
     def _row(self) -> int:
         """Numbers of one picture, of all inputs."""
-        return sum(math.prod(feed.shape[1:]) for feed in self.feeds)
+        return sum(map(self._numbers, self.feeds))
+
+    def _numbers(self, feed: Feed) -> int:
+        return self._run.get(feed.name, 1) * math.prod(feed.shape[1:])
 
     def __len__(self) -> int:
         return self.num_images
 
     def __iter__(self) -> Iterator[Batch]:
-        rows: list[dict[str, Row]] = []
+        rows: list[dict[str, list[Row]]] = []
         for row in self._rows():
             rows.append(row)
             if len(rows) == self.batch_size:
@@ -185,29 +190,34 @@ class Calibration:
 
     def _paired_length(self) -> int:
         lengths = {feed.name: len(feed.source) for feed in self.feeds}
-        own = {feed.name: next(iter(feed.shape), 0) for feed in self.feeds}
-        if self.whole_batches and len(set(own.values())) > 1:
-            listed = ", ".join(f"{printable(name)} {count}" for name, count in own.items())
-            raise ImagesError(
-                f"the net spells out other numbers of rows for its inputs, which files cannot be given for: {listed}. "
-                "From Python it takes batches: caffeinit.rescale(net, [{input: array}, ...])."
-            )
-        if len(set(lengths.values())) > 1:
+        runs = {name: length / self._run.get(name, 1) for name, length in lengths.items()}
+        if len(set(runs.values())) > 1 or not all(count.is_integer() for count in runs.values()):
             listed = ", ".join(f"{printable(name)} {count}" for name, count in lengths.items())
+            if self._run:
+                own = ", ".join(f"{printable(name)} {count}" for name, count in self._run.items())
+                raise ImagesError(
+                    f"the inputs have rows for different numbers of runs: {listed}. The net spells out how many a run "
+                    f"takes: {own}. Give so many of each for every run, in one order."
+                )
             raise ImagesError(
                 f"the inputs have different numbers of rows, which belong together by position: {listed}. Give each "
                 f"of them {min(lengths.values())}, in one order: the first row of one goes with the first of the others."
             )
-        return next(iter(lengths.values()))
+        return int(next(iter(runs.values())))
+
+    def _places(self, feed: Feed, index: int) -> range:
+        """Return the rows of an input's source that belong to one row of all inputs: one, or those of a run."""
+        count = self._run.get(feed.name, 1)
+        return range(index * count, (index + 1) * count)
 
     def _check_headers(self) -> None:
         """Leave out what is no picture at a glance, so that the count is nearly right before anything is decoded."""
         for index in self._chosen:
-            for feed in self.feeds:
+            for feed, place in ((f, p) for f in self.feeds for p in self._places(f, index)):
                 try:
-                    feed.source.check(index)
+                    feed.source.check(place)
                 except ImagesError as error:
-                    self._leave_out(index, feed.source.name(index), str(error))
+                    self._leave_out(index, feed.source.name(place), str(error))
                     break
         self._refuse_if_empty()
 
@@ -235,19 +245,20 @@ class Calibration:
             )
         raise ImagesError("\n".join([f"{_short(origin)}: no picture can be used.", *reasons]))
 
-    def _rows(self) -> Iterator[dict[str, Row]]:
+    def _rows(self) -> Iterator[dict[str, list[Row]]]:
         """Yield the rows in order, decoding some batches ahead of what is taken."""
         if self._cache is not None:
             yield from self._cache
             return
-        kept: list[dict[str, Row]] = []
+        kept: list[dict[str, list[Row]]] = []
         size = 0
         looks = _Looks()
         done = False
         try:
             for row in itertools.chain(self._begun, self._decoded(len(self._begun))):
                 looks.see(row)
-                size += sum(r.values.nbytes if r.values.dtype == np.uint8 else CACHE_BYTES for r in row.values())
+                values = [r.values for own in row.values() for r in own]
+                size += sum(v.nbytes if v.dtype == np.uint8 else CACHE_BYTES for v in values)
                 if size <= CACHE_BYTES:
                     kept.append(row)
                 else:
@@ -261,11 +272,11 @@ class Calibration:
         self._cache = kept or None
         self.notes = looks.notes()
 
-    def _decoded(self, start: int) -> Iterator[dict[str, Row]]:
+    def _decoded(self, start: int) -> Iterator[dict[str, list[Row]]]:
         """Yield the rows from number `start` on."""
         indices = [i for i in self._chosen if i not in self._bad][start:]
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="caffeinit-images")
-        waiting: deque[tuple[int, Future[dict[str, Row] | Skipped]]] = deque()
+        waiting: deque[tuple[int, Future[dict[str, list[Row]] | Skipped]]] = deque()
         try:
             upcoming = iter(indices)
             ahead = BATCHES_AHEAD * self.batch_size
@@ -283,24 +294,46 @@ class Calibration:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, index: int) -> dict[str, Row] | Skipped:
-        row = {}
+    def _read(self, index: int) -> dict[str, list[Row]] | Skipped:
+        row: dict[str, list[Row]] = {}
         for feed in self.feeds:
-            try:
-                sample = feed.source.read(index, feed.shape[1:], feed.preprocessing)
-                row[feed.name] = Row(feed.preprocessing.fit(sample, feed.shape[1:]), sample.raw)
-            except ImagesError as error:
-                return feed.source.name(index), str(error)
+            found = []
+            for place in self._places(feed, index):
+                try:
+                    sample = feed.source.read(place, feed.shape[1:], feed.preprocessing)
+                    found.append(Row(feed.preprocessing.fit(sample, feed.shape[1:]), sample.raw))
+                except ImagesError as error:
+                    return feed.source.name(place), str(error)
+            row[feed.name] = found
         return row
 
-    def _batch(self, rows: Sequence[Mapping[str, Row]]) -> Batch:
+    def _batch(self, rows: Sequence[Mapping[str, list[Row]]]) -> Batch:
         batch = {}
         for feed in self.feeds:
-            out = np.empty((len(rows), *rows[0][feed.name].values.shape), np.float32)
-            for number, row in enumerate(rows):  # also where a row is a single number, which `out` would give a copy of
-                feed.preprocessing.normalise(row[feed.name].values, row[feed.name].raw, out[number, ...])
+            own = [of for row in rows for of in row[feed.name]]
+            out = np.empty((len(own), *own[0].values.shape), np.float32)
+            for number, of in enumerate(own):  # also where a row is a single number, which `out` would give a copy of
+                feed.preprocessing.normalise(of.values, of.raw, out[number, ...])
             batch[feed.name] = np.ascontiguousarray(np.moveaxis(out, 1, -1)) if feed.is_turned else out
         return batch
+
+
+def _rows_of_a_run(feeds: Sequence[Feed]) -> dict[str, int]:
+    """Return how many rows of each input a run of a net takes that spells them out; nothing where these are as many.
+
+    Raises:
+        ImagesError: an input is a single number, and another has rows.
+    """
+    own = {feed.name: next(iter(feed.shape), 0) for feed in feeds}
+    if len(set(own.values())) == 1:
+        return {}
+    if 0 in own.values():
+        listed = ", ".join(name for name, count in own.items() if not count)
+        raise ImagesError(
+            f"the net takes a single number for {printable(listed)}, which files of rows cannot be given for. "
+            "From Python it takes batches: caffeinit.rescale(net, [{input: array}, ...])."
+        )
+    return own
 
 
 class _Looks:
@@ -311,12 +344,12 @@ class _Looks:
         self.flat = 0
         self.seen: set[bytes] = set()
 
-    def see(self, row: Mapping[str, Row]) -> None:
+    def see(self, row: Mapping[str, list[Row]]) -> None:
         self.count += 1
-        arrays = [r.values for r in row.values() if r.values.ndim == 3]
+        arrays = [r.values for own in row.values() for r in own if r.values.ndim == 3]
         self.flat += bool(arrays) and all(map(is_flat, arrays))
         if len(self.seen) < 2:
-            self.seen.add(hashlib.blake2b(b"".join(r.values.tobytes() for r in row.values())).digest())
+            self.seen.add(hashlib.blake2b(b"".join(r.values.tobytes() for own in row.values() for r in own)).digest())
 
     def notes(self) -> list[str]:
         if self.flat == self.count:

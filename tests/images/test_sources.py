@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import os
 import struct
 import zipfile
@@ -286,11 +287,33 @@ def test_rows_may_be_single_numbers(tmp_path) -> None:
         assert [b["which"].tolist() for b in batches] == [[2, 0], [1]]
 
 
-def test_inputs_of_other_numbers_of_rows_by_the_nets_own_word_are_no_matter_of_files() -> None:
-    """Steps of a sequence beside its first state."""
-    shapes, arrays = {"x": (6, 4, 5), "state": (1, 4, 3)}, {"x": np.ones((6, 4, 5)), "state": np.ones((1, 4, 3))}
-    with pytest.raises(ImagesError, match=r"x 6, state 1\. From Python it takes batches"):
-        read_images(shapes, arrays, whole_batches=True)
+STEPS = {"x": (3, 4, 5), "state": (1, 4, 3)}  # steps of a sequence beside its first state
+
+
+def test_runs_take_as_many_rows_of_each_input_as_the_net_spells_out(tmp_path) -> None:
+    arrays = {n: np.arange(2 * math.prod(s), dtype=np.float32).reshape(-1, *s[1:]) for n, s in STEPS.items()}
+    np.savez(tmp_path / "both.npz", **arrays)
+    found = read_images(STEPS, tmp_path / "both.npz", batch_size=3, whole_batches=True)
+    assert (found.num_images, found.batch_size) == (2, 1)
+    for number, batch in enumerate(found):
+        assert {n: a.shape for n, a in batch.items()} == STEPS
+        np.testing.assert_array_equal(batch["x"], arrays["x"][3 * number : 3 * number + 3])
+        np.testing.assert_array_equal(batch["state"], arrays["state"][number : number + 1])
+    (last,) = read_images(STEPS, arrays, num_images=1, whole_batches=True)
+    np.testing.assert_array_equal(last["state"], arrays["state"][1:])
+    assert not found.notes
+
+
+@pytest.mark.parametrize("counts", [(6, 1), (5, 2), (4, 2)])
+def test_rows_for_other_numbers_of_runs_are_refused(counts) -> None:
+    arrays = {name: np.ones((n, *STEPS[name][1:])) for name, n in zip(STEPS, counts, strict=True)}
+    with pytest.raises(ImagesError, match=rf"runs: x {counts[0]}, state {counts[1]}\. .* a run takes: x 3, state 1\."):
+        read_images(STEPS, arrays, whole_batches=True)
+
+
+def test_a_single_number_beside_rows_is_no_matter_of_files() -> None:
+    with pytest.raises(ImagesError, match=r"a single number for rate, .* From Python it takes batches"):
+        read_images({"x": (3, 4), "rate": ()}, {"x": np.ones((3, 4)), "rate": np.ones(1)}, whole_batches=True)
 
 
 def test_pictures_for_what_takes_none_are_refused(tmp_path) -> None:
