@@ -166,10 +166,13 @@ class CompiledPart:
         self._rows = next((axes[0] for axes in inputs.values() if axes and axes[0]), None)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the values for one batch; in pieces where the file spells its batch size out."""
+        """Compute the values for one batch; in pieces where the file spells its batch size out.
+
+        Inputs of other numbers of rows, as steps of a sequence and its first state, are one run as they are.
+        """
         feeds = {name: _as_type(batch[name], self._types[name]) for name in self._inputs}
-        count = len(next(iter(feeds.values())))
-        if self._rows in (None, count):
+        count, *others = {len(array) for array in feeds.values()}
+        if others or self._rows in (None, count):
             return self._run(feeds)
         pieces = []
         for start in range(0, count, self._rows):

@@ -255,8 +255,11 @@ def _tensors(value: Any) -> Iterator[np.ndarray]:
 
 
 def _pieces(batches: Iterable[Values], rows: int) -> Iterator[Values]:
-    """Cut batches into pieces of so many rows; 0 leaves them whole."""
+    """Cut batches into pieces of so many rows; 0 leaves them whole, and so do inputs of other numbers of rows."""
     for batch in batches:
-        count = len(next(iter(batch.values())))
+        count, *others = {len(array) for array in batch.values()}
+        if others:
+            yield batch
+            continue
         for start in range(0, count, rows or count):
             yield {name: array[start : start + (rows or count)] for name, array in batch.items()}

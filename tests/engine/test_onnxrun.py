@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 from caffeinit.engine.failures import plain
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.proof.comparison import compare
 
 WEIGHT = np.arange(6).reshape(3, 2)
 LARGE = np.random.default_rng(9).standard_normal((3, 400))  # small arrays always lie inside
@@ -175,3 +176,39 @@ def test_a_batch_that_is_left_open_in_any_way_takes_any_number_of_pictures(tmp_p
     given = np.arange(15, dtype=np.float32).reshape(5, 3)
     assert function.rows == (2 if batch == 2 else 1)
     np.testing.assert_array_equal(function.compile(["y"])({"x": given})["y"], -given)
+
+
+def write_steps(path, factor=1.0):
+    """An ONNX file: y = x W + the sum over a state of two rows, whatever number of rows x has."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["product"]),
+            helper.make_node("ReduceSum", ["state", "axis"], ["total"], keepdims=1),
+            helper.make_node("Add", ["product", "total"], ["y"]),
+        ],
+        "steps",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3]),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [2, 2]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            onnx.numpy_helper.from_array(np.float32(factor * WEIGHT), "w"),
+            onnx.numpy_helper.from_array(np.asarray([0]), "axis"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return OnnxFunction(path, threads=1)
+
+
+def test_inputs_of_other_numbers_of_rows_are_one_run(tmp_path):
+    batch = ROWS[0] | {"state": np.float32([[1, 2], [3, 4]])}
+    found = write_steps(tmp_path / "net.onnx").compile(["y"])(batch)["y"]
+    np.testing.assert_allclose(found, batch["x"] @ WEIGHT + [4, 6], rtol=1e-5, atol=1e-5)
+
+
+def test_they_are_compared_as_they_are(tmp_path):
+    batches = [rows | {"state": np.float32([[1, 2], [3, 4]])} for rows in ROWS]
+    one, other = write_steps(tmp_path / "one.onnx"), write_steps(tmp_path / "other.onnx", factor=1.5)
+    assert compare(one, one, batches, first=True).same
+    assert compare(one, other, batches, first=True).parting.name == "product"
