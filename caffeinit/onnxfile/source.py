@@ -31,6 +31,7 @@ from caffeinit.onnxfile.plain import Plain, read_plain
 from caffeinit.onnxfile.plainly import spelt_plainly
 from caffeinit.onnxfile.shapes import declared_shape, input_shapes, is_channels_last
 from caffeinit.onnxfile.spelt import find_spelt
+from caffeinit.onnxfile.verdicts import find_softmax
 from caffeinit.ops import find_rule
 
 Path = str | PathLike[str]
@@ -150,6 +151,7 @@ def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dic
     graph, without_gain = gains_after(one_channel(endings_apart(factors_last(graph))))
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
+    graph.verdicts.update(find_softmax(graph))
     return graph, built, without_gain | computed
 
 
