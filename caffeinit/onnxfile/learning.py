@@ -3,7 +3,7 @@
 An ONNX file does not say what was learned. Learned is what stands where a unit has its arrays: weights and biases of Conv,
 ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel, and BatchNormalization's four arrays. A
 filter that is the same for all channels, each of which it is applied to alone, was not; nor was one that counts from 0 on,
-with which detectors take the mean of a distribution.
+with which detectors take the mean of a distribution; nor were waves, with which nets for sound begin.
 A weight that is computed in the graph (DequantizeLinear, ConstantOfShape, ...) is worked out once, so that its unit can be
 measured, and stays.
 """
@@ -32,6 +32,8 @@ from caffeinit.onnxfile.numbers import has_one_channel
 from caffeinit.ops.base import rewritten
 
 _CONSTANT = re.compile(r"const(_[0-9]+)?")
+_SHORTEST = 8  # numbers of a wave; what is shorter may be waves by chance
+_WAVE = 1e-4  # of the largest number: what rounding makes of waves
 _AFFINE = ("Conv", "ConvTranspose", *PRODUCTS)
 _ROLES = {
     "BatchNormalization": ("", "scale", "bias", "mean", "variance"),
@@ -147,6 +149,12 @@ def _why_fixed(node: onnx.NodeProto, graph: Graph) -> str:
         return "its weight counts from 0 on, and was not learned"
     found = array_view(graph, node.input[1]) if node.op_type in ("Conv", "ConvTranspose") else None
     filters = grouped_view(node, found[1]) if found else None
+    if (
+        filters is not None
+        and filters.shape[2] * len(filters) == 1
+        and _are_waves(filters.reshape(filters.shape[1], -1))
+    ):
+        return "its weight is a Fourier transform, which nobody learned"
     if filters is None or len(filters) == 1 or filters.shape[1:3] != (1, 1) or filters[0].size == 1:
         return ""
     is_one = bool(filters[0].any() and (filters == filters[:1]).all())
@@ -156,6 +164,21 @@ def _why_fixed(node: onnx.NodeProto, graph: Graph) -> str:
 def _counts_up(array: np.ndarray) -> bool:
     """Tell whether the numbers of an array are 0, 1, 2 and so on."""
     return array.size > 2 and array.flat[1] == 1 and np.array_equal(array.reshape(-1), np.arange(array.size))
+
+
+def _are_waves(rows: np.ndarray) -> bool:
+    """Tell whether rows are the real parts of a Fourier transform, its imaginary ones, or both, under any window.
+
+    Whatever the window, cosines have cos (k + 1) t + cos (k - 1) t = 2 cos t cos k t, and sines the same.
+    """
+    count, length = rows.shape
+    own = length // 2 + 1
+    if length < _SHORTEST or count not in (own, 2 * own) or not rows.any():
+        return False
+    waves = rows.reshape(-1, own, length).astype(np.float64)
+    step = 2 * np.cos(2 * np.pi * np.arange(length) / length)
+    apart = waves[:, 2:] + waves[:, :-2] - step * waves[:, 1:-1]
+    return bool(np.abs(apart).max() <= _WAVE * np.abs(waves).max())
 
 
 def _shared_zeros(units: Collection[Unit]) -> set[str]:

@@ -91,3 +91,40 @@ def test_what_counts_from_0_on_stays(mode, kind, tmp_path):
 def test_other_whole_numbers_are_weights(tmp_path):
     net = load(expected("Conv", [0, 1, 2, 4]).save(tmp_path / "net.onnx"))
     assert "counts" in {unit.name for unit in net.units}
+
+
+def waves(length, part):
+    """Return rows of a windowed Fourier transform of `length` numbers."""
+    angle = 2 * np.pi * np.outer(np.arange(length // 2 + 1), np.arange(length)) / length
+    window = np.hanning(length + 1)[:-1]
+    parts = {"real": [np.cos(angle)], "imaginary": [-np.sin(angle)], "both": [np.cos(angle), -np.sin(angle)]}[part]
+    return (np.concatenate(parts) * window).astype(np.float32)[:, None]
+
+
+def sound(rows, length):
+    """Return a transform by convolution, its size, and a convolution."""
+    b = Maker(shape=("N", 1, 96))
+    b.initializers.append(tensor("basis", rows))
+    x = b.op("Conv", "x", "basis", out="spectrum", strides=[length // 4])
+    arrays = [b.array("conv.weight", 4, rows.shape[0], 3), b.array("conv.bias", 4)]
+    b.op("Conv", b.op("Abs", x, out="size"), *arrays, out="y")
+    return b
+
+
+@pytest.mark.parametrize("part", ["real", "imaginary", "both"])
+@pytest.mark.parametrize("length", [8, 15, 32])
+def test_waves_stay(length, part, tmp_path):
+    path, out = sound(waves(length, part), length).save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    assert [s.reason for s in net.skipped] == ["its weight is a Fourier transform, which nobody learned"]
+    caffeinit.init(net, {"x": np.random.default_rng(1).standard_normal((8, 1, 96)).astype(np.float32)})
+    net.save(out)
+    assert onnx.load(path).graph.initializer[0] == onnx.load(out).graph.initializer[0]
+
+
+@pytest.mark.parametrize("change", [lambda w: w[3].__imul__(1.1), lambda w: w.fill(0)])
+def test_what_was_trained_on_from_waves_and_zeros_are_weights(change, tmp_path):
+    rows = waves(16, "both")
+    change(rows)
+    net = load(sound(rows, 16).save(tmp_path / "net.onnx"))
+    assert [unit.name for unit in net.units] == ["basis", "conv.weight"]
