@@ -18,6 +18,7 @@ from caffeinit.statistics.rates import RateProbe, UnitRates
 
 # The variation from which on deviations in one unit are told to differ.
 _ALIKE = 0.02
+_FAR_APART = 1.0  # of rates, log: then one rate has not been had, and deviations have been given up for little
 _FORETOLD = (
     "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
     "`caffeinit measure` tells what they are"
@@ -85,9 +86,10 @@ def apart_notes(spread: float, rates: Mapping[str, float], rounds: int, held: Ma
     tied = "the graph or what is left alone ties them" if rounds == 1 else f"after {rounds} rounds"
     ends = [f(rates, key=rates.__getitem__) for f in (min, max)]
     lowest, highest = (f"{n} (its output is held: {held[n]})" if n in held else n for n in ends)
+    advice = ". `--no-balance` may be the better start" if rounds > 1 and spread > _FAR_APART else ""
     return [
         f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
-        f"{np.exp(spread):.3g} ({tied}); lowest in {lowest}, highest in {highest}"
+        f"{np.exp(spread):.3g} ({tied}); lowest in {lowest}, highest in {highest}{advice}"
     ]
 
 

@@ -254,9 +254,8 @@ class Graph:
 
     def is_typed(self, value: str) -> bool:
         """Tell whether a value's element type and rank are known; they are not behind an operator that nobody knows."""
-        if not any(value in known for known in (self._types, self.initializers, self._producers)):
-            return False
-        tensor = self._type(value).tensor_type
+        is_known = any(value in known for known in (self._types, self.initializers, self._producers))
+        tensor = self._type(value).tensor_type if is_known else onnx.TypeProto.Tensor()
         return bool(tensor.elem_type) and tensor.HasField("shape")
 
     def set_shape(self, value: str, shape: Shape, elem_type: int = TensorProto.FLOAT) -> None:
