@@ -11,6 +11,7 @@ import onnx
 
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.network import Network
+from caffeinit.model.nodes import INSIDE, value_in
 from caffeinit.scales.free import UnitScales
 
 # Operators that move numbers about only; not worth a word beside others.
@@ -95,6 +96,7 @@ def _steps(network: Network) -> list[_Step]:
     unit_at = {id(use.node): n for n, unit in enumerate(network.units) for use in unit.uses}
     steps: list[_Step] = []
     waiting: list[onnx.NodeProto] = []
+    inside: dict[str, _Step] = {}  # operators of the file that several nodes stand for
 
     def take(nodes: list[onnx.NodeProto], name: str, kind: str) -> None:
         units = list(dict.fromkeys(unit_at[id(n)] for n in nodes if id(n) in unit_at))
@@ -106,6 +108,14 @@ def _steps(network: Network) -> list[_Step]:
 
     for node in network.graph.nodes:
         if not any(i in moving for i in node.input):
+            continue
+        whole, mark, _ = node.name.partition(INSIDE)
+        if mark:
+            if whole not in inside:
+                take([], value_in(whole), whole.partition(" ")[0])
+                inside[whole] = steps[-1]
+            inside[whole].nodes.append(node)
+            inside[whole].units += [unit_at[id(node)]] if id(node) in unit_at else []
             continue
         waiting.append(node)
         made = next((network.makers[o] for o in node.output if o in network.makers), None)

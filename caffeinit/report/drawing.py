@@ -25,7 +25,7 @@ _STATES = ("free", "tied", "held")
 _MEANINGS = {
     "free": "free: a scale of its own can be chosen, and the net's function is kept",
     "tied": "tied: only together with other units' channels, as in a sum",
-    "held": "held: cannot change; what follows would answer to it",
+    "held": "held: cannot change; what follows would come out otherwise",
 }
 
 

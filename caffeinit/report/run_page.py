@@ -116,8 +116,8 @@ def _moved_tile(found: Result) -> Markup:
     if not found.outputs_moved:
         return _tile("not kept", "the function: these weights are a start for training")
     name, worst = max(found.outputs_moved.items(), key=lambda item: item[1])
-    several = f" of {len(found.outputs_moved)}" if len(found.outputs_moved) > 1 else ""
-    return _tile(number(worst, 2), f'largest move of an output{several} ("{name}"), as a part of its largest value')
+    what = f"of {len(found.outputs_moved)} values at the end" if len(found.outputs_moved) > 1 else "of the output"
+    return _tile(number(worst, 2), f'largest move {what} ("{name}"), as a part of its largest value')
 
 
 def _warnings(found: Found) -> Markup:

@@ -9,6 +9,8 @@ import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.errors import GradientError
 from caffeinit.onnxfile.inspecting import inspect_onnx
+from caffeinit.report.boxes import find_boxes
+from caffeinit.scales.free import report_scales
 from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, info, tensor
@@ -225,3 +227,11 @@ def test_tables_that_words_are_looked_up_in_are_told_to_be_left(tmp_path):
     assert [layer.params for layer in inspect_onnx(tmp_path / "net.onnx").layers if layer.type == "Gather"] == [
         [(7, 4)]
     ]
+
+
+def test_a_picture_of_the_net_shows_the_operator_and_not_its_steps(tmp_path):
+    onnx.save(crnn("LSTM", "bidirectional"), tmp_path / "net.onnx")
+    net = load(tmp_path / "net.onnx")
+    boxes = find_boxes(net, report_scales(net.graph, net.units, net.learned, lambda unit: "").units)
+    assert [box.name for box in boxes] == ["x", "conv1", "conv2", "read_11", "product"]
+    assert [(box.types[0], len(box.units)) for box in boxes[1:4]] == [("Conv", 1), ("Conv", 1), ("LSTM", 1)]
