@@ -70,7 +70,12 @@ class FileReport:
 
 @dataclass
 class Inspection:
-    """A net, its weights and how they fit."""
+    """A net, its weights and how they fit.
+
+    Attributes:
+        missing: layers that only the net has. unused: layers that only the weights file has.
+        unknown: layers that both have, but whose shapes the net does not tell, as those of an input are open.
+    """
 
     files: list[FileReport]
     inputs: dict[str, Shape]
@@ -79,6 +84,7 @@ class Inspection:
     missing: list[str]
     unused: list[str]
     notes: list[str]
+    unknown: list[str] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
     scales: ScaleReport | None = None
 
@@ -86,6 +92,11 @@ class Inspection:
     def obstacles(self) -> list[LayerReport]:
         """Layers that cannot run."""
         return [layer for layer in self.layers if layer.reason and not layer.unit]
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether the shapes of all layers are known, so that parameters and multiply-adds are those of the whole net."""
+        return all(layer.tops or layer.params for layer in self.obstacles)
 
     @property
     def apart(self) -> list[Skipped]:
@@ -119,6 +130,7 @@ class Inspection:
             "mismatches": self.mismatches,
             "missing": self.missing,
             "unused": self.unused,
+            "unknown": self.unknown,
             "notes": self.notes,
         }
 
@@ -200,7 +212,8 @@ def inspect_files(
         layers=layers,
         mismatches=matched.mismatches,
         missing=sorted({layer for layer, _ in matched.missing}) if file else [],
-        unused=matched.unused,
+        unused=[name for name in matched.unused if name not in found.blocked],
+        unknown=[name for name in matched.unused if name in found.blocked],
         notes=[
             *net.notes,
             *(file.notes if file else []),

@@ -35,15 +35,25 @@ def inspection_tables(report: Inspection) -> None:
         _print_scale_remarks(out, report)
     else:
         macs = sum(layer.macs for layer in report.layers)
-        out.print(f"{report.num_params:,} parameters, {macs:,} multiply-adds", markup=False, soft_wrap=True)
+        counted = "" if report.counts_all else " in the layers whose shapes are known"
+        out.print(f"{report.num_params:,} parameters, {macs:,} multiply-adds{counted}", markup=False, soft_wrap=True)
     for title, lines in (
         ("does not fit", report.mismatches),
         ("the weights file lacks", report.missing),
         ("in the weights file only", report.unused),
+        ("not compared", _not_compared(report)),
         ("note", report.notes),
     ):
         for line in lines:
             out.print(f"{title}: {line}", markup=False, soft_wrap=True)
+
+
+def _not_compared(report: Inspection) -> list[str]:
+    """Return which layers of the weights file the net has, but in shapes that it does not tell, and why."""
+    if not report.unknown:
+        return []
+    reasons = dict.fromkeys(layer.reason for layer in report.obstacles if not layer.reason.startswith(BEHIND))
+    return [f"{', '.join(report.unknown)}, for the net does not tell their shapes: {'; '.join(reasons)}"]
 
 
 def _print_scale_remarks(out: Console, report: Inspection) -> None:

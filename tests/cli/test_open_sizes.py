@@ -121,3 +121,16 @@ def test_other_inputs_may_be_given_by_name(cli, place, net):
     named = ["--images", f"data={place / 'pictures'}", "--images", f"rows={place / 'rows.npy'}"]
     made = cli("init", net, *named, "--input-shape", "rows=2,5", "-o", place / "new.caffemodel")
     assert (made.code, SENTENCE in made.out) == (0, True), made.err
+
+
+def test_inspect_tells_what_it_cannot_compare_from_what_the_net_lacks(cli, place, weights):
+    (place / "net.prototxt").write_text(OPEN.replace("PREPARED", "").replace('"ip"', '"fc"'))
+    shown = cli("inspect", place / "net.prototxt", weights)
+    why = 'the shape of input "data" is not known: give --input-shape data=C,H,W'
+    assert f"not compared: conv1, for the net does not tell their shapes: {why}" in shown.out
+    assert "in the weights file only: ip\n" in shown.out
+    assert "0 parameters, 0 multiply-adds in the layers whose shapes are known\n" in shown.out
+    told = json.loads(cli("inspect", place / "net.prototxt", weights, "--json", "-").out)
+    assert (told["unused"], told["unknown"]) == (["ip"], ["conv1"])
+    known = cli("inspect", place / "net.prototxt", weights, "--input-shape", "data=3,12,10")
+    assert "2,092 parameters, 29,760 multiply-adds\n" in known.out
