@@ -81,8 +81,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError as error:
         say(f"error: the memory does not suffice, nothing was written: {error}", err=True)
         code = 1
-    except BrokenPipeError:
-        # The reader of our output went away (`caffeinit inspect | head`): not an error of ours.
-        sys.stderr.close()
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)

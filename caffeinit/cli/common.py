@@ -6,7 +6,6 @@ import glob
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -363,13 +362,14 @@ def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
 
 def write_json(path: str | None, data: dict[str, Any], force: bool = False) -> None:
     """Write a result as JSON to a file or, for "-", to stdout."""
+    from caffeinit.cli.terminal import write_out
     from caffeinit.storage.files import replacing
 
     if path is None:
         return
     text = json.dumps(data, indent=1, allow_nan=False) + "\n"
     if path == "-":
-        sys.stdout.write(text)
+        write_out(text)
         return
     with replacing(path, force) as temporary:
         temporary.write_text(text)

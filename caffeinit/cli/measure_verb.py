@@ -91,16 +91,16 @@ def command(
     for network, file in zip(networks, files, strict=True):
         with progress(f"measuring {Path(file).name}", quiet) as advance:
             found.append(measure(network, pictures, rate_batches=rate_batches, seed=seed, progress=advance, **bound))
-    if not quiet and json_file != "-":
-        measurement_tables(found, files, pictures.describe())
     if report is not None:
         from caffeinit.report import write_report
 
         about = about_run({"net": net, "weights": weights, "compared with": other}, pictures.describe())
         write_report(report, networks[0], found, about=about, force=force)
-        if not quiet and json_file != "-":
-            say(f"wrote {shlex.quote(report)}")
     data = {"net": net, "weights": weights, "taken": networks[0].taken, **found[0].to_json()}
     if other is not None:
         data["compare"] = {"weights": other, **found[1].to_json()}
     write_json(json_file, data, force)
+    if not quiet and json_file != "-":
+        measurement_tables(found, files, pictures.describe())
+        if report is not None:
+            say(f"wrote {shlex.quote(report)}")

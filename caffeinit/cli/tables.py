@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Column, Table
 
+from caffeinit.cli.terminal import read_by_nobody
 from caffeinit.printing import printable_lines
 from caffeinit.report.showing import dead_cell, outcome, result_columns, stats_cells
 from caffeinit.result import Result
@@ -42,6 +44,10 @@ class _Terminal(Console):
         """Yield what is shown."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable_lines(text), style, control)
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader, instead of ending what is not done yet."""
+        read_by_nobody(sys.stderr if self.stderr else sys.stdout)
 
 
 @contextmanager

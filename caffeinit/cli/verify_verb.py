@@ -86,11 +86,11 @@ def command(
             progress=lambda done: advance(done, pictures.num_images * (2 if first else 1)),
         )
     found.notes += [*lacking, *pictures.notes]
+    told = {} if net_b is None else {"net_b": net_b}
+    write_json(json_file, {"net": net, **told, "a": files[0], "b": files[1], **found.to_json()}, force)
     if not quiet and json_file != "-":
         shown = (one.label, other.label)
         comparison_table(found, shown, pictures.describe(), first, network.place)
-    told = {} if net_b is None else {"net_b": net_b}
-    write_json(json_file, {"net": net, **told, "a": files[0], "b": files[1], **found.to_json()}, force)
     if not found.same:
         raise SystemExit(1)
 

@@ -85,23 +85,29 @@ def run_job(
         say(f"nothing was changed:\n{reasons}", err=True)
     if not dry_run:
         network.save(output, force=force, net_path=output_net)
-    if not quiet and json_file != "-":
-        show(result, pictures.describe())
-        written = " and ".join(shlex.quote(p) for p in (output, output_net) if p is not None)
-        say(f"{'would write' if dry_run else 'wrote'} {written}")
+    # All files are written before anything is shown: whoever reads that may go away.
+    notes, drawn = [*result.notes], ""
     result.notes += warnings
     if filters is not None and not dry_run:
-        say(save_filters(network.units, filters, force, channels))
+        drawn = save_filters(network.units, filters, force, channels)
     if report is not None and not dry_run:
         from caffeinit.report import write_report
 
         files = {"net": net, "weights": weights, "output": output, "net written": output_net}
         write_report(report, network, result, about=about_run(files, pictures.describe()), force=force)
-        if json_file != "-":
-            say(f"wrote {shlex.quote(report)}")
     outputs = {"output": output} | ({"output_net": output_net} if output_net is not None else {})
     told = dict.fromkeys(outputs) if dry_run else outputs
     write_json(json_file, {"job": job, **told, "taken": network.taken, **result.to_json()}, force)
+    if json_file == "-":
+        return result
+    if not quiet:
+        show(result, pictures.describe(), notes)
+        written = " and ".join(shlex.quote(p) for p in outputs.values())
+        say(f"{'would write' if dry_run else 'wrote'} {written}")
+    if drawn:
+        say(drawn)
+    if report is not None and not dry_run:
+        say(f"wrote {shlex.quote(report)}")
     return result
 
 
@@ -164,7 +170,7 @@ def _check_form(output: str, net: str, weights: str | None) -> None:
         raise OptionError(f"--output {output}: weights are written in the form that they came in, which is not HDF5")
 
 
-def show(result: Result, pictures: str) -> None:
+def show(result: Result, pictures: str, notes: Sequence[str]) -> None:
     """Print the table of units, what was left out, and notes."""
     out = console()
     out.print(pictures, markup=False, soft_wrap=True)
@@ -178,5 +184,5 @@ def show(result: Result, pictures: str) -> None:
         out.print(f"left out: {line}", markup=False, soft_wrap=True)
     for line in apart_lines(result.apart):
         out.print(line, markup=False, soft_wrap=True)
-    for note in result.notes:
+    for note in notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
