@@ -42,7 +42,14 @@ def command(
     from caffeinit.cli.common import parse_shapes, write_json
     from caffeinit.cli.targets import check_targets
     from caffeinit.inspection import inspect_files
+    from caffeinit.storage.files import is_onnx
 
+    if filters is not None:
+        from caffeinit.report.filters import check_drawn, check_filters_name, save_filters
+
+        if weights is None and not is_onnx(net):
+            raise click.UsageError("--filters draws weights, and a net alone has none: give its WEIGHTS, too")
+        check_filters_name(filters)
     check_targets({"--json": json_file, "--filters": filters}, force, {"the net": net, "the weights": weights})
     report = inspect_files(
         net,
@@ -53,14 +60,15 @@ def command(
         input_shapes=parse_shapes(options["input_shapes"]),
         scales=scales,
     )
+    write_json(json_file, report.to_json(), force)
     if json_file != "-":
         from caffeinit.cli.inspect_tables import inspection_tables
 
         inspection_tables(report)
-    write_json(json_file, report.to_json(), force)
     if filters is not None:
-        from caffeinit.report.filters import save_filters
-
-        say(save_filters(report.units, filters, force, channels))
+        check_drawn(report.units, filters)
+        drawn = save_filters(report.units, filters, force, channels)
+        if json_file != "-":
+            say(drawn)
     if report.mismatches or (options["strict"] and report.obstacles):
         raise SystemExit(1)

@@ -136,9 +136,29 @@ def check_filters(units: Iterable[Unit], path: str | PathLike[str]) -> None:
         CaffeinitError: there is no convolution with windows.
         OptionError: the name ends in another form's.
     """
+    check_filters_name(path)
+    _known_filters(units)
+
+
+def check_filters_name(path: str | PathLike[str]) -> None:
+    """Refuse a file that says that it is no PNG.
+
+    Raises:
+        OptionError: the name ends in another form's.
+    """
     if Path(path).suffix.lower() not in ("", ".png"):
         raise OptionError(f"--filters {fspath(path)}: what is drawn is a PNG picture; give it a name that ends in .png")
-    _known_filters(units)
+
+
+def check_drawn(units: Iterable[Unit], path: str | PathLike[str]) -> None:
+    """Refuse filters that are all zero, as those are that a weights file does not hold: a picture of them shows nothing.
+
+    Raises:
+        CaffeinitError: they are.
+    """
+    name, weight = _known_filters(units)
+    if not weight.any():
+        raise CaffeinitError(f"--filters {fspath(path)}: all weights of {name} are 0, and no picture is drawn of them")
 
 
 def _known_filters(units: Iterable[Unit]) -> tuple[str, np.ndarray]:

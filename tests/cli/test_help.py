@@ -54,6 +54,22 @@ def test_inspect_draws_filters(cli, place, weights):
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
+def test_inspect_draws_no_filters_that_the_weights_file_lacks(cli, place, weights):
+    text = (place / "net.prototxt").read_text()
+    (place / "net.prototxt").write_text(text.replace('"conv1"', '"new"'))
+    outcome = cli("inspect", place / "net.prototxt", weights, "--filters", place / "filters.png")
+    assert outcome.code == 1
+    assert "all weights of new are 0, and no picture is drawn of them" in outcome.err
+    assert "the weights file lacks: new" in outcome.out
+    assert not (place / "filters.png").exists()
+
+
+def test_a_name_is_refused_before_anything_is_shown(cli, place, weights):
+    outcome = cli("inspect", place / "net.prototxt", weights, "--filters", place / "filters.txt")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "a name that ends in .png" in outcome.err
+
+
 def test_the_demo_runs_and_shows_its_commands(cli, tmp_path):
     outcome = cli("demo", tmp_path / "demo")
     assert outcome.code == 0

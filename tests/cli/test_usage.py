@@ -31,6 +31,7 @@ CASES = [
     ("init net.prototxt -o x.caffemodel --images pictures --method =pca", "names no layers"),
     ("init net.prototxt -o x.caffemodel --images pictures --filters x.jpg", "a name that ends in .png"),
     ("inspect net.prototxt net.caffemodel --filters x.jpg", "a name that ends in .png"),
+    ("inspect net.prototxt --filters x.png", "give its WEIGHTS, too"),
     ("convert net.onnx -o y.onnx", "net.onnx is an ONNX model already"),
     ("convert net.prototxt -o y.onnx", "Missing argument 'WEIGHTS'"),
 ]
