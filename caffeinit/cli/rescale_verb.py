@@ -84,14 +84,14 @@ def command(
     is rewritten where it stands.
     """
     from caffeinit.cli.work import run_job
-    from caffeinit.storage.files import is_onnx
+    from caffeinit.storage.files import check_regular_file, is_onnx
 
     check_weights(net, weights)
     if output_net is not None and not rewrite_lrn:
         raise click.UsageError("--output-net is for --rewrite-lrn; without it the net stays as it is")
     if output_net is not None and is_onnx(net):
         raise click.UsageError("--output-net is for Caffe nets; an ONNX model has its net within itself")
-    target = output or str(default_output(Path(weights or net)))
+    target = output or str(default_output(check_regular_file(weights or net)))
     run_job(
         "rescale",
         net,
@@ -121,4 +121,4 @@ _ENDINGS = (".caffemodel.h5", ".caffemodel", ".h5", ".hdf5", ".onnx")
 def _stem(path: Path, new: str) -> Path:
     """Return a weights file's path with another ending."""
     ending = next((e for e in _ENDINGS if path.name.endswith(e)), "")
-    return path.with_name(path.name.removesuffix(ending) + new)
+    return Path(str(path).removesuffix(ending) + new)

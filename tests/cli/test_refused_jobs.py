@@ -53,6 +53,14 @@ def test_a_missing_net_is_refused(cli, place, weights):
     )
 
 
+@pytest.mark.parametrize("folder", [".", "/", "pictures"])
+def test_a_folder_in_the_place_of_a_file_is_refused(cli, place, weights, monkeypatch, folder):
+    monkeypatch.chdir(place)
+    refused(rescale(cli, place, folder), place, "is a folder, not a file")
+    lrn = ("--mode", "preserve", "--rewrite-lrn")
+    refused(rescale(cli, place, weights, *lrn, "-o", folder), place, "is not a regular file")
+
+
 def test_a_net_with_a_misspelt_bottom_names_layer_and_blob(cli, place, weights):
     (place / "net.prototxt").write_text(NET.replace('bottom: "ip"', 'bottom: "pi"'))
     refused(rescale(cli, place, weights), place, 'layer "prob"', '"pi"')
