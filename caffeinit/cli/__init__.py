@@ -68,17 +68,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from caffeinit.errors import CaffeinitError
 
     try:
-        code = group.main(arguments and list(arguments), standalone_mode=False)
+        code = group.main(arguments and list(arguments), prog_name="caffeinit", standalone_mode=False)
     except CaffeinitError as error:
         say(f"error: {error}", err=True)
         code = error.exit_code
     except click.exceptions.Abort:
         say("stopped; nothing was written", err=True)
         code = 1
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}{_where_help_is(error)}", err=True)
         code = error.exit_code
     except MemoryError as error:
         say(f"error: the memory does not suffice, nothing was written: {error}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _where_help_is(error: click.ClickException) -> str:
+    """Return a line that tells how to see what a verb takes, where one was typed otherwise."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"\nWhat there is to type: {context.command_path} --help" if context else ""

@@ -75,3 +75,23 @@ def test_a_misspelt_verb_gets_a_hint(cli):
     outcome = cli("rescal")
     assert outcome.code == 2
     assert '"rescale"' in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fly",), ("There is no verb", "caffeinit --help")),
+        (("init", "net.prototxt"), ("Missing option '-o'", "caffeinit init --help")),
+        (("init", "net.prototxt", "-o", "x", "--images", "x", "--beta", "q"), ("'--beta'", "caffeinit init --help")),
+        (("inspect", "a", "b", "c"), ("too many: c", "caffeinit inspect --help")),
+        (("rescale", "net.onnx", "--images", "x", "--output-net", "y"), ("is for --rewrite-lrn", "rescale --help")),
+    ],
+)
+def test_wrong_usage_is_told_like_any_other_error(cli, words, said):
+    outcome = cli(*words)
+    assert (outcome.code, outcome.out) == (2, "")
+    message, where = outcome.err.splitlines()
+    assert message.startswith("error: ")
+    assert said[0] in message
+    assert where.startswith("What there is to type: caffeinit ")
+    assert where.endswith(said[1])
