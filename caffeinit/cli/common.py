@@ -35,6 +35,21 @@ class Finite(click.types.FloatParamType):
         return number
 
 
+def patterns(text: str | None) -> list[str] | None:
+    """Return the patterns in a comma-separated list; None where there is none."""
+    return [p.strip() for p in text.split(",") if p.strip()] if text is not None else None
+
+
+def named_layers(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    """Return an option's list of patterns as it is, or end with wrong usage where it names none.
+
+    An empty one comes from a shell variable that is not set, and all layers, or none, are hardly what was meant.
+    """
+    if text is not None and not patterns(text):
+        raise click.BadParameter(f'"{text}" names no layer; leave the option out if it is not meant.')
+    return text
+
+
 _NET = [
     click.option("--phase", type=click.Choice(["TEST", "TRAIN"]), default="TEST", show_default=True, help="phase."),
     click.option("--level", type=int, default=0, help="level that include rules are held against."),
@@ -120,7 +135,10 @@ _WRITE = [
         help="write a page with pictures to this HTML file.",
     ),
     click.option(
-        "--layers", metavar="PATTERN[,...]", help="only these layers; shell patterns, each of which must match."
+        "--layers",
+        metavar="PATTERN[,...]",
+        callback=named_layers,
+        help="only these layers; shell patterns, each of which must match.",
     ),
     click.option(
         "--beta", type=Finite(), help="mean that init and --mode normalize give channels, in deviations; default: 0.1."
@@ -164,11 +182,6 @@ rate_options = _all(
     ]
 )
 write_options = _all(_WRITE)
-
-
-def patterns(text: str | None) -> list[str] | None:
-    """Return the patterns in a comma-separated list; None where there is none."""
-    return [p.strip() for p in text.split(",") if p.strip()] if text is not None else None
 
 
 def parse_methods(given: Sequence[str]) -> str | dict[str, str]:

@@ -11,6 +11,7 @@ from caffeinit.cli.common import (
     bounded_options,
     check_weights,
     image_options,
+    named_layers,
     net_options,
     patterns,
     rate_options,
@@ -40,7 +41,12 @@ from caffeinit.cli.verb import Verb
 @click.option("--powers-of-two", is_flag=True, help="round all factors to powers of two: no bit of the outputs moves.")
 @click.option("--rewrite-lrn", is_flag=True, help="let alpha of LRN layers change, and write the net, too.")
 @click.option("--output-net", type=click.Path(), help="with --rewrite-lrn; default: OUTPUT.prototxt beside OUTPUT.")
-@click.option("--reinit", metavar="PATTERN[,...]", help="layers to draw again first, each pattern must match.")
+@click.option(
+    "--reinit",
+    metavar="PATTERN[,...]",
+    callback=named_layers,
+    help="layers to draw again first, each pattern must match.",
+)
 @image_options
 @net_options
 @write_options
