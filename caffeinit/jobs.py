@@ -119,7 +119,8 @@ def init(
 
     Args:
         images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
-        method: how weights are drawn; for all layers, or shell pattern -> method.
+        method: how weights are drawn; for all layers, or shell pattern -> method. The last pattern that matches counts, and
+            "*" where no other does.
         beta: 0.1 by default; only where it is normalised.
         layers: shell patterns of the layers to draw and normalise, each of which must match; all by default.
         normalized: False leaves the weights as drawn.

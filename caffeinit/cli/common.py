@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from caffeinit.cli.naming_options import known_methods, named_layers
 from caffeinit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -33,21 +34,6 @@ class Finite(click.types.FloatParamType):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
-
-
-def patterns(text: str | None) -> list[str] | None:
-    """Return the patterns in a comma-separated list; None where there is none."""
-    return [p.strip() for p in text.split(",") if p.strip()] if text is not None else None
-
-
-def named_layers(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    """Return an option's list of patterns as it is, or end with wrong usage where it names none.
-
-    An empty one comes from a shell variable that is not set, and all layers, or none, are hardly what was meant.
-    """
-    if text is not None and not patterns(text):
-        raise click.BadParameter(f'"{text}" names no layer; leave the option out if it is not meant.')
-    return text
 
 
 _NET = [
@@ -149,8 +135,10 @@ _WRITE = [
         "methods",
         multiple=True,
         metavar="[PATTERN=]METHOD",
+        callback=known_methods,
         help="how init and --mode normalize draw weights: gaussian (default), orthonormal, patches, pca, zca, kmeans, "
-        "filler, xavier, msra, orthogonal, random-walk; for all layers or for those that a pattern matches.",
+        "filler, xavier, msra, orthogonal, random-walk; for the layers that a pattern matches, or for all others. Of "
+        "several patterns that match a layer the last counts.",
     ),
 ]
 
@@ -182,26 +170,6 @@ rate_options = _all(
     ]
 )
 write_options = _all(_WRITE)
-
-
-def parse_methods(given: Sequence[str]) -> str | dict[str, str]:
-    """Return one method for all layers, or pattern -> method.
-
-    Raises:
-        click.BadParameter: a pattern is empty, or has two methods.
-    """
-    methods: dict[str, str] = {}
-    for text in given:
-        pattern, separator, method = text.rpartition("=")
-        if separator and not pattern:
-            raise click.BadParameter(f'"{text}" names no layers before the "="', param_hint="--method")
-        if methods.get(pattern or "*", method) != method:
-            both = f"{methods[pattern or '*']} and {method}"
-            raise click.BadParameter(
-                f"{both} are asked for the same layers ({pattern or 'all'})", param_hint="--method"
-            )
-        methods[pattern or "*"] = method
-    return methods or "gaussian"
 
 
 def parse_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:

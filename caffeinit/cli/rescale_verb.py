@@ -11,13 +11,12 @@ from caffeinit.cli.common import (
     bounded_options,
     check_weights,
     image_options,
-    named_layers,
     net_options,
-    patterns,
     rate_options,
     run_options,
     write_options,
 )
+from caffeinit.cli.naming_options import named_layers, patterns
 from caffeinit.cli.verb import Verb
 
 

@@ -15,11 +15,10 @@ from caffeinit.cli.common import (
     IN_BATCH,
     load_network,
     memory_options,
-    parse_methods,
-    patterns,
     read_pictures,
     write_json,
 )
+from caffeinit.cli.naming_options import parse_methods, patterns
 from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, print_units, progress
 from caffeinit.cli.targets import check_targets

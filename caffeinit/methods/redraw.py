@@ -44,6 +44,7 @@ from caffeinit.patterns import matches
 
 DEFAULT_SLOPE = 0.25  # Caffe's for PReLU
 METHOD = "gaussian"
+ALL = "*"  # the pattern of the layers that no other pattern matches
 METHODS_GIVEN = "the name of one, or pattern -> name"
 
 
@@ -109,13 +110,16 @@ class UnitSampler:
 
 
 def method_for(network: Network, layer: str, methods: str | Mapping[str, str]) -> str:
-    """Return the method of a layer: one for all, or the last whose pattern matches it or one that shares its arrays."""
+    """Return the method of a layer: one for all, or that of a pattern that matches it or one that shares its arrays.
+
+    Of several such patterns the last counts; "*" is for the layers that no other pattern matches, wherever it stands.
+    """
     check_type("method", methods, (str, Mapping), METHODS_GIVEN)
     if isinstance(methods, str):
         return methods
     names = [layer, *(name for name, lender in network.lenders.items() if lender == layer)]
-    fitting = (m for pattern, m in reversed(list(methods.items())) if any(matches(name, pattern) for name in names))
-    return next(fitting, METHOD)
+    own = [p for p in methods if p != ALL and any(matches(name, p) for name in names)]
+    return methods[own[-1]] if own else methods.get(ALL, METHOD)
 
 
 def draw_network(
@@ -130,7 +134,7 @@ def draw_network(
 
     Args:
         layers: tells whether a layer is drawn.
-        methods: one for all layers, or pattern -> method, the last match counts.
+        methods: one for all layers, or pattern -> method, see `method_for`.
         num_images: how many pictures the pass will bring.
     Raises:
         OptionError: there is no such method, or the seed is negative.

@@ -58,6 +58,27 @@ def test_patterns_that_match_are_not_told(cli, place):
     assert cli(*arguments, "--method", "kmeans", "--method", "ip=pca", "--layers", "c*,ip").err == ""
 
 
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        (("ip=orthonormal", "kmeans"), ("kmeans", "orthonormal")),
+        (("kmeans", "ip=orthonormal"), ("kmeans", "orthonormal")),
+        (("i*=pca", "ip=orthonormal", "i*=pca"), ("gaussian", "pca")),
+    ],
+)
+def test_the_place_of_the_method_for_all_does_not_count(cli, place, methods, expected):
+    asked = [word for method in methods for word in ("--method", method)]
+    arguments = ("init", place / "net.prototxt", "--images", place / "pictures", "-o", place / "x.caffemodel")
+    units = json.loads(cli(*arguments, *asked, "--json", "-").out)["units"]
+    assert [unit["done"].partition(",")[0] for unit in units] == [f"drawn ({method})" for method in expected]
+
+
+def test_an_unknown_method_is_told_before_all_else(cli, place):
+    outcome = cli("rescale", "none.prototxt", "none.caffemodel", "--images", "none", "--method", "ip=foo")
+    assert outcome.code == 2
+    assert outcome.err.startswith('error: --method "foo": not one of gaussian, ')
+
+
 def test_a_name_with_signs_of_patterns_is_chosen_by_itself(cli, place):
     net = place / "odd.prototxt"
     net.write_text((place / "net.prototxt").read_text().replace('"conv1"', '"b*[x]"'))

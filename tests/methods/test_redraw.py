@@ -6,7 +6,7 @@ import pytest
 import caffeinit
 from caffeinit.engine.session import Settings
 from caffeinit.errors import OptionError
-from caffeinit.methods.redraw import UnitSampler
+from caffeinit.methods.redraw import UnitSampler, method_for
 from tests.methods.test_within import measured
 from tests.nets import NETS, pictures
 
@@ -232,3 +232,18 @@ def test_what_pictures_say_nothing_of_is_told_to_be_drawn_as_noise(tmp_path):
     assert constant.units[0].done.startswith("drawn (gaussian, for want of data for pca)")
     varied = np.random.default_rng(0).standard_normal((16, 8, 12, 10)).astype("f4")
     assert caffeinit.init(net, [varied], method="pca").units[0].done == "drawn (pca), normalised"
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        ({"*": "pca", "p*": "xavier"}, ("xavier", "pca")),
+        ({"p*": "xavier", "*": "pca"}, ("xavier", "pca")),
+        ({"p*": "xavier", "po*": "msra"}, ("msra", "gaussian")),
+        ({"po*": "msra", "p*": "xavier"}, ("xavier", "gaussian")),
+    ],
+)
+def test_a_pattern_goes_before_the_method_for_all_and_the_last_before_others(tmp_path, methods, expected):
+    (tmp_path / "net.prototxt").write_text(FORMS)
+    network = caffeinit.load(tmp_path / "net.prototxt")
+    assert (method_for(network, "point", methods), method_for(network, "tall", methods)) == expected
