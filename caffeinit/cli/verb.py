@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,26 @@ from click.core import ParameterSource
 from caffeinit.cli.common import IN_BATCH
 
 _CAFFE_ONLY = ("phase", "level", "stages")
+# Option -> what makes it useless, told from all that was typed, and the words for that.
+_USELESS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
+    "temp_dir": (lambda given: given["memory_limit"] is None, "is for --memory-limit: without that no file is needed"),
+    "allow_tf32": (lambda given: given["device"] == "cpu", "is for GPUs, and --device cpu takes none"),
+    "draft": (
+        lambda given: (given["resize"] or "").strip() == "none",
+        "decodes pictures at less than their size, which --resize none is to leave",
+    ),
+    "channels": (
+        lambda given: "sources" not in given and given["filters"] is None,
+        "is for --filters: without pictures nothing else has colours",
+    ),
+}
 
 
 class Verb(click.Command):
     """A command that tells a pattern that the shell has expanded from other words that are too many.
 
-    Options that only Caffe nets have a use for are refused with an ONNX model, but in a batch, whose options are for all.
+    Options that only Caffe nets have a use for are refused with an ONNX model, and so are those that another option makes
+    useless; but not in a batch, whose options are for all models, and to which its settings add others.
 
     Args:
         surplus: what to do instead, where a verb takes no second file and a user may think that it does.
@@ -43,15 +57,20 @@ class Verb(click.Command):
         """Run, unless an option is given that is of no use."""
         from caffeinit.storage.files import is_onnx
 
-        if IN_BATCH not in ctx.meta and is_onnx(ctx.params.get("net") or ""):
-            self._refuse_caffe_options(ctx)
+        if IN_BATCH not in ctx.meta and "net" in ctx.params:
+            self._refuse_useless(ctx, is_onnx(ctx.params["net"]))
         return super().invoke(ctx)
 
-    def _refuse_caffe_options(self, ctx: click.Context) -> None:
+    def _refuse_useless(self, ctx: click.Context, is_onnx: bool) -> None:
         for option in self.params:
-            is_typed = option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
-            if is_typed and option.name in _CAFFE_ONLY:
+            name = option.name or ""
+            if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                continue
+            if is_onnx and name in _CAFFE_ONLY:
                 ctx.fail(f"{option.opts[0]} is for Caffe nets: in an ONNX model all that there is takes part.")
+            is_useless, why = _USELESS.get(name, (None, ""))
+            if is_useless and is_useless(ctx.params):
+                ctx.fail(f"{option.opts[0]} {why}.")
 
     def _advice(self, ctx: click.Context, left: Sequence[str], sources: Sequence[str]) -> str:
         expanded = next((s for s in sources for word in left if _goes_with(word, [s])), None)

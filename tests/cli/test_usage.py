@@ -32,6 +32,10 @@ CASES = [
     ("init net.prototxt -o x.caffemodel --images pictures --filters x.jpg", "a name that ends in .png"),
     ("inspect net.prototxt net.caffemodel --filters x.jpg", "a name that ends in .png"),
     ("inspect net.prototxt --filters x.png", "give its WEIGHTS, too"),
+    ("measure net.prototxt net.caffemodel --images pictures --temp-dir .", "--temp-dir is for --memory-limit"),
+    ("measure net.prototxt net.caffemodel --images pictures --allow-tf32 --device cpu", "--allow-tf32 is for GPUs"),
+    ("measure net.prototxt net.caffemodel --images pictures --draft --resize none", "--resize none is to leave"),
+    ("inspect net.prototxt net.caffemodel --channels rgb", "--channels is for --filters"),
     ("convert net.onnx -o y.onnx", "net.onnx is an ONNX model already"),
     ("convert net.prototxt -o y.onnx", "Missing argument 'WEIGHTS'"),
 ]
