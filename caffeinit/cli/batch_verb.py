@@ -97,7 +97,7 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     from caffeinit.batch.planning import Order
     from caffeinit.batch.tasks import Limits
     from caffeinit.cli.common import parse_memory
-    from caffeinit.cli.targets import check_batch_json
+    from caffeinit.cli.targets import PAGE, check_batch_json, check_ending
 
     if options["dask"] and context.get_parameter_source("jobs") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--jobs is for this machine; with --dask the cluster's workers tell how many models run")
@@ -106,6 +106,7 @@ def command(context: click.Context, /, zoo: str, output: str, job: str, **option
     given = _given(context, JOBS[job])
     report = None if options["report"] is None else Path(options["report"]).absolute()
     order = Order(Path(zoo).resolve(), Path(output).resolve(), job, given, limits, options["force"], report)
+    check_ending("--report", options["report"], *PAGE)
     check_batch_json(options["json_file"], options["force"])
     if options["dry_run"]:
         _show_plan(order, options["json_file"])

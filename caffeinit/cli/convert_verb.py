@@ -28,7 +28,7 @@ def command(net: str, weights: str | None, output: str, force: bool, **options: 
     Values keep Caffe's blob names. Weights of more than 1.9 GB go to OUTPUT.data beside it.
     """
     from caffeinit.cli.common import check_weights, load_network
-    from caffeinit.cli.targets import check_targets
+    from caffeinit.cli.targets import check_ending, check_targets
     from caffeinit.export import export_onnx, missing_outputs
     from caffeinit.storage.files import is_onnx
 
@@ -37,6 +37,7 @@ def command(net: str, weights: str | None, output: str, force: bool, **options: 
     check_weights(net, weights)
     assert weights is not None
     check_targets({"--output": output}, force, {"the net": net, "the weights": weights})
+    check_ending("--output", output, "an ONNX model", (".onnx",))
     strict = options["strict"]
     network = load_network(net, weights, options)
     if network.missing and strict:

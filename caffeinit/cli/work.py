@@ -21,7 +21,7 @@ from caffeinit.cli.common import (
 from caffeinit.cli.naming_options import parse_methods, patterns
 from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, print_units, progress
-from caffeinit.cli.targets import check_targets
+from caffeinit.cli.targets import check_ending, check_targets
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.methods.preserving import MODES as PRESERVING
@@ -58,8 +58,10 @@ def run_job(
     check_targets(results, force, {"the net": own})
     shown = {"--filters": filters, "--report": report} if not dry_run else {}
     check_targets(shown | {"--json": json_file}, force, {"the net": net, "the weights": weights, **results})
+    _check_form(output, net)
     network = load_network(net, weights, options)
-    _check_form(output, net, weights)
+    if weights is not None and Path(output).suffix.lower() in _HDF5 and not is_hdf5(weights):
+        raise OptionError(f"--output {output}: weights are written in the form that they came in, which is not HDF5")
     if filters is not None:
         check_filters(network.units, filters)
     methods = options.pop("methods")
@@ -156,7 +158,7 @@ def _patterns_of(methods: Sequence[str]) -> list[str]:
     return [] if isinstance(by_pattern, str) else [p for p in by_pattern if p != "*"]
 
 
-def _check_form(output: str, net: str, weights: str | None) -> None:
+def _check_form(output: str, net: str) -> None:
     """Refuse a name that tells of another form than the file will have."""
     ending = Path(output).suffix.lower()
     if is_onnx(net) and ending != ".onnx":
@@ -165,8 +167,8 @@ def _check_form(output: str, net: str, weights: str | None) -> None:
         raise OptionError(
             f"--output {output}: what is written is a file of weights. To make an ONNX model of it: caffeinit convert"
         )
-    if weights is not None and ending in _HDF5 and not is_hdf5(weights):
-        raise OptionError(f"--output {output}: weights are written in the form that they came in, which is not HDF5")
+    if not is_onnx(net):
+        check_ending("--output", output, "a file of weights", (".caffemodel", *_HDF5))
 
 
 def show(result: Result, pictures: str, notes: Sequence[str]) -> None:

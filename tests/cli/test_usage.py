@@ -36,6 +36,15 @@ CASES = [
     ("measure net.prototxt net.caffemodel --images pictures --allow-tf32 --device cpu", "--allow-tf32 is for GPUs"),
     ("measure net.prototxt net.caffemodel --images pictures --draft --resize none", "--resize none is to leave"),
     ("inspect net.prototxt net.caffemodel --channels rgb", "--channels is for --filters"),
+    ("init net.prototxt -o x.prototxt --images pictures", "weights, and a name in .prototxt is that of a net. Give it"),
+    ("init net.prototxt -o x.json --images pictures", "Give it one in .caffemodel or .h5 or .hdf5"),
+    ("rescale net.prototxt net.caffemodel --images pictures -o x.html", "is that of a page"),
+    (
+        "rescale net.prototxt net.caffemodel --images pictures --report x.png",
+        "--report x.png: what is written is a page",
+    ),
+    ("measure net.prototxt net.caffemodel --images pictures --json x.html", "Give it one in .json"),
+    ("convert net.prototxt net.caffemodel -o x.h5", "--output x.h5: what is written is an ONNX model"),
     ("convert net.onnx -o y.onnx", "net.onnx is an ONNX model already"),
     ("convert net.prototxt -o y.onnx", "Missing argument 'WEIGHTS'"),
 ]
@@ -50,7 +59,7 @@ def test_what_was_likely_meant_is_said(cli, place, weights, monkeypatch, line, s
     outcome = cli(*words)
     assert outcome.code == 2
     assert said in outcome.err
-    assert not list(place.glob("x.caffemodel"))
+    assert not list(place.glob("x.*"))
 
 
 def test_one_picture_is_no_pattern(cli, place, weights, monkeypatch):
