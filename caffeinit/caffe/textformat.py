@@ -111,7 +111,10 @@ def tokenize(text: str, path: str) -> Iterator[Token]:
         match = _TOKEN.match(text, position)
         if match is None:
             column = position - text.rfind("\n", 0, position)
-            raise FormatError(f"{path}:{line + 1}:{column}: {text[position]!r} is not part of a prototxt")
+            sign = text[position]
+            is_open = "a text that begins here is not closed by another quote in its line; is the file cut off?"
+            what = is_open if sign in "\"'" else f"{sign!r} is not part of a prototxt"
+            raise FormatError(f"{path}:{line + 1}:{column}: {what}")
         if match.lastgroup == "line":
             line += 1
         elif match.lastgroup != "space":

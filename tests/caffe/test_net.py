@@ -69,6 +69,8 @@ def test_text_is_read_as_the_c_parser_reads_it(text, field, value):
         ("resize_param { height: 3", '"}" is missing'),
         ("mean_file: abc", "needs a quoted string"),
         ("scale: 1 $", "x:1:10: '$'"),
+        ('mean_file: "abc', "x:1:12: a text that begins here is not closed"),
+        ("mean_file: 'abc\"\nscale: 1 crop_size: '2'", "x:1:12: a text that begins here is not closed"),
     ],
 )
 def test_what_is_no_text_format_is_refused_with_its_place(text, words):
