@@ -27,10 +27,14 @@ from caffeinit.caffe.textformat import Reading, Unknown, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
 from caffeinit.model.netnumbers import NetNumber
-from caffeinit.storage.files import leads_out, read_bytes_limited
+from caffeinit.storage.files import HDF5_MAGIC, leads_out, read_bytes_limited
 
 MAX_NET_BYTES = 1 << 28
 MAX_LAYERS = 20_000
+_ONLY_WEIGHTS = (
+    "is a file of weights, not a net: it does not say what its layers read. "
+    "The net, most often a .prototxt, comes before it"
+)
 
 
 @dataclass
@@ -75,7 +79,7 @@ class Net:
         try:
             return name_values(self.layers, self.path)
         except FormatError as error:
-            raise FormatError(f"{error}{self._left_out_hint(str(error))}") from None
+            raise FormatError(f"{error}{self._left_out_hint(str(error))}{self._weights_hint()}") from None
 
     @cached_property
     def makers(self) -> dict[str, NamedLayer]:
@@ -95,6 +99,13 @@ class Net:
                 rules = " ".join(str(r).replace("\n", " ") for r in (*entry.include, *entry.exclude))
                 return f'.\nLayer "{entry.name}" would, but its rules keep it out: {rules.strip()}. {_way_in(entry)}'
         return ""
+
+    def _weights_hint(self) -> str:
+        """Return what to do with a snapshot that is not meant as a net."""
+        holds_numbers = any(entry.blobs for entry in self.message.layer)
+        return (
+            "\nIt holds weights, too: if it is meant as these, the net's text comes before it" if holds_numbers else ""
+        )
 
 
 def _way_in(layer: Any) -> str:
@@ -133,6 +144,8 @@ def read_net(path: str | PathLike[str], phase: str = "TEST", level: int = 0, sta
         raise FormatError(f"{path}: {len(upgraded.layer)} layers are more than any real net has")
     if not upgraded.layer:
         raise FormatError(f"{path}: there are no layers in it, and so it is no Caffe net")
+    if any(entry.blobs for entry in upgraded.layer) and not any(entry.top for entry in upgraded.layer):
+        raise FormatError(f"{path}: {_ONLY_WEIGHTS}")
     places = entry_places(message, upgraded)
     kept = [i for i, entry in enumerate(upgraded.layer) if _takes_part(entry, phase, level, stages, path)]
     layers = [upgraded.layer[i] for i in kept]
@@ -164,6 +177,8 @@ def _read_message(path: Path, phase: str = "") -> tuple[Any, Reading, str]:
         try:
             message = schema.parsed("NetParameter", raw)
         except DecodeError:
+            if raw.startswith(HDF5_MAGIC):
+                raise FormatError(f"{path}: {_ONLY_WEIGHTS}") from None
             kind = foreign_kind(raw[:4096])
             what = (
                 f"is {kind}, not a net"

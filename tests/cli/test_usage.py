@@ -90,8 +90,21 @@ def test_the_options_that_let_a_layer_in_are_named(cli, place, rule):
 def test_weights_of_a_training_net_tell_the_phase_to_look_at_them_with(cli, place):
     text = NET.replace('top: "data"', 'top: "data" include { phase: TRAIN }', 1)
     snapshot = text_format.Parse(text, schema.message("NetParameter")())
+    snapshot.layer[1].blobs.add()
     (place / "snapshot.caffemodel").write_bytes(snapshot.SerializeToString())
     outcome = cli("inspect", place / "snapshot.caffemodel")
     assert outcome.code == 1
     assert "Give --phase TRAIN" in outcome.err
     assert cli("inspect", place / "snapshot.caffemodel", "--phase", "TRAIN").code == 0
+    assert "It holds weights, too: if it is meant as these, the net's text comes before it" in outcome.err
+
+
+@pytest.mark.parametrize("ending", ["caffemodel", "h5"])
+@pytest.mark.parametrize("more", [[], ["net.prototxt"]], ids=["alone", "swapped"])
+def test_weights_in_the_place_of_the_net_are_told(cli, place, monkeypatch, ending, more):
+    monkeypatch.chdir(place)
+    assert cli("init", "net.prototxt", "--images", "pictures", "-o", f"x.{ending}").code == 0
+    outcome = cli("inspect", f"x.{ending}", *more)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith(f"error: x.{ending}: is a file of weights, not a net")
+    assert "The net, most often a .prototxt, comes before it" in outcome.err
