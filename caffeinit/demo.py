@@ -50,16 +50,22 @@ def write_demo(folder: Path, force: bool = False) -> list[Path]:
             f"{folder}: an earlier demo lies there already.\n"
             f"To do it again: caffeinit demo {shlex.quote(str(folder))} --force\nTo do it elsewhere: caffeinit demo FOLDER"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     digits = [np.kron(16 - d, np.ones((4, 4))) * 15.9 for d in load_digits().images[:320]]
-    _write_pictures(folder / "digits", [d.astype(np.uint8) for d in digits])
     pieces = [
         photo[y : y + 64, x : x + 64]
         for photo in load_sample_images().images
         for y in range(0, photo.shape[0] - 64, 48)
         for x in range(0, photo.shape[1] - 64, 64)
     ]
-    _write_pictures(folder / "photos", pieces)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_pictures(folder / "digits", [d.astype(np.uint8) for d in digits])
+        _write_pictures(folder / "photos", pieces)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(
+            f"{error.filename or folder}: cannot be written: {reason}.\nTo do it elsewhere: caffeinit demo FOLDER"
+        ) from None
     for net, channels in zip(nets, (1, 3), strict=True):
         with replacing(net, force) as temporary:
             temporary.write_text(NET.format(channels=channels).replace('"digits"', f'"{net.stem}"'))
