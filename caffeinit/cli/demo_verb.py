@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -60,10 +62,20 @@ def command(folder: str, force: bool) -> None:
             ["inspect", str(photos), weights["photos"], "--filters", str(place / "filters.png"), *again],
         ),
     ]
+    called = _called_as()
     for text, arguments in steps:
-        say(f"\n# {text}\n$ caffeinit {shlex.join(arguments)}")
+        say(f"\n# {text}\n{called} {shlex.join(arguments)}")
         _run(arguments)
     say(f"\nAll of it lies in {shlex.quote(str(place))}; the commands above, with --force, do it again.")
+
+
+def _called_as() -> str:
+    """Return what is typed to call this program, so that the commands that are shown can be pasted."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m caffeinit"
+    is_found = shutil.which("caffeinit") is not None or called.name != "caffeinit"
+    return "caffeinit" if is_found else shlex.quote(sys.argv[0])
 
 
 def _run(arguments: list[str]) -> None:

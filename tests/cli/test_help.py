@@ -70,16 +70,30 @@ def test_a_name_is_refused_before_anything_is_shown(cli, place, weights):
     assert "a name that ends in .png" in outcome.err
 
 
-def test_the_demo_runs_and_shows_its_commands(cli, tmp_path):
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [("elsewhere/bin/caffeinit", "elsewhere/bin/caffeinit"), ("x/caffeinit/__main__.py", "python -m caffeinit")],
+)
+def test_the_demo_runs_and_shows_its_commands(cli, tmp_path, monkeypatch, argument, shown):
+    monkeypatch.setattr(sys, "argv", [argument])
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     outcome = cli("demo", tmp_path / "demo")
     assert outcome.code == 0
-    commands = [line for line in outcome.out.splitlines() if line.startswith("$ caffeinit")]
+    commands = [line for line in outcome.out.splitlines() if line.startswith(f"{shown} ")]
     assert len(commands) == 4
     assert (tmp_path / "demo" / "normalized.caffemodel").exists()
     again = cli("demo", tmp_path / "demo")
     assert again.code == 1
     assert f"an earlier demo lies there already.\nTo do it again: caffeinit demo {tmp_path}/demo --force\n" in again.err
     assert cli("demo", tmp_path / "demo", "--force").code == 0
+
+
+def test_the_demo_says_where_it_cannot_be_written(cli, place):
+    outcome = cli("demo", place / "net.prototxt" / "demo")
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"error: {place / 'net.prototxt'}")
+    assert "cannot be written" in outcome.err
+    assert "To do it elsewhere: caffeinit demo FOLDER" in outcome.err
 
 
 def test_inspect_shows_scales(cli, place, weights):
