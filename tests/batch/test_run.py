@@ -203,7 +203,7 @@ def test_json_tells_all(place):
 
 
 def test_json_takes_the_place_of_an_earlier_one_alone(place):
-    target, net = place / "told.json", place / "zoo" / "net.prototxt"
+    target, net = place / "told.json", place / "zoo" / "notes"
     net.write_text("# mine")
     for path, message in ((net, "exists already; --force replaces it"), (place / "no" / "x.json", "does not exist")):
         refused = batch(place, "--json", path)
