@@ -26,6 +26,7 @@ from caffeinit.model.nodes import nodes_within, subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
+from caffeinit.patterns import first_of
 from caffeinit.storage import wire
 from caffeinit.storage.files import check_regular_file, check_target, leads_out, replacing
 from caffeinit.storage.mapped import release, scratch_copy
@@ -126,14 +127,19 @@ class Container:
 
         So they are in another folder, too, if files of these names belong to another model than the one to be replaced.
         """
+        if not self.data_files:
+            return {}
         source = Path(os.path.realpath(self.path.parent))
         if target.parent != source:
             taken = [location for location in self.data_files if (target.parent / location).exists()]
             if not taken or set(taken) <= _data_files_of(target):
                 return {location: location for location in self.data_files}
         if target == Path(os.path.realpath(self.path)):
+            files = first_of([*self.data_files], 3)
             raise OutputError(
-                f"{target}: is the model itself; with data files beside it, it cannot be written over itself"
+                f"{target}: is the model itself, and has its numbers in files beside it ({files}): "
+                "model and files cannot be replaced in one step, and so it cannot be written over itself. "
+                "Give it another name or folder"
             )
         names = {}
         for location in self.data_files:

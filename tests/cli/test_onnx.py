@@ -37,6 +37,15 @@ def test_verbs_take_a_model_in_place_of_net_and_weights(cli, place, model):
     assert report["macs"] > 0
 
 
+def test_a_model_may_take_its_own_place(cli, place, model):
+    images = ("--images", place / "pictures")
+    assert cli("rescale", model, *images, "-o", place / "other.onnx").code == 0
+    assert cli("rescale", model, *images, "-o", model).code == 1
+    outcome = cli("rescale", model, *images, "-o", model, "--force")
+    assert outcome.code == 0, outcome.err
+    assert model.read_bytes() == (place / "other.onnx").read_bytes()
+
+
 @pytest.mark.parametrize("option", ["--phase=TEST", "--level=1", "--stage=a"])
 def test_options_of_caffe_nets_alone_are_refused(cli, place, model, option):
     images = ("--images", place / "pictures")
