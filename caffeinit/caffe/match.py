@@ -116,9 +116,8 @@ def _place(
     if owner in found.missing:
         found.missing.remove(owner)
     elif not np.array_equal(array.reshape(-1), stored.reshape(-1)):
-        found.notes.append(
-            f'layers "{owner[0]}" and "{key[0]}" share a parameter, but the file has two; the last counts'
-        )
+        note = f'layers "{owner[0]}" and "{key[0]}" share a parameter, but the file has two; the last counts'
+        found.notes += [note] if note not in found.notes else []  # one for weights and bias
     array.reshape(-1)[...] = stored.reshape(-1)
     return array
 

@@ -147,13 +147,18 @@ class _Side:
         self.values = function.values(list(self._names))
         known = set(self.values)
         outputs = [name for name in function.outputs if name in known]
-        self.notes = []
+        self.left_out: dict[str, str] = {}
         for name in function.outputs:
             if name not in known:
                 instead = [value for value in function.judged(name) if value in known]
                 outputs += instead
-                self.notes.append(_replaced(function, name, instead))
+                self.left_out[name] = _replaced(function, name, instead)
         self.outputs = list(dict.fromkeys(outputs))
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether there are pictures for any of its inputs."""
+        return bool(self._names)
 
     def compile(self, values: Sequence[str]) -> Run:
         run = self.function.compile(values)
@@ -174,16 +179,30 @@ def _check_shape(function: Function, name: str, found: Shape) -> None:
 
 
 def _replaced(function: Function, output: str, instead: Sequence[str]) -> str:
+    """Return why an output is not compared itself, as what goes on from its name."""
     if output not in function.values(list(function.inputs)):
-        what = "an input" if output in function.inputs else "the same for all pictures"
-        return f'{function.label}: output "{output}" is {what} and is not compared'
-    where = f'{function.label}: output "{output}" depends on an input without pictures'
+        return f"is {'an input' if output in function.inputs else 'the same for all pictures'} and is not compared"
+    where = "depends on an input without pictures"
     return f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
 
 
+def _left_out(a: _Side, b: _Side) -> list[str]:
+    """Return a note for each output that is not compared; one for both sides where they say the same of it."""
+    notes = []
+    for side, other in ((a, b), (b, a)):
+        for name, why in side.left_out.items():
+            both = other.left_out.get(name) == why
+            notes.append(f'{"" if both else f"{side.function.label}: "}output "{name}" {why}')
+    return list(dict.fromkeys(notes))
+
+
 def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
-    """Return which output of A is compared with which of B, and what is left out."""
-    notes = list(dict.fromkeys(a.notes + b.notes))
+    """Return which output of A is compared with which of B, and what is left out.
+
+    Raises:
+        CaffeinitError: nothing is left.
+    """
+    notes = _left_out(a, b)
     known = set(a.values).intersection(b.values)
     outputs = [name for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
     # A softmax that is saturated does not show what changes before it.
@@ -193,6 +212,11 @@ def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
         pairs = list(zip(a.outputs, b.outputs, strict=True))
         notes += [f'output "{x}" is compared with "{y}": the names differ' for x, y in pairs]
     if not pairs:
+        if a.is_fed != b.is_fed:
+            takes = " and ".join(f"{s.function.label} takes {', '.join(s.function.inputs)}" for s in (a, b))
+            raise CaffeinitError(
+                f"the inputs differ, and two functions can only be compared on the same pictures: {takes}"
+            )
         listed = " and ".join(f"{s.function.label} has {', '.join(s.outputs) or 'none'}" for s in (a, b))
         raise CaffeinitError(f"there is no output to compare that the pictures determine: {listed}")
     for side, names in ((a, {x for x, _ in pairs}), (b, {y for _, y in pairs})):

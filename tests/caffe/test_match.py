@@ -122,6 +122,8 @@ def test_shared_parameters_are_one_array_and_the_last_copy_counts():
     np.testing.assert_array_equal(found.arrays["two"][1], [7, 8, 9])
     assert len(found.notes) == 1
     assert "share" in found.notes[0]
+    both = match_weights(file, BOTH, {**OWNERS, ("two", 1): ("one", 1)}, {})
+    assert both.notes == found.notes  # one note for weights and bias
 
 
 def test_equal_copies_of_a_shared_parameter_need_no_note():

@@ -139,9 +139,18 @@ def test_an_output_without_pictures_is_left_out(tmp_path):
     net.graph.outputs.append(net.graph.op("Mul", "label", 2.0))
     found = compare(NetFunction(net, "a"), NetFunction(net, "b"), pictures())
     assert len(found.outputs) == 1
-    assert "depends on an input without pictures" in found.notes[0]
+    left = [note for note in found.notes if "depends on an input without pictures" in note]
+    assert len(left) == 1
+    assert left[0].startswith('output "')
     with pytest.raises(CaffeinitError, match="no output to compare"):
         compare(NetFunction(net, "a"), NetFunction(net, "b"), [{"other": np.ones((4, 2), np.float32)}])
+
+
+def test_inputs_that_differ_are_told_before_outputs_that_do(tmp_path):
+    one, two = write_product(tmp_path / "a.onnx", WEIGHT), NETS["chain"]()
+    two.graph.add_input("label", (4, 2))
+    with pytest.raises(CaffeinitError, match=r"the inputs differ, .* takes .* and two takes .*, label"):
+        compare(one, NetFunction(two, "two"), ROWS)
 
 
 def test_halves_are_compared_in_full_and_their_steps_told():
