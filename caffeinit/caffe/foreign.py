@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from caffeinit.storage import wire
 
@@ -19,6 +20,7 @@ _HEADS = {
     b"\xff\xd8\xff": "a picture",
     **{bytes((0x80, protocol)): "a Python pickle" for protocol in (2, 3, 4, 5)},
 }
+_SPEAKS_OF_LAYERS = re.compile(rb"\blayers?\b")
 
 
 def foreign_kind(head: bytes) -> str:
@@ -32,7 +34,8 @@ def foreign_kind(head: bytes) -> str:
         return ""
     if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<":
         return "a web page; the download went wrong"
-    return "a text file (are net and weights in the right order?)"
+    question = " (are net and weights in the right order?)" if _SPEAKS_OF_LAYERS.search(head) else ""
+    return f"a text file{question}"
 
 
 def _is_text(head: bytes) -> bool:

@@ -18,6 +18,7 @@ MODELS = sorted((SHARED / "models").glob("*/*.caffemodel"))
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"\xef\xbb\xbf\n <html></html>", "web page"),
+        (b"not a model, but a note\n", "is a text file, not"),
         (b'name: "LeNet"\nlayer { name: "data" }\n', r"text file \(are net and weights in the right order\?\), not"),
         ("# 卷积网络\n".encode(), "text file"),
         (b"PK\x03\x04\x14\x00", "zip archive"),
