@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from caffeinit.batch.manifest import Entry
-from caffeinit.batch.settings import HINT, asks_for_options
+from caffeinit.batch.settings import hint
 from caffeinit.errors import FormatError, OptionError
 from caffeinit.report.markup import Markup, join, tag
 from caffeinit.report.page import facts, generator, page, resource, table, version
@@ -85,11 +85,11 @@ def index_page(path: Path, out: Path, job: str, entries: Sequence[Entry]) -> str
         "The small pictures show the rate of change of each unit on a log axis, from the first unit to the last, "
         "each model for itself; where there are no rates, the deviations. Dashed is before, solid after."
     )
-    asked = asks_for_options(e.reason for e in entries if e.result == "failed")
-    hint = tag("p", f"{HINT}.", class_="soft") if asked else None
+    told = hint(job, (e.reason for e in entries if e.result == "failed"))
+    advice = tag("p", f"{told}.", class_="soft") if told else None
     headings = [tag("th", t, scope="col", class_="n" if i > 2 else None) for i, t in enumerate(_TITLES)]
     listed = table([headings], rows, "Table of models", kind="models")
-    models = tag("section", tag("h2", "Models"), tag("p", words, class_="soft"), hint, listed)
+    models = tag("section", tag("h2", "Models"), tag("p", words, class_="soft"), advice, listed)
     return page(f"batch {job} · caffeinit", heading, models, script=resource("index.js"), kind=_KIND)
 
 

@@ -98,7 +98,10 @@ class Matchmaker:
         self.by_folder: dict[str, list[_Net]] = {}
         for net in self.nets:
             self.by_folder.setdefault(folder_of(net.path), []).append(net)
-        self._told = {w: net for net in self.nets if (w := said[net.path].weights)}
+        self._own = {net.path: w for net in self.nets if (w := said[net.path].weights) and not said[net.path].skip}
+        self.given_away: dict[
+            str, str
+        ] = {}  # weights that only nets fit to which settings give others -> why, in words
 
     def _look(self, path: str, arguments: Mapping[str, Any]) -> _Net:
         full = self.zoo.root / path
@@ -147,9 +150,12 @@ class Matchmaker:
         return self._fits[key]
 
     def best(self, weights: str) -> tuple[_Net | None, str]:
-        """Return the net for a weights file, or why there is none."""
-        if weights in self._told:
-            return self._told[weights], ""
+        """Return the net for a weights file, or why there is none.
+
+        A net to which the settings give weights takes no others, and these take no other net.
+        """
+        if told := [self.net_at[path] for path, own in self._own.items() if own == weights]:
+            return self._best_of(told, weights), ""
         found: list[tuple[_Rank, _Net]] = []
         near: list[tuple[int, int, str]] = []
         for distance, nets in self._from_near_to_far(folder_of(weights)):
@@ -157,17 +163,35 @@ class Matchmaker:
                 how = self.fit(net, weights)
                 if how is None:
                     near += [(0, 0, f"{net.path}: {net.error}")] if distance == 0 else []
+                elif how.fits and net.path in self._own:
+                    why = f"fits {net.path}, to which a caffeinit.toml gives {self._own[net.path]}"
+                    self.given_away.setdefault(weights, why)
                 elif how.fits:
                     found.append((_rank(net, weights, how, distance), net))
                 elif how.is_kin:
                     near.append((distance, len(how.mismatches), f"{net.path}: {how.mismatches[0]}"))
             found.sort(key=lambda entry: entry[0])
-            if found and not found[0][0][0]:
+            if (found and not found[0][0][0]) or (weights in self.given_away and not found):
                 break  # one that lacks nothing; a farther one would not go before it
         if found:
+            self.given_away.pop(weights, None)
             return found[0][1], ""
         nearest = f"; nearest is {min(near)[2]}" if near else ""
-        return None, f"no net in the folder fits these weights{nearest}"
+        return None, self.given_away.get(weights) or f"no net in the folder fits these weights{nearest}"
+
+    def _best_of(self, nets: Sequence[_Net], weights: str) -> _Net:
+        """Return the net that fits best of those that settings give these weights to; any, where none fits."""
+        fitting = [(how, net) for net in nets if (how := self.fit(net, weights)) and how.fits]
+        return min(fitting, key=lambda one: _rank(one[1], weights, one[0], 0))[1] if fitting else nets[-1]
+
+    def lost(self) -> dict[str, str]:
+        """Return what settings give to nets as weights and is none -> why, in words."""
+        return {
+            weights: f"a caffeinit.toml gives it to {path}, and "
+            + ("it holds no weights" if (self.zoo.root / weights).exists() else "there is no such file")
+            for path, weights in self._own.items()
+            if weights not in self.stored and weights not in self.broken
+        }
 
     def _from_near_to_far(self, here: str) -> Iterator[tuple[int, list[_Net]]]:
         """Yield all nets by their distance; the far ones are only put in order when someone asks for them."""
@@ -226,10 +250,12 @@ def _pair_nets(maker: Matchmaker, needs: str, done: Pairing, skipped: Mapping[st
         if net is not None:
             chosen[weights] = net
             fitting.setdefault(folder_of(net.path), []).append(weights)
+        elif needs == "weights" and weights in maker.given_away:
+            done.left_out[weights] = reason
         elif needs == "weights":
             done.failures[weights] = reason
     if needs == "weights":
-        done.failures |= maker.broken
+        done.failures |= maker.broken | maker.lost()
         done.models = [Model(net.path, w, net.cost) for w, net in chosen.items()]
     taken = {net.path for net in chosen.values()}
     for net in maker.nets:

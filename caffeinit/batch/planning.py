@@ -53,6 +53,7 @@ class Plan:
         todo: the tasks, in order. why: their names -> why they are not done already.
         have: models that are done. settled: failures that are known before any work. left_out: what is no model.
         lacking: models that an option is not given for -> which, and where it can be given.
+        notes: what of the settings has no effect.
     """
 
     todo: list[Task] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Plan:
     settled: list[Entry] = field(default_factory=list)
     left_out: list[Entry] = field(default_factory=list)
     lacking: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         """Refuse to begin where an option is not given.
@@ -90,6 +92,7 @@ class Plan:
             "todo": todo,
             "have": self.have,
             "lacking": self.lacking,
+            "notes": self.notes,
             **{word: {e.model: e.reason for e in entries} for word, entries in rest.items()},
         }
 
@@ -109,6 +112,8 @@ def plan(order: Order, manifest: Manifest) -> Plan:
     pictures_digest.cache_clear()  # they may have changed since an earlier batch of this process
     job = JOBS[order.job]
     _check_manifest(order, manifest)
+    if order.out == order.zoo:
+        raise OptionError(f"--output {order.out}: is the zoo itself; the results need a folder of their own")
     zoo = search_zoo(order.zoo, order.out)
     settings = Settings(order.zoo, zoo.settings)
     said = {path: settings.of(path, order.job) for path in (*zoo.nets, *zoo.weights, *zoo.onnx)}
@@ -141,6 +146,7 @@ def plan(order: Order, manifest: Manifest) -> Plan:
 
     with ThreadPoolExecutor() as pool:  # digests are computed without holding the interpreter
         built = list(pool.map(build, sorted(found.models, key=lambda m: natural_key(m.name))))
+    made.notes = settings.unmatched()
     made.lacking = dict(sorted(made.lacking.items(), key=lambda item: natural_key(item[0])))
     _compare(order, manifest, [b for b in built if b is not None], made)
     return made

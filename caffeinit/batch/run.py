@@ -32,12 +32,18 @@ def from_long_to_short(tasks: list[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: -task.cost)
 
 
-def run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, int], None]) -> list[Entry]:
+def run(
+    order: Order,
+    execute: Executor,
+    finished: Callable[[Entry, float, int, int], None],
+    told: Callable[[str], None] = lambda note: None,
+) -> list[Entry]:
     """Run a batch and return what came of every model, in the manifest's order.
 
     Args:
         execute: runs tasks and yields them with their records, as they end.
         finished: called for each model with its entry, its seconds, and how many of how many are done.
+        told: called with what of the settings has no effect, before work begins.
     Raises:
         CaffeinitError: the zoo, the output folder or an option makes no sense.
     """
@@ -48,17 +54,24 @@ def run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, 
 
             check_index(order.report, order.force)
         with _locked(order.out):
-            return _run(order, execute, finished)
+            return _run(order, execute, finished, told)
     except OSError as error:
         where = error.filename or order.out
         reason = (error.strerror or str(error)).lower()
         raise OutputError(f"{where}: {reason}; once that is mended, the same command goes on from here") from None
 
 
-def _run(order: Order, execute: Executor, finished: Callable[[Entry, float, int, int], None]) -> list[Entry]:
+def _run(
+    order: Order,
+    execute: Executor,
+    finished: Callable[[Entry, float, int, int], None],
+    told: Callable[[str], None],
+) -> list[Entry]:
     manifest = Manifest(order.out / MANIFEST)
     made = plan(order, manifest)
     made.check()
+    for note in made.notes:
+        told(note)
     if order.report is not None:
         from caffeinit.batch.index import check_not_an_output
 

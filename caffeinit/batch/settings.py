@@ -30,10 +30,6 @@ from caffeinit.cli.common import parse_memory
 from caffeinit.errors import CaffeinitError, FormatError
 from caffeinit.storage.files import read_bytes_limited
 
-HINT = (
-    "An option that a reason asks for can be given to one net alone, in a file caffeinit.toml beside it: "
-    "input_shape = { data = [3, 224, 224] }"
-)
 _MOST_BYTES, _LONGEST_LINE = 1 << 18, 4096
 # Settings that are the batch's own.
 OWN = {"skip": (bool, str), "weights": (str,), "time_limit": (int, float), "model_memory": (str,)}
@@ -70,6 +66,7 @@ class Settings:
         """
         self.root = root
         self._jobs = {name: options_of(job) for name, job in JOBS.items() if job.verb in VERBS}
+        self._matched: set[str] = set()  # tables of nets that some file was found for
         self._tables = {str(PurePosixPath(f).parent): self._read(f) for f in files}
 
     def of(self, path: str, job: str, more: Sequence[str] = ()) -> Said:
@@ -88,8 +85,23 @@ class Settings:
             self._take(said, table, job, folder, where)
             for pattern, inner in table.get("nets", {}).items():
                 if any(_matches(name, pattern, folder) for name in (path, *more)):
-                    self._take(said, inner, job, folder, f'{where}, nets."{pattern}"')
+                    place = f'{where}, nets."{pattern}"'
+                    self._matched.add(place)
+                    self._take(said, inner, job, folder, place)
         return said
+
+    def unmatched(self) -> list[str]:
+        """Return a sentence on each table of nets that none of the files matches that were asked for."""
+        places = [
+            f'{_join(folder, "caffeinit.toml")}, nets."{pattern}"'
+            for folder, table in self._tables.items()
+            for pattern in table.get("nets", {})
+        ]
+        return [
+            f"{place}: matches no net and no weights in or below its folder"
+            for place in places
+            if place not in self._matched
+        ]
 
     def _read(self, file: str) -> dict[str, Any]:
         table = _parsed(self.root / file)
@@ -199,9 +211,20 @@ def _text(value: Any, key: str, where: str) -> str:
     return ",".join(str(v) for v in values)
 
 
-def asks_for_options(reasons: Iterable[str]) -> bool:
-    """Return whether one of these reasons names an option, so that `HINT` is of use."""
-    return any(re.search(r"(?:^|\s)--[a-z]", reason) for reason in reasons)
+def hint(job: str, reasons: Iterable[str]) -> str:
+    """Return where the options that these reasons ask for can be given to one net alone; empty where they ask for none."""
+    settable = {setting_name(option) for option in options_of(JOBS[job]).values()}
+    words = (word for reason in reasons for word in re.findall(r"(?:^|\s)--([a-z][a-z-]*)", reason))
+    asked = [name for name in dict.fromkeys(w.replace("-", "_") for w in words) if name in settable]
+    if not asked:
+        return ""
+    shown = ", ".join(_EXAMPLES.get(name, f"{name} = ...") for name in asked)
+    return (
+        f"An option that a reason asks for can be given to one net alone, in a file caffeinit.toml beside it: {shown}"
+    )
+
+
+_EXAMPLES = {"input_shape": "input_shape = { data = [3, 224, 224] }", "phase": 'phase = "TRAIN"'}
 
 
 def absolute(option: click.Option, text: str, base: Path) -> str:

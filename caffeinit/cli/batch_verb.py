@@ -7,7 +7,7 @@ import copy
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from caffeinit.batch.table import JOBS, OWNED, Job, options_of
 from caffeinit.cli import VERBS
 from caffeinit.cli.terminal import say
 from caffeinit.cli.verb import Verb
+from caffeinit.patterns import first_of
 
 if TYPE_CHECKING:
     from caffeinit.batch.manifest import Entry
     from caffeinit.batch.planning import Order
     from caffeinit.batch.run import Executor
 
+_MOST_REASONS = 12  # why files were left out
 _JOBS = [name for name in JOBS if name in VERBS]
 
 
@@ -153,6 +155,8 @@ def _show_plan(order: Order, json_file: str | None) -> None:
             say(f"{word:<9} {entry.model}: {entry.reason}")
     for model, reason in made.lacking.items():
         say(f"lacks     {model}: {reason}")
+    for note in made.notes:
+        _note(note)
     say(
         f"{len(made.todo)} to do, {len(made.have)} done already, {len(made.left_out)} left out, "
         f"{len(made.settled)} cannot be done" + (f", {len(made.lacking)} lack an option" if made.lacking else "")
@@ -162,7 +166,7 @@ def _show_plan(order: Order, json_file: str | None) -> None:
 def _run(order: Order, options: dict[str, Any]) -> int:
     """Run the batch and show it; returns the exit code."""
     from caffeinit.batch.run import run, summary
-    from caffeinit.batch.settings import HINT, asks_for_options
+    from caffeinit.batch.settings import hint
     from caffeinit.cli.common import write_json
     from caffeinit.cli.tables import lines_and_bar
 
@@ -178,7 +182,7 @@ def _run(order: Order, options: dict[str, Any]) -> int:
             show(f"{entry.model}  {what}  {seconds:.1f} s", done, total)
 
         try:
-            entries = run(order, _executor(order, options, stack), finished)
+            entries = run(order, _executor(order, options, stack), finished, _note)
         except KeyboardInterrupt:
             say("stopped; the same command goes on from here", err=True)
             return 1
@@ -191,13 +195,30 @@ def _run(order: Order, options: dict[str, Any]) -> int:
         counts = summary(entries)["counts"]
         say(f"{counts['ok']} ok, {counts['failed']} failed, {counts['left out']} left out; all in {order.out}")
     if options["json_file"] != "-":
-        if asks_for_options(e.reason for e in failed):
-            say(HINT)
+        if not options["quiet"]:
+            for line in _left_out(e for e in entries if e.result == "left out"):
+                say(line)
+        if advice := hint(order.job, (e.reason for e in failed)):
+            say(advice)
         for entry in failed:
             say(f"failed: {entry.model}: {_short(entry.reason)}")
         if is_misspelt:
             say(f"no model is done; left out: {unmatched[0].model}: {_short(unmatched[0].reason)}")
     return 1 if failed or is_misspelt else 0
+
+
+def _note(text: str) -> None:
+    say(f"note: {text}", err=True)
+
+
+def _left_out(entries: Iterable[Entry]) -> list[str]:
+    """Return a line for each reason why files are no models, with the first of these; all of it is in the manifest."""
+    by_reason: dict[str, list[str]] = {}
+    for entry in entries:
+        by_reason.setdefault(_short(entry.reason), []).append(entry.model)
+    lines = [f"left out: {first_of(models, 3)}: {reason}" for reason, models in by_reason.items()]
+    more = len(lines) - _MOST_REASONS
+    return lines if more <= 0 else [*lines[:_MOST_REASONS], f"left out: {more} more reasons are in the manifest"]
 
 
 def _executor(order: Order, options: dict[str, Any], stack: contextlib.ExitStack) -> Executor:

@@ -2,6 +2,8 @@
 
 import shutil
 
+import pytest
+
 from caffeinit.batch.fingerprints import external_files
 from caffeinit.batch.pairing import Matchmaker, Model, pair
 from caffeinit.batch.settings import Settings
@@ -136,3 +138,30 @@ def test_a_model_of_endless_size_is_not_read_to_find_its_data_files(tmp_path):
     with open(tmp_path / "endless.onnx", "wb") as file:
         file.truncate(1 << 40)
     assert external_files(tmp_path / "endless.onnx") == []
+
+
+def test_a_net_that_settings_give_weights_to_takes_no_others(tmp_path):
+    net = write_net(tmp_path)
+    for seed, name in enumerate(("a.caffemodel", "b.caffemodel")):
+        write_weights(net, name, seed)
+    assert [m.weights for m in found(tmp_path).models] == ["a.caffemodel", "b.caffemodel"]
+    (tmp_path / "caffeinit.toml").write_text('[nets."deploy.prototxt"]\nweights = "b.caffemodel"\n')
+    done = found(tmp_path)
+    assert done.models == [Model("deploy.prototxt", "b.caffemodel")]
+    why = "fits deploy.prototxt, to which a caffeinit.toml gives b.caffemodel"
+    assert (done.left_out, done.failures) == ({"a.caffemodel": why}, {})
+    write_net(tmp_path, name="other.prototxt")
+    assert found(tmp_path).models == [
+        Model("other.prototxt", "a.caffemodel"),
+        Model("deploy.prototxt", "b.caffemodel"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "why"), [("c.caffemodel", "there is no such file"), ("x.txt", "it holds no weights")])
+def test_weights_of_settings_that_are_not_there_are_a_failure(tmp_path, name, why):
+    write_weights(write_net(tmp_path))
+    (tmp_path / "x.txt").write_text("nothing")
+    (tmp_path / "caffeinit.toml").write_text(f'weights = "{name}"\n')
+    assert found(tmp_path).failures == {name: f"a caffeinit.toml gives it to deploy.prototxt, and {why}"}
+    (tmp_path / "caffeinit.toml").write_text(f'weights = "{name}"\nskip = true\n')
+    assert not found(tmp_path).failures

@@ -106,6 +106,40 @@ def test_a_long_reason_is_cut_where_it_repeats_itself(place):
     )
 
 
+def test_options_that_no_settings_can_give_are_no_hint(place):
+    (place / "out" / "first").mkdir(parents=True)
+    (place / "out" / "first" / "net.caffemodel").write_bytes(b"mine")
+    outcome = batch(place)
+    assert "--force replaces it" in outcome.stdout
+    assert "caffeinit.toml" not in outcome.stdout
+
+
+def test_why_files_were_left_out_is_told_by_reasons(place):
+    for name in ("a.prototxt", "b.prototxt"):
+        (place / "zoo" / name).write_text("")
+    outcome = batch(place)
+    assert outcome.returncode == 0
+    reason = "speaks of no layers: a solver, a label map, or empty"
+    assert f"left out: a.prototxt, b.prototxt: {reason}" in outcome.stdout.splitlines()
+    assert "left out" not in batch(place, "--quiet").stdout
+
+
+def test_settings_without_effect_are_told(place):
+    text = '[nets."third*"]\nbeta = 1\n[nets."nothing*"]\nbeta = 2\n[nets."first/*.prototxt"]\nbeta = 3\n'
+    (place / "zoo" / "caffeinit.toml").write_text(text)
+    (place / "zoo" / "third" / "deploy.prototxt").rename(place / "zoo" / "third" / "third.prototxt")
+    said = 'note: caffeinit.toml, nets."nothing*": matches no net and no weights in or below its folder\n'
+    assert batch(place, "--dry-run").stderr == said
+    assert said in batch(place).stderr
+
+
+def test_the_zoo_itself_takes_no_results(place):
+    outcome = batch(place, out="zoo")
+    assert outcome.returncode == 2
+    assert "is the zoo itself; the results need a folder of their own" in outcome.stderr
+    assert not (place / "zoo" / "manifest.jsonl").exists()
+
+
 def test_names_of_a_zoo_are_shown_and_not_obeyed(place):
     net = write_net(place / "zoo" / "a\x1b[2Jb\u202e", DEPLOY)
     (net.parent / "\x1b]0;owned\x07.caffemodel").write_bytes(b"nothing")
