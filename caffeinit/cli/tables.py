@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.segment import Segment
+from rich.segment import Segment, Segments
 from rich.table import Column, Table
 
 from caffeinit.cli.terminal import read_by_nobody
@@ -105,7 +105,16 @@ def print_units(out: Console, result: Result) -> None:
 def print_wide(out: Console, table: Table, least: int) -> None:
     """Print a table that takes at least so many columns: rather a broken line than a number without its digits."""
     out.width = max(out.width, least)
-    out.print(table)
+    lines = [_without_end_blanks(line) for line in out.render_lines(table, pad=False)]
+    out.print(Segments([segment for line in lines for segment in (*line, Segment.line())]), end="")
+
+
+def _without_end_blanks(line: Sequence[Segment]) -> list[Segment]:
+    """Return a line of a table without the blanks that fill up its last columns."""
+    kept = list(line)
+    while kept and not kept[-1].text.strip():
+        kept.pop()
+    return [*kept[:-1], Segment(kept[-1].text.rstrip(), kept[-1].style)] if kept else []
 
 
 def full_width(out: Console, table: Table) -> int:

@@ -84,6 +84,7 @@ def test_names_are_never_cut_in_a_pipe(cli, place, weights, monkeypatch, columns
     outcome = cli(words[0], "net.prototxt", weights, *words[1:], *images)
     assert "…" not in outcome.out
     assert sum(line.startswith(name) for line in outcome.out.splitlines()) == 1
+    assert not any(line.endswith(" ") for line in outcome.out.splitlines())
 
 
 def test_columns_are_heeded_in_a_pipe_and_rows_are_lines_without(cli, place, weights, monkeypatch):
