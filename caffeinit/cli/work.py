@@ -26,7 +26,7 @@ from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.methods.preserving import MODES as PRESERVING
 from caffeinit.model.network import Network, cause_lines
-from caffeinit.patterns import check_matched, unmatched
+from caffeinit.patterns import check_matched, first_of, unmatched
 from caffeinit.report.filters import check_filters, save_filters
 from caffeinit.report.showing import apart_lines, number
 from caffeinit.result import Result
@@ -81,9 +81,10 @@ def run_job(
     assert not options, options
     with progress(f"{job} on {pictures.num_images} pictures", quiet) as advance:
         result: Result = getattr(jobs, job)(network, pictures, progress=advance, **given, **more)
-    if not any(u.done for u in result.units):
-        reasons = "\n".join(f"  {u.name}: {u.reason}" for u in result.units)
-        say(f"nothing was changed:\n{reasons}", err=True)
+    is_unchanged = not any(u.done for u in result.units)
+    is_shown = not quiet and json_file != "-"
+    if is_unchanged and not is_shown:  # else the table tells why
+        say(f"nothing was changed:\n{_reasons(result)}", err=True)
     if not dry_run:
         network.save(output, force=force, net_path=output_net)
     # All files are written before anything is shown: whoever reads that may go away.
@@ -101,10 +102,11 @@ def run_job(
     write_json(json_file, {"job": job, **told, "taken": network.taken, **result.to_json()}, force)
     if json_file == "-":
         return result
-    if not quiet:
+    if is_shown:
         show(result, pictures.describe(), notes)
         written = " and ".join(shlex.quote(p) for p in outputs.values())
-        say(f"{'would write' if dry_run else 'wrote'} {written}")
+        unchanged = ", in which nothing was changed" if is_unchanged else ""
+        say(f"{'would write' if dry_run else 'wrote'} {written}{unchanged}")
     if drawn:
         say(drawn)
     if report is not None and not dry_run:
@@ -156,6 +158,14 @@ def _warnings(
 def _patterns_of(methods: Sequence[str]) -> list[str]:
     by_pattern = parse_methods(methods)
     return [] if isinstance(by_pattern, str) else [p for p in by_pattern if p != "*"]
+
+
+def _reasons(result: Result) -> str:
+    """Return why units were left alone, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for unit in result.units:
+        by_reason.setdefault(unit.reason, []).append(unit.name)
+    return "\n".join(f"  {first_of(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def _check_form(output: str, net: str) -> None:

@@ -49,8 +49,7 @@ def test_python_refuses_them_too(place, weights, options):
 def test_options_without_effect_are_told(cli, place, weights, words, warned):
     outcome = cli("rescale", place / "net.prototxt", weights, "--images", place / "pictures", *words)
     assert outcome.code == 0
-    told = outcome.err.partition("nothing was changed:")[0]
-    assert told == (f"warning: {warned}\n" if warned else "")
+    assert outcome.err == (f"warning: {warned}\n" if warned else "")
 
 
 def test_patterns_that_match_are_not_told(cli, place):
@@ -88,3 +87,18 @@ def test_a_name_with_signs_of_patterns_is_chosen_by_itself(cli, place):
     drawn = {unit["name"]: unit["done"] for unit in json.loads(outcome.out)["units"]}
     assert drawn["b*[x]"].startswith("drawn (kmeans)")
     assert drawn["ip"] == "drawn (gaussian)"
+
+
+def test_that_nothing_was_changed_is_told_once_with_reasons_together(cli, place):
+    point = 'type: "Convolution" bottom: "conv1" top: "point" convolution_param { num_output: 3 kernel_size: 1 }'
+    text = (place / "net.prototxt").read_text().replace('type: "ReLU" bottom: "conv1" top: "conv1"', point)
+    (place / "net.prototxt").write_text(text.replace('bottom: "conv1" top: "ip"', 'bottom: "point" top: "ip"'))
+    images = (place / "net.prototxt", "--images", place / "pictures")
+    assert cli("init", *images, "-o", place / "net.caffemodel").code == 0
+    arguments = ("rescale", images[0], place / "net.caffemodel", *images[1:], "--layers", "ip")
+    shown = cli(*arguments)
+    assert shown.err == ""
+    assert f"wrote {place / 'net.rescaled.caffemodel'}, in which nothing was changed\n" in shown.out
+    quiet = cli(*arguments, "--quiet", "--force")
+    assert (quiet.out, len(quiet.err.splitlines())) == ("", 3)
+    assert quiet.err.startswith("nothing was changed:\n  conv1, relu1: not among the chosen layers\n  ip: ")
