@@ -49,8 +49,8 @@ def filler(spec: WeightSpec, rng: np.random.Generator, options: DrawOptions) -> 
     """What the prototxt's weight_filler says; Caffe's default, constant 0, is refused for a weight."""
     if spec.filler is None:
         raise LayerError(
-            f'layer "{spec.name}": no weight_filler is stated for it, as only a prototxt can, and Caffe would fill the '
-            f"weight with zeros.\nAdd one there, or choose another method: --method {spec.name}=gaussian"
+            f'layer "{spec.name}": the net states no weight_filler for it, and Caffe would fill the weight with '
+            f"zeros.\nAdd one to its prototxt, or choose another method: --method {spec.name}=gaussian"
         )
     values = fill(spec.filler, spec.stored_shape, rng, spec.name)
     return Drawn(np.ascontiguousarray(spec.from_stored(values)), [f"filler {spec.filler.type}"])

@@ -137,7 +137,7 @@ def draw_network(
         methods: one for all layers, or pattern -> method, see `method_for`.
         num_images: how many pictures the pass will bring.
     Raises:
-        OptionError: there is no such method, or the seed is negative.
+        OptionError: there is no such method, the net cannot have what it needs, or the seed is negative.
     """
     drawing = Drawing()
     options = options or DrawOptions(threads=network.settings.threads or None)
@@ -250,6 +250,11 @@ def _drawn_by(network: Network, unit: Unit, method: str) -> tuple[str, list[str]
         and network.learned[unit.initializers[0]].filler is not None
     ):
         return "filler", []
+    if method == "filler" and not network.makers:
+        raise OptionError(
+            f'--method filler: an ONNX model states no fillers, and so none for "{unit.name}". Choose another method, such '
+            "as gaussian"
+        )
     if find_method(method).needs_samples and (why := _without_patches(network, unit)):
         return METHOD, [f"gaussian: {method} is not defined for {why}"]
     return method, []

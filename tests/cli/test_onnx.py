@@ -136,6 +136,7 @@ USAGE = [
     (["rescale", "net.prototxt"], "a net needs a file of weights"),
     (["measure", "net.prototxt"], "a net needs a file of weights"),
     (["rescale", "net.onnx", "net.caffemodel"], "no WEIGHTS go with it"),
+    (["init", "net.onnx", "-o", "x.onnx", "--method", "filler"], "an ONNX model states no fillers"),
     (["verify", "net.prototxt", "net.onnx"], "only of two ONNX models"),
 ]
 

@@ -107,5 +107,5 @@ def test_what_caffe_refuses_is_refused_with_the_layers_name(filler, shape, messa
 
 
 def test_a_weight_without_filler_is_not_drawn_as_zeros():
-    with pytest.raises(LayerError, match='layer "conv": no weight_filler is stated for it, as only a prototxt can'):
+    with pytest.raises(LayerError, match='layer "conv": the net states no weight_filler for it'):
         draw("filler", WeightSpec("conv", (2, 2)), seed=0)
