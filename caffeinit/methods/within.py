@@ -37,6 +37,7 @@ from caffeinit.statistics.nonfinite import check_finite
 
 Batch = Mapping[str, np.ndarray]
 ALL_DEAD = "all its channels are dead on these pictures"
+_LARGEST_BETA = 1000
 
 
 class InputSampler(Protocol):
@@ -121,10 +122,15 @@ def check_beta(beta: float) -> None:
     """Refuse a mean that no channel can be given.
 
     Raises:
-        OptionError: it is NaN or infinite.
+        OptionError: it is NaN or infinite, or so large that single precision has few digits left for deviations.
     """
     if not math.isfinite(beta):
         raise OptionError(f"beta {beta}: has to be a finite number")
+    if abs(beta) > _LARGEST_BETA:
+        raise OptionError(
+            f"beta {beta:g}: has to be between -{_LARGEST_BETA} and {_LARGEST_BETA}; beside larger means, single "
+            "precision holds too few digits of a deviation"
+        )
 
 
 def plan_pass(network: Network) -> tuple[Graph, list[Stage]]:
