@@ -359,6 +359,8 @@ def _result(network: Network, calibration: Any, found: Outcome, drawing: Drawing
         notes.append(
             f"dead channels, which do not vary on these pictures and have no deviation to set: {', '.join(dead)}"
         )
+    if reports and all(len(r.dead) == r.num_channels for r in reports):
+        notes.append("no channel of any unit varies on these pictures: they tell no scale; give pictures that differ")
     spreads = found.spreads or (math.nan, math.nan)
     return Result(
         reports,

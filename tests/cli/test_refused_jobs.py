@@ -97,6 +97,7 @@ def test_constant_pictures_give_dead_channels_not_nan(cli, place, weights):
     outcome = rescale(cli, place, weights)
     assert outcome.code == 0
     assert "dead channels" in outcome.out
+    assert "no channel of any unit varies on these pictures" in outcome.out
     net = caffeinit.load(place / "net.prototxt", place / "net.rescaled.caffemodel")
     assert all(np.isfinite(a).all() for arrays in net.params.values() for a in arrays)
 
