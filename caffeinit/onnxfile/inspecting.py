@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from caffeinit.inspection import FileReport, Inspection, LayerReport, unfinite_notes
@@ -17,6 +16,7 @@ from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.network import Network
 from caffeinit.model.nodes import INSIDE, node_label
 from caffeinit.model.units import Unit, Use
+from caffeinit.onnxfile.learning import is_table
 from caffeinit.onnxfile.source import OnnxSource, load_onnx
 from caffeinit.scales.free import report_scales
 
@@ -73,7 +73,7 @@ def _layer(node: onnx.NodeProto, network: Network, source: OnnxSource) -> LayerR
     kept = keeping_reason(unit, network.learned) if unit else {}
     blocked = {s.name: s.reason for s in network.skipped if not graph.producer(node.output[0])}
     arrays = source.plain.arrays
-    params = [arrays[i].shape for i in node.input if i in network.learned or _is_table(arrays.get(i))]
+    params = [arrays[i].shape for i in node.input if i in network.learned or is_table(arrays.get(i))]
     return LayerReport(
         name=node.name or node.output[0],
         type=node.op_type,
@@ -93,11 +93,6 @@ def _ends(use: Use) -> tuple[str, str]:
 def _own(value: str) -> str:
     """Return the value of the file that one of our graph stands for."""
     return value.partition(INSIDE)[0]
-
-
-def _is_table(array: np.ndarray | None) -> bool:
-    """Tell whether an array is one of real numbers along several axes: few such were not learned."""
-    return array is not None and array.dtype.kind == "f" and sum(n > 1 for n in array.shape) > 1
 
 
 def _macs(node: onnx.NodeProto, graph: Graph, unit: Unit | None) -> int:

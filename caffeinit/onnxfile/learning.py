@@ -225,7 +225,7 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
     moving, pictures = graph.moving_values(), PictureAxes(graph)
     found = [Skipped(name, AGAIN) for name in dict.fromkeys(graph.recurrent.values())]
     tables = {n.input[0]: None for n in graph.nodes if n.op_type == "Gather" and n.input[1] in moving}
-    found += [Skipped(name, VALUES) for name in tables if _is_table(graph.initializers.get(name))]
+    found += [Skipped(name, VALUES) for name in tables if is_table(graph.initializers.get(name))]
     for node in graph.nodes:
         kinds = (*_AFFINE, "Einsum")
         if node.op_type not in kinds or node.domain or id(node) in known or node.output[0] not in moving:
@@ -239,8 +239,9 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
     return found
 
 
-def _is_table(array: np.ndarray | None) -> bool:
-    return array is not None and array.dtype == np.float32 and array.ndim > 1
+def is_table(array: np.ndarray | None) -> bool:
+    """Tell whether an array is one of real numbers along several axes: few such were not learned."""
+    return array is not None and array.dtype.kind == "f" and sum(n > 1 for n in array.shape) > 1
 
 
 def idle_units(nodes: Iterable[onnx.NodeProto]) -> list[Skipped]:
