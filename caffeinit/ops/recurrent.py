@@ -320,9 +320,8 @@ def _with_shift(way: _Way, inner: str | None) -> str | None:
         found = way.of.bias(1, way.of.gates)
         start = (3 * way.number + 2) * way.of.hidden
         way.shared["shift"] = [way.op("Slice", found, [start], [start + way.of.hidden], [0])] if found else []
-    for shift in way.shared["shift"]:
-        return way.op("Add", inner, shift) if inner else shift
-    return inner
+    shifts = way.shared["shift"]
+    return way.op("Add", inner, *shifts) if inner and shifts else shifts[0] if shifts else inner
 
 
 def _parts(way: _Way) -> list[str]:
