@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -50,11 +51,9 @@ class _Terminal(Console):
         read_by_nobody(sys.stderr if self.stderr else sys.stdout)
 
 
-@contextmanager
-def progress(label: str, quiet: bool) -> Iterator[Advance]:
-    """Show a bar on stderr while something runs, if it is a terminal; the bar vanishes when it is done."""
-    err = console(stderr=True)
-    shown = Progress(
+def _bar(err: Console, quiet: bool) -> Progress:
+    """Return a bar that vanishes when it is done, and is shown on a terminal alone."""
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -63,25 +62,48 @@ def progress(label: str, quiet: bool) -> Iterator[Advance]:
         transient=True,
         disable=quiet or not err.is_terminal,
     )
-    with shown:
+
+
+@contextmanager
+def progress(label: str, quiet: bool) -> Iterator[Advance]:
+    """Show on stderr how far something is: a bar on a terminal, else a line every half minute."""
+    err = console(stderr=True)
+    lines = _Lines(err, label)
+    with _bar(err, quiet) as shown:
         task = shown.add_task(label, total=1)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+            if not (quiet or err.is_terminal):
+                lines.advance(done, total)
+
+        yield advance
+
+
+class _Lines:
+    """Progress for a pipe or a file: nothing of what is done soon, and then a line now and then."""
+
+    SECONDS = 30.0
+
+    def __init__(self, err: Console, label: str) -> None:
+        self.err = err
+        self.label = label
+        self.began = self.told = time.monotonic()
+
+    def advance(self, done: int, total: int) -> None:
+        """Print how far it is, unless a line stands there for less than half a minute."""
+        now = time.monotonic()
+        if now - self.told >= self.SECONDS:
+            self.told = now
+            line = f"{self.label}: {done}/{total} after {now - self.began:.0f} s"
+            self.err.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def lines_and_bar(label: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show a line on stderr for each thing that ends, above a bar of them all where it is a terminal."""
     err = console(stderr=True)
-    shown = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=quiet or not err.is_terminal,
-    )
-    with shown:
+    with _bar(err, quiet) as shown:
         task = shown.add_task(label, total=1)
 
         def ended(line: str, done: int, total: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 import caffeinit
+from caffeinit.cli import tables
 from caffeinit.cli.tables import print_units
 from caffeinit.report.showing import outcome, stats_cells
 from tests.cli.conftest import NET
@@ -146,3 +147,23 @@ def test_a_layer_that_shares_its_numbers_is_shown_with_their_owner(cli, place):
     rows = {line.split()[0]: line.rstrip() for line in cli("inspect", place / "net.prototxt").out.splitlines()}
     assert rows["one"].endswith("  affine")
     assert rows["two"].endswith("  with one, whose numbers it shares")
+
+
+def test_a_pipe_is_told_now_and_then_how_far_it_is(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 31.0, 40.0, 62.0])
+    monkeypatch.setattr(tables.time, "monotonic", lambda: next(clock))
+    with tables.progress("init on 9 pictures", quiet=False) as advance:
+        for done in range(4):
+            advance(done, 9)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == ["init on 9 pictures: 1/9 after 31 s", "init on 9 pictures: 3/9 after 62 s"]
+
+
+def test_a_pipe_is_told_nothing_that_is_done_soon_or_where_nothing_is_asked_for(monkeypatch, capsys):
+    with tables.progress("init", quiet=False) as advance:
+        advance(1, 9)
+    monkeypatch.setattr(tables._Lines, "SECONDS", 0.0)
+    with tables.progress("init", quiet=True) as advance:
+        advance(2, 9)
+    assert capsys.readouterr().err == ""
