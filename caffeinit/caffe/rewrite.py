@@ -59,14 +59,23 @@ def upgrade_file(
         FormatError: it is neither, or holds what would be lost; OutputError: the target cannot be written.
     """
     source = check_regular_file(source)
-    with open(source, "rb") as file:
-        head = file.read(4096)
-    if head and not any(byte < 9 or 13 < byte < 32 for byte in head):
+    if is_text(source):
         return _upgrade_text(source, target, drop_unknown, force)
     weights = open_weights(source)
     if not isinstance(weights, BinaryWeights):
         return _copy(source, target, Upgraded("HDF5", "HDF5"), force)
     return _upgrade_binary(weights, target, drop_unknown, force)
+
+
+def is_text(source: str | PathLike[str]) -> bool:
+    """Tell whether a file holds text, as nets do, and not weights: by its first bytes.
+
+    Raises:
+        FormatError: as `check_regular_file`.
+    """
+    with open(check_regular_file(source), "rb") as file:
+        head = file.read(4096)
+    return bool(head) and not any(byte < 9 or 13 < byte < 32 for byte in head)
 
 
 def _copy(source: Path, target: str | PathLike[str], done: Upgraded, force: bool) -> Upgraded:

@@ -10,7 +10,9 @@ from caffeinit.storage.files import check_target
 
 DATA = ("data", (".json",))
 PAGE = ("a page", (".html",))
-_WRITTEN = {"--json": DATA, "--report": PAGE, "--output-net": ("a net", (".prototxt",))}
+NET = ("a net", (".prototxt",))
+WEIGHTS = ("a file of weights", (".caffemodel", ".h5", ".hdf5"))
+_WRITTEN = {"--json": DATA, "--report": PAGE, "--output-net": NET}
 
 
 def check_targets(targets: Mapping[str, str | None], force: bool, read: Mapping[str, str | None]) -> None:

@@ -22,8 +22,10 @@ def command(source: str, target: str, drop_unknown: bool, force: bool) -> None:
 
     IN is a net's text or a binary file; which one is seen from its content. Blobs are copied byte for byte.
     """
-    from caffeinit.caffe.rewrite import upgrade_file
+    from caffeinit.caffe.rewrite import is_text, upgrade_file
+    from caffeinit.cli.targets import NET, WEIGHTS, check_ending
 
+    check_ending("OUT", target, *(NET if is_text(source) else WEIGHTS))
     done = upgrade_file(source, target, drop_unknown, force)
     if done.copied:
         say(f"{source} is in today's form already; it was copied to {target}")

@@ -21,7 +21,7 @@ from caffeinit.cli.common import (
 from caffeinit.cli.naming_options import parse_methods, patterns
 from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, print_units, progress
-from caffeinit.cli.targets import check_ending, check_targets
+from caffeinit.cli.targets import WEIGHTS, check_ending, check_targets
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.methods.preserving import MODES as PRESERVING
@@ -178,7 +178,7 @@ def _check_form(output: str, net: str) -> None:
             f"--output {output}: what is written is a file of weights. To make an ONNX model of it: caffeinit convert"
         )
     if not is_onnx(net):
-        check_ending("--output", output, "a file of weights", (".caffemodel", *_HDF5))
+        check_ending("--output", output, *WEIGHTS)
 
 
 def show(result: Result, pictures: str, notes: Sequence[str]) -> None:

@@ -148,3 +148,15 @@ def test_an_output_that_exists_stays(cli, tmp_path):
     assert "exists already" in cli("upgrade", tmp_path / "old.prototxt", tmp_path / "new.prototxt").err
     assert (tmp_path / "new.prototxt").read_text() == "mine"
     assert cli("upgrade", tmp_path / "old.prototxt", tmp_path / "new.prototxt", "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "what"), [("net", "new.caffemodel", "a net"), ("weights", "new.prototxt", "weights")]
+)
+def test_a_name_that_tells_of_another_kind_is_refused(cli, tmp_path, source, target, what):
+    (tmp_path / "net").write_text(V1)
+    (tmp_path / "weights").write_bytes(schema.message("NetParameter")(name="n").SerializeToString())
+    found = cli("upgrade", tmp_path / source, tmp_path / target)
+    assert found.code == 2
+    assert f"what is written is {'a file of ' if source == 'weights' else ''}{what}" in found.err
+    assert not (tmp_path / target).exists()
