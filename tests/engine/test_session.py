@@ -1,8 +1,10 @@
-"""Sessions have weights of their own."""
+"""Sessions have weights of their own, and tell which node went wrong."""
 
 import numpy as np
+import pytest
 
 from caffeinit.engine.session import Session, Settings
+from caffeinit.errors import CaffeinitError
 from tests.nets import NetBuilder
 
 
@@ -14,3 +16,13 @@ def test_arrays_that_change_change_nothing_in_a_session():
     b.graph.initializers["shift"][...] = 7
     (value,) = session.run({"data": np.zeros((4, 3, 12, 10), np.float32)}).values()
     assert (value == 1).all()
+
+
+def test_an_error_names_the_layer_that_onnxruntime_refuses():
+    b = NetBuilder()
+    b.graph.scope = "unpool4"
+    index = b.graph.op("Cast", b.graph.op("ReduceMax", "data", keepdims=0), to=7)
+    b.graph.outputs = [b.graph.op("Gather", "data", index, axis=2)]
+    session = Session(b.graph, Settings(threads=1))
+    with pytest.raises(CaffeinitError, match=r'node "unpool4/Gather" \(Gather\): indices'):
+        session.run({"data": np.full((4, 3, 12, 10), 12, np.float32)})
