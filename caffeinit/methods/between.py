@@ -52,7 +52,11 @@ def each_has_a_scale(
     exact = scale_system(network, chosen, heads, relaxed=False)
     values = [u.uses[0].output for u in units]
     scales = [exact.solution.matrix[exact.labels[v].ravel()].mean(axis=0) for v in values if v in exact.labels]
-    return bool(scales) and int(np.linalg.matrix_rank(np.vstack(scales))) >= len(units) - 1
+    if not scales:
+        return False
+    free = np.vstack(scales)
+    rank = int(np.linalg.matrix_rank(free)) if free.size else 0  # numpy 2.0 refuses a matrix without columns
+    return rank >= len(units) - 1
 
 
 def plan_balance(
