@@ -19,6 +19,7 @@ from caffeinit.statistics.rates import RateProbe, UnitRates
 # The variation from which on deviations in one unit are told to differ.
 _ALIKE = 0.02
 _FAR_APART = 1.0  # of rates, log: then one rate has not been had, and deviations have been given up for little
+_LOUD = 4.0  # the deviation of pictures that are scaled further down where nets are trained
 _FORETOLD = (
     "means and deviations after balancing are foretold: its last steps were made up for on {} pictures at most. "
     "`caffeinit measure` tells what they are"
@@ -72,7 +73,9 @@ def holding(network: Network, system: ScaleSystem, unit: Unit) -> str:
     return "; ".join(dict.fromkeys(explain(r, network.learned, network.place, left) for r in reasons))
 
 
-def apart_notes(spread: float, rates: Mapping[str, float], rounds: int, held: Mapping[str, str]) -> list[str]:
+def apart_notes(
+    spread: float, rates: Mapping[str, float], rounds: int, held: Mapping[str, str], fed: Mapping[str, float]
+) -> list[str]:
     """Return a sentence on rates that could not be made equal.
 
     Args:
@@ -80,12 +83,15 @@ def apart_notes(spread: float, rates: Mapping[str, float], rounds: int, held: Ma
         rates: of the units by name.
         rounds: how often rates were measured.
         held: why the output of a unit has no scale that is free, by name, where that is so.
+        fed: how much the numbers deviate that a unit is fed with, by name, where it reads an input of the net.
     """
     if not spread > ONE_RATE:
         return []
     tied = "the graph or what is left alone ties them" if rounds == 1 else f"after {rounds} rounds"
     ends = [f(rates, key=rates.__getitem__) for f in (min, max)]
     lowest, highest = (f"{n} (its output is held: {held[n]})" if n in held else n for n in ends)
+    if (std := fed.get(ends[1], 0.0)) > _LOUD:
+        highest += f" (it reads numbers that deviate by {std:.3g}: a `--scale` of 1/k brings its rate down by about k²)"
     advice = ". `--no-balance` may be the better start" if rounds > 1 and spread > _FAR_APART else ""
     return [
         f"the units' rates could not be made equal: they differ from their mean by up to a factor of "

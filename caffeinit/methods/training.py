@@ -152,7 +152,7 @@ def prepare_training(
     if (found.changed and not foretold) or not one_each:  # nothing made up for a change of the function, or not enough
         _measure_again(network, batches, reports, found)
     both.end()
-    outcome = _outcome(relaxed, reports, done.peak, found)
+    outcome = _outcome(work, relaxed, reports, done.peak, found)
     outcome.notes += foretold_notes(foretold, work.num_first)
     outcome.notes += loose_notes(done.held if bent or found.changed else None, outcome.spreads)
     outcome.notes += too_far_notes(done.too_far, outcome.spreads)
@@ -328,7 +328,7 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
             found.scales[unit.key] = np.zeros(unit.num_channels)
 
 
-def _outcome(relaxed: Relaxed, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
+def _outcome(work: _Work, relaxed: Relaxed, reports: list[UnitReport], peak: int, found: Balanced) -> Outcome:
     network, probe = relaxed.network, relaxed.probe
     units = [unit for unit in network.units if learns(unit)]
     spreads = spread_of(found.before, units), spread_of(found.after, units)
@@ -341,8 +341,14 @@ def _outcome(relaxed: Relaxed, reports: list[UnitReport], peak: int, found: Bala
     notes = rate_notes(network, probe, found.after)
     known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}
     held = {u.name: why for u in units if (why := holding(network, relaxed.system, u))}
-    notes += apart_notes(spreads[1], known, found.rounds, held)
+    notes += apart_notes(spreads[1], known, found.rounds, held, _fed(units, work.first[0]))
     return Outcome(reports, peak, notes, spreads)
+
+
+def _fed(units: Sequence[Unit], batch: Batch) -> dict[str, float]:
+    """Return unit's name -> how much the numbers deviate that it reads, of those that read an input of the net."""
+    read = {u.name: batch[v] for u in units for v in (u.uses[0].node.input[0],) if v in batch}
+    return {name: float(np.std(array)) for name, array in read.items()}
 
 
 def _with_rate(stats: UnitStats | None, rates: UnitRates | None) -> UnitStats | None:

@@ -1,5 +1,6 @@
 """What is told of outputs that were given a scale, and of units without a rate."""
 
+import numpy as np
 import pytest
 
 import caffeinit
@@ -51,3 +52,22 @@ def test_what_holds_the_units_whose_rates_are_farthest_off_is_told():
     assert result.rate_spread > 0.02
     (told,) = [n for n in result.notes if "could not be made equal" in n]
     assert told.endswith('highest in few (its output is held: net output "few")')
+
+
+def test_a_unit_that_learns_too_fast_for_its_pictures_is_told_what_scale_does():
+    """Sigmoids hold both outputs: with smaller pictures weights are larger for the same, and learn slower."""
+    rates = []
+    for loud in (60, 6):
+        build = NetBuilder()
+        below = build.graph.op("Sigmoid", build.conv("data", "conv1", 8))
+        net = build.finish(build.graph.op("Sigmoid", build.product(below, "ip", 5)))
+        batches = [{"data": batch["data"] * loud} for batch in pictures()]
+        result = caffeinit.init(net, batches)
+        rates.append(result.units[0].after.rate / result.units[1].after.rate)
+        (told,) = [n for n in result.notes if "could not be made equal" in n]
+        std = np.concatenate([batch["data"] for batch in batches])[:16].std()
+        assert "highest in conv1" in told
+        assert told.endswith(
+            f"(it reads numbers that deviate by {std:.3g}: a `--scale` of 1/k brings its rate down by about k²)"
+        )
+    assert rates[0] / rates[1] == pytest.approx(100, rel=1e-3)
