@@ -51,17 +51,21 @@ class _Terminal(Console):
         read_by_nobody(sys.stderr if self.stderr else sys.stdout)
 
 
-def _bar(err: Console, quiet: bool) -> Progress:
-    """Return a bar that vanishes when it is done, and is shown on a terminal alone."""
-    return Progress(
+@contextmanager
+def _bar(err: Console, label: str, quiet: bool) -> Iterator[Advance]:
+    """Show a bar that vanishes when it is done, on a terminal alone."""
+    if quiet or not err.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=quiet or not err.is_terminal,
     )
+    with Progress(*columns, console=err, transient=True) as shown:
+        task = shown.add_task(label, total=1)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 @contextmanager
@@ -69,11 +73,10 @@ def progress(label: str, quiet: bool) -> Iterator[Advance]:
     """Show on stderr how far something is: a bar on a terminal, else a line every half minute."""
     err = console(stderr=True)
     lines = _Lines(err, label)
-    with _bar(err, quiet) as shown:
-        task = shown.add_task(label, total=1)
+    with _bar(err, label, quiet) as bar:
 
         def advance(done: int, total: int) -> None:
-            shown.update(task, completed=done, total=total)
+            bar(done, total)
             if not (quiet or err.is_terminal):
                 lines.advance(done, total)
 
@@ -103,13 +106,12 @@ class _Lines:
 def lines_and_bar(label: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show a line on stderr for each thing that ends, above a bar of them all where it is a terminal."""
     err = console(stderr=True)
-    with _bar(err, quiet) as shown:
-        task = shown.add_task(label, total=1)
+    with _bar(err, label, quiet) as bar:
 
         def ended(line: str, done: int, total: int) -> None:
             if not quiet:
                 err.print(line, markup=False, soft_wrap=True)
-            shown.update(task, completed=done, total=total)
+            bar(done, total)
 
         yield ended
 
