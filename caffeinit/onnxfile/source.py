@@ -206,4 +206,7 @@ def _notes(graph: Graph, is_open: bool) -> list[str]:
         if is_open:
             known = f"whether pictures stay apart at another batch than that of {sizes} cannot be told"
         notes.append(f"{known}; pictures are fed so")
+        if is_open and graph.batch_size() == 1:
+            others = " ".join(f"--input-shape {n}={','.join(map(str, (16, *s[1:])))}" for n, s in graph.inputs.items())
+            notes[-1] += f". In batches of 16: {others}"
     return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx
 
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.model.nodes import INSIDE, name_of
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, constant_of, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
@@ -20,9 +21,35 @@ if TYPE_CHECKING:
 
 @op_rule("BatchNormalization")
 class BatchNormalization(OpRule):
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, with stored statistics."""
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + bias, with stored statistics, or in training x's own."""
 
     scale = normalizes
+
+    def spell_plainly(self, node: onnx.NodeProto, graph: Graph, made: Graph, moving: Container[str]) -> bool:
+        """In training, x is standardised over pictures and places; then come factors and shifts, units as others are."""
+        top, mean_top, variance_top = (*node.output, "", "")[:3]
+        if not attribute(node, "training_mode", 0):
+            return False
+        x, scale, bias, *stored = node.input
+        rank = len(graph.shape(x))
+        dims, axes = [-1] + [1] * (rank - 2), [a for a in range(rank) if a != 1]
+        made.scope, scope, start = f"{top}{INSIDE}", made.scope, len(made.nodes)
+        mean = _mean(made, x, axes)
+        centred = made.op("Sub", x, mean)
+        variance = _mean(made, made.op("Mul", centred, centred), axes)
+        deviation = made.op("Sqrt", made.op("Add", variance, float(attribute(node, "epsilon", 1e-5))))
+        scaled = made.op("Mul", made.op("Div", centred, deviation), to_shape(made, scale, dims))
+        momentum = float(attribute(node, "momentum", 0.9))
+        readers = graph.consumers()
+        for name, old, new in zip((mean_top, variance_top), stored, (mean, variance), strict=True):
+            if name in readers or name in graph.outputs:
+                new = made.op("Mul", to_shape(made, new, [-1]), 1 - momentum)
+                made.op("Add", made.op("Mul", old, momentum), new, name=name)
+        made.op("Add", scaled, to_shape(made, bias, dims), name=top)
+        made.scope = scope
+        for number, inner in enumerate(made.nodes[start:]):
+            inner.name = f"{name_of(node)}{INSIDE}{number}"
+        return True
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """By stored statistics, element by element."""
@@ -39,7 +66,10 @@ class BatchNormalization(OpRule):
                 f'"{node.name or node.output[0]}" (BatchNormalization): spatial is 0, which is not read'
             )
         training = attribute(node, "training_mode", int(opset < 14 and any(node.output[1:])))
-        rewritten(node, graph, node.input, without=["spatial"], training_mode=training)
+        today = onnx.NodeProto()
+        today.CopyFrom(node)
+        del today.output[3:]  # what training had saved for its backward pass: read by no net
+        rewritten(today, graph, node.input, without=["spatial"], training_mode=training)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the gradients of x, scale, bias, mean and variance."""
