@@ -196,8 +196,10 @@ def _is_too_large(graph: Graph) -> bool:
 def declare(graph: Graph, fed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """Return the model with the arrays of `fed` declared as inputs, and nodes that errors can name."""
     model = graph.to_model(embed={n: a for n, a in graph.initializers.items() if n not in fed})
+    taken = {node.name for node in model.graph.node}
     for node in model.graph.node:
-        node.name = node.name or next(filter(None, node.output), "")
+        made = next(filter(None, node.output), "")
+        node.name = node.name or (made if made not in taken else "")
     for name, array in fed.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))

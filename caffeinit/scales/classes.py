@@ -17,8 +17,9 @@ from scipy.sparse.linalg import lsmr
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.norms import stored_factor
 from caffeinit.scales.bonds import Bond
-from caffeinit.scales.labels import PINNED, Constraints, Labels, Solution, solve
+from caffeinit.scales.labels import PINNED, Constraints, Labels
 from caffeinit.scales.links import Link, Use, lowest_gain
+from caffeinit.scales.solving import Solution, solve
 from caffeinit.scales.walk import Scales
 
 _ROUNDING = 1e-9  # of epsilon: a variance that is less than that below 0 is 0

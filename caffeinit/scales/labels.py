@@ -3,25 +3,21 @@
 Every value carries an array of integer labels that broadcasts to its shape; axes along which the scale cannot vary have
 size 1, the batch among them. A label stands for the logarithm of a positive factor. Label 0 is the factor 1; -1 marks
 exact zeros, which any factor leaves as they are. Operators' rules (`ops/`) tie labels to each other, pin them, or
-state linear relations; nothing is merged before `solve`, so that all of it is array work.
+state linear relations; nothing is merged before `solving.solve`, so that all of it is array work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components, dijkstra
 
 from caffeinit.model.graph import Shape
 
 PINNED = 0
 ZEROS = -1
 Labels = np.ndarray
-_LONG = 100  # rows of a relation, from which on they are compared before each is looked at by itself
 
 
 @dataclass
@@ -97,7 +93,7 @@ class Constraints:
         coefficients = np.array([c for c, _ in terms], float)
         rows[(rows == ZEROS).any(1)] = ZEROS
         rows[:, coefficients == 0] = np.minimum(rows[:, coefficients == 0], PINNED)
-        found, inverse = _distinct(rows)
+        found, inverse = distinct(rows)
         moving = found > PINNED
         single = (moving.sum(1) == 1) & ((moving * coefficients).sum(1) == 1)
         result = np.where((found == ZEROS).any(1), ZEROS, (found * moving).sum(1) * single)
@@ -108,182 +104,13 @@ class Constraints:
         return np.asarray(result[inverse.reshape(-1)].reshape(arrays[0].shape))
 
 
-@dataclass(frozen=True)
-class Solution:
-    """All labels as linear functions of unknowns that are free of each other.
-
-    Attributes:
-        matrix: (labels + 1, unknowns): a label's logarithm is its row times the unknowns; the last row is that of ZEROS.
-        tied: label -> number of the class of labels that ties alone make equal.
-        reasons: such class -> why it is pinned.
-        constraints: what it was found from.
-    """
-
-    matrix: csr_matrix
-    tied: np.ndarray
-    reasons: dict[int, str]
-    constraints: Constraints
-
-    def reason(self, label: int) -> str:
-        """Return why a label without unknowns is held at factor 1: of several pins that it is tied to, the nearest."""
-        if label == ZEROS:
-            return "zero"
-        nearest = int(self._nearest_pins[label])
-        if nearest in self._pinned:
-            return self._pinned[nearest]
-        return self.reasons.get(int(self.tied[label]), "values that it is related to")
-
-    @cached_property
-    def _pinned(self) -> dict[int, str]:
-        """Label -> why it is pinned itself."""
-        return {int(n): reason for labels, reason in self.constraints.pins[::-1] for n in labels}
-
-    @cached_property
-    def _nearest_pins(self) -> np.ndarray:
-        """Label -> the pinned label that the fewest ties lead to; negative where none do."""
-        count, pins = self.constraints.count, sorted(self._pinned)
-        if not pins:
-            return np.full(count, -1)
-        one, other = _joined(self.constraints.ties)
-        links = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(count, count))
-        found = dijkstra(links.tocsr(), False, pins, unweighted=True, min_only=True, return_predecessors=True)
-        return np.asarray(found[2])
-
-
-def solve(constraints: Constraints) -> Solution:
-    """Merge what is tied, then eliminate the linear relations by substitution.
-
-    Coefficients are whole numbers or halves as a rule, so that substitution is exact.
-    """
-    ties = _joined(constraints.ties)
-    pinned = np.concatenate([np.zeros(1, int), *(p for p, _ in constraints.pins)])
-    tied = _classes(constraints.count, ties, pinned[:1])
-    while True:
-        classes = _classes(constraints.count, ties, pinned)
-        equal = _made_equal(constraints.relations, classes)
-        if not equal:
-            rows = _reduced_rows(constraints.relations, classes)
-            equal = [(min(r), max(r)) for r in rows if len(r) == 2 and sorted(r.values()) == [-1.0, 1.0]]
-            equal += [(next(iter(r)), classes[PINNED]) for r in rows if len(r) == 1]
-        if not equal:
-            break
-        first = np.full(constraints.count, -1)
-        first[classes[::-1]] = np.arange(constraints.count)[::-1]
-        pairs = first[np.array(equal)]
-        ties = [np.concatenate([t, pairs[:, i]]) for i, t in enumerate(ties)]
-    substitutes = _eliminate(rows)
-    reasons: dict[int, str] = {}
-    for labels, reason in constraints.pins[::-1]:
-        reasons.update(dict.fromkeys(tied[labels].tolist(), reason))
-    matrix = _matrix(classes, substitutes)
-    _explain(constraints.relations, tied, set(tied[np.diff(matrix.indptr)[:-1] == 0].tolist()), reasons)
-    return Solution(matrix, tied, reasons, constraints)
-
-
-def _joined(ties: Sequence[tuple[Labels, Labels]]) -> list[np.ndarray]:
-    """Return the two sides of all ties, (n,) each."""
-    return [np.concatenate([t[i] for t in ties] or [np.zeros(0, int)]) for i in (0, 1)]
-
-
-def _explain(
-    relations: Sequence[tuple[Labels, np.ndarray]], tied: np.ndarray, held: set[int], reasons: dict[int, str]
-) -> None:
-    """Give classes that relations hold the reason of a class that they are related to."""
-    unexplained = np.isin(np.arange(int(tied.max()) + 1), [c for c in held if c not in reasons])
-    arrays = [tied[np.maximum(labels, PINNED)] for labels, _ in relations]
-    rows = [row for array in arrays for row in _distinct(array[unexplained[array].any(1)])[0].tolist()]
-    size = -1
-    while size != len(reasons):
-        size = len(reasons)
-        for row in rows:
-            known = next((reasons[c] for c in row if c in reasons), None)
-            if known is not None and held.issuperset(row):
-                reasons.update({c: known for c in row if c not in reasons and c != tied[PINNED]})
-
-
-def _classes(count: int, ties: Sequence[np.ndarray], pinned: np.ndarray) -> np.ndarray:
-    """Return label -> number of its class of equal labels."""
-    one = np.concatenate([ties[0], pinned])
-    other = np.concatenate([ties[1], np.full(len(pinned), PINNED)])
-    links = coo_matrix((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
-    return np.asarray(connected_components(links, directed=False)[1])
-
-
-def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows in order, and which of them each row is; `np.unique` takes many times as long for that."""
     number = np.zeros(len(rows), int)
     for column in rows.T:
         shifted = column - column.min(initial=0)
         number = np.unique(number * (int(shifted.max(initial=0)) + 1) + shifted, return_inverse=True)[1]
     return rows[np.unique(number, return_index=True)[1]], number
-
-
-def _made_equal(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.ndarray) -> list[tuple[int, int]]:
-    """Return pairs of classes that long relations make equal: rows that differ in a single label have it alike.
-
-    A product of what varies along one axis and what varies along another has a row for each pair of places.
-    """
-    found: set[tuple[int, int]] = set()
-    for labels, coefficients in relations:
-        if len(labels) >= _LONG:
-            rows = np.where(labels == ZEROS, classes[PINNED], classes[labels])
-            for place in np.flatnonzero(coefficients):
-                others = _distinct(np.delete(rows, place, 1))[1]
-                first = np.unique(others, return_index=True)[1]
-                pairs = np.column_stack([rows[first[others], place], rows[:, place]])
-                found.update((a, b) for a, b in _distinct(pairs[pairs[:, 0] != pairs[:, 1]])[0].tolist())
-    return sorted(found)
-
-
-def _reduced_rows(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.ndarray) -> list[dict[int, float]]:
-    """Return the distinct relations between classes, pinned ones left out."""
-    found: dict[tuple[tuple[int, float], ...], dict[int, float]] = {}
-    for labels, coefficients in relations:
-        for row in _distinct(np.where(labels == ZEROS, classes[PINNED], classes[labels]))[0]:
-            sums: dict[int, float] = {}
-            for name, coefficient in zip(row.tolist(), coefficients, strict=True):
-                if name != classes[PINNED]:
-                    sums[name] = sums.get(name, 0.0) + float(coefficient)
-            sums = {k: v for k, v in sums.items() if v != 0}
-            if sums:
-                found[tuple(sorted(sums.items()))] = sums
-    return list(found.values())
-
-
-def _eliminate(rows: Sequence[dict[int, float]]) -> dict[int, dict[int, float]]:
-    """Return class -> its weighted sum of classes that stay free."""
-    substitutes: dict[int, dict[int, float]] = {}
-
-    def resolve(row: dict[int, float]) -> dict[int, float]:
-        while hit := [k for k in row if k in substitutes]:
-            for name in hit:
-                weight = row.pop(name)
-                for other, factor in substitutes[name].items():
-                    row[other] = row.get(other, 0.0) + weight * factor
-            row = {k: v for k, v in row.items() if abs(v) > 1e-12}
-        return row
-
-    for row in rows:
-        rest = resolve(dict(row))
-        if not rest:
-            continue
-        pivot = min(rest, key=lambda k: (abs(abs(rest[k]) - 1), k))
-        weight = rest.pop(pivot)
-        substitutes[pivot] = {k: -v / weight for k, v in rest.items()}
-    return {name: resolve(dict(row)) for name, row in substitutes.items()}
-
-
-def _matrix(classes: np.ndarray, substitutes: dict[int, dict[int, float]]) -> csr_matrix:
-    """Return the rows of all labels, and one of zeros."""
-    count = int(classes.max()) + 1
-    free = [c for c in range(count) if c != classes[PINNED] and c not in substitutes]
-    column = {c: i for i, c in enumerate(free)}
-    entries = [(c, column[c], 1.0) for c in free]
-    entries += [(c, column[other], v) for c, row in substitutes.items() for other, v in row.items()]
-    where = np.array([e[:2] for e in entries], int).reshape(-1, 2)
-    values = np.array([e[2] for e in entries])
-    by_class = csr_matrix((values, (where[:, 0], where[:, 1])), shape=(count + 1, len(free)))
-    return by_class[np.append(classes, count)]
 
 
 def compact(labels: Labels) -> Labels:

@@ -26,3 +26,12 @@ def test_an_error_names_the_layer_that_onnxruntime_refuses():
     session = Session(b.graph, Settings(threads=1))
     with pytest.raises(CaffeinitError, match=r'node "unpool4/Gather" \(Gather\): indices'):
         session.run({"data": np.full((4, 3, 12, 10), 12, np.float32)})
+
+
+def test_nodes_of_a_file_keep_their_names_beside_values_of_the_same_name():
+    b = NetBuilder()
+    b.graph.op("Relu", "data", name="below")
+    b.graph.nodes[-1].name = "top"
+    b.graph.outputs = [b.graph.op("Neg", "below", name="top")]
+    (value,) = Session(b.graph, Settings(threads=1)).run({"data": np.ones((4, 3, 12, 10), np.float32)}).values()
+    assert (value == -1).all()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from caffeinit.scales import labels
-from caffeinit.scales.labels import Constraints, solve
+from caffeinit.scales.labels import Constraints
+from caffeinit.scales.solving import solve
 
 
 def gated(channels=5, places=7):
