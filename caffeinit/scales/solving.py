@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components, dijkstra
+from scipy.sparse.csgraph import connected_components, dijkstra, minimum_spanning_tree
 
 from caffeinit.scales.labels import PINNED, ZEROS, Constraints, Labels, distinct
 
 _LONG = 100  # rows of a relation, from which on they are compared before each is looked at by itself
+_WIDEST = 8  # columns of relations whose rows are looked through for those that follow from others
+
+Relation = tuple[np.ndarray, np.ndarray]  # rows of labels or classes (n, k), and their coefficients (k,)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ def solve(constraints: Constraints) -> Solution:
     tied = _classes(constraints.count, ties, pinned[:1])
     while True:
         classes = _classes(constraints.count, ties, pinned)
-        equal = _made_equal(constraints.relations, classes)
+        relations, sums = _joined_relations(_in_classes(constraints.relations, classes), classes[PINNED])
+        equal = _made_equal(relations)
         if not equal:
-            rows = _reduced_rows(constraints.relations, classes)
+            rows = _reduced_rows([_spanning(*relation) for relation in relations], classes[PINNED])
             equal = [(min(r), max(r)) for r in rows if len(r) == 2 and sorted(r.values()) == [-1.0, 1.0]]
             equal += [(next(iter(r)), classes[PINNED]) for r in rows if len(r) == 1]
         if not equal:
@@ -78,7 +82,7 @@ def solve(constraints: Constraints) -> Solution:
         first[classes[::-1]] = np.arange(constraints.count)[::-1]
         pairs = first[np.array(equal)]
         ties = [np.concatenate([t, pairs[:, i]]) for i, t in enumerate(ties)]
-    substitutes = _eliminate(rows)
+    substitutes = _eliminate(rows, _sums(sums, classes[PINNED]))
     reasons: dict[int, str] = {}
     for labels, reason in constraints.pins[::-1]:
         reasons.update(dict.fromkeys(tied[labels].tolist(), reason))
@@ -116,15 +120,94 @@ def _classes(count: int, ties: Sequence[np.ndarray], pinned: np.ndarray) -> np.n
     return np.asarray(connected_components(links, directed=False)[1])
 
 
-def _made_equal(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.ndarray) -> list[tuple[int, int]]:
-    """Return pairs of classes that long relations make equal: rows that differ in a single label have it alike.
+def _in_classes(relations: Sequence[Relation], classes: np.ndarray) -> list[Relation]:
+    """Return the relations between classes instead of labels."""
+    return [
+        (np.where(labels == ZEROS, classes[PINNED], classes[labels]), coefficients)
+        for labels, coefficients in relations
+    ]
+
+
+def _joined_relations(relations: Sequence[Relation], pinned: int) -> tuple[list[Relation], list[Relation]]:
+    """Take out classes that are sums of others twice or more often, and otherwise in no relation.
+
+    A matrix that is used twice, the second time turned, has one for each of its entries: what both uses' scales add up to.
+
+    Returns:
+        Relations without them, which say that the sums are the same; and their own, each with such a class as its first.
+    """
+    count = 1 + max((int(rows.max(initial=0)) for rows, _ in relations), default=0)
+    is_long = [len(rows) >= _LONG for rows, _ in relations]
+    firsts = np.zeros(count, int)  # how often each is a sum
+    elsewhere = np.zeros(count, bool)
+    elsewhere[pinned] = True
+    for (rows, _), long in zip(relations, is_long, strict=True):
+        elsewhere[rows[:, 1:] if long else rows] = True
+        firsts += np.bincount(rows[:, 0], minlength=count) if long else 0
+    is_sum = (firsts > 1) & ~elsewhere
+    family, place = np.full(count, -1), np.zeros(count, int)  # which relation's row, and which row, tells a sum first
+    kept: list[Relation] = []
+    sums: list[Relation] = []
+    for number, ((rows, coefficients), long) in enumerate(zip(relations, is_long, strict=True)):
+        apart = is_sum[rows[:, 0]] & long
+        kept.append((rows[~apart], coefficients))
+        places = np.flatnonzero(apart)
+        new = places[family[rows[places, 0]] < 0]
+        new = new[np.unique(rows[new, 0], return_index=True)[1]]
+        family[rows[new, 0]], place[rows[new, 0]] = number, new
+        sums.append((rows[new], coefficients))
+        again = np.setdiff1d(places, new)
+        for first in np.unique(family[rows[again, 0]]):
+            here = again[family[rows[again, 0]] == first]
+            there, weights = relations[first]
+            pairs = np.column_stack([rows[here, 1:], there[place[rows[here, 0]], 1:]])
+            kept.append((pairs, np.append(coefficients[1:] / coefficients[0], -weights[1:] / weights[0])))
+    return [_united(*relation) for relation in kept], sums
+
+
+def _united(rows: np.ndarray, coefficients: np.ndarray) -> Relation:
+    """Return distinct rows, with columns that are the same in one."""
+    weights: dict[bytes, float] = {}
+    for column, weight in zip(rows.T, coefficients, strict=True):
+        weights[column.tobytes()] = weights.get(column.tobytes(), 0.0) + float(weight)
+    left = {key: weight for key, weight in weights.items() if weight != 0}
+    columns = [np.frombuffer(key, rows.dtype) for key in left]
+    united = np.column_stack(columns) if columns else np.zeros((0, 0), rows.dtype)
+    return distinct(united)[0], np.array(list(left.values()))
+
+
+def _spanning(rows: np.ndarray, coefficients: np.ndarray) -> Relation:
+    """Return a relation without rows that follow from those before them.
+
+    Each row says that what some of its columns add up to is what the others do: these are nodes, and rows edges. Of
+    edges that close a circle, the last says nothing new.
+    """
+    width = rows.shape[1]
+    if len(rows) < _LONG or width > _WIDEST:
+        return rows, coefficients
+    best: tuple[int, np.ndarray, np.ndarray] | None = None
+    for chosen in range(1, 2 ** (width - 1)):
+        mask = np.array([chosen >> i & 1 for i in range(width)], bool)
+        one, other = distinct(rows[:, mask])[1], distinct(rows[:, ~mask])[1]
+        nodes = int(one.max()) + int(other.max()) + 2
+        if best is None or nodes < best[0]:
+            best = nodes, one, other + int(one.max()) + 1
+    assert best is not None or width == 1
+    if best is None or best[0] > len(rows):
+        return rows, coefficients
+    nodes, one, other = best
+    edges = coo_matrix((np.arange(1, len(rows) + 1), (one, other)), shape=(nodes, nodes))
+    return rows[np.sort(minimum_spanning_tree(edges.tocsr()).data.astype(int)) - 1], coefficients
+
+
+def _made_equal(relations: Sequence[Relation]) -> list[tuple[int, int]]:
+    """Return pairs of classes that long relations make equal: rows that differ in a single class have it alike.
 
     A product of what varies along one axis and what varies along another has a row for each pair of places.
     """
     found: set[tuple[int, int]] = set()
-    for labels, coefficients in relations:
-        if len(labels) >= _LONG:
-            rows = np.where(labels == ZEROS, classes[PINNED], classes[labels])
+    for rows, coefficients in relations:
+        if len(rows) >= _LONG:
             for place in np.flatnonzero(coefficients):
                 others = distinct(np.delete(rows, place, 1))[1]
                 first = np.unique(others, return_index=True)[1]
@@ -133,14 +216,27 @@ def _made_equal(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.ndar
     return sorted(found)
 
 
-def _reduced_rows(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.ndarray) -> list[dict[int, float]]:
+def _sums(relations: Sequence[Relation], pinned: int) -> dict[int, dict[int, float]]:
+    """Return the first class of each row -> the others that it is the weighted sum of, pinned ones left out."""
+    found: dict[int, dict[int, float]] = {}
+    for rows, coefficients in relations:
+        weights = (-coefficients[1:] / coefficients[0]).tolist()
+        for first, *others in rows.tolist():
+            found[first] = {}
+            for name, weight in zip(others, weights, strict=True):
+                if name != pinned:
+                    found[first][name] = found[first].get(name, 0.0) + weight
+    return found
+
+
+def _reduced_rows(relations: Sequence[Relation], pinned: int) -> list[dict[int, float]]:
     """Return the distinct relations between classes, pinned ones left out."""
     found: dict[tuple[tuple[int, float], ...], dict[int, float]] = {}
-    for labels, coefficients in relations:
-        for row in distinct(np.where(labels == ZEROS, classes[PINNED], classes[labels]))[0]:
+    for classes, coefficients in relations:
+        for row in distinct(classes)[0]:
             sums: dict[int, float] = {}
             for name, coefficient in zip(row.tolist(), coefficients, strict=True):
-                if name != classes[PINNED]:
+                if name != pinned:
                     sums[name] = sums.get(name, 0.0) + float(coefficient)
             sums = {k: v for k, v in sums.items() if v != 0}
             if sums:
@@ -148,8 +244,13 @@ def _reduced_rows(relations: Sequence[tuple[Labels, np.ndarray]], classes: np.nd
     return list(found.values())
 
 
-def _eliminate(rows: Sequence[dict[int, float]]) -> dict[int, dict[int, float]]:
-    """Return class -> its weighted sum of classes that stay free."""
+def _eliminate(rows: Sequence[dict[int, float]], sums: Mapping[int, dict[int, float]]) -> dict[int, dict[int, float]]:
+    """Return class -> its weighted sum of classes that stay free.
+
+    Args:
+        rows: weighted sums that are 0.
+        sums: class, in none of these -> its weighted sum.
+    """
     substitutes: dict[int, dict[int, float]] = {}
 
     def resolve(row: dict[int, float]) -> dict[int, float]:
@@ -168,7 +269,7 @@ def _eliminate(rows: Sequence[dict[int, float]]) -> dict[int, dict[int, float]]:
         pivot = min(rest, key=lambda k: (abs(abs(rest[k]) - 1), k))
         weight = rest.pop(pivot)
         substitutes[pivot] = {k: -v / weight for k, v in rest.items()}
-    return {name: resolve(dict(row)) for name, row in substitutes.items()}
+    return {name: resolve(dict(row)) for name, row in (*substitutes.items(), *sums.items())}
 
 
 def _matrix(classes: np.ndarray, substitutes: dict[int, dict[int, float]]) -> csr_matrix:
