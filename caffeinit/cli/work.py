@@ -103,7 +103,8 @@ def run_job(
     if json_file == "-":
         return result
     if is_shown:
-        show(result, pictures.describe(), notes)
+        trains = job == "init" or more.get("mode") == "normalize"
+        show(result, pictures.describe(), notes, trains)
         written = " and ".join(shlex.quote(p) for p in outputs.values())
         unchanged = ", in which nothing was changed" if is_unchanged else ""
         say(f"{'would write' if dry_run else 'wrote'} {written}{unchanged}")
@@ -181,8 +182,12 @@ def _check_form(output: str, net: str) -> None:
         check_ending("--output", output, *WEIGHTS)
 
 
-def show(result: Result, pictures: str, notes: Sequence[str]) -> None:
-    """Print the table of units, what was left out, and notes."""
+def show(result: Result, pictures: str, notes: Sequence[str], trains: bool) -> None:
+    """Print the table of units, what was left out, and notes.
+
+    Args:
+        trains: the weights were made ready for training, so that rates before are those with all deviations at 1.
+    """
     out = console()
     out.print(pictures, markup=False, soft_wrap=True)
     print_units(out, result)
@@ -190,7 +195,8 @@ def show(result: Result, pictures: str, notes: Sequence[str]) -> None:
         was, now = number(result.rate_spread_before), number(result.rate_spread)
         alone = f"{result.alone} alone has a rate" if result.alone else ""
         why = f": {result.no_spread or alone}" if result.no_spread or alone else ""
-        out.print(f"rate spread (largest |log rate - mean|): {now}, before {was}{why}", markup=False, soft_wrap=True)
+        start = f"{was} with deviations of 1" if trains else f"before {was}"
+        out.print(f"rate spread (largest |log rate - mean|): {now}, {start}{why}", markup=False, soft_wrap=True)
     for line in cause_lines(result.skipped):
         out.print(f"left out: {line}", markup=False, soft_wrap=True)
     for line in apart_lines(result.apart):

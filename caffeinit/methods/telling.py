@@ -74,17 +74,22 @@ def holding(network: Network, system: ScaleSystem, unit: Unit) -> str:
 
 
 def apart_notes(
-    spread: float, rates: Mapping[str, float], rounds: int, held: Mapping[str, str], fed: Mapping[str, float]
+    spreads: tuple[float, float],
+    rates: Mapping[str, float],
+    rounds: int,
+    held: Mapping[str, str],
+    fed: Mapping[str, float],
 ) -> list[str]:
     """Return a sentence on rates that could not be made equal.
 
     Args:
-        spread: max |log C - mean log C| as it is now.
+        spreads: max |log C - mean log C| with deviations of 1, and as it is now.
         rates: of the units by name.
         rounds: how often rates were measured.
         held: why the output of a unit has no scale that is free, by name, where that is so.
         fed: how much the numbers deviate that a unit is fed with, by name, where it reads an input of the net.
     """
+    start, spread = spreads
     if not spread > ONE_RATE:
         return []
     tied = "the graph or what is left alone ties them" if rounds == 1 else f"after {rounds} rounds"
@@ -92,7 +97,8 @@ def apart_notes(
     lowest, highest = (f"{n} (its output is held: {held[n]})" if n in held else n for n in ends)
     if (std := fed.get(ends[1], 0.0)) > _LOUD:
         highest += f" (it reads numbers that deviate by {std:.3g}: a `--scale` of 1/k brings its rate down by about k²)"
-    advice = ". `--no-balance` may be the better start" if rounds > 1 and spread > _FAR_APART else ""
+    is_given_up = rounds > 1 and spread > _FAR_APART and not np.isclose(spread, start, rtol=0.01)
+    advice = ". `--no-balance` may be the better start" if is_given_up else ""
     return [
         f"the units' rates could not be made equal: they differ from their mean by up to a factor of "
         f"{np.exp(spread):.3g} ({tied}); lowest in {lowest}, highest in {highest}{advice}"

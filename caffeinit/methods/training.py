@@ -341,7 +341,7 @@ def _outcome(work: _Work, relaxed: Relaxed, reports: list[UnitReport], peak: int
     notes = rate_notes(network, probe, found.after)
     known = {unit.name: found.after[unit.key].rate for unit in units if found.after[unit.key].is_measured}
     held = {u.name: why for u in units if (why := holding(network, relaxed.system, u))}
-    notes += apart_notes(spreads[1], known, found.rounds, held, _fed(units, work.first[0]))
+    notes += apart_notes(spreads, known, found.rounds, held, _fed(units, work.first[0]))
     return Outcome(reports, peak, notes, spreads)
 
 

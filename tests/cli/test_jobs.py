@@ -303,7 +303,8 @@ def test_without_rates_there_is_no_spread(cli, place, weights, mode, fault, reas
     arguments = ("rescale", net, weights, "--images", place / "pictures", "--mode", mode, "--dry-run")
     why = "no unit that training changes has a rate"
     page = place / "page.html"
-    assert f"rate spread (largest |log rate - mean|): -, before -: {why}\n" in cli(*arguments).out
+    start = "- with deviations of 1" if mode == "normalize" else "before -"
+    assert f"rate spread (largest |log rate - mean|): -, {start}: {why}\n" in cli(*arguments).out
     found = json.loads(cli(*arguments, "--json", "-").out)
     assert [found[k] for k in ("rate_spread", "rate_spread_before", "no_rate_spread")] == [None, None, why]
     assert not reason or reason in found["notes"]
