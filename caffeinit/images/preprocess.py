@@ -38,6 +38,7 @@ Order = Literal["bgr", "rgb", "net"]
 
 
 _CHANNELS = (1, 3, 4)
+_HARDLY = 0.5  # of a picture: what is seen of it is told where it is less
 
 
 def is_channels_last(dims: Sequence[object]) -> bool:
@@ -233,7 +234,9 @@ class Preprocessing:
         frame, mode = self._frame((window[0], window[1])), self._mode((window[0], window[1]), stored)
         size = f"{window[0]}x{window[1]} " + ("from the middle" if mode == "none" else f"by {mode}")
         if mode != "none" and frame != tuple(window):
-            size = f"{size} to {frame[0]}x{frame[1]} and the middle of it"
+            share = window[0] * window[1] / (frame[0] * frame[1])
+            seen = f", {100 * share:.2g} % of it" if share < _HARDLY else ""
+            size = f"{size} to {frame[0]}x{frame[1]} and the middle of it{seen}"
         order = "gray" if self.wants_grey(channels) else self.channels or "bgr"
         mean = np.asarray(0.0 if self.mean is None else self.mean)
         numbers = ",".join(f"{m:g}" for m in mean.reshape(-1)) if mean.ndim < 2 else "picture"

@@ -21,7 +21,7 @@ MEAN = np.full((3, 16, 16), 100.0)
         (
             {"mean": MEAN, "crop": 8},
             (1, 3, 8, 8),
-            "8x8 by warp to 16x16 and the middle of it, bgr, mean picture, scale 1",
+            "8x8 by warp to 16x16 and the middle of it, 25 % of it, bgr, mean picture, scale 1",
         ),
         ({"crop": 8}, (1, 3, 8, 8), "8x8 from the middle, bgr, no mean, scale 1"),
         (
