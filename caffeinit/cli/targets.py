@@ -29,6 +29,10 @@ def check_targets(targets: Mapping[str, str | None], force: bool, read: Mapping[
     for option, target in targets.items():
         if target is None or (option == "--json" and target == "-"):
             continue
+        if target == "-":
+            raise OptionError(
+                f"{option} -: this needs a name; what can go to stdout is --json (a file called so is ./-)"
+            )
         place = str(check_target(target, force))
         if place in taken:
             raise OptionError(f"{option} {target}: is the file of {taken[place]}, too")

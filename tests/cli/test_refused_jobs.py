@@ -156,3 +156,20 @@ def test_unknown_layers_are_left_out_or_refused_together(cli, place, weights):
     assert strict.code == 1
     assert "MyLayer" in strict.err
     assert "Python" in strict.err
+
+
+@pytest.mark.parametrize("option", ["--output", "--report"])
+def test_what_is_no_data_does_not_go_to_stdout(cli, place, option, monkeypatch):
+    monkeypatch.chdir(place)
+    found = cli(
+        "init",
+        "net.prototxt",
+        "--images",
+        "pictures",
+        *([] if option == "--output" else ["-o", "o.caffemodel"]),
+        option,
+        "-",
+    )
+    assert (found.code, found.out) == (2, "")
+    assert f"{option} -: this needs a name" in found.err
+    assert not (place / "-").exists()
