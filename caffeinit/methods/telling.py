@@ -150,8 +150,8 @@ def uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[s
     """Return a sentence on the units whose channels were made alike, and no longer are since the rates were balanced."""
     uneven = []
     for unit, report in zip(units, reports, strict=True):
-        if unit.weight is None and unit.kind != "norm":
-            continue  # without a factor, its channels never were
+        if (unit.weight is None and unit.kind != "norm") or report.before is None:
+            continue  # without a factor, or not normalised, its channels never were
         stds = np.delete(report.after.channel_stds, report.dead) if report.after and report.done else np.ones(1)
         if len(stds) and stds.std() > _ALIKE * stds.mean():
             uneven.append(report.name)

@@ -148,8 +148,10 @@ def prepare_training(
     one_each = all(has_one_scale(network.graph, relaxed.system, unit) for unit in network.units)
     # What is foretold of values behind sums is off by percents, and so it is where restoring was not enough.
     close = not (done.is_off or relaxed.has_sums)
-    foretold = found.changed and bent and can_restore(network) and close and one_each
-    if (found.changed and not foretold) or not one_each:  # nothing made up for a change of the function, or not enough
+    told = all(report.before is not None or not report.done for report in reports)
+    foretold = found.changed and bent and can_restore(network) and close and one_each and told
+    # Nothing made up for a change of the function, or not enough; or a unit was scaled that has not been measured.
+    if (found.changed and not foretold) or not one_each or not told:
         _measure_again(network, batches, reports, found)
     both.end()
     outcome = _outcome(work, relaxed, reports, done.peak, found)
@@ -323,7 +325,7 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
     """Put what units put out now in place of what was foretold, and let no scale be added to it."""
     moments = measure_moments(network, batches)
     for unit, report in zip(network.units, reports, strict=True):
-        if unit.key in moments and report.before is not None:
+        if unit.key in moments and (report.before is not None or report.done):
             report.after = UnitStats.of(moments[unit.key])
             found.scales[unit.key] = np.zeros(unit.num_channels)
 
