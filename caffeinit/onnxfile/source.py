@@ -46,7 +46,7 @@ class OnnxSource:
     """An ONNX file, and the model made ready for computing.
 
     Attributes:
-        computed: weights that are worked out in the graph -> checksum.
+        computed: weights of units that are worked out in the graph -> checksum.
         numbers: output of an LRN node -> its alpha, once it may change.
     """
 
@@ -125,7 +125,8 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     is_ours = file.model.producer_name == "caffeinit"
     changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
     learned = find_learned(graph, changeable, _held(file, built.plain), computed)
-    source = OnnxSource(file, plain, {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items()})
+    weights = {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items() if n in learned}
+    source = OnnxSource(file, plain, weights)
     network = Network(
         graph=graph,
         params={of.layer: (graph.initializers[name],) for name, of in learned.items()},

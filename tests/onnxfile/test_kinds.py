@@ -248,6 +248,19 @@ def test_weights_that_have_to_stay_do_and_say_why(change, reason, mode, tmp_path
     onnx.checker.check_model(out)
 
 
+def test_a_computed_array_of_what_is_no_unit_is_no_hindrance(tmp_path):
+    """A Gemm whose third input is one number for all channels is none."""
+    b = chain()
+    b.op("Flatten", "y", out="flat")
+    b.initializers.append(tensor("shift", np.float64([[0.3]])))
+    b.op("Cast", "shift", out="cast", to=TensorProto.FLOAT)
+    b.op("Gemm", "flat", b.array("fc.weight", 4 * 8 * 6, 4), "cast", out="scores")
+    b.outputs = ["scores"]
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    done, _ = rescaled(path, out)
+    assert done["conv1.weight"] == "equalized"
+
+
 def test_older_files_list_their_weights_as_inputs(tmp_path):
     b = chain()
     as_input(b)
