@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from caffeinit.model.graph import Graph, attribute
+from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, single
 from caffeinit.ops.building import swapped_last, to_shape, total, transposed
 from caffeinit.ops.correlation import correlated
@@ -70,6 +70,19 @@ class ConvTranspose(OpRule):
 
     scale = convolves
 
+    def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape | None:
+        """Return the extents that output_shape and auto_pad ask for, as onnxruntime reads them: onnx knows none below
+        those of the input, and adds output_padding to what auto_pad has settled."""
+        batch, _, *counts = graph.shape(node.input[0])
+        _, outputs, *kernel = graph.shape(node.input[1])
+        given, auto = attribute(node, "output_shape"), attribute(node, "auto_pad", "NOTSET")
+        if min(*counts, *kernel) < 0 or not (given or auto.startswith("SAME")):
+            return None
+        w = windows_of(node, counts, counts, kernel)
+        wanted = given[-len(counts) :] if given else [n * s for n, s in zip(counts, w.stride, strict=True)]
+        sizes = wanted if given else map(min, wanted, _unpadded(node, w))
+        return (batch, outputs * attribute(node, "group", 1), *sizes)
+
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Picture by picture."""
         return True
@@ -101,16 +114,19 @@ class ConvTranspose(OpRule):
         """Return the windows on the output; what output_shape or auto_pad leave open is worked out."""
         counts, sizes = graph.shape(node.input[0])[2:], graph.shape(node.output[0])[2:]
         w = windows_of(node, sizes, counts, graph.shape(node.input[1])[2:])
-        auto, extra = attribute(node, "auto_pad", "NOTSET"), attribute(node, "output_padding", [0] * len(sizes))
+        auto = attribute(node, "auto_pad", "NOTSET")
         if auto == "NOTSET" and attribute(node, "output_shape") is None:
             return w
-        sums = [
-            max(0, (n - 1) * s + r + e - size)
-            for n, s, r, e, size in zip(counts, w.stride, w.reach, extra, sizes, strict=True)
-        ]
+        sums = [max(0, full - size) for full, size in zip(_unpadded(node, w), sizes, strict=True)]
         small, large = tuple(p // 2 for p in sums), tuple(p - p // 2 for p in sums)
         begin, end = (small, large) if auto == "SAME_UPPER" else (large, small)
         return Windows(w.sizes, w.counts, w.kernel, w.stride, w.dilation, begin, end)
+
+
+def _unpadded(node: onnx.NodeProto, w: Windows) -> list[int]:
+    """Return how far a transposed convolution's windows reach, output_padding included."""
+    extra = attribute(node, "output_padding", [0] * len(w.counts))
+    return [(n - 1) * s + r + e for n, s, r, e in zip(w.counts, w.stride, w.reach, extra, strict=True)]
 
 
 def _bias_gradient(graph: Graph, node: onnx.NodeProto, dy: str) -> list[str | None]:

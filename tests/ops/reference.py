@@ -68,7 +68,7 @@ class ConvTranspose(OpRun):
         ]
         if output_shape or str(auto_pad).startswith("SAME"):
             wanted = output_shape or [n * s for n, s in zip(counts, strides, strict=True)]
-            pads = _halves([f - n for f, n in zip(full, wanted, strict=True)], auto_pad == "SAME_UPPER")
+            pads = _halves([max(0, f - n) for f, n in zip(full, wanted, strict=True)], auto_pad == "SAME_UPPER")
         outputs = w.shape[1]
         y = np.zeros((x.shape[0], group, outputs, *full), x.dtype)
         xs = x.reshape(x.shape[0], group, -1, *counts)
