@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from caffeinit.errors import CaffeinitError, GradientError
-from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.errors import GradientError
+from caffeinit.model.graph import Graph, Operand, Shape, attribute
 from caffeinit.model.nodes import INSIDE, name_of
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, constant_of, like, ratio, reduced, to_shape, total, unbroadcast
@@ -61,10 +61,9 @@ class BatchNormalization(OpRule):
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Statistics per place were a setting up to opset 8; outputs told training from tests up to opset 13."""
-        if attribute(node, "spatial", 1) != 1:
-            raise CaffeinitError(
-                f'"{node.name or node.output[0]}" (BatchNormalization): spatial is 0, which is not read'
-            )
+        if not attribute(node, "spatial", 1):
+            _append_by_places(node, graph)
+            return
         training = attribute(node, "training_mode", int(opset < 14 and any(node.output[1:])))
         today = onnx.NodeProto()
         today.CopyFrom(node)
@@ -89,6 +88,18 @@ class BatchNormalization(OpRule):
         d_mean = graph.op("Neg", graph.op("Mul", d_bias, factor))
         d_variance = graph.op("Mul", graph.op("Div", graph.op("Mul", d_scale, scale), safe), -0.5)
         return [dx, d_scale, d_bias, d_mean, d_variance]
+
+
+def _append_by_places(node: onnx.NodeProto, graph: Graph) -> None:
+    """Append what a normalisation with statistics of its own for each place does, in operators that every opset has."""
+    x, scale, bias, mean, variance = node.input
+    top, epsilon = node.output[0], float(attribute(node, "epsilon", 1e-5))
+
+    def inner(kind: str, *operands: Operand) -> str:
+        return graph.op(kind, *operands, name=graph.fresh(f"{top}{INSIDE}"))
+
+    normal = inner("Div", inner("Sub", x, mean), inner("Sqrt", inner("Add", variance, epsilon)))
+    graph.op("Add", inner("Mul", normal, scale), bias, name=top)
 
 
 def _last_axes(node: onnx.NodeProto, graph: Graph) -> list[int]:

@@ -60,6 +60,17 @@ def test_the_largest_of_older_opsets_is_that_over_all_axes_from_the_given_one_on
     np.testing.assert_array_equal(found, data == data.max((1, 2), keepdims=True))
 
 
+def test_statistics_for_each_place_are_spelt_out():
+    graph = Graph(7)
+    rng = np.random.default_rng(0)
+    scale, bias, mean, variance = rng.uniform(0.5, 2, (4, 3, 4, 5)).astype(np.float32)
+    x = graph.add_input("x", (2, 3, 4, 5))
+    graph.op("BatchNormalization", x, scale, bias, mean, variance, spatial=0, epsilon=0.25, name="normal")
+    data = rng.standard_normal((2, 3, 4, 5))
+    (found,) = evaluate(doubles(raised(graph), ["normal"]), ["normal"], {"x": data})
+    np.testing.assert_allclose(found, (data - mean) / np.sqrt(variance + 0.25) * scale + bias, rtol=1e-6)
+
+
 def test_newer_graphs_are_left_alone_and_ancient_ones_refused():
     graph = Graph(20)
     assert raised(graph) is graph
