@@ -244,8 +244,8 @@ class _Finder:
             if node.op_type in ("Mul", "Add")
             else None
         )
-        if unit is None:
-            return
+        if unit is None or len({*unit.initializers}) < len(unit.initializers):
+            return  # what multiplies and is added, too, can be set for one of these alone
         known = self.units.setdefault((*unit.initializers, unit.beta, *_rows(unit)), unit)
         if known is not unit:
             known.uses += unit.uses

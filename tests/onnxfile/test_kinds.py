@@ -187,6 +187,26 @@ def test_zeros_that_an_untrained_net_has_as_all_its_biases_are_none(balanced, tm
         assert balanced or np.allclose(np.delete(found.stats.channel_stds, told.dead), 1, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["BatchNormalization", "Mul"])
+def test_an_array_that_multiplies_and_is_added_makes_no_unit(kind, tmp_path):
+    b = Maker()
+    x, both = b.conv("x", "conv1", 3, 5), b.array("both", 5, 1, 1)
+    if kind == "Mul":
+        x = b.op("Add", b.op("Mul", x, both, out="scaled"), both, out="normal")
+    else:
+        b.op("Reshape", both, b.op("Constant", out="dims", value_ints=[5]), out="flat")
+        b.initializers += [tensor("mean", np.zeros(5, np.float32)), tensor("variance", np.ones(5, np.float32))]
+        x = b.op(kind, x, "flat", "flat", "mean", "variance", out="normal")
+    b.conv(b.op("Relu", x, out="relu"), "conv2", 5, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    assert "both" not in [u.layer for u in net.units]
+    result = caffeinit.init(net, {"x": batch(16)})
+    net.save(tmp_path / "out.onnx")
+    again = caffeinit.measure(load(tmp_path / "out.onnx"), {"x": batch(16)})
+    for told, found in zip(result.units, again.units, strict=True):
+        np.testing.assert_allclose(told.after.channel_stds, found.stats.channel_stds, rtol=1e-3)
+
+
 def as_input(b):
     b.inputs.append(info("conv1.weight", [5, 3, 3, 3]))
 
