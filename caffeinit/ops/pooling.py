@@ -9,24 +9,62 @@ and 18, 832 of 7x7 12 and 12; 5x5, 512 of 13x13: 43 and 35. With stride 2 there 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, attribute
+from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
 from caffeinit.ops.building import along_axis, count, expand_like, like, masked, ratio, scatter_add, to_shape
 from caffeinit.ops.scaling import pools, unpools
 from caffeinit.ops.windows import Windows, windows_of
 
 
-@op_rule("MaxPool")
-class MaxPool(OpRule):
-    """y = largest value of each window; of equal ones the first counts."""
+class Pool(OpRule):
+    """Something of each window."""
 
     scale = pools
+
+    def known_shape(self, node: onnx.NodeProto, graph: Graph) -> Shape | None:
+        """Return the extents that ceil_mode and auto_pad lead to in onnxruntime.
+
+        Before opset 22, onnx counts a last window that starts in the padding; and it takes auto_pad to heed dilations.
+        """
+        batch, channels, *sizes = graph.shape(node.input[0])
+        rounds_up = bool(attribute(node, "ceil_mode", 0))
+        is_plain = not rounds_up and not attribute(node, "auto_pad", "NOTSET").startswith("SAME")
+        if is_plain or attribute(node, "kernel_shape") is None or min(sizes) < 0:
+            return None
+        w = pool_windows(node, sizes, sizes)
+        counts = []
+        for size, begin, end, stride, reach in zip(sizes, w.begin, w.end, w.stride, w.reach, strict=True):
+            span = size + begin + end - reach
+            n = (-(-span // stride) if rounds_up else span // stride) + 1
+            counts.append(n - 1 if rounds_up and (n - 1) * stride >= size + begin else n)
+        return (batch, channels, *counts)
+
+
+def pool_windows(node: onnx.NodeProto, sizes: Sequence[int], counts: Sequence[int]) -> Windows:
+    """Return the windows of a pooling node; for auto_pad, onnxruntime takes windows for as long as without dilations.
+
+    Where they are shorter than their stride, fewer places than there are count, and windows start behind the first.
+    """
+    w = windows_of(node, sizes, counts, attribute(node, "kernel_shape"))
+    auto = attribute(node, "auto_pad", "NOTSET")
+    if not auto.startswith("SAME"):
+        return w
+    sums = [(-(-n // s) - 1) * s + k - n for n, s, k in zip(sizes, w.stride, w.kernel, strict=True)]
+    begin = tuple(int((total + (auto == "SAME_LOWER")) / 2) for total in sums)  # towards 0, as C++ divides
+    end = tuple(total - b for total, b in zip(sums, begin, strict=True))
+    return replace(w, begin=begin, end=end)
+
+
+@op_rule("MaxPool")
+class MaxPool(Pool):
+    """y = largest value of each window; of equal ones the first counts."""
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Picture by picture, but for the places of the largest values, which are counted over the whole batch."""
@@ -37,7 +75,7 @@ class MaxPool(OpRule):
         x = node.input[0]
         if dys[0] is None:
             return [None]
-        w = windows_of(node, graph.shape(x)[2:], graph.shape(node.output[0])[2:], attribute(node, "kernel_shape"))
+        w = pool_windows(node, graph.shape(x)[2:], graph.shape(node.output[0])[2:])
         if all(s == 1 for s in w.stride):
             return [_through_axes(graph, node, dys[0], w)]
         if attribute(node, "storage_order", 0):
@@ -120,10 +158,8 @@ class GlobalMaxPool(OpRule):
 
 
 @op_rule("AveragePool")
-class AveragePool(OpRule):
+class AveragePool(Pool):
     """y = mean of each window, which is a product of one matrix per axis."""
-
-    scale = pools
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Picture by picture."""
@@ -152,9 +188,8 @@ def _windows_by_axis(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield for each spatial axis which places (windows, kernel) lie inside, which in the padding, too, and a matrix
     (windows, places) that adds up those inside."""
-    kernel = attribute(node, "kernel_shape")
-    w = windows_of(node, sizes, counts, kernel)
-    for size, n, k, s, d, begin, end in zip(sizes, counts, kernel, w.stride, w.dilation, w.begin, w.end, strict=True):
+    w = pool_windows(node, sizes, counts)
+    for size, n, k, s, d, begin, end in zip(sizes, counts, w.kernel, w.stride, w.dilation, w.begin, w.end, strict=True):
         places = np.arange(n)[:, None] * s - begin + np.arange(k)[None, :] * d
         inside = (places >= 0) & (places < size)
         matrix = np.zeros((n, size))
@@ -181,10 +216,8 @@ class GlobalAveragePool(OpRule):
 
 
 @op_rule("LpPool", "GlobalLpPool")
-class LpPool(OpRule):
+class LpPool(Pool):
     """y = root of the sum of |x| ** p in each window, or channel; not differentiable where that is 0, and 0 there."""
-
-    scale = pools
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Picture by picture."""

@@ -96,6 +96,7 @@ class MaxPool(OpRun):
             reach = (kernel_shape[i] - 1) * dilations[i] + 1
             span = sizes[i] + pads[i] + pads[rank + i] - reach
             counts.append((-(-span // strides[i]) if ceil_mode else span // strides[i]) + 1)
+            counts[i] -= bool(ceil_mode) and (counts[i] - 1) * strides[i] >= sizes[i] + pads[i]
             behind.append(max(0, (counts[i] - 1) * strides[i] + reach - sizes[i] - pads[i]))
         around = [(0, 0), (0, 0), *zip(pads[:rank], behind, strict=True)]
         padded = np.pad(x, around, constant_values=-np.inf)

@@ -293,6 +293,8 @@ CASES = [
     case("AveragePool", (2, 3, 8, 6), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1,
          count_include_pad=1, since=(1, 18)),
     case("MaxPool", (2, 3, 7, 6), kernel_shape=[2, 3], strides=[2, 2], opset=8),
+    case("MaxPool", (2, 3, 6, 6), kernel_shape=[3, 1], strides=[2, 2], pads=[0, 0, 2, 0], ceil_mode=1),
+    case("MaxPool", (2, 3, 6, 5), kernel_shape=[3, 2], strides=[2, 2], dilations=[2, 2], auto_pad="SAME_LOWER"),
     case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 3, 3), strides=[2, 2], output_padding=[1, 1], opset=7),
     case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
     case("ConvTranspose", (2, 6, 4, 3), param(6, 5, 4, 4), strides=[3, 2], auto_pad="SAME_LOWER", opset=9),
