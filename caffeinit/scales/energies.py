@@ -65,9 +65,7 @@ class Energies:
                 feeds[name] = rng.standard_normal(shape, np.float32)
         found = self._session.run({name: feeds[name] for name in self._session.inputs})
         wholes = {
-            edge: np.sum(
-                [np.broadcast_to(found[name], _last(edge.shape, found[name].ndim)).ravel() for name in of], axis=0
-            )
+            edge: np.sum([_spread(found[name], edge).ravel() for name in of], axis=0)
             for edge, of in self._squares.items()
         }
         for edge, energies in wholes.items():
@@ -77,6 +75,14 @@ class Energies:
         return {
             edge: _taken(wholes[whole], edge) for edge in self.asked if (whole := edge._replace(group=None)) in wholes
         }
+
+
+def _spread(energies: np.ndarray, edge: Edge) -> np.ndarray:
+    """Return the energies of all elements; rows that are channels, too, as behind a Flatten, are there once a picture."""
+    shape = _last(edge.shape, energies.ndim)
+    if energies.ndim and len(energies) > shape[0] > 1:
+        energies = energies.reshape(-1, shape[0], *energies.shape[1:]).sum(0)
+    return np.broadcast_to(energies, shape)
 
 
 def _taken(energies: np.ndarray, edge: Edge) -> float:

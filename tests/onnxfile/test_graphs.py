@@ -372,3 +372,16 @@ def test_choices_by_what_a_sum_makes_go_with_sums_whose_terms_are_scaled_apart(j
     told = job(net, batch(8), **({} if job is caffeinit.init else {"mode": "normalize"}))
     assert told.rate_spread < 0.05
     assert caffeinit.measure(net, batch(8)).rate_spread == pytest.approx(told.rate_spread, rel=1e-3)
+
+
+def test_sums_of_rows_that_are_channels_and_pictures_in_one_get_one_rate(tmp_path):
+    b = Maker()
+    x = b.op("Flatten", b.conv("x", "conv1", 3, 4), out="rows", axis=2)
+    wide = b.op("Reshape", x, b.op("Constant", out="dims", value_ints=[-1, 8, 6]), out="wide")
+    y = b.op("Conv", wide, b.array("deep.weight", 8, 1, 3), out="deep", group=8, pads=[1, 1])
+    b.op("Add", wide, y, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    result = caffeinit.init(net, {"x": batch(16)})
+    net.save(tmp_path / "out.onnx")
+    again = caffeinit.measure(load(tmp_path / "out.onnx"), {"x": batch(16)})
+    assert result.rate_spread == pytest.approx(again.rate_spread, abs=1e-3)
