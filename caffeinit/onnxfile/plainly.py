@@ -1,7 +1,7 @@
 """Operators that multiply by weights among other things, spelt so that their units are known as all others are.
 
-An Einsum with an array may be a product with a matrix or a convolution; a Gemm may add what another layer has made. Only
-what is computed with changes.
+An Einsum with an array may be a product with a matrix or a convolution; a Gemm may add what another layer has made. So are
+windows whose padding is left open, where onnx and onnxruntime do not agree on it. Only what is computed with changes.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class OpRule:
         graph.append(node)
 
     def spell_plainly(self, node: onnx.NodeProto, graph: Graph, made: Graph, moving: Container[str]) -> bool:
-        """Append nodes that do the same to another graph, if the units of these are known and those of the node are not.
+        """Append nodes that do the same to another graph, if their units or extents are known and those of the node not.
 
         Args:
             made: gets the nodes; the last of them makes the node's output.

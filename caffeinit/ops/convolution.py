@@ -16,13 +16,14 @@ with zeros between (3x3, stride 2, 64 to 128 channels of 56x56: 29 and 108; 64 o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from operator import lt
 
 import numpy as np
 import onnx
 
 from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, rewritten, single
 from caffeinit.ops.building import swapped_last, to_shape, total, transposed
 from caffeinit.ops.correlation import correlated
 from caffeinit.ops.scaling import convolves
@@ -87,6 +88,17 @@ class ConvTranspose(OpRule):
         """Picture by picture."""
         return True
 
+    def spell_plainly(self, node: onnx.NodeProto, graph: Graph, made: Graph, moving: Container[str]) -> bool:
+        """Spell the padding out where onnx would find other extents than onnxruntime, which asks it for them itself."""
+        shape, given = self.known_shape(node, graph), attribute(node, "output_shape")
+        if shape is None or not (
+            any(map(lt, shape[2:], graph.shape(node.input[0])[2:])) if given else _is_longer(node)
+        ):
+            return False
+        w = self.windows(node, graph)
+        rewritten(node, made, node.input, without=["auto_pad", "output_shape"], pads=[*w.begin, *w.end])
+        return True
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Return the convolution of dy, the correlation of dy with x, and the sum of dy."""
         x, weight = node.input[:2]
@@ -121,6 +133,10 @@ class ConvTranspose(OpRule):
         small, large = tuple(p // 2 for p in sums), tuple(p - p // 2 for p in sums)
         begin, end = (small, large) if auto == "SAME_UPPER" else (large, small)
         return Windows(w.sizes, w.counts, w.kernel, w.stride, w.dilation, begin, end)
+
+
+def _is_longer(node: onnx.NodeProto) -> bool:
+    return any(attribute(node, "output_padding", []))
 
 
 def _unpadded(node: onnx.NodeProto, w: Windows) -> list[int]:

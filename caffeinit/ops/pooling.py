@@ -9,15 +9,16 @@ and 18, 832 of 7x7 12 and 12; 5x5, 512 of 13x13: 43 and 35. With stride 2 there 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
+from operator import gt, lt
 
 import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, count, expand_like, like, masked, ratio, scatter_add, to_shape
 from caffeinit.ops.scaling import pools, unpools
 from caffeinit.ops.windows import Windows, windows_of
@@ -34,17 +35,49 @@ class Pool(OpRule):
         Before opset 22, onnx counts a last window that starts in the padding; and it takes auto_pad to heed dilations.
         """
         batch, channels, *sizes = graph.shape(node.input[0])
-        rounds_up = bool(attribute(node, "ceil_mode", 0))
-        is_plain = not rounds_up and not attribute(node, "auto_pad", "NOTSET").startswith("SAME")
+        is_plain = not _rounds_up(node) and not _is_same(node)
         if is_plain or attribute(node, "kernel_shape") is None or min(sizes) < 0:
             return None
         w = pool_windows(node, sizes, sizes)
-        counts = []
-        for size, begin, end, stride, reach in zip(sizes, w.begin, w.end, w.stride, w.reach, strict=True):
-            span = size + begin + end - reach
-            n = (-(-span // stride) if rounds_up else span // stride) + 1
-            counts.append(n - 1 if rounds_up and (n - 1) * stride >= size + begin else n)
+        counts = (
+            n - 1 if _rounds_up(node) and (n - 1) * stride >= size + begin else n
+            for n, size, begin, stride in zip(_counts(node, w), sizes, w.begin, w.stride, strict=True)
+        )
         return (batch, channels, *counts)
+
+    def spell_plainly(self, node: onnx.NodeProto, graph: Graph, made: Graph, moving: Container[str]) -> bool:
+        """Spell the padding out where onnx would find other extents than onnxruntime, which asks it for them itself."""
+        shape = self.known_shape(node, graph)
+        if shape is None:
+            return False
+        w = pool_windows(node, graph.shape(node.input[0])[2:], shape[2:])
+        is_known = not _rounds_up(node) and w.counts == tuple(
+            -(-n // s) for n, s in zip(w.sizes, w.stride, strict=True)
+        )
+        if is_known if _is_same(node) else w.counts == tuple(_counts(node, w)):
+            return False
+        # Where windows hang over, their places there do not count in a mean; in padding they may.
+        end = tuple(max(0, e - spare) for e, spare in zip(w.end, w.spare, strict=True))
+        is_longer = bool(attribute(node, "count_include_pad", 0)) and any(map(gt, end, w.end))
+        fits = min(w.begin) >= 0 and all(map(lt, replace(w, end=end).spare, w.stride))
+        if is_longer or not fits or not all(map(lt, (*w.begin, *end), w.kernel * 2)):
+            return False
+        rewritten(node, made, node.input, without=["auto_pad", "ceil_mode"], pads=[*w.begin, *end])
+        return True
+
+
+def _rounds_up(node: onnx.NodeProto) -> bool:
+    return bool(attribute(node, "ceil_mode", 0))
+
+
+def _is_same(node: onnx.NodeProto) -> bool:
+    return bool(attribute(node, "auto_pad", "NOTSET").startswith("SAME"))
+
+
+def _counts(node: onnx.NodeProto, w: Windows) -> list[int]:
+    """Return how many windows have a place in the padded extents, whether or not the last starts in the padding."""
+    spans = [size + begin + end - r for size, begin, end, r in zip(w.sizes, w.begin, w.end, w.reach, strict=True)]
+    return [(-(-n // s) if _rounds_up(node) else n // s) + 1 for n, s in zip(spans, w.stride, strict=True)]
 
 
 def pool_windows(node: onnx.NodeProto, sizes: Sequence[int], counts: Sequence[int]) -> Windows:
@@ -53,11 +86,12 @@ def pool_windows(node: onnx.NodeProto, sizes: Sequence[int], counts: Sequence[in
     Where they are shorter than their stride, fewer places than there are count, and windows start behind the first.
     """
     w = windows_of(node, sizes, counts, attribute(node, "kernel_shape"))
-    auto = attribute(node, "auto_pad", "NOTSET")
-    if not auto.startswith("SAME"):
+    if not _is_same(node):
         return w
     sums = [(-(-n // s) - 1) * s + k - n for n, s, k in zip(sizes, w.stride, w.kernel, strict=True)]
-    begin = tuple(int((total + (auto == "SAME_LOWER")) / 2) for total in sums)  # towards 0, as C++ divides
+    begin = tuple(
+        int((total + (attribute(node, "auto_pad") == "SAME_LOWER")) / 2) for total in sums
+    )  # towards 0, as C++ divides
     end = tuple(total - b for total, b in zip(sums, begin, strict=True))
     return replace(w, begin=begin, end=end)
 

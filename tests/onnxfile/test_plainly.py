@@ -8,7 +8,7 @@ import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
-from tests.onnxfile.test_kinds import Maker, batch, info
+from tests.onnxfile.test_kinds import Maker, batch, info, rescaled
 
 EXTENTS = {"b": "N", "c": 6, "h": 5, "w": 4, "t": 20, "o": 7, "p": 3, "q": 2, "d": 6}
 
@@ -128,3 +128,28 @@ def test_gemm_that_adds_a_shortcut_is_a_unit(mode, alpha, beta, tmp_path):
     if mode == "preserve":
         assert_same_function(path, out, "x", batch())
     assert caffeinit.measure(load(out), batch(16)).rate_spread == pytest.approx(result.rate_spread, abs=1e-3)
+
+
+WINDOWS = [
+    ("MaxPool", {"kernel_shape": [1, 1], "strides": [2, 2], "ceil_mode": 1}),
+    ("AveragePool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 2, 2], "ceil_mode": 1}),
+    ("MaxPool", {"kernel_shape": [3, 3], "dilations": [2, 2], "auto_pad": "SAME_UPPER"}),
+    (
+        "MaxPool",
+        {"kernel_shape": [1, 1], "strides": [2, 1], "dilations": [2, 1], "ceil_mode": 1, "auto_pad": "SAME_UPPER"},
+    ),
+    ("ConvTranspose", {"strides": [2, 2], "output_padding": [1, 1], "auto_pad": "SAME_LOWER"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), WINDOWS)
+def test_windows_that_onnx_sees_elsewhere_lie_where_onnxruntime_has_them(kind, settings, tmp_path):
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu")
+    weights = [b.array("up.weight", 5, 5, 3, 3)] if kind == "ConvTranspose" else []
+    b.conv(b.op(kind, x, *weights, out="windows", **settings), "conv2", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    done, result = rescaled(path, out)
+    assert done["conv1.weight"] == "equalized"
+    assert max(result.outputs_moved.values()) < 1e-5
+    assert_same_function(path, out, "x", batch())
