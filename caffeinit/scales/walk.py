@@ -339,6 +339,8 @@ class Scales:
         labels, padded = same_rank([self.of(value), np.empty(shape)])
         outputs = self.constraints.fresh(padded.shape)
         narrow = [a for a, n in enumerate(padded.shape) if n == 1]
+        if padded.size > 1:
+            labels = self.constraints.collapse(labels, narrow)
         minus = labels
         if any(labels.shape[a] > 1 for a in narrow):
             # One factor serves channels of several scales: they keep their ratios.

@@ -304,6 +304,18 @@ def test_units_are_named_after_their_weights_and_those_that_share_one_are_told_a
     assert [u.name for u in result.units if "not among the chosen" not in u.reason] == ["bn.weight"]
 
 
+def test_factors_along_another_axis_than_the_channels_below_come_out_as_told(tmp_path):
+    b = Maker()
+    x = b.op("Mul", b.conv("x", "conv1", 3, 5), b.array("columns", 6), out="scaled")
+    b.conv(x, "conv2", 5, 4, out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    _, result = rescaled(path, out)
+    assert_same_function(path, out, "x", batch())
+    again = caffeinit.measure(load(out), {"x": batch(8)})
+    for told, found in zip(result.units, again.units, strict=True):
+        np.testing.assert_allclose(told.after.channel_stds, found.stats.channel_stds, rtol=1e-3)
+
+
 def ends_in_one_channel(kind, last, dtype=np.float32):
     """Return conv1 -> relu -> a convolution with one output channel -> `last`, with a stored number."""
     b = Maker(dtype=dtype)
