@@ -200,16 +200,19 @@ class PatchSampler:
 
         Args:
             pictures: how many pictures the batch has. Where N is a multiple of it, each has as many entries on axis 0, one
-                behind the other: frames, or the rows of a matrix. By default each entry counts as a picture, and what is
-                more than those announced is passed over.
+                behind the other: frames, or the rows of a matrix. Else, and by default, each entry counts as a picture, and
+                what is more than those announced is passed over.
         """
         geometry, start = self.uses[use], self._seen[use]
         if not len(value):  # none of these pictures' rows was chosen
             self._buffers.setdefault(use, np.empty((geometry.group, 0, geometry.dimension(value.shape)), np.float32))
             return
-        frames = len(value) // pictures if pictures and len(value) % pictures == 0 else 1
+        is_whole = pictures is not None and len(value) % pictures == 0
+        frames = len(value) // pictures if pictures and is_whole else 1
         stop = start + len(value) // frames
-        stop = min(stop, self.num_pictures) if pictures is None else stop
+        stop = stop if is_whole else min(stop, self.num_pictures)
+        if stop == start:
+            return
         assert stop <= self.num_pictures, f"{self.name}: more than the announced {self.num_pictures} pictures"
         positions = geometry.positions(value.shape)
         available = frames * positions

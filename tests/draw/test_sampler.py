@@ -172,3 +172,12 @@ def test_only_what_is_sampled_is_kept():
     samples = sampler.samples()
     assert samples.shape == (1, 10, 72)
     assert samples.base is None or samples.base.size == samples.size
+
+
+def test_of_rows_that_are_no_multiple_of_the_pictures_the_first_count():
+    """Behind a Transpose the first axis of a fixed batch may be the width."""
+    rows = np.arange(18, dtype=np.float32).reshape(9, 2)
+    sampler = PatchSampler("fc", [Rows(2)], 10, 4, seed=0)
+    for start in (0, 3, 6):
+        sampler.add(rows[start : start + 3], pictures=2)
+    np.testing.assert_array_equal(sampler.samples()[0], rows[:4])
