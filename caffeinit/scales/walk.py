@@ -313,6 +313,7 @@ class Scales:
         if i < o:  # the input channels run over all groups
             joined = joined.T.reshape(group, -1, joined.shape[0]).swapaxes(1, 2)
         joined = joined.reshape(group, rows.shape[1], by_group.shape[1])
+        joined = joined | ~joined.any(2, keepdims=True)  # a channel of zeros has no use for a scale of its own
         rows = rows[:, :, None] if joined.all() else np.where(joined, rows[:, :, None], ZEROS)
         self.constraints.tie(rows, by_group[:, None, :])
 

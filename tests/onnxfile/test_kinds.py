@@ -281,6 +281,23 @@ def test_a_computed_array_of_what_is_no_unit_is_no_hindrance(tmp_path):
     assert done["conv1.weight"] == "equalized"
 
 
+def test_what_reads_a_channel_of_zeros_is_not_scaled_for_its_rate(tmp_path):
+    b = Maker()
+    x = b.conv("x", "conv1", 3, 5)
+    pruned = np.random.default_rng(0).integers(-100, 100, (3, 5, 3, 3)).astype(np.int8)
+    pruned[1] = 0
+    b.initializers += [tensor("q", pruned), tensor("s", np.float32(0.01))]
+    x = b.op("Conv", x, b.op("DequantizeLinear", "q", "s", out="pruned"), out="middle", pads=[1] * 4)
+    b.conv(x, "conv2", 3, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    columns = net.params["conv2.weight"][0]
+    before = columns.copy()
+    result = caffeinit.rescale(net, {"x": batch(16)}, mode="normalize")
+    share = np.abs(columns / before)
+    np.testing.assert_allclose(share, np.broadcast_to(share[:, :1, :1, :1], share.shape), rtol=1e-4)
+    assert caffeinit.measure(net, {"x": batch(16)}).rate_spread == pytest.approx(result.rate_spread, rel=1e-3)
+
+
 def test_older_files_list_their_weights_as_inputs(tmp_path):
     b = chain()
     as_input(b)
