@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from caffeinit.errors import GradientError
+from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.model.graph import Graph, Operand, Shape, attribute
-from caffeinit.model.nodes import INSIDE, name_of
+from caffeinit.model.nodes import INSIDE, name_of, node_label
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, constant_of, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
@@ -61,10 +61,12 @@ class BatchNormalization(OpRule):
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Statistics per place were a setting up to opset 8; outputs told training from tests up to opset 13."""
+        training = attribute(node, "training_mode", int(opset < 14 and any(node.output[1:])))
         if not attribute(node, "spatial", 1):
+            if training:
+                raise CaffeinitError(f"{node_label(node)}: spatial is 0 in training, which is not read")
             _append_by_places(node, graph)
             return
-        training = attribute(node, "training_mode", int(opset < 14 and any(node.output[1:])))
         today = onnx.NodeProto()
         today.CopyFrom(node)
         del today.output[3:]  # what training had saved for its backward pass: read by no net
