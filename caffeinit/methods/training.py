@@ -151,8 +151,13 @@ def prepare_training(
     told = all(report.before is not None or not report.done for report in reports)
     foretold = found.changed and bent and can_restore(network) and close and one_each and told
     # Nothing made up for a change of the function, or not enough; or a unit was scaled that has not been measured.
-    if (found.changed and not foretold) or not one_each or not told:
+    # The file may hold less digits.
+    rounded = network.round_as_stored()
+    foretold = foretold and not rounded
+    if (found.changed and not foretold) or not one_each or not told or rounded:
         _measure_again(network, batches, reports, found)
+    if rounded:
+        found.after = probe.measure()
     both.end()
     outcome = _outcome(work, relaxed, reports, done.peak, found)
     outcome.notes += foretold_notes(foretold, work.num_first)

@@ -357,3 +357,14 @@ def test_a_single_channel_of_a_convolution_has_its_bias(kind, tmp_path):
 def test_what_one_channel_is_multiplied_by_is_no_layer(kind, tmp_path):
     net = load(ends_in_one_channel(kind, "Mul").save(tmp_path / "net.onnx"))
     assert [u.initializers for u in net.units][-1] == ["score.weight"]
+
+
+def test_what_init_tells_of_halves_is_what_the_file_then_holds(tmp_path):
+    path, out = chain(dtype=np.float16).save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net, images = load(path), {"x": batch(16).astype(np.float32)}
+    told = caffeinit.init(net, images).units
+    net.save(out)
+    for unit, found in zip(told, caffeinit.measure(load(out), images).units, strict=True):
+        np.testing.assert_allclose(unit.after.channel_means, found.stats.channel_means, rtol=1e-5)
+        np.testing.assert_allclose(unit.after.channel_stds, found.stats.channel_stds, rtol=1e-5)
+        np.testing.assert_allclose(unit.after.rate, found.rate, rtol=1e-5)
