@@ -11,7 +11,8 @@ from caffeinit.storage.files import check_target
 DATA = ("data", (".json",))
 PAGE = ("a page", (".html",))
 NET = ("a net", (".prototxt",))
-WEIGHTS = ("a file of weights", (".caffemodel", ".h5", ".hdf5"))
+HDF5 = (".h5", ".hdf5")
+WEIGHTS = ("a file of weights", (".caffemodel", *HDF5))
 _WRITTEN = {"--json": DATA, "--report": PAGE, "--output-net": NET}
 
 
