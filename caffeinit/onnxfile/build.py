@@ -117,6 +117,7 @@ class _Builder:
             graph = raised(self.graph)
         except (InferenceError, ValidationError) as error:
             raise CaffeinitError(f"{self.plain.where}: shapes in it do not go together: {_line(error)}") from None
+        _check_made(graph, self.plain.where)
         settle_types(graph, self.plain.where)
         graph.outputs = self._outputs(graph)
         return Built(graph, self.plain, self.skipped, self.idle)
@@ -277,3 +278,13 @@ def _described(graph: Graph, name: str) -> str:
 def _line(error: Exception) -> str:
     """Return what onnx says, in one line, without the name of its error."""
     return re.sub(r"^\[\w+\] ", "", " ".join(str(error).split()))[:300].rstrip(".")
+
+
+def _check_made(graph: Graph, where: str) -> None:
+    """Refuse a graph in which something is read that no node makes any more, as what old training saved for itself."""
+    made = {"", *graph.inputs, *graph.initializers, *(o for node in graph.nodes for o in node.output)}
+    for node in graph.nodes:
+        if lost := [i for i in node.input if i not in made]:
+            raise CaffeinitError(
+                f'{where}: {node_label(node)} reads "{lost[0]}", which its operator does not give today'
+            )

@@ -76,3 +76,12 @@ def test_one_rate_is_reached_and_told_as_measured(tmp_path):
     for told, unit in zip(result.units, found.units, strict=True):
         np.testing.assert_allclose(unit.stats.channel_stds, told.after.channel_stds, rtol=1e-3)
         np.testing.assert_allclose(unit.rate, told.after.rate, rtol=1e-3)
+
+
+def test_what_old_training_saved_for_itself_is_refused_where_it_is_read(tmp_path):
+    model = onnx.load(write(tmp_path / "net.onnx", 9))
+    model.graph.node.append(helper.make_node("Abs", ["saved_mean"], ["more"]))
+    model.graph.output.append(info("more", [CHANNELS]))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(caffeinit.CaffeinitError, match='reads "saved_mean", which its operator does not give today'):
+        load(tmp_path / "net.onnx")
