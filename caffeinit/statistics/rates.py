@@ -1,9 +1,9 @@
 """Rates of change: how fast each unit's weights would move, relative to their size, under gradients of one strength.
 
 The rate C of a unit is the root of sum(dW^2) / sum(W^2), where dW is the gradient of <eta, head> for one picture and eta is
-standard normal noise on the net's heads (`model/heads.py`); squares are averaged over pictures. C_j is the same over the
-weights that read input channel j alone. Noise and pictures stay the same from one measurement to the next, so that two of
-them can be compared to more digits than an average over the noise would have.
+noise of covariance 1 on the net's heads (`statistics/noise.py`, `model/heads.py`); squares are averaged over pictures. C_j
+is the same over the weights that read input channel j alone. Noise and pictures stay the same from one measurement to the
+next, so that two of them can be compared to more digits than an average over the noise would have.
 Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, section 3.
 """
 
@@ -35,6 +35,7 @@ from caffeinit.model.sizes import count_pictures, scaled_rows
 from caffeinit.model.units import Unit
 from caffeinit.scales.links import Link
 from caffeinit.statistics.forward import cut
+from caffeinit.statistics.noise import PictureNoise, draw_signs
 from caffeinit.storage.mapped import ScratchArrays
 from caffeinit.storage.paging import trim_heap
 
@@ -237,14 +238,13 @@ class RateProbe:
         """Yield each batch's noise, drawn picture by picture where it can be: the cut into batches does not show in it."""
         made, is_free = self.graph.batch_size(), self.graph.batch_axis_free
         shapes = {self._diffs[head]: self.graph.shape(head) for head in self.heads}
-        each = {n: (s[0] // made, *s[1:]) for n, s in shapes.items() if is_free and s and s[0] % made == 0}
+        rows = {n: (s[0] // made, *s[1:]) for n, s in shapes.items() if s and s[0] % made == 0}
+        each = PictureNoise(rows, rng.spawn(1)[0])
         for batch in self.batches:
             count = count_pictures(self.graph, batch) if is_free else made
             # A head of no picture of its own is a number, or a part of the batch.
-            whole = {n: scaled_rows(s, count, made) for n, s in shapes.items() if n not in each}
-            noise = {n: rng.standard_normal(s, np.float32) for n, s in whole.items()}
-            parts = [{n: rng.standard_normal(s, np.float32) for n, s in each.items()} for _ in range(count)]
-            yield noise | {n: np.concatenate([part[n] for part in parts]) for n in each}
+            whole = {n: scaled_rows(s, count, made) for n, s in shapes.items() if n not in each.shapes}
+            yield {n: draw_signs(rng, s) for n, s in whole.items()} | each.draw(count)
 
     @np.errstate(over="ignore", invalid="ignore")
     def measure(self, rough: bool = False) -> dict[str, UnitRates]:
