@@ -14,7 +14,10 @@ from fractions import Fraction
 import numpy as np
 
 from caffeinit.apply.plan import Plan, scaled_apart
+from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
+from caffeinit.model.nodes import name_of
+from caffeinit.ops import find_rule
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.statistics.moments import Moments
 
@@ -31,17 +34,26 @@ _NO_HELP = "what is free to change would not bring what comes near an end of hal
 _LN2 = float(np.log(2.0))
 
 
-def exact_system(system: ScaleSystem) -> ScaleSystem:
-    """Return the system in which no BatchNormalization has to change its stored variance, which cannot be exact."""
+def exact_system(system: ScaleSystem, graph: Graph) -> ScaleSystem:
+    """Return the system in which nothing is scaled that would have to be rounded.
+
+    That is the variance that a BatchNormalization stores, and what operators read that round powers of two.
+    """
     tied, held = [], [np.zeros(0, int)]
     for link in system.links:
         if link.kind == "norm" and "weight" in link.initializers:
             held.append(link.inputs)
         elif link.kind == "norm":
             tied += [np.array([i, o]) for i, o in zip(link.inputs, link.outputs, strict=True)]
-    return system.tied(tied).held(
+    exact = system.tied(tied).held(
         np.unique(np.concatenate(held)), "the variance that BatchNorm stores would be rounded"
     )
+    for node in graph.nodes:
+        rule = find_rule(node)
+        if rule is not None and not rule.is_exact(node, graph):
+            read = [exact.labels[i].ravel() for i in node.input if i in exact.labels]
+            exact = exact.held(np.unique(np.concatenate(read)), f"{name_of(node)} would round what is scaled")
+    return exact
 
 
 @dataclass

@@ -184,12 +184,12 @@ def _plan(run: _Run, held: Sequence[str]) -> Plan:
     """Return what is to change; all values that are compared afterwards are held, the heads among them."""
     system = scale_system(run.network, run.chosen, held, relaxed=False, rewritten=run.rewritten)
     if run.mode == "fp16":
-        halves = plan_halves(run.network, run.moments, exact_system(system))
+        halves = plan_halves(run.network, run.moments, exact_system(system, run.network.graph))
         run.notes += halves.notes
         run.no_change = halves.reason
         return halves.plan
     if run.powers_of_two:
-        return to_powers_of_two(_plan_in(run, exact_system(system)))
+        return to_powers_of_two(_plan_in(run, exact_system(system, run.network.graph)))
     return _plan_in(run, system)
 
 

@@ -78,6 +78,10 @@ class OpRule:
         """State how the scales of a node's values hang together; by default the operator is a barrier."""
         scales.barrier(node)
 
+    def is_exact(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Tell whether powers of two on what it reads that come out as powers of two leave all other digits as they are."""
+        return True
+
     def axes_behind_factors(self, node: onnx.NodeProto, graph: Graph) -> int | None:
         """Return how many axes follow the one along which the second input has factors, by which all is multiplied last.
 

@@ -11,6 +11,8 @@ from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
 from caffeinit.ops.scaling import REACH, adds, casts, chooses, divides, limits, multiplies, passes, raises
 
+_EXACT_ROOTS = 16  # powers by multiples of 1 / 16 are exact for the powers of two that come out as such
+
 
 class Broadcast(OpRule):
     """An elementwise operator; `pull_back` gives the gradient of one operand before it is summed to its shape."""
@@ -92,6 +94,11 @@ class Pow(Broadcast):
     """a ** b. The gradient of the exponent is 0 where a is not positive, that of a base of 0 where b is below 1."""
 
     scale = raises
+
+    def is_exact(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Exponents such as 1 / 3 are rounded themselves."""
+        known = constant_of(graph, node.input[1])
+        return known is not None and not np.any(known.astype(np.float64) * _EXACT_ROOTS % 1)
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""

@@ -253,6 +253,11 @@ class GlobalAveragePool(OpRule):
 class LpPool(Pool):
     """y = root of the sum of |x| ** p in each window, or channel; not differentiable where that is 0, and 0 there."""
 
+    def is_exact(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """The p-th root is a power by 1 / p, which is rounded where p is no power of two."""
+        order = int(attribute(node, "p", 2))
+        return order & (order - 1) == 0
+
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Picture by picture."""
         return True

@@ -68,7 +68,8 @@ def test_scales_that_were_spread_are_brought_back_and_no_bit_moves(name):
     build, opsets = MODELS[name]
     net = network_of(build(opsets[0]))
     batch = {"input": np.random.default_rng(1).standard_normal((8, *SHAPE)).astype(np.float32)}
-    system = exact_system(scale_system(net, lambda unit: "", [*net.graph.outputs], relaxed=False))
+    free = scale_system(net, lambda unit: "", [*net.graph.outputs], relaxed=False)
+    system = exact_system(free, net.graph)
     away = np.random.default_rng(2).choice([-12, 0, 12, 24], system.num_unknowns)
     apply(net, Plan(system, system.expand(away * np.log(2))))
     before = net.forward(batch)

@@ -73,6 +73,34 @@ def test_powers_of_two_change_no_bit_of_the_outputs(name, mode):
     assert changed > 2
 
 
+BENT = {
+    "LpPool 2": (("LpPool",), {"p": 2, "kernel_shape": [2, 2]}, True),
+    "LpPool 3": (("LpPool",), {"p": 3, "kernel_shape": [2, 2]}, False),
+    "GlobalLpPool 3": (("GlobalLpPool",), {"p": 3}, False),
+    "Pow 1.5": (("Pow", 1.5), {}, True),
+    "Pow 1/3": (("Pow", 1 / 3), {}, False),
+}
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_what_would_round_powers_of_two_is_not_scaled_by_them(name):
+    (op, *more), attributes, passes_on = BENT[name]
+    b = NetBuilder()
+    x = b.relu(b.conv(b.relu(b.conv("data", "free", 6)), "read", 6))
+    x = b.graph.op(op, x, *more, **attributes)
+    net, batches = b.finish(b.conv(x, "last", 4, kernel=1)), pictures()
+    net.params["read"][0][...] *= 1000
+    before = run(net, batches)
+    result = caffeinit.rescale(net, batches, mode="equalize", powers_of_two=True)
+    for old, new in zip(before, run(net, batches), strict=True):
+        for value in old:
+            np.testing.assert_array_equal(new[value], old[value])
+    units = {unit.name: unit for unit in result.units}
+    assert units["free"].done
+    held = f'its output is held: {op} that makes "{x}" would round what is scaled'
+    assert units["read"].done.endswith(held) != passes_on
+
+
 def test_rounded_to_powers_of_two_free_channels_are_within_the_root_of_two():
     net, batches = NETS["inception"](), pictures()
     result = caffeinit.rescale(net, batches, mode="equalize", powers_of_two=True)
