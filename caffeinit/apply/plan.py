@@ -50,6 +50,10 @@ class Plan:
         ]
         return Moments.pooled(parts)
 
+    def tells(self, graph: Graph, unit: Unit) -> bool:
+        """Tell whether each channel of what a unit puts out has one scale, so that `moments` are what they become."""
+        return all(_has_channel_scales(graph, self.system, use, self.scales) for use in unit.uses)
+
     def changes(self, graph: Graph, unit: Unit) -> bool:
         """Tell whether a unit's arrays change; they are as before the plan or after it."""
         for name in unit.initializers:
@@ -72,20 +76,32 @@ class Plan:
 
 
 def channel_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
-    """Return the label of each channel of a unit's output, (C,).
+    """Return the label of each channel of a unit's output, (C,); where it has several, its first."""
+    labels = _all_labels(graph, system, use)
+    first = labels[_first_of_channels(use.axis, labels.ndim)].reshape(-1)
+    return np.broadcast_to(first, (graph.shape(use.output)[use.axis],))
+
+
+def _all_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
+    """Return the labels of a unit's output, with as many axes as it has.
 
     What no input feeds has none, and keeps its factor: a layer that is used in turns may read a stored guess first.
     """
-    shape = graph.shape(use.output)
-    labels = system.labels.get(use.output, np.full((1,) * len(shape), PINNED))
-    labels = labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape)
-    axis = use.axis % len(shape)
-    first = labels[tuple(slice(None) if i == axis else 0 for i in range(len(shape)))]
-    return np.broadcast_to(first, (shape[axis],))
+    rank = len(graph.shape(use.output))
+    labels = system.labels.get(use.output, np.full((1,) * rank, PINNED))
+    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+
+
+def _first_of_channels(axis: int, rank: int) -> tuple[slice, ...]:
+    """Return what picks the first place of every channel."""
+    return tuple(slice(None) if i == axis % rank else slice(1) for i in range(rank))
 
 
 def scaled_apart(graph: Graph, system: ScaleSystem, unit: Unit, moments: Moments) -> list[tuple[np.ndarray, Moments]]:
-    """Return labels (C,) of a unit's outputs, and the moments of those uses together whose scales are the same."""
+    """Return labels (C,) of a unit's outputs, and the moments of those uses together whose scales are the same.
+
+    Uses with channels that have several scales, along other axes, are not among them.
+    """
     parts = moments.parts or [moments]
     groups = _uses_by_scale(graph, system, unit).values()
     return [(labels, Moments.pooled([parts[n] for n in numbers])) for labels, numbers in groups]
@@ -98,12 +114,19 @@ def has_one_scale(graph: Graph, system: ScaleSystem, unit: Unit) -> bool:
 
 def _uses_by_scale(graph: Graph, system: ScaleSystem, unit: Unit) -> dict[bytes, tuple[np.ndarray, list[int]]]:
     """Return for each scale of its own the labels (C,) of these outputs and the numbers of the uses."""
-    keys = system.fingerprints() if len(unit.uses) > 1 else np.zeros(0)
+    keys = system.fingerprints()
     found: dict[bytes, tuple[np.ndarray, list[int]]] = {}
     for number, use in enumerate(unit.uses):
-        labels = channel_labels(graph, system, use)
-        found.setdefault(keys[labels].tobytes() if len(keys) else b"", (labels, []))[1].append(number)
+        if _has_channel_scales(graph, system, use, keys):
+            labels = channel_labels(graph, system, use)
+            found.setdefault(keys[labels].tobytes(), (labels, []))[1].append(number)
     return found
+
+
+def _has_channel_scales(graph: Graph, system: ScaleSystem, use: Use, scales: np.ndarray) -> bool:
+    """Tell whether each channel of a unit's output has one of the scales, (labels + 1,)."""
+    logs = scales[_all_labels(graph, system, use)]
+    return not moves(logs - logs[_first_of_channels(use.axis, logs.ndim)])
 
 
 def moves(logs: np.ndarray) -> bool:

@@ -28,7 +28,7 @@ def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], syste
         system: the scales that may change.
     """
     graph = network.graph
-    labels, variances = [], []
+    labels, variances = [np.zeros(0, int)], [np.zeros(0)]
     for unit in network.units:
         for channels, found in scaled_apart(graph, system, unit, moments[unit.key]):
             labels.append(channels)

@@ -86,7 +86,7 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
 
 def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> np.ndarray:
     """Return the unknowns with which the largest values of channels come nearest to WANTED; of tied ones, the largest."""
-    labels, sizes = [], []
+    labels, sizes = [np.zeros(0, int)], [np.zeros(0)]
     for unit in network.units:
         for channels, found in scaled_apart(network.graph, system, unit, moments[unit.key]):
             largest, top = found.largest, found.max_abs

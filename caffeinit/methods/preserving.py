@@ -32,7 +32,7 @@ from caffeinit.model.units import Unit
 from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.statistics.forward import kept_values, looked_at, measure_moments, run_pieces
+from caffeinit.statistics.forward import Found, kept_values, looked_at, measure_moments, run_pieces
 from caffeinit.statistics.moments import Moments
 from caffeinit.statistics.nonfinite import check_finite
 from caffeinit.statistics.rate_options import BALANCED, Pictures, RateOptions, first_pictures
@@ -62,6 +62,7 @@ class _Run:
         powers_of_two: round all scales to powers of two.
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's key -> moments of its output as it was.
+        measured: unit's key -> moments as they have become, measured where they do not follow from the scales of channels.
         rates: unit's key -> rates as they were.
         rounded: weights are stored in half precision, and new ones were rounded to it.
         outputs_moved: as in `Outcome`.
@@ -76,6 +77,7 @@ class _Run:
     powers_of_two: bool = False
     probe: RateProbe | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
+    measured: dict[str, Moments] = field(default_factory=dict)
     rates: dict[str, UnitRates] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rounded: bool = False
@@ -139,7 +141,7 @@ def rescale_preserving(
         run.rounded = network.round_as_stored()
         _describe_net(run)
         progress(2, 3)
-        _prove(run, batches, kept, moves)
+        _prove(run, plan, batches, kept, moves)
         progress(3, 3)
     return _outcome(run, plan)
 
@@ -202,13 +204,22 @@ def _plan_in(run: _Run, system: ScaleSystem) -> Plan:
     return plan_balance(run.network, run.rates, learns, plan) if run.probe else plan
 
 
-def _prove(run: _Run, batches: Iterable[Batch], kept: KeptValues, moves: Mapping[str, Difference]) -> None:
-    values = looked_at(run.network, kept.names)
-    pieces = run_pieces(run.network, batches, values, lambda made, pool: kept_values(made, list(moves)))
-    for (_, after), before in zip(pieces, kept, strict=True):
+def _prove(run: _Run, plan: Plan, batches: Iterable[Batch], kept: KeptValues, moves: Mapping[str, Difference]) -> None:
+    network, pieces = run.network, iter(kept)
+
+    def see(after: Found) -> None:
+        before = next(pieces)
         for name, difference in moves.items():
             ranked = before.get(difference.places.value) if difference.places else None
             difference.see(before[name], np.asarray(after[name]), ranked)
+
+    if all(plan.tells(network.graph, unit) for unit in network.units):
+        values = looked_at(network, kept.names)
+        for _, after in run_pieces(network, batches, values, lambda made, pool: kept_values(made, list(moves))):
+            see(after)
+    else:
+        run.measured = measure_moments(network, batches, kept.names, see)
+    assert next(pieces, None) is None, "fewer pictures than before"
     if lost := [d for d in moves.values() if not is_kept(d, moves, TOLERANCE)]:
         raise CaffeinitError(_refusal(run, lost))
     for name, move in moves.items():
@@ -337,7 +348,8 @@ def _grown(run: _Run, before: float, after: float) -> str:
 def _report(run: _Run, unit: Unit, plan: Plan) -> UnitReport:
     graph, moments = run.network.graph, run.moments[unit.key]
     report = UnitReport(unit.name, unit.kind, unit.num_channels, reason=run.chosen(unit))
-    report.before, report.after = UnitStats.of(moments), UnitStats.of(plan.moments(graph, unit, moments))
+    after = run.measured.get(unit.key) or plan.moments(graph, unit, moments)
+    report.before, report.after = UnitStats.of(moments), UnitStats.of(after)
     report.dead = [int(i) for i in np.flatnonzero(moments.dead)]
     if not report.reason:
         _say_done(run, unit, plan, report)

@@ -73,6 +73,26 @@ def test_powers_of_two_change_no_bit_of_the_outputs(name, mode):
     assert changed > 2
 
 
+@pytest.mark.parametrize("mode", ["preserve", "equalize", "fp16"])
+def test_a_product_left_alone_passes_the_scales_of_other_axes_and_asks_for_none(mode):
+    b = NetBuilder()
+    x = b.relu(b.conv("data", "below", 6))
+    x = b.relu(b.graph.op("MatMul", x, b.array("rows", 0, (10, 7)), name="rows"))
+    net, batches = b.finish(b.conv(x, "above", 4)), pictures()
+    net.params["below"][0][...] *= 1e6
+    before = run(net, batches)
+    result = caffeinit.rescale(net, batches, mode=mode, layers=["below", "above"])
+    for old, new in zip(before, run(net, batches), strict=True):
+        for value in old:
+            np.testing.assert_allclose(new[value], old[value], rtol=0, atol=1e-5 * np.abs(old[value]).max())
+    # The sizes of what the product puts out mix those of all channels that it reads: they are measured.
+    found = caffeinit.measure(net, batches)
+    for told, unit in zip(result.units, found.units, strict=True):
+        np.testing.assert_allclose(told.after.channel_stds, unit.stats.channel_stds, rtol=1e-5)
+    stds = result.units[0].after.channel_stds
+    assert stds.max() / stds.min() < (2.001 if mode == "fp16" else 1.001)
+
+
 BENT = {
     "LpPool 2": (("LpPool",), {"p": 2, "kernel_shape": [2, 2]}, True),
     "LpPool 3": (("LpPool",), {"p": 3, "kernel_shape": [2, 2]}, False),
