@@ -18,7 +18,7 @@ Mirroring is for training and left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +141,9 @@ class Preprocessing:
         Raises:
             OptionError: it makes no sense.
         """
+        known = [f.name for f in fields(self) if f.init and f.name != "given"]
+        if unknown := [name for name in given if name not in known]:
+            raise OptionError(f"pictures have no option {unknown[0]}; there are {', '.join(known)}")
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
             return self

@@ -101,6 +101,11 @@ def test_an_option_that_does_not_fit_the_input_is_told_from_a_net_that_does_not(
         read_images(SHAPES, tmp_path, preprocessing=Preprocessing(**given).override(scale=2.0))
 
 
+def test_an_option_that_there_is_not_is_refused_in_words() -> None:
+    with pytest.raises(OptionError, match="pictures have no option limit; there are mean, mean_file, "):
+        Preprocessing().override(limit=64)
+
+
 def test_advice_on_a_mean_is_not_what_was_done(tmp_path) -> None:
     write(tmp_path / "a.png", 10)
     with pytest.raises(OptionError, match="Give --mean one value, or 3, one for each channel"):
