@@ -19,7 +19,7 @@ from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
 from caffeinit.images.preprocess import is_one_picture
 from caffeinit.model.nodes import check_made_once, nodes_within, operator_of
-from caffeinit.model.places import Places, find_places
+from caffeinit.model.places import Places, find_places, is_squashed
 from caffeinit.storage.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
@@ -99,7 +99,14 @@ class OnnxFunction:
 
     def places(self, output: str) -> Places | None:
         """Return what an output tells the places of, if it does."""
-        return find_places(output, {o: node for node in self._model.graph.node for o in node.output}.get)
+        return find_places(output, self._producers().get)
+
+    def is_squashed(self, output: str) -> bool:
+        """Tell whether a sigmoid puts an output out."""
+        return is_squashed(output, self._producers().get)
+
+    def _producers(self) -> dict[str, onnx.NodeProto]:
+        return {o: node for node in self._model.graph.node for o in node.output}
 
     def chosen_from(self, output: str) -> tuple[str, ...]:
         """Return nothing, as `judged` does."""

@@ -1,7 +1,10 @@
-"""Outputs that are places: which of some numbers are the largest, as ArgMax, ArgMin and TopK tell it.
+"""Outputs whose differences do not mean what those of other numbers do: places, and what a sigmoid puts out.
 
-A place is another one or it is not; by how much it differs means nothing. Where the numbers at both places are the same
-but for rounding, which of them comes first is chance, and no sign of another function.
+Places tell which of some numbers are the largest, as ArgMax, ArgMin and TopK do. A place is another one or it is not; by
+how much it differs means nothing. Where the numbers at both places are the same but for rounding, which of them comes
+first is chance, and no sign of another function.
+
+A sigmoid is computed as one half and something: however small what it puts out, it comes in steps of 6e-8.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import numpy as np
 import onnx
 
 from caffeinit.model.graph import attribute
+from caffeinit.model.nodes import VIEWS
 
 _VIEWS = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 
@@ -63,3 +67,14 @@ def find_places(output: str, producer: Callable[[str], onnx.NodeProto | None]) -
             return None
         output = node.input[0]
     return None
+
+
+def is_squashed(output: str, producer: Callable[[str], onnx.NodeProto | None]) -> bool:
+    """Tell whether an output is what a sigmoid puts out, looking through plain views.
+
+    Args:
+        producer: returns the node that makes a value.
+    """
+    while (node := producer(output)) is not None and not node.domain and node.op_type in (*VIEWS, "Cast"):
+        output = node.input[0]
+    return node is not None and not node.domain and node.op_type == "Sigmoid"

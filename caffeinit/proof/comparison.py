@@ -116,7 +116,13 @@ def compare(
 
 def _differences(a: Function, pairs: Pairs, tolerance: float) -> list[Difference]:
     return [
-        Difference(name, places=a.places(name), tolerance=tolerance, chosen_from=a.chosen_from(name))
+        Difference(
+            name,
+            places=a.places(name),
+            squashed=a.is_squashed(name),
+            tolerance=tolerance,
+            chosen_from=a.chosen_from(name),
+        )
         for name, _ in pairs
     ]
 

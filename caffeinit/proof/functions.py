@@ -10,7 +10,7 @@ import numpy as np
 from caffeinit.engine.session import compile_graph
 from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.model.network import Network
-from caffeinit.model.places import Places, find_places
+from caffeinit.model.places import Places, find_places, is_squashed
 
 Values = Mapping[str, np.ndarray]
 Run = Callable[[Values], dict[str, np.ndarray]]
@@ -44,6 +44,9 @@ class Function(Protocol):
     def places(self, output: str) -> Places | None:
         """Return what an output tells the places of, if it does."""
 
+    def is_squashed(self, output: str) -> bool:
+        """Tell whether a sigmoid puts an output out."""
+
     def chosen_from(self, output: str) -> tuple[str, ...]:
         """Return the values that an output's entries are chosen from, where that is known."""
 
@@ -58,6 +61,7 @@ class ToldFunction:
         self._file, self._told = file, NetFunction(network, file.label)
         self.label, self.inputs, self.outputs, self.rows = file.label, file.inputs, file.outputs, file.rows
         self.values, self.places, self.compile = file.values, file.places, file.compile
+        self.is_squashed = file.is_squashed
 
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges."""
@@ -98,6 +102,10 @@ class NetFunction:
     def places(self, output: str) -> Places | None:
         """Return what an output tells the places of, if it does."""
         return find_places(output, self._network.graph.producer)
+
+    def is_squashed(self, output: str) -> bool:
+        """Tell whether a sigmoid puts an output out."""
+        return is_squashed(output, self._network.graph.producer)
 
     def chosen_from(self, output: str) -> tuple[str, ...]:
         """Return the values that an output's entries are chosen from, if the data choose them."""

@@ -16,6 +16,9 @@ from caffeinit.model.places import Places
 
 # Weights are rounded once more, 6e-8 of each; deep nets blow that up a few hundred times.
 TOLERANCE = 1e-4
+# What a sigmoid puts out is told as a part of this at least: sixteen of its steps are within the tolerance then. What it
+# reads is compared beside it.
+_SQUASHED = 2.0**-20 / TOLERANCE
 # Outputs are kept in memory up to this size, and on disk beyond it.
 SPOOL_BYTES = 128 << 20
 
@@ -31,6 +34,7 @@ class Difference:
         gap: largest difference; infinite where a side is not finite and the other is not the same.
         changed: pictures whose largest entry is another one; None where the value is not one row a picture.
         places: what the value tells the places of; None of other values.
+        squashed: a sigmoid puts it out.
         chosen_from: of a list of entries that the data choose, the values that tell all of it (`model/heads.py`).
         counted: whole numbers that were held against each other, for being equal or not; 0 of real numbers.
         unequal: how many of them differ, and `ties`: how many of these are places of numbers that tie within `tolerance`.
@@ -45,6 +49,7 @@ class Difference:
     shapes: tuple[Shape, Shape] | None = None
     step: float = 0.0
     places: Places | None = None
+    squashed: bool = False
     chosen_from: tuple[str, ...] = ()
     tolerance: float = TOLERANCE
     counted: int = 0
@@ -64,7 +69,8 @@ class Difference:
         """
         if self.is_whole and not self.shapes:
             return float("inf") if self.unequal > self.ties else 0.0
-        return self.gap / self.largest if self.gap and self.largest else float("inf") if self.gap else 0.0
+        largest = max(self.largest, _SQUASHED) if self.squashed else self.largest
+        return self.gap / largest if self.gap and largest else float("inf") if self.gap else 0.0
 
     def told_apart(self) -> str:
         """Return in words how many whole numbers differ, and how many of these mean nothing."""

@@ -12,7 +12,7 @@ from caffeinit.model.places import Places
 from caffeinit.proof.comparison import Difference, compare
 from caffeinit.proof.functions import NetFunction
 from tests.engine.test_onnxrun import ROWS, WEIGHT, write_product
-from tests.nets import NETS, pictures
+from tests.nets import NETS, NetBuilder, pictures
 
 
 def seen(a, b, cuts=1):
@@ -230,3 +230,29 @@ def test_places_of_a_model_are_held_against_its_values(kind, keepdims, tmp_path)
         assert places.unequal == places.ties > 0
         assert any("all of them between values that tie" in note for note in found.notes)
         assert not compare(one, far, [{"x": x}]).same
+
+
+def unsure(change=0.0):
+    """A net that is nowhere sure of anything: its sigmoid puts out a few steps of rounding."""
+    b = NetBuilder()
+    x = b.relu(b.conv("data", "conv1", 6))
+    head = b.graph.op("Conv", x, b.array("head", 0, (2, 6, 1, 1)), b.array("head", 1, (2,)), kernel_shape=[1, 1])
+    net = b.finish(b.graph.reshape(b.graph.op("Sigmoid", head), [4, 240]))
+    net.params["head"][1][...] = -13 + change
+    return net
+
+
+def test_what_a_sigmoid_rounds_is_no_difference_where_it_reads_the_same():
+    net, other, batches = unsure(), unsure(), pictures()
+    caffeinit.rescale(other, batches, mode="equalize")
+    found = caffeinit.compare(net, other, batches)
+    output, *heads = found.outputs
+    assert output.gap > 1e-4 * output.largest > 0  # as a part of what it puts out, more than the tolerance
+    assert found.same
+    assert len(heads) == 1
+
+
+def test_what_a_sigmoid_hides_shows_in_what_it_reads():
+    found = caffeinit.compare(unsure(), unsure(change=0.01), pictures())
+    assert [found.agree(d) for d in found.outputs] == [True, False]
+    assert not found.same
