@@ -186,6 +186,28 @@ def can_apply(network: Network, plan: Plan) -> bool:
     return True
 
 
+def labels_beyond(network: Network, plan: Plan) -> np.ndarray:
+    """Return the free labels by whose factors numbers would leave single precision, (n,)."""
+    if can_apply(network, plan):
+        return np.zeros(0, int)
+    system, graph, found = plan.system, network.graph, [np.zeros(0, int)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        variances, lifts = (f(graph, plan.scales) for f in (system.variances, system.lifts))
+        for link in system.links:
+            if link.kind == "norm":
+                beyond = ~np.isfinite(variances[link.initializers["variance"]].astype(np.float32).ravel())
+                found += [link.inputs[beyond], link.outputs[beyond]]
+        for name, use in system.uses.items():
+            if name not in variances:
+                array = graph.initializers[name]
+                log = sum(_logs(plan, use, lifts.get(name)))
+                beyond = np.isfinite(array) & ~np.isfinite((array * np.exp(log)).astype(np.float32))
+                found += [np.broadcast_to(labels, array.shape)[beyond] for labels in (use.plus, use.minus)]
+                release(array)
+    labels = np.unique(np.concatenate(found))
+    return np.asarray(labels[system.is_free(labels)])
+
+
 def _logs(plan: Plan, use: ArrayUse, lift: np.ndarray | None = None, joined: bool = False) -> list[np.ndarray]:
     """Return the logarithms of an array's factors, or their sum where each is a single number.
 

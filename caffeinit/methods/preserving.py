@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import TensorProto
 
-from caffeinit.apply.plan import Plan, apply
+from caffeinit.apply.plan import Plan, apply, labels_beyond
 from caffeinit.errors import CaffeinitError
 from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.equalize import plan_unit_deviations
-from caffeinit.methods.halves import SMALLEST, exact_system, plan_halves, to_powers_of_two
+from caffeinit.methods.halves import SMALLEST, HalvesPlan, exact_system, plan_halves, to_powers_of_two
 from caffeinit.methods.telling import holding, learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
@@ -27,7 +27,7 @@ from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.model.netnumbers import shortest
 from caffeinit.model.network import Network
 from caffeinit.model.nodes import INSIDE, operator_of
-from caffeinit.model.places import find_places
+from caffeinit.model.places import find_places, is_squashed
 from caffeinit.model.units import Unit
 from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats
@@ -124,6 +124,7 @@ def rescale_preserving(
         name: Difference(
             name,
             places=find_places(name, network.graph.producer),
+            squashed=is_squashed(name, network.graph.producer),
             chosen_from=chosen_from(network.graph, network.learned, name),
         )
         for name in outputs
@@ -185,23 +186,26 @@ def _measure_rates(run: _Run, first: Sequence[Batch]) -> None:
 def _plan(run: _Run, held: Sequence[str]) -> Plan:
     """Return what is to change; all values that are compared afterwards are held, the heads among them."""
     system = scale_system(run.network, run.chosen, held, relaxed=False, rewritten=run.rewritten)
+    system = exact_system(system, run.network.graph) if run.is_exact else system
+    found = _plan_in(run, system)
+    while len(beyond := labels_beyond(run.network, found.plan)):
+        system = system.held(beyond, "numbers would leave single precision")
+        found = _plan_in(run, system)
+    run.notes += found.notes
+    run.no_change = found.reason
+    return found.plan
+
+
+def _plan_in(run: _Run, system: ScaleSystem) -> HalvesPlan:
     if run.mode == "fp16":
-        halves = plan_halves(run.network, run.moments, exact_system(system, run.network.graph))
-        run.notes += halves.notes
-        run.no_change = halves.reason
-        return halves.plan
-    if run.powers_of_two:
-        return to_powers_of_two(_plan_in(run, exact_system(system, run.network.graph)))
-    return _plan_in(run, system)
-
-
-def _plan_in(run: _Run, system: ScaleSystem) -> Plan:
+        return plan_halves(run.network, run.moments, system)
     plan = Plan(system, np.zeros(system.solution.matrix.shape[0]))
     if run.per_channel_rates and run.probe:
         plan = plan_column_rates(run.network, run.rates, learns, system)
     elif run.mode in ("preserve", "equalize"):
         plan = plan_unit_deviations(run.network, run.moments, system)
-    return plan_balance(run.network, run.rates, learns, plan) if run.probe else plan
+    plan = plan_balance(run.network, run.rates, learns, plan) if run.probe else plan
+    return HalvesPlan(to_powers_of_two(plan) if run.powers_of_two else plan, [])
 
 
 def _prove(run: _Run, plan: Plan, batches: Iterable[Batch], kept: KeptValues, moves: Mapping[str, Difference]) -> None:

@@ -93,6 +93,24 @@ def test_a_product_left_alone_passes_the_scales_of_other_axes_and_asks_for_none(
     assert stds.max() / stds.min() < (2.001 if mode == "fp16" else 1.001)
 
 
+@pytest.mark.parametrize("mode", ["preserve", "equalize"])
+def test_a_channel_whose_scaled_numbers_no_file_could_hold_is_held(mode):
+    b = NetBuilder()
+    x = b.relu(b.norm(b.conv("data", "worn", 6, bias=False), "norm"))
+    net, batches = b.finish(b.conv(x, "above", 4)), pictures()
+    net.params["worn"][0][2] *= 1e-27  # weight decay leaves such, and such variances
+    net.params["norm"][1][2] = 6e-45
+    before = run(net, batches)
+    result = caffeinit.rescale(net, batches, mode=mode, balanced=False)
+    for old, new in zip(before, run(net, batches), strict=True):
+        for value in old:
+            np.testing.assert_allclose(new[value], old[value], rtol=0, atol=1e-5 * np.abs(old[value]).max())
+    stds = result.units[0].after.channel_stds
+    assert stds[2] < 1e-20
+    np.testing.assert_allclose(np.delete(stds, 2), 1, rtol=1e-3)
+    assert "the others held: numbers would leave single precision" in result.units[0].done
+
+
 BENT = {
     "LpPool 2": (("LpPool",), {"p": 2, "kernel_shape": [2, 2]}, True),
     "LpPool 3": (("LpPool",), {"p": 3, "kernel_shape": [2, 2]}, False),
