@@ -76,13 +76,17 @@ def iterate(
     restorer = restorer or Restorer()
     state = Best(network, relaxed.units)
     before: dict[str, UnitRates] = {}
+    marked: dict[str, UnitRates] = {}  # rates at the point that is gone back to, where they can be kept
     done = since_best = 0
     is_back = False
     while done < rounds:
-        rates = probe.measure()
+        if is_back and marked:
+            rates = marked
+        else:
+            rates = probe.measure()
+            done += 1
+            progress(done, rounds)
         before = before or without_squares(rates)
-        done += 1
-        progress(done, rounds)
         best, spread = state.spread, np.inf
         if not relaxed.is_astray(spread_of(rates, relaxed.units), spread_of(before, relaxed.units)):
             plan = plan_balance(network, rates, relaxed.counted, start, evenly=True)
@@ -97,6 +101,7 @@ def iterate(
             continue
         if is_back or spread == state.spread:
             relaxed.mark()
+            marked = rates if relaxed.has_sums and probe.can_keep else {}
         is_back = False
         change = relaxed.step(rates)[0]
         del rates  # what they come from makes room for the next ones

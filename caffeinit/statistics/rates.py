@@ -48,6 +48,8 @@ LARGE_PIECE_BYTES = 1 << 28  # of a larger piece's values
 PASS_BYTES = 1 << 28
 SEGMENTED_PASS_BYTES = 1 << 27  # the same where weights are so many that they are not in memory at once
 
+KEPT_BYTES = 1 << 26  # of all units' squares: fewer may be kept beside those of the next measurement
+
 
 @dataclass
 class UnitRates:
@@ -202,6 +204,13 @@ class RateProbe:
         self.unreached = _without_gradient(self.graph, self._units, self.heads, network.place)
         self.run, self._diffs = self._differentiate()
         self._noise = list(self._draw(np.random.default_rng(seed)))
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether what one measurement gives is little enough to be kept while another is made."""
+        shapes = [unit.weight.shape for unit in self._units if unit.weight is not None]
+        squares = 8 * sum(math.prod(shape[:3]) for shape in shapes)
+        return not self._is_segmented and self.network.settings.room is None and squares <= KEPT_BYTES
 
     def _is_given(self, head: str) -> bool:
         given = set(self.batches[0])
