@@ -3,7 +3,8 @@
 An ONNX file does not say what was learned. Learned is what stands where a unit has its arrays: weights and biases of Conv,
 ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel, and BatchNormalization's four arrays. A
 filter that is the same for all channels, each of which it is applied to alone, was not; nor was one that counts from 0 on,
-with which detectors take the mean of a distribution; nor were waves, with which nets for sound begin.
+with which detectors take the mean of a distribution, or one along places (`positions.py`); nor were waves, with which
+nets for sound begin.
 A weight that is computed in the graph (DequantizeLinear, ConstantOfShape, ...) is worked out once, so that its unit can be
 measured, and stays.
 """
@@ -29,6 +30,7 @@ from caffeinit.model.units import AGAIN, VALUES, Learned, Unit, array_view, find
 from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.numbers import has_one_channel
+from caffeinit.onnxfile.positions import along_positions
 from caffeinit.ops.base import rewritten
 
 _CONSTANT = re.compile(r"const(_[0-9]+)?")
@@ -117,13 +119,14 @@ def find_learned(
     single |= {o for n in graph.nodes for o in n.output if has_one_channel(o)}
     bare = {n.output[0] for n in graph.nodes if _makes_one_channel_without_bias(graph, n, moving)}
     formulas: set[str] = set()
+    placed = along_positions(graph)
     varying = followers(graph, graph.inputs)
     for node in graph.nodes:
         if not any(o in varying for o in node.output):
             continue  # arithmetic of arrays, and of shapes, such as anchors
         for value, role in _arrays_of(node):
             name = _behind(graph, value)
-            if role == "weight" and _why_fixed(node, graph):
+            if value in placed or (role == "weight" and _why_fixed(node, graph)):
                 continue
             array = graph.initializers.get(name) if name else None
             is_known = name in changeable or name in held or name in computed

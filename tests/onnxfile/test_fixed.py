@@ -93,6 +93,31 @@ def test_other_whole_numbers_are_weights(tmp_path):
     assert "counts" in {unit.name for unit in net.units}
 
 
+def boxes(turned):
+    """Return a detector's end: the boxes of all places, multiplied by the stride of each, as YOLO's exports have it."""
+    b = Maker()
+    x = b.conv(b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1"), "conv2", 5, 4)
+    b.initializers += [
+        tensor("form", np.int64([0, 4, -1])),
+        tensor("strides", np.repeat(np.float32([8, 16]), 24).reshape((1, 48, 1) if turned else (1, 1, 48))),
+    ]
+    x = b.op("Reshape", x, "form", out="places")
+    x = b.op("Transpose", x, out="rows", perm=[0, 2, 1]) if turned else x
+    b.op("Mul", b.op("Sigmoid", x, out="score"), "strides", out="y")
+    return b
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("mode", ["normalize", "init"])
+def test_strides_of_places_stay(mode, turned, tmp_path):
+    path, out = boxes(turned).save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    result = caffeinit.init(net, batch(8)) if mode == "init" else caffeinit.rescale(net, batch(8), mode=mode)
+    assert [unit.name for unit in result.units] == ["conv1.weight", "conv2.weight"]
+    net.save(out)
+    assert onnx.load(path).graph.initializer[-1] == onnx.load(out).graph.initializer[-1]
+
+
 def waves(length, part):
     """Return rows of a windowed Fourier transform of `length` numbers."""
     angle = 2 * np.pi * np.outer(np.arange(length // 2 + 1), np.arange(length)) / length
