@@ -123,7 +123,7 @@ def _clear(out: Path, made: Plan, manifest: Manifest) -> None:
     """Put in their places what a killed run had ready, and remove what it left half done."""
     for entry in (manifest.entries[name] for name in made.have):
         if (out / WORK / "done" / entry.key).exists():
-            assert complete(out, entry, move=True), entry.model
+            _put_in_place(out, entry)
     shutil.rmtree(out / WORK / "work", ignore_errors=True)
     wanted = {task.key for task in made.todo}
     (out / WORK / "done").mkdir(exist_ok=True)
@@ -150,9 +150,19 @@ def _deliver(order: Order, manifest: Manifest, task: Task, record: Mapping[str, 
     _forget_outputs(order.out, manifest, entry)
     manifest.append(entry)
     if entry.result == "ok":
-        assert complete(order.out, entry, move=True), f"{task.name}: its outputs are not where its process left them"
+        _put_in_place(order.out, entry)
     shutil.rmtree(order.out / WORK / "done" / task.key, ignore_errors=True)
     return entry
+
+
+def _put_in_place(out: Path, entry: Entry) -> None:
+    """Put a model's outputs where its line says.
+
+    Raises:
+        OutputError: they are not where its process left them.
+    """
+    if not complete(out, entry, move=True):
+        raise OutputError(f"{entry.model}: its outputs are not where its process left them, below {out / WORK}")
 
 
 def _entry(task: Task, record: Mapping[str, Any]) -> Entry:
