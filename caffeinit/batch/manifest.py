@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caffeinit.errors import FormatError
-from caffeinit.storage.files import leads_out
+from caffeinit.storage.files import leads_out, sync_folder
 
 
 @dataclass
@@ -123,6 +123,7 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
         os.replace(through, self.path)
+        sync_folder(self.path.parent)
 
 
 def append_time(path: Path, times: Mapping[str, Any]) -> None:

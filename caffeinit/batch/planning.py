@@ -22,6 +22,7 @@ from caffeinit.batch.tasks import Limits, Task, build_task, limits_of, merged, o
 from caffeinit.batch.zoo import search_zoo
 from caffeinit.errors import CaffeinitError, OptionError, OutputError
 from caffeinit.images.files import natural_key
+from caffeinit.storage.files import sync_folder
 
 WORK = ".batch"
 
@@ -241,6 +242,7 @@ def complete(out: Path, entry: Entry, move: bool) -> bool:
         if move:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
+            sync_folder(target.parent)
     return True
 
 

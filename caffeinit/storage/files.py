@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -24,6 +25,13 @@ def is_onnx(path: str | PathLike[str]) -> bool:
 
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+HDF5_ENDINGS = (".h5", ".hdf5")
+CAFFEMODEL_ENDINGS = (*(f".caffemodel{ending}" for ending in HDF5_ENDINGS), ".caffemodel")
+
+
+def is_named_hdf5(path: str | PathLike[str]) -> bool:
+    """Tell whether a file is meant as HDF5, by its name."""
+    return os.fspath(path).lower().endswith(HDF5_ENDINGS)
 
 
 def is_hdf5(path: str | PathLike[str]) -> bool:
@@ -120,8 +128,8 @@ def replacing_all(paths: Sequence[str | PathLike[str]], force: bool = False) -> 
             stack.callback(temporary.unlink, missing_ok=True)
         try:
             yield temporaries
-            for temporary in temporaries:
-                _to_disk(temporary)
+            for temporary, target in zip(temporaries, targets, strict=True):
+                _to_disk(temporary, target)
             _name_all(temporaries, targets, force)
         except OSError as error:
             raise OutputError(f"{' and '.join(map(str, paths))}: cannot be written: {_reason(error)}") from error
@@ -146,7 +154,11 @@ def _second_name(target: Path) -> Path:
     try:
         os.link(target, second)
     except OSError:
-        shutil.copy2(target, second)
+        try:
+            shutil.copy2(target, second)
+        except OSError:
+            second.unlink(missing_ok=True)
+            raise
     return second
 
 
@@ -221,30 +233,62 @@ def _mode(target: Path) -> int | None:
 
 def _finish(temporary: Path, target: Path, force: bool) -> None:
     """Bring the bytes to disk and the name to the target."""
-    _to_disk(temporary)
+    _to_disk(temporary, target)
     _name(temporary, target, force)
 
 
-def _to_disk(temporary: Path) -> None:
+def _to_disk(temporary: Path, target: Path) -> None:
+    """Bring the bytes to disk, with the rights of the file that is replaced, or those of any new file."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
+    old = _mode(target)
+    if old is not None:
+        temporary.chmod(stat.S_IMODE(old))
+        return
     with _UMASK:  # it can only be read by setting it; two threads at once would leave it at 0
-        mask = os.umask(0)
+        mask = os.umask(0o077)
         os.umask(mask)
     temporary.chmod(0o666 & ~mask)
 
 
 def _name(temporary: Path, target: Path, force: bool) -> None:
-    if force:
+    if not force:
+        try:
+            # A link refuses to replace a file that appeared while we worked; a rename would not.
+            os.link(temporary, target)
+        except FileExistsError:
+            raise _appeared(target) from None
+        except OSError:  # the file system has no hard links; an empty file of this name refuses in their place
+            try:
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                raise _appeared(target) from None
+            try:
+                os.replace(temporary, target)
+            except OSError:
+                target.unlink()
+                raise
+    else:
         os.replace(temporary, target)
+    sync_folder(target.parent)
+
+
+def _appeared(target: Path) -> OutputError:
+    return OutputError(f"{target}: appeared while the work was going on; --force replaces it")
+
+
+def sync_folder(folder: str | PathLike[str]) -> None:
+    """Bring the names in a folder to disk, where the system has a way to."""
+    if os.name != "posix":
         return
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        # A link refuses to replace a file that appeared while we worked; a rename would not.
-        os.link(temporary, target)
-    except FileExistsError:
-        raise OutputError(f"{target}: appeared while the work was going on; --force replaces it") from None
-    except OSError:
-        os.replace(temporary, target)  # the file system has no hard links
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems know of no such thing
+            raise
+    finally:
+        os.close(handle)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -131,6 +131,39 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
         os.umask(mask)
 
 
+def test_a_replaced_file_keeps_its_permissions(old):
+    old.chmod(0o600)
+    write(old)
+    assert stat.S_IMODE(old.stat().st_mode) == 0o600
+    with replacing_all([old], force=True) as (temporary,):
+        temporary.write_bytes(b"newer")
+    assert stat.S_IMODE(old.stat().st_mode) == 0o600
+
+
+def test_without_hard_links_an_output_that_appears_meanwhile_stays(tmp_path, monkeypatch):
+    def no_link(*args, **kwargs):
+        (tmp_path / "out").write_bytes(b"of another process")
+        raise OSError(1, "not permitted")
+
+    monkeypatch.setattr(files.os, "link", no_link)
+    with pytest.raises(OutputError, match="appeared"):
+        write(tmp_path / "out", force=False)
+    assert (tmp_path / "out").read_bytes() == b"of another process"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_an_old_file_that_cannot_be_set_aside_leaves_no_part_of_a_copy(old, monkeypatch):
+    def fails(*args, **kwargs):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(files.os, "link", fails)
+    monkeypatch.setattr(files.shutil, "copy2", fails)
+    with pytest.raises(OutputError, match="no space"), replacing_all([old], force=True) as (temporary,):
+        temporary.write_bytes(b"new")
+    assert old.read_bytes() == b"old"
+    assert os.listdir(old.parent) == ["out"]
+
+
 def fifo(path):
     os.mkfifo(path)
 
