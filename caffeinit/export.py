@@ -7,7 +7,6 @@ the axes in which the outputs then differ are the ones left open.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.norms import find_statistic, stored_factor
-from caffeinit.storage.files import check_target, replacing
+from caffeinit.storage.files import check_target, replacing_all
 
 MOST_EMBEDDED = 1_900_000_000  # bytes; protobuf's limit is 2 GiB for the whole file
 TOLERANCE = 1e-4  # of a value's largest number; the file and `Network.forward` run the same operators
@@ -76,11 +75,11 @@ def export_onnx(
     small = {n: a for n, a in graph.initializers.items() if not beside or a.nbytes <= _ALWAYS_INSIDE}
     model = _describe(graph.to_model(embed=small), origin)
     _state_outputs(model, runs, graph)
-    with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(replacing(path, force))
+    with replacing_all([path] if data is None else [data, path], force) as places:
+        temporary = places[-1]
         if data is not None:
             large = {n: a for n, a in graph.initializers.items() if n not in small}
-            _write_beside(model, large, stack.enter_context(replacing(data, force)))
+            _write_beside(model, large, places[0])
         onnx.save_model(model, temporary, format="protobuf")
         difference = _check(temporary, runs)
         if data is not None:

@@ -7,7 +7,6 @@ the model stays there, under the same names where the output goes to another fol
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import tempfile
@@ -28,7 +27,7 @@ from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
 from caffeinit.patterns import first_of
 from caffeinit.storage import wire
-from caffeinit.storage.files import check_regular_file, check_target, leads_out, replacing
+from caffeinit.storage.files import check_regular_file, check_target, leads_out, replacing_all
 from caffeinit.storage.mapped import release, scratch_copy
 
 MOST_NODES = 100_000
@@ -116,11 +115,11 @@ class Container:
                 own.append((text.start, text.end, renamed[tensor.place[0]].encode()))
                 around |= {f.begin: f for f in tensor.location}
         own = wire.with_lengths(own, list(around.values()))
-        with contextlib.ExitStack() as stack:
-            for location, file in self.data_files.items():
-                beside = stack.enter_context(replacing(_made_way(target.parent / renamed[location]), force))
-                _write_pieces(beside, wire.edited(file.data, edits[location]))
-            _write_pieces(stack.enter_context(replacing(target, force)), wire.edited(self.data, own))
+        beside = [_made_way(target.parent / renamed[location]) for location in self.data_files]
+        with replacing_all([*beside, target], force) as places:
+            for place, (location, file) in zip(places, self.data_files.items(), strict=False):
+                _write_pieces(place, wire.edited(file.data, edits[location]))
+            _write_pieces(places[-1], wire.edited(self.data, own))
 
     def _renamed(self, target: Path) -> dict[str, str]:
         """Return data file -> its name beside the output: the same in another folder, else named after the output.

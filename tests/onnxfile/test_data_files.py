@@ -163,3 +163,26 @@ def test_arrays_that_share_their_numbers_stay(tmp_path):
     onnx.save(model, path)
     net = load(path)
     assert net.learned["conv1.bias"].held == 'shares its numbers in the data file with "conv2.bias"'
+
+
+def test_model_and_data_file_are_replaced_both_or_not_at_all(tmp_path, monkeypatch):
+    net, out = load(save(tmp_path / "a")), tmp_path / "b" / "out.onnx"
+    out.parent.mkdir()
+    net.save(out)
+    kept = {p: p.read_bytes() for p in out.parent.iterdir()}
+    caffeinit.rescale(net, batch(8), mode="equalize")
+    replace, named = os.replace, []
+
+    def once(source, target):
+        named.append(target)
+        if len(named) == 2:
+            raise OSError(28, "no space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(OutputError, match="no space"):
+        net.save(out, force=True)
+    monkeypatch.undo()
+    assert {p: p.read_bytes() for p in out.parent.iterdir()} == kept
+    net.save(out, force=True)
+    assert {p: p.read_bytes() for p in out.parent.iterdir()} != kept
