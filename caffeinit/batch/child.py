@@ -13,6 +13,7 @@ import html
 import json
 import os
 import re
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -122,8 +123,6 @@ def _printing_to(log: Path) -> Iterator[None]:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    import sys
-
     try:
         yield
     finally:

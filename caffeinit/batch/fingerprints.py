@@ -21,9 +21,9 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.batch.table import Job, options_of
 from caffeinit.errors import CaffeinitError
-from caffeinit.images.files import PICTURE_SUFFIXES, list_lines, resolve_listed
+from caffeinit.images.files import PICTURE_SUFFIXES, list_lines, resolve_listed, search_folder
 from caffeinit.storage import wire
-from caffeinit.storage.files import leads_out
+from caffeinit.storage.files import is_onnx, leads_out
 
 _NUMBERS: wire.PruneTree = {7: {5: {9: None}}}  # the bytes of an ONNX model's arrays
 _MOST_READ = 1 << 28  # bytes; a larger file of pictures counts by size and time
@@ -57,7 +57,7 @@ def inputs_of(
 def _named_in(zoo: Path, net: str) -> dict[str, str]:
     """Return the files beside a net that its text names, such as mean files, and the data files of an ONNX model."""
     folder = PurePosixPath(net).parent
-    if net.endswith(".onnx"):
+    if is_onnx(net):
         beside = external_files(zoo / net)
     else:
         text = (zoo / net).read_bytes().decode("utf-8", "replace")
@@ -108,9 +108,8 @@ def pictures_digest(source: str) -> str:
     """Return a digest of what `--images` names, looked at once in a batch."""
     lines: list[str] = []
     if os.path.isdir(source):
-        for folder, folders, names in os.walk(source, followlinks=False):
-            folders.sort()
-            lines += [_stamp(os.path.join(folder, name), source) for name in sorted(names)]
+        seen = search_folder(source)
+        lines += [_stamp(path, source) for path in sorted([*seen.paths, *seen.ignored])]
     else:
         for path in [source] if os.path.exists(source) else sorted(glob.glob(source, recursive=True)):
             lines += _file_stamps(path)

@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 
 import click
 
+from caffeinit.storage.files import CAFFEMODEL_ENDINGS, is_onnx
+
 
 def _same_name(path: PurePosixPath) -> str:
     return path.name
@@ -23,9 +25,9 @@ def _ending(new: str) -> Callable[[PurePosixPath], str]:
 
     def renamed(path: PurePosixPath) -> str:
         name = path.name
-        if path.suffix == ".onnx":
+        if is_onnx(path):
             return name
-        for ending in (".caffemodel.h5", ".caffemodel.hdf5", path.suffix):
+        for ending in (*CAFFEMODEL_ENDINGS, path.suffix):
             if ending and name.endswith(ending):
                 return name[: -len(ending)] + new
         return name + new

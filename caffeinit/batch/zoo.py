@@ -15,14 +15,13 @@ from pathlib import Path
 
 from caffeinit.errors import CaffeinitError
 from caffeinit.images.files import PICTURE_SUFFIXES, natural_key
+from caffeinit.storage.files import CAFFEMODEL_ENDINGS, HDF5_MAGIC, is_onnx
 
 SETTINGS_NAME = "caffeinit.toml"
 _HEAD_BYTES = 4096
 _MOST_TEXT = 1 << 26  # bytes; no net's text is as long
 _LAYER = re.compile(rb"(?m)^[^#\n]*\blayers?\s*[:{]")
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _NET_NAMES = (".prototxt", ".pt", ".pbtxt")
-_WEIGHTS_NAMES = (".caffemodel", ".caffemodel.h5", ".caffemodel.hdf5")
 _MEAN_NAMES = (".binaryproto", ".npy")
 _NET_TAGS = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")  # a net's name, a V1 layer, an input, a V2 layer
 
@@ -102,19 +101,19 @@ def _sort_in(path: str, zoo: Zoo) -> None:
         head = file.read(_HEAD_BYTES)
         is_text = not any(byte < 9 or 13 < byte < 32 for byte in head)
         speaks_of_layers = is_text and _LAYER.search(head + file.read(_MOST_TEXT)) is not None
-    if claims_weights(name) or (not is_text and head.startswith((_HDF5, *_NET_TAGS)) and not name.endswith(".onnx")):
+    if claims_weights(name) or (not is_text and head.startswith((HDF5_MAGIC, *_NET_TAGS)) and not is_onnx(name)):
         zoo.weights.append(path)
     elif speaks_of_layers:
         zoo.nets.append(path)
     elif is_text and claims_net(name):
         zoo.others.append(path)
-    elif name.endswith(".onnx"):
+    elif is_onnx(name):
         zoo.onnx.append(path)
 
 
 def claims_weights(path: str) -> bool:
     """Return whether a file's name says that it holds weights, so that it is a failure if it does not."""
-    return path.endswith(_WEIGHTS_NAMES)
+    return path.endswith(CAFFEMODEL_ENDINGS)
 
 
 def claims_net(path: str) -> bool:

@@ -22,7 +22,7 @@ from caffeinit.caffe.foreign import foreign_kind, other_message
 from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type
 from caffeinit.errors import FormatError, WeightsError
 from caffeinit.storage import wire
-from caffeinit.storage.files import check_regular_file, is_hdf5, replacing
+from caffeinit.storage.files import check_regular_file, is_hdf5, is_named_hdf5, replacing
 from caffeinit.storage.stored import StoredArray
 
 _V0_BLOBS, _V1_BLOBS, _V2_BLOBS = 50, 6, 7
@@ -285,7 +285,7 @@ def write_new(
         WeightsError: a number is not finite.
         OutputError: the target exists or cannot be written.
     """
-    if str(named or path).endswith((".h5", ".hdf5")):
+    if is_named_hdf5(named or path):
         from caffeinit.caffe.hdf5 import write_new_hdf5
 
         write_new_hdf5(path, layers, force)

@@ -18,6 +18,7 @@ from caffeinit.cli.common import (
 )
 from caffeinit.cli.naming_options import named_layers, patterns
 from caffeinit.cli.verb import Verb
+from caffeinit.storage.files import CAFFEMODEL_ENDINGS, HDF5_ENDINGS
 
 
 @click.command("rescale", cls=Verb)
@@ -120,7 +121,7 @@ def default_output(weights: Path) -> Path:
     return _stem(weights, f".rescaled{ending or '.caffemodel'}")
 
 
-_ENDINGS = (".caffemodel.h5", ".caffemodel", ".h5", ".hdf5", ".onnx")
+_ENDINGS = (*CAFFEMODEL_ENDINGS, *HDF5_ENDINGS, ".onnx")
 
 
 def _stem(path: Path, new: str) -> Path:

@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 from caffeinit.errors import OptionError
-from caffeinit.storage.files import check_target
+from caffeinit.storage.files import HDF5_ENDINGS, check_target
 
 DATA = ("data", (".json",))
 PAGE = ("a page", (".html",))
 NET = ("a net", (".prototxt",))
-HDF5 = (".h5", ".hdf5")
-WEIGHTS = ("a file of weights", (".caffemodel", *HDF5))
+WEIGHTS = ("a file of weights", (".caffemodel", *HDF5_ENDINGS))
 _WRITTEN = {"--json": DATA, "--report": PAGE, "--output-net": NET}
 
 
@@ -45,8 +44,7 @@ def check_targets(targets: Mapping[str, str | None], force: bool, read: Mapping[
 _KINDS = {
     ".prototxt": "a net",
     ".caffemodel": "weights",
-    ".h5": "weights in HDF5",
-    ".hdf5": "weights in HDF5",
+    **dict.fromkeys(HDF5_ENDINGS, "weights in HDF5"),
     ".onnx": "an ONNX model",
     ".html": "a page",
     ".png": "a picture",

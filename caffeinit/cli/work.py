@@ -21,7 +21,7 @@ from caffeinit.cli.common import (
 from caffeinit.cli.naming_options import parse_methods, patterns
 from caffeinit.cli.reporting import about_run
 from caffeinit.cli.tables import console, print_units, progress
-from caffeinit.cli.targets import HDF5, WEIGHTS, check_ending, check_targets
+from caffeinit.cli.targets import WEIGHTS, check_ending, check_targets
 from caffeinit.cli.terminal import say
 from caffeinit.errors import OptionError
 from caffeinit.methods.preserving import MODES as PRESERVING
@@ -30,7 +30,7 @@ from caffeinit.patterns import check_matched, first_of, unmatched
 from caffeinit.report.filters import check_filters, save_filters
 from caffeinit.report.showing import apart_lines, number
 from caffeinit.result import Result
-from caffeinit.storage.files import is_hdf5, is_onnx
+from caffeinit.storage.files import is_hdf5, is_named_hdf5, is_onnx
 
 
 def run_job(
@@ -58,7 +58,7 @@ def run_job(
     check_targets(shown | {"--json": json_file}, force, {"the net": net, "the weights": weights, **results})
     _check_form(output, net)
     network = load_network(net, weights, options)
-    if weights is not None and Path(output).suffix.lower() in HDF5 and not is_hdf5(weights):
+    if weights is not None and is_named_hdf5(output) and not is_hdf5(weights):
         raise OptionError(f"--output {output}: weights are written in the form that they came in, which is not HDF5")
     if filters is not None:
         check_filters(network.units, filters)

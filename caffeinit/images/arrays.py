@@ -30,6 +30,7 @@ from caffeinit.images.files import Skipped, open_regular
 from caffeinit.images.means import HEADER_ERRORS, load_npy
 from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
+from caffeinit.storage.files import HDF5_ENDINGS
 from caffeinit.storage.paging import let_go_of
 
 MAX_UNPACKED = 1 << 32  # bytes that a compressed array may take in memory
@@ -249,4 +250,4 @@ def _read_idx(stream: BinaryIO | gzip.GzipFile, path: str) -> np.ndarray:
 def looks_packed(path: str | os.PathLike[str]) -> bool:
     """Return whether a name in a folder without pictures looks like a file that holds many."""
     name = os.fspath(path).lower()
-    return name.endswith((".npy", ".npz", ".h5", ".hdf5", ".txt", ".mdb")) or ("idx" in name and "label" not in name)
+    return name.endswith((".npy", ".npz", ".txt", ".mdb", *HDF5_ENDINGS)) or ("idx" in name and "label" not in name)

@@ -29,7 +29,7 @@ from caffeinit.images.files import (
 )
 from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
-from caffeinit.storage.files import HDF5_MAGIC
+from caffeinit.storage.files import HDF5_MAGIC, is_named_hdf5
 
 Given = str | os.PathLike[str] | np.ndarray
 _KINDS = "a folder, pictures, a pattern, a list file, .npy, .npz, idx, LMDB or HDF5 files"
@@ -141,7 +141,7 @@ def source_names(given: Given | Iterable[Given]) -> list[str]:
 
         return hdf5_names(os.fspath(given))
     lines = list_lines(given) if _is_list(os.fspath(given), head) else None
-    if lines and _is_named_hdf5(lines[0]):
+    if lines and is_named_hdf5(lines[0]):
         return source_names(resolve_listed(lines[0], given, None))
     return []
 
@@ -190,7 +190,7 @@ def _open_file(path: str, input_name: str, root: str | os.PathLike[str] | None) 
         return open_npy(path)
     if head.startswith(b"PK\x03\x04") or suffix == ".npz":
         return open_npz(path, input_name)
-    if head.startswith(HDF5_MAGIC) or _is_named_hdf5(path):
+    if head.startswith(HDF5_MAGIC) or is_named_hdf5(path):
         from caffeinit.images.databases import Hdf5Source
 
         return Hdf5Source(path, input_name)
@@ -211,7 +211,7 @@ def _open_list(path: str, lines: Sequence[str], input_name: str, root: str | os.
     if not lines:
         raise ImagesError(f"{printable(path)}: an empty list: lines of `path label` are needed.")
     names = [resolve_listed(line, path, root) for line in lines]
-    if not _is_named_hdf5(names[0]):
+    if not is_named_hdf5(names[0]):
         if not any(os.path.lexists(name) for name in names):
             raise ImagesError(
                 f"{printable(path)}: none of its {len(names)} names is a file, beside the list or below "
@@ -228,10 +228,6 @@ def _open_list(path: str, lines: Sequence[str], input_name: str, root: str | os.
 
 def _is_list(path: str, head: bytes) -> bool:
     return bool(head) and os.path.splitext(path)[1].lower() not in PICTURE_SUFFIXES
-
-
-def _is_named_hdf5(path: str) -> bool:
-    return path.lower().endswith((".h5", ".hdf5"))
 
 
 def _head(path: str) -> bytes:

@@ -38,3 +38,14 @@ def test_data_files_of_an_onnx_model_are_found(tmp_path: Path):
     assert external_files(tmp_path / "m.onnx") == ["other.bin"]
     (tmp_path / "m.onnx").write_bytes(b"\xff\xff")
     assert external_files(tmp_path / "m.onnx") == []
+
+
+def test_pictures_behind_a_linked_folder_count(place, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "one.png").write_bytes((place / "pictures" / "1.png").read_bytes())
+    (place / "pictures" / "linked").symlink_to(elsewhere)
+    pictures_digest.cache_clear()
+    before = pictures_digest(str(place / "pictures"))
+    touch(elsewhere / "one.png")
+    pictures_digest.cache_clear()
+    assert pictures_digest(str(place / "pictures")) != before

@@ -62,3 +62,8 @@ def test_links_are_followed_once(place):
 def test_a_file_is_no_zoo(place):
     with pytest.raises(CaffeinitError, match="is no folder"):
         search_zoo(place / "zoo" / "first" / "deploy.prototxt", place / "out")
+
+
+def test_endings_in_capitals_are_endings(tmp_path):
+    (tmp_path / "NET.ONNX").write_bytes(b"\x08\x08")
+    assert search_zoo(tmp_path, tmp_path / "out").onnx == ["NET.ONNX"]
