@@ -19,7 +19,6 @@ import onnxruntime as ort
 from onnx import helper
 
 from caffeinit.engine.device import Device
-from caffeinit.engine.failures import explained
 from caffeinit.engine.session import Settings, start
 from caffeinit.model.graph import Shape
 
@@ -106,13 +105,12 @@ class DeviceArray:
         binding(name, self.device.kind, self.device.number, self.dtype.type, self.shape, pointer)
 
     def copy_to(self, target: DeviceArray) -> None:
-        """Write the numbers into another array of this shape."""
+        """Write the numbers into another array of this shape; errors are onnxruntime's own, for callers to explain."""
         session = _copier(helper.np_dtype_to_tensor_dtype(self.dtype), target.device)
         binding = session.io_binding()
         self.bind(binding.bind_input, "x")
         target.bind(binding.bind_output, "y")
-        with explained("run"):
-            session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding)
 
     def aligned(self) -> DeviceArray:
         """Return the array, or a copy that is aligned."""

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import helper
 
 from caffeinit.engine.additions import add_moments, product_graph, vector_graph, whole_graph
 from caffeinit.engine.affine import Affine, with_corrections
@@ -30,6 +29,7 @@ from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
 from caffeinit.engine.session import FED_ELEMENTS, Settings, declare, fed_weights, output_shape, start
 from caffeinit.model.graph import Graph
 from caffeinit.model.rowwise import is_rowwise
+from caffeinit.model.sizes import numpy_type
 from caffeinit.statistics.moments import PictureMoments
 
 HOST = Device()
@@ -133,7 +133,8 @@ class Piece:
         Args:
             index: (m, k) flat numbers over all other axes; -1 gives zeros.
         """
-        places = DeviceArray.place(self.array.device, np.maximum(index, 0).astype(np.int32))
+        with explained("run"):
+            places = DeviceArray.place(self.array.device, np.maximum(index, 0).astype(np.int32))
         key = ("vectors", axis, index.shape[1:])
         found = self._read(key, lambda: vector_graph(self.shape, axis, index.shape), {"index": places})
         found[index < 0] = 0
@@ -146,7 +147,8 @@ class Piece:
             centre: (groups, most, 1) float32, taken from the channels on `axis` first.
         """
         groups, most = centre.shape[:2]
-        given = {"centre": DeviceArray.place(self.array.device, centre)}
+        with explained("run"):
+            given = {"centre": DeviceArray.place(self.array.device, centre)}
         return self._read(
             ("products", axis, groups, most), lambda: product_graph(self.shape, axis, groups, most), given
         )
@@ -166,10 +168,10 @@ class Piece:
             self._readers[key] = start(graph.to_model(), self._settings)
         session = self._readers[key]
         binding = session.io_binding()
-        for given in session.get_inputs():
-            more.get(given.name, self.array).bind(binding.bind_input, given.name)
-        binding.bind_output(session.get_outputs()[0].name, "cpu")
         with explained("run"):
+            for given in session.get_inputs():
+                more.get(given.name, self.array).bind(binding.bind_input, given.name)
+            binding.bind_output(session.get_outputs()[0].name, "cpu")
             _run(session, binding)
         return np.array(binding.get_outputs()[0].numpy())
 
@@ -257,7 +259,7 @@ class ResidentSession:
             return None
         if self._graph.batch_axis_free:
             shape = output_shape(shape, self._graph.batch_size(), pictures)
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(self._graph.elem_type(name)))
+        dtype = numpy_type(self._graph, name)
         try:
             return DeviceArray.allocate(self._settings.device, shape, dtype)
         except MEMORY_ERRORS as error:

@@ -116,8 +116,9 @@ class ResidentRun:
         stage = self.stages[number]
         fresh = [n for n in stage.inputs if n in self.graph.inputs and n not in self._kept]
         if not fresh:
-            for pieces in zip(*(self._kept[n] for n in stage.inputs), strict=True):
-                yield dict(zip(stage.inputs, pieces, strict=True))
+            (count,) = {len(self._kept[n]) for n in stage.inputs}
+            for index in range(count):  # nothing here holds a piece that has been given up
+                yield {n: self._kept[n][index] for n in stage.inputs}
             return
         later = [n for n in fresh if any(n in s.inputs for s in self.stages[number + 1 :])]
         stored: dict[str, list[Any]] = {n: [] for n in later}

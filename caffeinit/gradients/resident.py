@@ -100,11 +100,12 @@ class ResidentGradients(GradientRun):
         device = self._settings.device
         with explained("set up"):
             weights = {n: DeviceArray.place(device, a) for n, a in self._weights.items() if n in self._inputs}
-        found, sums, largest = self._added(feeds, weights)
-        if far := {key: top for key, top in largest.items() if self._is_far(key, top)}:
-            self._scales |= {key: 2.0 ** -math.frexp(top)[1] for key, top in far.items()}
-            found, sums, _ = self._added(feeds, weights)
-        added = {key: [s.squares(sums[key].fetch(), self._scales[key])] for key, s in self._sums.items()}
+        with explained("run"):  # what is placed or fetched on the way may find no memory, too
+            found, sums, largest = self._added(feeds, weights)
+            if far := {key: top for key, top in largest.items() if self._is_far(key, top)}:
+                self._scales |= {key: 2.0 ** -math.frexp(top)[1] for key, top in far.items()}
+                found, sums, _ = self._added(feeds, weights)
+            added = {key: [s.squares(sums[key].fetch(), self._scales[key])] for key, s in self._sums.items()}
         return {key: [*added.get(key, ()), *found.get(key, ())] for key in self.sources}
 
     def _is_far(self, key: str, largest: float) -> bool:
@@ -149,10 +150,9 @@ class ResidentGradients(GradientRun):
                 spare[name].bind(binding.bind_output, name)
             else:
                 binding.bind_output(name, "cpu")
-        with explained("run"):
-            binding.synchronize_inputs()
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
+        binding.synchronize_inputs()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
         pairs = zip(names, binding.get_outputs(), strict=True)
         return {name: value.numpy() for name, value in pairs if name not in spare}
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from caffeinit.engine import segments, session
-from caffeinit.errors import OutputError
+from caffeinit.engine.arrays import DeviceArray
+from caffeinit.engine.device import Device
+from caffeinit.errors import CaffeinitError, OutputError
 from caffeinit.gradients import squares
 from caffeinit.gradients.runs import SegmentedRun, WholeRun
 from caffeinit.methods.between import plan_balance, scale_system
@@ -141,3 +143,18 @@ def test_a_full_disk_is_told_in_words(monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115
     with pytest.raises(OutputError, match=r"TMPDIR.*no space left on device: \d+ MB"):
         mapped.ScratchArrays().zeros((3, 4, 5))
+
+
+def test_memory_that_runs_out_between_runs_on_a_device_is_told_in_words(monkeypatch):
+    net = NETS["chain"]()
+    net.settings = session.Settings(1, Device(resident=True))
+    probe, place = RateProbe(net, pictures()), DeviceArray.place
+
+    def full(device, array):
+        if array.shape == (1,):  # what gradients are multiplied by
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+        return place(device, array)
+
+    monkeypatch.setattr(DeviceArray, "place", full)
+    with pytest.raises(CaffeinitError, match="memory ran out"):
+        probe.measure()
