@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -206,12 +208,20 @@ class Where(OpRule):
 
 @op_rule("Identity", "Dropout")
 class Identity(OpRule):
-    """The input as it is. Dropout is met at test time only."""
+    """The input as it is. Nothing is dropped: not in training mode either, whose pictures would differ from run to run."""
 
     scale = passes
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Element by element."""
+        return True
+
+    def spell_plainly(self, node: onnx.NodeProto, graph: Graph, made: Graph, moving: Container[str]) -> bool:
+        """Dropout in training mode passes everything on, as it does in tests."""
+        training = constant_of(graph, node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if training is None or not training.any() or any(node.output[1:]):
+            return False
+        rewritten(node, made, node.input[:1], "Identity", without=["seed"])
         return True
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:

@@ -85,3 +85,21 @@ def test_what_old_training_saved_for_itself_is_refused_where_it_is_read(tmp_path
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(caffeinit.CaffeinitError, match='reads "saved_mean", which its operator does not give today'):
         load(tmp_path / "net.onnx")
+
+
+def test_dropout_drops_nothing(tmp_path):
+    found = []
+    for training in (True, False):
+        b = Maker()
+        b.initializers += [
+            tensor("ratio", np.float32(0.9)),
+            helper.make_tensor("training", onnx.TensorProto.BOOL, (), [training]),
+        ]
+        x = b.op("Dropout", b.op("Relu", b.conv("x", "conv1", 3, 5), out="r1"), "ratio", "training", out="dropped")
+        b.conv(x, "conv2", 5, 4, out="y")
+        net = load(b.save(tmp_path / "net.onnx"))
+        found.append((net.forward({"x": batch(8)}, blobs=["dropped", "y"]), caffeinit.measure(net, batch(8)).units))
+    (trained, one), (tested, other) = found
+    for name, values in tested.items():
+        np.testing.assert_array_equal(trained[name], values)
+    assert [unit.stats.rate for unit in one] == [unit.stats.rate for unit in other]
