@@ -141,7 +141,10 @@ def ties_axis(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     axis = attribute(node, "axis", -1 if node.op_type in ("TopK", "LpNormalization", "Hardmax") else 0)
     if node.op_type == "CumSum":
         known = constant_of(scales.graph, node.input[1])
-        axis = int(known.reshape(())) if known is not None else 0
+        if known is None:
+            scales.barrier(node)
+            return
+        axis = int(known.reshape(()))
     labels = scales.collapse(node.input[0], [axis])
     if node.op_type in ("ArgMax", "ArgMin", "Hardmax", "LpNormalization"):
         forgets(self, node, scales)

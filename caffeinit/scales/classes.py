@@ -75,10 +75,6 @@ class ScaleSystem:
         """Return a number for each of some labels, (n,), that those which are tied to each other have in common."""
         return np.unique(self.fingerprints()[labels], return_inverse=True)[1]
 
-    def log_scales(self, labels: Labels, unknowns: np.ndarray) -> np.ndarray:
-        """Return the logarithms of the factors of a label array, given those of the unknowns."""
-        return np.asarray(self.expand(unknowns)[labels])
-
     def is_free(self, labels: Labels) -> np.ndarray:
         """Tell for each label whether it depends on an unknown."""
         return np.asarray(np.diff(self.solution.matrix.indptr)[labels] > 0)

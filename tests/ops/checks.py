@@ -255,7 +255,7 @@ def check_scale(row: Case) -> int:
         if isinstance(o, Operand) and o.moves
     }
     unknowns = rng.uniform(-0.5, 0.5, system.num_unknowns)
-    factors = {name: np.exp(system.log_scales(labels, unknowns)) for name, labels in system.labels.items()}
+    factors = {name: np.exp(system.expand(unknowns)[labels]) for name, labels in system.labels.items()}
     scaled = feeds | {m: feeds[m] * factors[m] for m in moving} | system.rescaled(graph, unknowns)
     evaluator = doubles(graph, results, tuple(params))
     before, after = (evaluate(evaluator, results, f) for f in (feeds, scaled))

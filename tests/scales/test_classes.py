@@ -317,7 +317,7 @@ def test_a_factor_takes_up_what_a_variance_cannot():
     graph, outputs = net.graph, list(net.graph.outputs)
     system, evaluator = scales_of(net), doubles(graph, outputs, tuple(net.learned))
     unknowns, labels = far_below(system)
-    np.testing.assert_allclose(system.log_scales(labels, unknowns), -8)
+    np.testing.assert_allclose(system.expand(unknowns)[labels], -8)
     assert not system.below_floor(unknowns).size
     feeds = {n: graph.initializers[n] for n in net.learned}
     feeds |= {n: np.random.default_rng(0).standard_normal(shape) for n, shape in graph.inputs.items()}
@@ -362,9 +362,9 @@ def test_unknowns_are_fitted_to_wanted_scales():
     system = scales_of(net)
     labels = system.links[0].outputs
     wanted = np.array([1.0, 2.0, 3.0, np.nan, 6.0, 8.0])
-    np.testing.assert_allclose(system.log_scales(labels, system.unknowns_for(labels, wanted)), 4.0)
+    np.testing.assert_allclose(system.expand(system.unknowns_for(labels, wanted))[labels], 4.0)
     weighted = system.unknowns_for(labels, wanted, np.array([1.0, 1.0, 0, 1, 0, 0]))
-    np.testing.assert_allclose(system.log_scales(labels, weighted), 1.5)
+    np.testing.assert_allclose(system.expand(weighted)[labels], 1.5)
 
 
 def test_channels_whose_variance_would_be_negative_are_found_and_can_be_held():
@@ -391,3 +391,12 @@ def test_nodes_above_a_head_are_those_before_what_learns_not_though_its_weight_i
     b.graph.outputs = [top]
     above = _nodes_above(b.graph, [head], [weight] if learns else [])
     assert above == (set() if learns else {id(b.graph.producer(value)) for value in (judged, top)})
+
+
+def test_sums_along_an_axis_that_is_not_known_hold_what_they_read():
+    b = NetBuilder()
+    x = b.relu(b.conv("data", "below", 5))
+    b.graph.add_input("axis", (1,))
+    x = b.graph.op("CumSum", x, b.graph.op("Cast", "axis", to=7), name="running")
+    net = b.finish(b.conv(x, "above", 4))
+    assert find_scales(net.graph, net.learned).num_unknowns == 0
