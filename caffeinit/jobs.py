@@ -21,6 +21,7 @@ from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, listed
 from caffeinit.model.units import Unit
 from caffeinit.patterns import check_matched, one_or_more
+from caffeinit.printing import printable
 from caffeinit.result import NO_SPREAD, Result
 from caffeinit.statistics.rate_options import Pictures, RateOptions
 
@@ -68,6 +69,12 @@ def read_calibration(
     if not network.graph.batch_axis_free:
         # The net spells its batch size out: every batch must have just that many rows.
         batch_size = next((s[0] for s in inputs.values() if s), batch_size)
+    wanted = [name for name, value in preprocessing.items() if value is not None]
+    if wanted and not any(len(shape) == 4 for shape in inputs.values()):
+        named = ", ".join(f"{printable(name)} {tuple(shape)}" for name, shape in inputs.items())
+        raise OptionError(
+            f"{wanted[0].replace('_', '-')} is for pictures, (N, C, H, W), and the net takes none: {named}"
+        )
     told = network.source.preprocessing()
     asked = {name: told.get(name, Preprocessing()) for name in inputs}
     asked = {name: p.override(**preprocessing) if len(inputs[name]) == 4 else p for name, p in asked.items()}
