@@ -92,13 +92,6 @@ class WeightSpec:
         grouped = array.reshape(self.group, self.shape[1], self.group_outputs, *self.shape[2:])
         return np.swapaxes(grouped, 1, 2).reshape(self.shape)
 
-    def to_stored(self, weight: np.ndarray) -> np.ndarray:
-        """Return a canonical weight in the stored form; a view where possible."""
-        if not self.transposed:
-            return weight.reshape(self.shape)
-        grouped = weight.reshape(self.group, self.group_outputs, *self.shape[1:])
-        return np.swapaxes(grouped, 1, 2).reshape(self.stored_shape)
-
 
 @dataclass(frozen=True)
 class DrawOptions:

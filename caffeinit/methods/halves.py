@@ -50,8 +50,8 @@ def exact_system(system: ScaleSystem, graph: Graph) -> ScaleSystem:
     )
     for node in graph.nodes:
         rule = find_rule(node)
-        if rule is not None and not rule.is_exact(node, graph):
-            read = [exact.labels[i].ravel() for i in node.input if i in exact.labels]
+        read = [exact.labels[i].ravel() for i in node.input if i in exact.labels]
+        if read and rule is not None and not rule.is_exact(node, graph):
             exact = exact.held(np.unique(np.concatenate(read)), f"{name_of(node)} would round what is scaled")
     return exact
 

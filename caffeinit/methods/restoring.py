@@ -37,16 +37,18 @@ MANY_VALUES = 1500
 class Restorer:
     """Leaves everything as it is, and does not look: for nets in which nothing passes beside what is planned."""
 
-    def prepare(self, scales: Scales, point: np.ndarray) -> None:
-        """Look at the net as it is, before it is changed so that the channels are given these scales.
+    def prepare(self, point: np.ndarray) -> None:
+        """Look at the net as it is, before it is changed.
 
         Args:
-            point: the log scales among them through which the function changes; the others pass nothing on.
+            point: the log scales through which the function is about to change; the others pass nothing on.
         """
 
     def restore(self, scales: Scales, point: np.ndarray) -> float:
-        """Give the channels the moments that belong to these scales; arguments as for `prepare`.
+        """Give the channels the moments that belong to these scales.
 
+        Args:
+            point: those of the scales through which the function has changed.
         Returns:
             By how much deviations were off before, log, at most, on average over a unit; infinite where it did not look.
         """
@@ -110,7 +112,7 @@ class Keeper(Restorer):
         """Go on from there; see `Restorer`."""
         self._now, self._restored = scales, point
 
-    def prepare(self, scales: Scales, point: np.ndarray) -> None:
+    def prepare(self, point: np.ndarray) -> None:
         """Measure the moments, once; see `Restorer`."""
         if self._known is None and self._is_far(point):
             self._known = self._measure(), self._now
@@ -177,9 +179,9 @@ class Thorough(Restorer):
         """Go on from there; see `Restorer`."""
         self._usual.returned(scales, point)
 
-    def prepare(self, scales: Scales, point: np.ndarray) -> None:
+    def prepare(self, point: np.ndarray) -> None:
         """Look at the net as the usual restorer does."""
-        self._usual.prepare(scales, point)
+        self._usual.prepare(point)
 
     def acts(self, point: np.ndarray) -> bool:
         """Tell whether one of both would; see `Restorer`."""

@@ -107,7 +107,7 @@ def iterate(
         del rates  # what they come from makes room for the next ones
         if not np.abs(change.scales).max(initial=0) > STILL:
             break
-        restorer.prepare(state.given_by(change), relaxed.way)
+        restorer.prepare(relaxed.way)
         try:
             given = state.leave(change)
         except WeightsError:  # no number can take this step; the best point can be gone back to
@@ -159,7 +159,7 @@ def approach(
             restorer.begin(given, np.zeros_like(relaxed.way))
             system = relaxed.system
         planned = with_plan(network, given, change)
-        restorer.prepare(planned, relaxed.way)
+        restorer.prepare(relaxed.way)
         apply(network, change, roughly=True)
         best.gone.append(change)
         given = planned

@@ -33,6 +33,7 @@ from caffeinit.model.products import PRODUCTS
 from caffeinit.model.rowwise import most_pictures
 from caffeinit.model.sizes import count_pictures, scaled_rows
 from caffeinit.model.units import Unit
+from caffeinit.ops import find_rule
 from caffeinit.scales.links import Link
 from caffeinit.statistics.forward import cut
 from caffeinit.statistics.noise import PictureNoise, draw_signs
@@ -340,8 +341,6 @@ def _without_gradient(
         place: as in `Network`.
         error: raised by an operator that was thought to have a gradient.
     """
-    from caffeinit.ops import find_rule
-
     on_path = {id(n) for n in graph.ancestors(heads)}
     cut: dict[str, str] = {}  # value below an operator without a gradient -> which one
     for node in reversed(graph.nodes):
