@@ -17,7 +17,7 @@ from caffeinit.caffe.opened import open_net
 from caffeinit.caffe.textedit import with_numbers
 from caffeinit.caffe.upgrade import field_in_text
 from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
-from caffeinit.errors import CaffeinitError, FormatError, LayerError, OptionError, OutputError
+from caffeinit.errors import CaffeinitError, FormatError, LayerError, OptionError, OutputError, WeightsError
 from caffeinit.images import Preprocessing, preprocessing_of_net
 from caffeinit.images.extents import Teller
 from caffeinit.images.preprocess import is_channels_last
@@ -113,8 +113,24 @@ class CaffeSource:
         blobs = [(params[n][i], self.file.layers[at[0]][at[1]]) for (n, i), at in counting.items() if self.file]
         return sum(blob.round_as_stored(array) for array, blob in blobs if blob) > 0
 
+    def check_writable(self) -> None:
+        """Refuse layers with weights of their own, but without names of their own, by which files of weights tell them."""
+        for layer, params in self.found.params.items():
+            given = self.net.file_names.get(layer)
+            keys = [(layer, index) for index in range(len(params))]
+            if given is None or all(self.found.owners.get(key, key) != key for key in keys):
+                continue
+            entry = next(entry for entry in self.net.layers if entry.name == layer)
+            makes = ", ".join(entry.top)
+            known = f'is named "{given}", as another layer is' if given else "has no name"
+            raise WeightsError(
+                f"{self.net.path}: the {entry.type} layer that makes {makes} {known}: files of weights tell layers by "
+                "their names, and its numbers could not be read again. Give it a name of its own in the net"
+            )
+
     def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
         """Write the weights in the form they came in; without a source file, a new one. With `net_path`, the net, too."""
+        self.check_writable()
         if net_path is not None:
             text = self.net_text()
             with replacing_all([path, net_path], force) as (weights, net):

@@ -58,6 +58,7 @@ def run_job(
     check_targets(shown | {"--json": json_file}, force, {"the net": net, "the weights": weights, **results})
     _check_form(output, net)
     network = load_network(net, weights, options)
+    network.source.check_writable()
     if weights is not None and is_named_hdf5(output) and not is_hdf5(weights):
         raise OptionError(f"--output {output}: weights are written in the form that they came in, which is not HDF5")
     if filters is not None:

@@ -84,6 +84,13 @@ class Source(Protocol):
             WeightsError: a number is not finite, or too large for the type in which the file stores it.
         """
 
+    def check_writable(self) -> None:
+        """Refuse what could be written, but not read again.
+
+        Raises:
+            WeightsError: the net does not tell its layers apart as files of weights do.
+        """
+
     def write(
         self, path: str | PathLike[str], params: Params, force: bool, net_path: str | PathLike[str] | None = None
     ) -> None:
@@ -284,7 +291,7 @@ class Network:
         Raises:
             OutputError: a file exists and `force` is not set, or cannot be written; or the net was rewritten, and
                 `net_path` is not given.
-            WeightsError: a number is not finite.
+            WeightsError: a number is not finite, or could not be read again.
         """
         self.source.write(path, self.params, force, net_path)
 

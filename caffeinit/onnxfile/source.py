@@ -89,6 +89,9 @@ class OnnxSource:
         tensors = self.file.tensors
         return sum(tensors[n].round_as_stored(arrays[0]) for n, arrays in params.items() if n in tensors) > 0
 
+    def check_writable(self) -> None:
+        """Refuse nothing: a model holds its weights."""
+
     def write(self, path: Path, params: Params, force: bool, net_path: Path | None = None) -> None:
         """Write the model with these numbers, and its data files beside it.
 
