@@ -14,7 +14,7 @@ from caffeinit.images.arrays import ArraySource, Source
 from caffeinit.images.batches import Batch, Calibration, Feed
 from caffeinit.images.given import GivenBatches, as_calibration
 from caffeinit.images.preprocess import BrokenRowError, Preprocessing
-from caffeinit.images.sources import FilesSource, Given, open_sources, source_names
+from caffeinit.images.sources import Given, open_sources, source_names
 from caffeinit.images.transform_param import preprocessing_of, preprocessing_of_net
 from caffeinit.printing import printable
 
@@ -109,7 +109,7 @@ def _feed(name: str, shape: tuple[int, ...], source: Source, asked: Preprocessin
         shape = tuple(shape[i] for i in (0, 3, 1, 2))
     if not len(source):
         raise ImagesError(f"{printable(source.origin)}: holds no rows.")
-    prepares = source.holds_pictures and (len(shape) == 4 or isinstance(source, FilesSource))
+    prepares = source.holds_pictures and (len(shape) == 4 or source.holds_files)
     if prepares or (asked.floats and (asked.mean is not None or asked.mean_file is not None)):
         asked = asked.resolved()
         asked.check(name, shape)

@@ -46,6 +46,7 @@ class Source(ABC):
         origin: what the user called it.
         skipped: names that were found but cannot be rows, with the reason.
         holds_pictures: whether preprocessing concerns its rows at all.
+        holds_files: whether these are picture files, or some are: no rows that were brought to a training's size.
         most_pixels: of the pictures that were looked at; 0 where rows need no decoding.
     """
 
@@ -53,6 +54,7 @@ class Source(ABC):
         self.origin = origin
         self.skipped: list[Skipped] = []
         self.holds_pictures = True
+        self.holds_files = False
         self.most_pixels = 0
 
     @abstractmethod

@@ -31,7 +31,6 @@ from caffeinit.errors import ImagesError
 from caffeinit.images.arrays import Source
 from caffeinit.images.files import Skipped
 from caffeinit.images.preprocess import Preprocessing
-from caffeinit.images.sources import FilesSource
 from caffeinit.printing import printable
 
 Batch = dict[str, np.ndarray]
@@ -65,7 +64,7 @@ class Feed:
         """How pictures are prepared, in brackets; empty where there are none."""
         if not self.source.holds_pictures or len(self.shape) != 4:
             return ""
-        return f" ({self.preprocessing.describe(self.shape, not isinstance(self.source, FilesSource))})"
+        return f" ({self.preprocessing.describe(self.shape, not self.source.holds_files)})"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -125,6 +125,15 @@ class Preprocessing:
             raise ImagesError("the mean holds values that are not finite numbers.")
         if self.mean is not None and self.mean_file is not None:
             raise ImagesError("both a mean and a mean file are given: give one of them.")
+        for name, of in (("resize", Resize), ("channels", Channels)):
+            if (value := getattr(self, name)) not in (None, *get_args(of)):
+                raise ImagesError(f"{name} is {value!r}: it must be one of {', '.join(get_args(of))}.")
+        for name in ("crop_sides", "resize_to"):
+            sides = getattr(self, name)
+            if sides is not None and not (
+                isinstance(sides, tuple | list) and len(sides) == 2 and all(isinstance(s, Integral) for s in sides)
+            ):
+                raise ImagesError(f"{name.partition('_')[0]} is {sides!r}: give whole numbers, (height, width).")
         if min(*(self.crop_sides or (1,)), *(self.resize_to or (1,))) < 1:
             raise ImagesError(f"crop and resize sizes must be at least 1: found {self.crop or self.resize_to}.")
 

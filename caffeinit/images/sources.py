@@ -40,6 +40,7 @@ class FilesSource(Source):
 
     def __init__(self, found: Listing, origin: str) -> None:
         super().__init__(origin)
+        self.holds_files = True
         self.paths = found.paths
         self.skipped = list(found.skipped)
 
@@ -88,6 +89,7 @@ class ChainedSource(Source):
         self.parts = parts
         self.skipped = [entry for part in parts for entry in part.skipped]
         self.holds_pictures = any(part.holds_pictures for part in parts)
+        self.holds_files = any(part.holds_files for part in parts)
         self._ends = list(accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:

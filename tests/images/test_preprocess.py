@@ -106,6 +106,34 @@ def test_an_option_that_there_is_not_is_refused_in_words() -> None:
         Preprocessing().override(limit=64)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"resize": "warp:64x80"}, "resize is 'warp:64x80': it must be one of warp, short, none, auto"),
+        ({"channels": "bogus"}, "channels is 'bogus'"),
+        ({"crop": "40"}, "crop is '40': give whole numbers"),
+        ({"resize_to": (4, 5, 6)}, "resize is"),
+    ],
+    ids=str,
+)
+def test_values_that_mean_nothing_are_refused(given, words) -> None:
+    with pytest.raises(OptionError, match=words):
+        Preprocessing().override(**given)
+
+
+def test_several_files_are_told_as_a_folder_of_them_is(tmp_path) -> None:
+    for name in ("a.png", "b.png"):
+        write(tmp_path / name, 10)
+    asked = Preprocessing(crop=6, resize="auto")
+    shapes = {"x": (1, 3, 6, 6)}
+    told = [
+        read_images(shapes, given, preprocessing=asked).describe().rpartition(" (")[2]
+        for given in (tmp_path, [tmp_path / "a.png", tmp_path / "b.png"])
+    ]
+    assert told[0] == told[1]
+    assert told[0].startswith("6x6 by warp")
+
+
 def test_advice_on_a_mean_is_not_what_was_done(tmp_path) -> None:
     write(tmp_path / "a.png", 10)
     with pytest.raises(OptionError, match="Give --mean one value, or 3, one for each channel"):
