@@ -382,7 +382,7 @@ def _say_done(run: _Run, unit: Unit, plan: Plan, report: UnitReport) -> None:
     elif free.all():
         report.done = word if equal else f"{word} as far as tied channels allow"
     elif free.any():
-        report.done = f"{free.sum()} channels {word}, the others held: {why}"
+        report.done = f"{free.sum()} of {len(free)} channels {word}, the others held: {why}"
     elif changes:
         report.done = f"takes up its input's scales; its output is held: {why}"
     else:

@@ -41,7 +41,7 @@ def test_a_long_step_is_made_up_for(normalised):
     net, batches = normalised
     before = stds(net, batches)
     keeper = Keeper(net, batches, lambda unit: "", least=100)
-    keeper.prepare(given(net, 0.3), at(0.3))
+    keeper.prepare(at(0.3))
     stretched(net, 1.5)
     missed = keeper.restore(given(net, 0.3), at(0.3))
     assert missed >= math.log(1.5) - 0.3 - 1e-3
@@ -55,10 +55,10 @@ def test_short_steps_are_made_up_for_once_they_are_a_long_one_together(normalise
     before = stds(net, batches)
     weights = {name: array.copy() for name, array in net.graph.initializers.items()}
     for logs in (0.04, 0.08):
-        keeper.prepare(given(net, logs), at(logs))
+        keeper.prepare(at(logs))
         assert keeper.restore(given(net, logs), at(logs)) == math.inf
     assert all((net.graph.initializers[name] == array).all() for name, array in weights.items())
-    keeper.prepare(given(net, 0.12), at(0.12))
+    keeper.prepare(at(0.12))
     stretched(net, 1.2)
     assert math.isfinite(keeper.restore(given(net, 0.12), at(0.12)))
     # Measured when they had been given 0.08: so much more is what is still to come.
@@ -88,7 +88,7 @@ def test_of_few_values_what_chance_would_make_is_left(normalised, least, spread,
     net, batches = normalised
     before = stds(net, batches)
     keeper = Keeper(net, batches, lambda unit: "", least)
-    keeper.prepare(given(net, 0.3), at(0.3))
+    keeper.prepare(at(0.3))
     weight = net.graph.initializers[net.units[0].initializers[0]]
     weight *= np.exp(np.linspace(-spread, spread, len(weight))).astype(np.float32).reshape(-1, 1, 1, 1)
     keeper.restore(given(net, 0.3), at(0.3))
@@ -128,7 +128,7 @@ def test_all_pictures_are_seen_again_where_a_few_are_not_enough(missed, points, 
     passes, usual = [], Recorded(missed)
     thorough = Thorough(usual, lambda scales: passes.append(scales["unit"]))
     for point in points:
-        thorough.prepare({"unit": point}, at(point))
+        thorough.prepare(at(point))
         assert thorough.restore({"unit": point}, at(point)) == missed
     assert passes == seen
     assert usual.begun == seen
@@ -138,11 +138,11 @@ def test_all_pictures_are_seen_again_where_a_few_are_not_enough(missed, points, 
 def test_what_has_begun_anew_keeps_what_is_there_then(normalised):
     net, batches = normalised
     keeper = Keeper(net, batches, lambda unit: "", least=100)
-    keeper.prepare(given(net, 0.3), at(0.3))
+    keeper.prepare(at(0.3))
     stretched(net, 1.5)
     keeper.begin(given(net, 0.3), at(0.3))
     before = stds(net, batches)
-    keeper.prepare(given(net, 0.5), at(0.5))
+    keeper.prepare(at(0.5))
     stretched(net, 2.0)
     keeper.restore(given(net, 0.5), at(0.5))
     for key, found in stds(net, batches).items():

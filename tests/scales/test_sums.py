@@ -281,7 +281,7 @@ def scale_branches(relaxed, restorer, by):
     plan = Plan(relaxed.system, relaxed.system.expand(moved))
     scales = {u.key: plan.factors(net.graph, u) for u in net.units}
     restorer.begin({u.key: np.zeros(u.num_channels) for u in net.units}, np.zeros(1))
-    restorer.prepare(scales, np.ones(1))
+    restorer.prepare(np.ones(1))
     apply(net, plan)
     restorer.restore(scales, np.ones(1))
     return moved
