@@ -146,7 +146,7 @@ def read_images(net: Network, sources: Any, **options: Any) -> Calibration:
         ImagesError: no picture can be used.
     """
     check_network("net", net)
-    from caffeinit.jobs import read_calibration
+    from caffeinit.calibration import read_calibration
 
     return read_calibration(net, sources, **options)
 

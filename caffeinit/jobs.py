@@ -7,21 +7,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from caffeinit.errors import CaffeinitError, OptionError, WeightsError
+from caffeinit.calibration import given_calibration, needed_inputs, no_unit
+from caffeinit.errors import OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
-from caffeinit.images import Calibration, GivenBatches, Preprocessing, as_calibration, read_images
 from caffeinit.methods.preserving import MODES as PRESERVING
 from caffeinit.methods.preserving import compared, rescale_preserving
 from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.methods.responses import refiners
 from caffeinit.methods.training import Outcome, keeps_function, prepare_training
 from caffeinit.methods.within import check_beta, normalize
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.heads import find_heads
-from caffeinit.model.network import Network, listed
+from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.patterns import check_matched, one_or_more
-from caffeinit.printing import printable
 from caffeinit.result import NO_SPREAD, Result
 from caffeinit.statistics.rate_options import Pictures, RateOptions
 
@@ -29,76 +26,6 @@ Progress = Callable[[int, int], None]
 MODES = (*PRESERVING, "normalize")
 NOT_CHOSEN = "not among the chosen layers"
 BETA = 0.1  # mean of channels, as a share of their deviation
-
-
-def needed_inputs(network: Network) -> dict[str, Shape]:
-    """Return the inputs that some unit depends on; labels that only a loss reads are not among them.
-
-    A net without units needs all its inputs, and so does one of whose outputs these do not determine any.
-    """
-    graph = network.graph
-    needed = _inputs_of(graph, [use.output for unit in network.units for use in unit.uses])
-    if needed and len(needed) < len(graph.inputs):
-        ends = [*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)]
-        if not any(_inputs_of(graph, [end]) <= needed for end in ends):
-            needed = set()
-    return {n: s for n, s in graph.inputs.items() if n in needed} or dict(graph.inputs)
-
-
-def _inputs_of(graph: Graph, values: Sequence[str]) -> set[str]:
-    """Return the inputs that values depend on."""
-    read = {i for node in graph.ancestors(values) for i in node.input}
-    return {name for name in graph.inputs if name in read}
-
-
-def read_calibration(
-    network: Network,
-    sources: Any,
-    *,
-    num_images: int | None = 160,
-    batch_size: int = 16,
-    strict: bool = False,
-    threads: int | None = None,
-    root: str | None = None,
-    **preprocessing: Any,
-) -> Calibration:
-    """Read the pictures for the inputs that units depend on; see `caffeinit.read_images`."""
-    inputs = needed_inputs(network)
-    if not inputs or (network.skipped and not network.units):
-        raise _no_unit(network)
-    if not network.graph.batch_axis_free:
-        # The net spells its batch size out: every batch must have just that many rows.
-        batch_size = next((s[0] for s in inputs.values() if s), batch_size)
-    wanted = [name for name, value in preprocessing.items() if value is not None]
-    if wanted and not any(len(shape) == 4 for shape in inputs.values()):
-        named = ", ".join(f"{printable(name)} {tuple(shape)}" for name, shape in inputs.items())
-        raise OptionError(
-            f"{wanted[0].replace('_', '-')} is for pictures, (N, C, H, W), and the net takes none: {named}"
-        )
-    told = network.source.preprocessing()
-    asked = {name: told.get(name, Preprocessing()) for name in inputs}
-    asked = {name: p.override(**preprocessing) if len(inputs[name]) == 4 else p for name, p in asked.items()}
-    return read_images(
-        inputs,
-        sources,
-        preprocessing=asked,
-        num_images=num_images,
-        batch_size=batch_size,
-        strict=strict,
-        threads=threads,
-        root=root,
-        whole_batches=not network.graph.batch_axis_free,
-    )
-
-
-def given_calibration(network: Network, images: Any) -> Calibration | GivenBatches:
-    """Return what a user brings as pictures, checked, for the inputs that units depend on.
-
-    Args:
-        images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
-    """
-    is_fixed = not network.graph.batch_axis_free
-    return as_calibration(images, needed_inputs(network), unused=network.inputs, whole_batches=is_fixed)
 
 
 def init(
@@ -300,15 +227,9 @@ def _rate_options(
 
 def _choose(network: Network, layers: Sequence[str] | None) -> set[str]:
     if not network.units:
-        raise _no_unit(network)
+        raise no_unit(network)
     check_matched("--layers", layers or (), network.params)
     return select(network, layers)
-
-
-def _no_unit(network: Network) -> CaffeinitError:
-    if not network.skipped:
-        return CaffeinitError("the net has no layer whose weights could be changed")
-    return CaffeinitError(f"no layer with weights can run:{listed(network.skipped)}")
 
 
 def _preserving_reasons(network: Network, chosen: set[str]) -> Callable[[Unit], str]:

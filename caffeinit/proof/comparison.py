@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError
-from caffeinit.jobs import given_calibration
 from caffeinit.model.graph import Shape
 from caffeinit.model.network import Network
 from caffeinit.proof.functions import Function, NetFunction, Run, Values

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.footprint import Work, bounded
-from caffeinit.jobs import given_calibration
 from caffeinit.model.network import Network, Skipped, listed
 from caffeinit.model.units import Unit
 from caffeinit.result import NO_SPREAD, UnitStats, finite

@@ -5,8 +5,8 @@ import pytest
 
 import caffeinit
 from caffeinit.caffe.layers.base import MAX_COUNT
-from caffeinit.errors import CaffeinitError
-from caffeinit.jobs import read_calibration
+from caffeinit.calibration import read_calibration
+from caffeinit.errors import CaffeinitError, OptionError
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { %s } } }\n'
 SMALL = INPUT % "dim: 1 dim: 3 dim: 12 dim: 10"
@@ -74,3 +74,13 @@ def test_a_net_without_any_input_says_so(tmp_path):
     (tmp_path / "net.prototxt").write_text(INPUT % "dim: 1 dim: 0 dim: 4 dim: 4" + layer("ReLU"))
     with pytest.raises(CaffeinitError, match='shape of input "data" is not known'):
         read_calibration(caffeinit.load(tmp_path / "net.prototxt"), np.zeros((2, 3, 4, 4), np.float32))
+
+
+def test_options_for_pictures_are_refused_where_a_net_takes_none(tmp_path):
+    text = 'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 2 } }'
+    (tmp_path / "net.prototxt").write_text(INPUT % "dim: 1 dim: 10" + text)
+    net = caffeinit.load(tmp_path / "net.prototxt")
+    with pytest.raises(
+        OptionError, match=r"scale is for pictures, \(N, C, H, W\), and the net takes none: data \(1, 10\)"
+    ):
+        read_calibration(net, np.zeros((2, 10), np.float32), scale=7.0)
