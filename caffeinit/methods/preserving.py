@@ -23,12 +23,13 @@ from caffeinit.methods.telling import holding, learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
 from caffeinit.model.graph import Graph
-from caffeinit.model.heads import chosen_from, find_heads
+from caffeinit.model.heads import find_heads
 from caffeinit.model.netnumbers import shortest
 from caffeinit.model.network import Network
 from caffeinit.model.nodes import INSIDE, operator_of
-from caffeinit.model.places import find_places, is_squashed
+from caffeinit.model.places import find_places
 from caffeinit.model.units import Unit
+from caffeinit.proof.functions import NetFunction, differences
 from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scales.classes import ScaleSystem
@@ -120,15 +121,7 @@ def rescale_preserving(
     outputs = _computable(network, first[0])
     if mode == "balance" or (mode == "preserve" and options.balanced):
         _measure_rates(run, first)
-    moves = {
-        name: Difference(
-            name,
-            places=find_places(name, network.graph.producer),
-            squashed=is_squashed(name, network.graph.producer),
-            chosen_from=chosen_from(network.graph, network.learned, name),
-        )
-        for name in outputs
-    }
+    moves = {d.name: d for d in differences(NetFunction(network, "the net"), outputs)}
     room = network.settings.room
     with KeptValues(compared(network, first[0]), room.folder if room else None) as kept:
         progress(0, 3)

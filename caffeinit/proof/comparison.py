@@ -16,7 +16,7 @@ from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError
 from caffeinit.model.graph import Shape
 from caffeinit.model.network import Network
-from caffeinit.proof.functions import Function, NetFunction, Run, Values
+from caffeinit.proof.functions import Function, NetFunction, Run, Values, differences
 from caffeinit.proof.verify import TOLERANCE, Difference, is_kept
 from caffeinit.result import finite
 
@@ -89,7 +89,7 @@ def compare(
     sides = [_Side(function, given) for function in (a, b)]
     pairs, notes = _paired_outputs(*sides)
     found = Comparison([], tolerance, 0, notes=notes)
-    outputs = _differences(a, pairs, tolerance)
+    outputs = differences(a, [name for name, _ in pairs], tolerance)
     found.num_images = _run(sides, pairs, outputs, batches, progress)
     found.outputs = outputs
     notes += [
@@ -107,24 +107,11 @@ def compare(
     ]
     if first:
         pairs = _common_values(*sides)
-        inner = _differences(a, pairs, tolerance)
+        inner = differences(a, [name for name, _ in pairs], tolerance)
         rows = min(a.rows, b.rows) and max(a.rows, b.rows)
         _run(sides, pairs, inner, _pieces(batches, rows), lambda done: progress(found.num_images + done))
         found.parting = next((d for d in inner if not found.agree(d)), None)
     return found
-
-
-def _differences(a: Function, pairs: Pairs, tolerance: float) -> list[Difference]:
-    return [
-        Difference(
-            name,
-            places=a.places(name),
-            squashed=a.is_squashed(name),
-            tolerance=tolerance,
-            chosen_from=a.chosen_from(name),
-        )
-        for name, _ in pairs
-    ]
 
 
 def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Comparison:

@@ -11,6 +11,7 @@ from caffeinit.engine.session import compile_graph
 from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.model.network import Network
 from caffeinit.model.places import Places, find_places, is_squashed
+from caffeinit.proof.verify import TOLERANCE, Difference
 
 Values = Mapping[str, np.ndarray]
 Run = Callable[[Values], dict[str, np.ndarray]]
@@ -52,6 +53,20 @@ class Function(Protocol):
 
     def compile(self, values: Sequence[str]) -> Run:
         """Return what computes these values from a batch."""
+
+
+def differences(function: Function, names: Sequence[str], tolerance: float = TOLERANCE) -> list[Difference]:
+    """Return what takes in by how much some values of a function differ from those of another."""
+    return [
+        Difference(
+            name,
+            places=function.places(name),
+            squashed=function.is_squashed(name),
+            tolerance=tolerance,
+            chosen_from=function.chosen_from(name),
+        )
+        for name in names
+    ]
 
 
 class ToldFunction:
