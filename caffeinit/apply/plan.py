@@ -114,7 +114,7 @@ def has_one_scale(graph: Graph, system: ScaleSystem, unit: Unit) -> bool:
 
 def _uses_by_scale(graph: Graph, system: ScaleSystem, unit: Unit) -> dict[bytes, tuple[np.ndarray, list[int]]]:
     """Return for each scale of its own the labels (C,) of these outputs and the numbers of the uses."""
-    keys = system.fingerprints()
+    keys = system.fingerprints
     found: dict[bytes, tuple[np.ndarray, list[int]]] = {}
     for number, use in enumerate(unit.uses):
         if _has_channel_scales(graph, system, use, keys):

@@ -120,7 +120,7 @@ def find_terms(
         columns: unit's key -> what the gradients of each input channel's weights grow by, one function for each.
     """
     links = {id(link.node): link for link in system.links if link.kind == "affine"}
-    keys = system.fingerprints()
+    keys = system.fingerprints
     terms = []
     for unit in units:
         link = links.get(id(unit.uses[0].node))

@@ -8,6 +8,7 @@ then linear functions of independent unknowns.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -67,13 +68,14 @@ class ScaleSystem:
         """Return the log scales of all labels, (labels + 1,); indexed with a label array they give its factors."""
         return np.asarray(self.solution.matrix @ unknowns)
 
+    @functools.cached_property
     def fingerprints(self) -> np.ndarray:
-        """Return a number for each label, (labels + 1,): equal where scales are the same function of the unknowns."""
+        """A number for each label, (labels + 1,): equal where scales are the same function of the unknowns."""
         return self.expand(np.random.default_rng(0).random(self.num_unknowns))
 
     def groups(self, labels: Labels) -> np.ndarray:
         """Return a number for each of some labels, (n,), that those which are tied to each other have in common."""
-        return np.unique(self.fingerprints()[labels], return_inverse=True)[1]
+        return np.unique(self.fingerprints[labels], return_inverse=True)[1]
 
     def is_free(self, labels: Labels) -> np.ndarray:
         """Tell for each label whether it depends on an unknown."""

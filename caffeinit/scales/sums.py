@@ -77,7 +77,7 @@ class Sums:
         self._standardised = system.standardised
         self.mixtures = Mixtures(system.num_unknowns)
         self._zero = np.zeros(system.num_unknowns)
-        self._keys = system.fingerprints()
+        self._keys = system.fingerprints
         units = [(unit, use) for unit in network.units for use in unit.uses]
         self._units = {use.node.output[0]: unit for unit, use in units}
         self._ends = {use.output for unit, use in units if unit.key in restored}
