@@ -57,11 +57,11 @@ def exact_system(system: ScaleSystem, graph: Graph) -> ScaleSystem:
 
 
 @dataclass
-class HalvesPlan:
-    """What mode fp16 does.
+class Planned:
+    """A plan, and what is to be said of it.
 
     Attributes:
-        notes: sentences on the head-room of values and weights, before and after.
+        notes: sentences, in mode fp16 on the head-room of values and weights, before and after.
         reason: why no free scale was changed; empty where some were.
     """
 
@@ -70,7 +70,7 @@ class HalvesPlan:
     reason: str = ""
 
 
-def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> HalvesPlan:
+def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> Planned:
     """Return the plan that brings the largest value of each free channel near WANTED by powers of two.
 
     Where nothing comes near either end of half precision, or the plan would help neither, it changes nothing.
@@ -79,9 +79,9 @@ def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleS
     plan = Plan(system, system.expand(_rounded(system, _wanted(network, moments, system))))
     before, after = _extent(network, moments, nothing), _extent(network, moments, plan)
     if after.shortfall < before.shortfall:
-        return HalvesPlan(plan, before.described("before") + after.described("after"))
+        return Planned(plan, before.described("before") + after.described("after"))
     reason = _NO_HELP if any(before.shortfall) else _HAS_ROOM
-    return HalvesPlan(nothing, [*before.described("as it is"), f"no scale was changed: {reason}"], reason)
+    return Planned(nothing, [*before.described("as it is"), f"no scale was changed: {reason}"], reason)
 
 
 def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> np.ndarray:

@@ -18,7 +18,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.equalize import plan_unit_deviations
-from caffeinit.methods.halves import SMALLEST, HalvesPlan, exact_system, plan_halves, to_powers_of_two
+from caffeinit.methods.halves import SMALLEST, Planned, exact_system, plan_halves, to_powers_of_two
 from caffeinit.methods.telling import holding, learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
@@ -189,7 +189,7 @@ def _plan(run: _Run, held: Sequence[str]) -> Plan:
     return found.plan
 
 
-def _plan_in(run: _Run, system: ScaleSystem) -> HalvesPlan:
+def _plan_in(run: _Run, system: ScaleSystem) -> Planned:
     if run.mode == "fp16":
         return plan_halves(run.network, run.moments, system)
     plan = Plan(system, np.zeros(system.solution.matrix.shape[0]))
@@ -198,7 +198,7 @@ def _plan_in(run: _Run, system: ScaleSystem) -> HalvesPlan:
     elif run.mode in ("preserve", "equalize"):
         plan = plan_unit_deviations(run.network, run.moments, system)
     plan = plan_balance(run.network, run.rates, learns, plan) if run.probe else plan
-    return HalvesPlan(to_powers_of_two(plan) if run.powers_of_two else plan, [])
+    return Planned(to_powers_of_two(plan) if run.powers_of_two else plan, [])
 
 
 def _prove(run: _Run, plan: Plan, batches: Iterable[Batch], kept: KeptValues, moves: Mapping[str, Difference]) -> None:
