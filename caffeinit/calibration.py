@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError
@@ -51,12 +51,7 @@ def read_calibration(
     if not network.graph.batch_axis_free:
         # The net spells its batch size out: every batch must have just that many rows.
         batch_size = next((s[0] for s in inputs.values() if s), batch_size)
-    wanted = [name for name, value in preprocessing.items() if value is not None]
-    if wanted and not any(len(shape) == 4 for shape in inputs.values()):
-        named = ", ".join(f"{printable(name)} {tuple(shape)}" for name, shape in inputs.items())
-        raise OptionError(
-            f"{wanted[0].replace('_', '-')} is for pictures, (N, C, H, W), and the net takes none: {named}"
-        )
+    _check_takes_pictures(inputs, preprocessing)
     told = network.source.preprocessing()
     asked = {name: told.get(name, Preprocessing()) for name in inputs}
     asked = {name: p.override(**preprocessing) if len(inputs[name]) == 4 else p for name, p in asked.items()}
@@ -71,6 +66,16 @@ def read_calibration(
         root=root,
         whole_batches=not network.graph.batch_axis_free,
     )
+
+
+def _check_takes_pictures(inputs: Mapping[str, Shape], asked: Mapping[str, Any]) -> None:
+    """Refuse options for pictures where no input takes any."""
+    wanted = [name for name, value in asked.items() if value is not None]
+    if wanted and not any(len(shape) == 4 for shape in inputs.values()):
+        named = ", ".join(f"{printable(name)} {tuple(shape)}" for name, shape in inputs.items())
+        raise OptionError(
+            f"{wanted[0].replace('_', '-')} is for pictures, (N, C, H, W), and the net takes none: {named}"
+        )
 
 
 def given_calibration(network: Network, images: Any) -> Calibration | GivenBatches:

@@ -125,6 +125,12 @@ class Preprocessing:
             raise ImagesError("the mean holds values that are not finite numbers.")
         if self.mean is not None and self.mean_file is not None:
             raise ImagesError("both a mean and a mean file are given: give one of them.")
+        self._check_kinds()
+        if min(*(self.crop_sides or (1,)), *(self.resize_to or (1,))) < 1:
+            raise ImagesError(f"crop and resize sizes must be at least 1: found {self.crop or self.resize_to}.")
+
+    def _check_kinds(self) -> None:
+        """Refuse words and sizes of which nothing is known to be done."""
         for name, of in (("resize", Resize), ("channels", Channels)):
             if (value := getattr(self, name)) not in (None, *get_args(of)):
                 raise ImagesError(f"{name} is {value!r}: it must be one of {', '.join(get_args(of))}.")
@@ -134,8 +140,6 @@ class Preprocessing:
                 isinstance(sides, tuple | list) and len(sides) == 2 and all(isinstance(s, Integral) for s in sides)
             ):
                 raise ImagesError(f"{name.partition('_')[0]} is {sides!r}: give whole numbers, (height, width).")
-        if min(*(self.crop_sides or (1,)), *(self.resize_to or (1,))) < 1:
-            raise ImagesError(f"crop and resize sizes must be at least 1: found {self.crop or self.resize_to}.")
 
     @property
     def crop_sides(self) -> Size | None:
