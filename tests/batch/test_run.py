@@ -395,10 +395,3 @@ def test_patterns_are_for_the_zoo_and_need_not_match_in_every_model(place):
     assert batch(place, "--layers", "ip,fc*").returncode == 0
     assert batch(place, "--layers", "cnov*", out="other").returncode == 1
     assert all(e["result"] == "left out" and 'nearest: "conv1"' in e["reason"] for e in entries(place / "other"))
-
-
-def test_results_are_delivered_by_an_interpreter_that_leaves_assertions_out(place):
-    words = command(place)
-    done = subprocess.run([words[0], "-O", *words[1:]], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert content(place / "out").keys() >= set(NAMES)

@@ -391,12 +391,3 @@ def test_nodes_above_a_head_are_those_before_what_learns_not_though_its_weight_i
     b.graph.outputs = [top]
     above = _nodes_above(b.graph, [head], [weight] if learns else [])
     assert above == (set() if learns else {id(b.graph.producer(value)) for value in (judged, top)})
-
-
-def test_sums_along_an_axis_that_is_not_known_hold_what_they_read():
-    b = NetBuilder()
-    x = b.relu(b.conv("data", "below", 5))
-    b.graph.add_input("axis", (1,))
-    x = b.graph.op("CumSum", x, b.graph.op("Cast", "axis", to=7), name="running")
-    net = b.finish(b.conv(x, "above", 4))
-    assert find_scales(net.graph, net.learned).num_unknowns == 0
