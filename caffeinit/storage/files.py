@@ -252,36 +252,39 @@ def _to_disk(temporary: Path, target: Path) -> None:
 
 
 def _name(temporary: Path, target: Path, force: bool) -> None:
-    if not force:
+    if force:
+        os.replace(temporary, target)
+    else:
+        _name_first(temporary, target)
+    sync_folder(target.parent)
+
+
+def _name_first(temporary: Path, target: Path) -> None:
+    """Give a file a name that no other has got while we worked."""
+    try:
         try:
-            # A link refuses to replace a file that appeared while we worked; a rename would not.
-            os.link(temporary, target)
+            os.link(temporary, target)  # refuses to replace a file; a rename would not
         except FileExistsError:
-            raise _appeared(target) from None
+            raise
         except OSError:  # the file system has no hard links; an empty file of this name refuses in their place
-            try:
-                os.close(os.open(target, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                raise _appeared(target) from None
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL))
             try:
                 os.replace(temporary, target)
             except OSError:
                 target.unlink()
                 raise
-    else:
-        os.replace(temporary, target)
-    sync_folder(target.parent)
-
-
-def _appeared(target: Path) -> OutputError:
-    return OutputError(f"{target}: appeared while the work was going on; --force replaces it")
+    except FileExistsError:
+        raise OutputError(f"{target}: appeared while the work was going on; --force replaces it") from None
 
 
 def sync_folder(folder: str | PathLike[str]) -> None:
-    """Bring the names in a folder to disk, where the system has a way to."""
+    """Bring the names in a folder to disk, where the system has a way to, and the folder may be read."""
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(handle)
     except OSError as error:

@@ -152,6 +152,19 @@ def test_without_hard_links_an_output_that_appears_meanwhile_stays(tmp_path, mon
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_folder_that_may_not_be_read_takes_outputs(old, monkeypatch):
+    opened = os.open
+
+    def refused(path, *args, **kwargs):
+        if path == old.parent:
+            raise PermissionError(13, "permission denied")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(files.os, "open", refused)
+    write(old)
+    assert old.read_bytes() == b"new"
+
+
 def test_an_old_file_that_cannot_be_set_aside_leaves_no_part_of_a_copy(old, monkeypatch):
     def fails(*args, **kwargs):
         raise OSError(28, "no space left on device")
