@@ -114,7 +114,7 @@ class CaffeSource:
         return sum(blob.round_as_stored(array) for array, blob in blobs if blob) > 0
 
     def check_writable(self) -> None:
-        """Refuse layers with weights of their own, but without names of their own, by which files of weights tell them."""
+        """Refuse layers with weights of their own, but without names of their own; see `Source`."""
         for layer, params in self.found.params.items():
             given = self.net.file_names.get(layer)
             keys = [(layer, index) for index in range(len(params))]
