@@ -1,8 +1,9 @@
 """Local response normalisation that a model spells out in several operators, known as one layer.
 
 Exporters have no operator for the one within channels, and some spell the one across channels out as well: x / (k + alpha *
-mean of squares) ** beta, the mean taken by pooling, with padding and changes of shape around it. Nothing but scales depends
-on its being known, so what is not known for certain is passed over: a graph runs as it stands in any case.
+mean of squares) ** beta, the mean taken by pooling, with padding and changes of shape around it, or k and mean at once by a
+convolution that adds neighbours up, as `convert` has it. Nothing but scales depends on its being known, so what is not
+known for certain is passed over: a graph runs as it stands in any case.
 """
 
 from __future__ import annotations
@@ -37,13 +38,32 @@ def _is_divisor(graph: Graph, value: str, x: str) -> bool:
     """Tell whether a value is (k + alpha * mean of squares of x) ** beta, with k, alpha and beta positive."""
     total = _base_of_power(graph, value)
     node = graph.producer(total)
-    if node is None or not _is(node, "Add"):
+    if node is None:
+        return False
+    if _adds_neighbours(graph, node):
+        squares = graph.producer(node.input[0])
+        return squares is not None and _is_square(graph, squares, x)
+    if not _is(node, "Add"):
         return False
     mean = _besides_a_number(graph, node)
     factor = graph.producer(mean) if mean else None
     if factor is not None and _is(factor, "Mul") and (inner := _besides_a_number(graph, factor)):
         mean = inner
     return bool(mean) and _is_mean_of_squares(graph, mean, x)
+
+
+def _adds_neighbours(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Tell whether a convolution adds a positive number to a multiple of the sum over each channel and its neighbours."""
+    if not _is(node, "Conv") or len(node.input) < 3:
+        return False
+    kernel, shift = (graph.initializers.get(i) for i in node.input[1:])
+    if kernel is None or shift is None or kernel.shape != (len(kernel), len(kernel)) + (1,) * (kernel.ndim - 2):
+        return False
+    if shift.min() <= 0 or np.ptp(shift):
+        return False
+    rows, index = kernel.reshape(len(kernel), -1), np.arange(len(kernel))
+    band = np.abs(index[:, None] - index) < np.count_nonzero(rows[0])
+    return bool(rows[0, 0] > 0 and np.array_equal(rows, np.where(band, rows[0, 0], 0)))
 
 
 def _base_of_power(graph: Graph, value: str) -> str:

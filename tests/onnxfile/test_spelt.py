@@ -15,7 +15,7 @@ layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
         convolution_param { num_output: 8 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
 layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
 layer { name: "norm1" type: "LRN" bottom: "conv1" top: "norm1"
-        lrn_param { local_size: 3 alpha: 0.5 beta: BETA norm_region: WITHIN_CHANNEL } }
+        lrn_param { local_size: 3 alpha: 0.5 beta: BETA norm_region: REGION } }
 layer { name: "conv2" type: "Convolution" bottom: "norm1" top: "conv2"
         convolution_param { num_output: 8 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
 layer { name: "relu2" type: "ReLU" bottom: "conv2" top: "conv2" }
@@ -25,9 +25,10 @@ layer { name: "fc" type: "InnerProduct" bottom: "conv2" top: "fc"
 PICTURES = np.random.default_rng(1).standard_normal((16, 3, 16, 16)).astype(np.float32)
 
 
+@pytest.mark.parametrize("region", ["WITHIN_CHANNEL", "ACROSS_CHANNELS k: 2"])
 @pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 0.6])
-def test_a_net_and_its_export_come_to_one_rate(beta, tmp_path):
-    (tmp_path / "net.prototxt").write_text(NET.replace("BETA", str(beta)))
+def test_a_net_and_its_export_come_to_one_rate(beta, region, tmp_path):
+    (tmp_path / "net.prototxt").write_text(NET.replace("BETA", str(beta)).replace("REGION", region))
     caffe = load(tmp_path / "net.prototxt")
     caffeinit.init(caffe, PICTURES, balanced=False)
     export_onnx(caffe, tmp_path / "net.onnx")
