@@ -13,6 +13,7 @@ from onnx import TensorProto
 from caffeinit.errors import CaffeinitError, FormatError, WeightsError
 from caffeinit.images import Preprocessing
 from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.hidden import find_hidden
 from caffeinit.model.netnumbers import NetNumber
 from caffeinit.model.network import Network, Params
 from caffeinit.model.nodes import INSIDE, operator_of
@@ -153,6 +154,7 @@ def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dic
     built = build_graph(laid_open(plain, shapes), shapes)
     graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
     graph, without_gain = gains_after(one_channel(endings_apart(factors_last(graph))))
+    graph.recurrent |= find_hidden(graph)
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
     graph.verdicts.update(find_softmax(graph))

@@ -9,32 +9,32 @@ from caffeinit.export import export_onnx
 STEPS, SEQUENCES = 3, 2
 NET = """
 layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 6 dim: 3 dim: 8 dim: 8 }} }} }}
-layer {{ name: "cont" type: "Input" top: "cont" input_param {{ shape {{ dim: 3 dim: 2 }} }} }}
+layer {{ name: "cont" type: "Input" top: "cont" input_param {{ shape {{ dim: {steps} dim: {sequences} }} }} }}
 layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param {{ num_output: 6 kernel_size: 3 }} }}
 layer {{ name: "relu1" type: "ReLU" bottom: "conv" top: "conv" }}
 layer {{ name: "fc" type: "InnerProduct" bottom: "conv" top: "fc" inner_product_param {{ num_output: 5 }} }}
 layer {{ name: "relu2" type: "ReLU" bottom: "fc" top: "fc" }}
 layer {{ name: "steps" type: "Reshape" bottom: "fc" top: "steps"
-  reshape_param {{ shape {{ dim: 3 dim: 2 }} axis: 0 num_axes: 1 }} }}
+  reshape_param {{ shape {{ dim: {steps} dim: {sequences} }} axis: 0 num_axes: 1 }} }}
 layer {{ name: "read" type: "{kind}" bottom: "steps" bottom: "cont" top: "read" recurrent_param {{ num_output: 4 }} }}
 layer {{ name: "last" type: "InnerProduct" bottom: "read" top: "last"
   inner_product_param {{ num_output: 3 axis: 2 }} }}
 """
 
 
-def load(folder, kind):
-    """Return a net with badly scaled weights, and what it is fed."""
-    (folder / "net.prototxt").write_text(NET.format(kind=kind))
+def load(folder, kind, steps=STEPS):
+    """Return a net with badly scaled weights, and what it is fed, at so many steps."""
+    pictures, side_by_side = STEPS * SEQUENCES, STEPS * SEQUENCES // steps
+    (folder / "net.prototxt").write_text(NET.format(kind=kind, steps=steps, sequences=side_by_side))
     net, rng = caffeinit.load(folder / "net.prototxt"), np.random.default_rng(0)
     for arrays in net.params.values():
         for array in arrays:
             rows = rng.uniform(0.3, 3, (len(array),) + (1,) * (array.ndim - 1))
             array[...] = rng.standard_normal(array.shape) * rows / np.sqrt(np.prod(array.shape[1:]))
     net.save(folder / "net.caffemodel")
-    pictures = rng.standard_normal((STEPS * SEQUENCES, 3, 8, 8)).astype(np.float32)
     return caffeinit.load(folder / "net.prototxt", folder / "net.caffemodel"), {
-        "data": pictures,
-        "cont": np.array([[0, 0], [1, 1], [1, 0]], np.float32),
+        "data": rng.standard_normal((pictures, 3, 8, 8)).astype(np.float32),
+        "cont": np.array([[0, 0], [1, 1], [1, 0]], np.float32).reshape(steps, side_by_side),
     }
 
 
@@ -61,16 +61,20 @@ def test_weights_that_read_a_sequence_are_a_unit_and_those_of_the_state_stay(kin
         np.testing.assert_allclose(unit.stats.channel_stds, told.after.channel_stds, rtol=2e-3)
 
 
-def test_its_export_gets_the_same_scales(tmp_path):
-    net, given = load(tmp_path, "LSTM")
+@pytest.mark.parametrize("mode", ["equalize", "normalize"])
+@pytest.mark.parametrize(("kind", "steps"), [("LSTM", 3), ("LSTM", 1), ("RNN", 3)])
+def test_its_export_gets_the_same_scales(kind, steps, mode, tmp_path):
+    net, given = load(tmp_path, kind, steps)
     export_onnx(net, tmp_path / "net.onnx")
     other = caffeinit.load(tmp_path / "net.onnx")
-    caffeinit.rescale(net, given, mode="equalize")
-    caffeinit.rescale(other, given, mode="equalize")
-    for layer, index in (("conv", 0), ("fc", 0), ("read", 0)):
-        (name,) = [
-            n
-            for n in other.params
-            if n.startswith(f"{layer}") and other.params[n][0].size == net.params[layer][index].size
-        ]
-        np.testing.assert_allclose(other.params[name][0].ravel(), net.params[layer][index].ravel(), rtol=1e-5)
+    one, two = (caffeinit.rescale(n, given, mode=mode) for n in (net, other))
+    assert [u.name for u in two.units] == [f"{layer}/param{i}" for layer, i in placed(net)]
+    assert two.rate_spread_before == pytest.approx(one.rate_spread_before, rel=1e-4, nan_ok=True)
+    for layer, index in placed(net):
+        stored = other.params[f"{layer}/param{index}"][0]
+        np.testing.assert_allclose(stored, net.params[layer][index], rtol=1e-3, atol=1e-5 * np.abs(stored).max())
+
+
+def placed(net):
+    """Return the layer and number of each unit's weight."""
+    return [(of.layer, of.index) for of in (net.learned[unit.initializers[0]] for unit in net.units)]

@@ -17,6 +17,7 @@ import numpy as np
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
 from caffeinit.errors import LayerError
 from caffeinit.model.graph import Shape
+from caffeinit.model.hidden import hide
 
 _MOST = float(np.finfo(np.float32).max)
 MOST_STEPS = 2048  # above, the unrolled graph has tens of thousands of nodes
@@ -125,8 +126,7 @@ class Unrolled:
         self.graph = graph
         self.inputs = inputs
         self.cont = cont
-        # No plain view of the array, or it would be taken for a unit's that is used many times.
-        self.weight = graph.op("Transpose", graph.op("Concat", weight, axis=0), perm=[1, 0])
+        self.weight = graph.op("Transpose", hide(graph, weight), perm=[1, 0])
 
     def gate_inputs(self, step: int, state: str) -> str:
         """Return W x + b and the product with cont * state, (N, G)."""
