@@ -4,7 +4,8 @@ Change rates are taken on them ("the last value before loss or softmax layers", 
 a softmax, a sigmoid that is an output, a loss, an arg max or a list of detections says something about the head, and has
 a gradient that vanishes or none at all. Entries that the data choose, however many, are such a list up to where something
 learned reads them: the head is what they were chosen from. What follows from other heads with nothing learned on the way,
-as boxes do that are decoded from what scores are in as well, is no head beside them.
+as boxes do that are decoded from what scores are in as well, is no head beside them. In what order the numbers of a head
+are looked through is nothing of the head's.
 """
 
 from __future__ import annotations
@@ -80,11 +81,22 @@ def _before_verdicts(graph: Graph, value: str, chosen: Collection[str]) -> list[
         current = pending.pop(0)
         below = _judged(graph, current, chosen)
         if below is None:
-            found[current] = None
+            found[_in_first_order(graph, current)] = None
             continue
         pending += [v for v in below if v not in seen]
         seen.update(below)
     return list(found)
+
+
+def _in_first_order(graph: Graph, value: str) -> str:
+    """Return what a value has all numbers of, some axes turned round, as where the last of equal numbers is looked for."""
+    node = graph.producer(value)
+    while (
+        node is not None and node.op_type == "Slice" and not node.domain and _has_shape_of(graph, value, node.input[0])
+    ):
+        value = node.input[0]
+        node = graph.producer(value)
+    return value
 
 
 def _judged(graph: Graph, value: str, chosen: Collection[str]) -> list[str] | None:
@@ -103,6 +115,10 @@ def _judged(graph: Graph, value: str, chosen: Collection[str]) -> list[str] | No
     if all(b is None for b in below):
         return None
     return [v for i, b in zip(moving, below, strict=True) for v in ([i] if b is None else b)]
+
+
+def _has_shape_of(graph: Graph, value: str, other: str) -> bool:
+    return all(_has_known_shape(graph, v) for v in (value, other)) and graph.shape(value) == graph.shape(other)
 
 
 def _has_known_shape(graph: Graph, value: str) -> bool:

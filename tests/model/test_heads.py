@@ -81,3 +81,15 @@ def test_entries_that_are_chosen_are_no_head_until_something_learned_reads_them(
     found = graph.op("Clip", decoded(graph, found), np.float32(0))
     graph.outputs = [graph.op("MatMul", found, "later") if is_read else found]
     assert find_heads(graph, ["boxes", "scores", "later"]) == (graph.outputs if is_read else [boxes, scores])
+
+
+@pytest.mark.parametrize("end", [-9, 0], ids=["all of them", "all but the first"])
+def test_numbers_are_the_same_head_in_any_order(end):
+    """Caffe's ArgMax finds the last of equal numbers, and so does what `convert` writes: it begins at the end."""
+    graph = Graph()
+    graph.add_input("x", (4, 3))
+    graph.add_initializer("w", np.ones((3, 6), np.float32))
+    scores = graph.op("MatMul", "x", "w")
+    backwards = graph.op("Slice", scores, [5], [end], [1], [-1])
+    graph.outputs = [graph.ops("TopK", backwards, np.int64([1]), axis=1, outputs=2)[1]]
+    assert find_heads(graph, ["w"]) == [backwards if end == 0 else scores]
