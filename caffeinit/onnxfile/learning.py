@@ -1,10 +1,10 @@
 """Which arrays of an ONNX model are weights, what each is for, and which have to stay as they are.
 
-An ONNX file does not say what was learned. Learned is what stands where a unit has its arrays: weights and biases of Conv,
-ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel, and BatchNormalization's four arrays. A
-filter that is the same for all channels, each of which it is applied to alone, was not; nor was one that counts from 0 on,
-with which detectors take the mean of a distribution, or one along places (`positions.py`); nor were waves, with which
-nets for sound begin.
+An ONNX file does not say what was learned, but for the names in files of `convert`. Learned is what stands where a unit has
+its arrays: weights and biases of Conv, ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel,
+and BatchNormalization's four arrays. A filter that is the same for all channels, each of which it is applied to alone, was
+not; nor was one that counts from 0 on, with which detectors take the mean of a distribution, or one along places
+(`positions.py`); nor were waves, with which nets for sound begin.
 A weight that is computed in the graph (DequantizeLinear, ConstantOfShape, ...) is worked out once, so that its unit can be
 measured, and stays.
 """
@@ -34,6 +34,7 @@ from caffeinit.onnxfile.positions import along_positions
 from caffeinit.ops.base import rewritten
 
 _CONSTANT = re.compile(r"const(_[0-9]+)?")
+_PARAMETER = re.compile(r"param[0-9]+(_[0-9]+)?")
 _SHORTEST = 8  # numbers of a wave; what is shorter may be waves by chance
 _WAVE = 1e-4  # of the largest number: what rounding makes of waves
 _AFFINE = ("Conv", "ConvTranspose", *PRODUCTS)
@@ -104,7 +105,11 @@ def _arrays_of(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
 
 
 def find_learned(
-    graph: Graph, changeable: Collection[str], held: Mapping[str, str], computed: Mapping[str, Learned]
+    graph: Graph,
+    changeable: Collection[str],
+    held: Mapping[str, str],
+    computed: Mapping[str, Learned],
+    named: Collection[str] = (),
 ) -> dict[str, Learned]:
     """Return initializer -> what it is, for all that belong to units.
 
@@ -112,6 +117,7 @@ def find_learned(
         changeable: initializers whose numbers can be written back.
         held: initializer -> why it has to stay.
         computed: from `work_out`.
+        named: initializers that were learned, as their names tell, whatever their shapes and numbers are.
     """
     candidates: dict[str, Learned] = {}
     moving = graph.moving_values()
@@ -126,20 +132,21 @@ def find_learned(
             continue  # arithmetic of arrays, and of shapes, such as anchors
         for value, role in _arrays_of(node):
             name = _behind(graph, value)
-            if value in placed or (role == "weight" and _why_fixed(node, graph)):
+            if (value in placed and name not in named) or (role == "weight" and _why_fixed(node, graph)):
                 continue
             array = graph.initializers.get(name) if name else None
-            is_known = name in changeable or name in held or name in computed
-            if array is None or array.dtype != np.float32 or not is_known:
+            is_stored = name in changeable or name in held or name in computed
+            if array is None or array.dtype != np.float32 or not is_stored:
                 continue
             is_bias = node.op_type == "Add" and not bare.isdisjoint(node.input)
-            if array.size == 1 and node.op_type in ("Add", "Mul") and single.isdisjoint(node.input) and not is_bias:
+            is_known = name in named or is_bias or not single.isdisjoint(node.input)
+            if array.size == 1 and node.op_type in ("Add", "Mul") and not is_known:
                 formulas.add(name)  # its number, and not that of a layer with a single output
                 continue
             known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
             candidates.setdefault(name, replace(known, role=role))
     candidates = {name: of for name, of in candidates.items() if name not in formulas}
-    shared = _shared_zeros(find_units(graph, candidates))
+    shared = _shared_zeros(find_units(graph, candidates)).difference(named)
     candidates = {name: of for name, of in candidates.items() if name not in shared}
     used = {name for unit in find_units(graph, candidates) for name in unit.initializers}
     return {name: of for name, of in candidates.items() if name in used}
@@ -215,6 +222,11 @@ def _makes_one_channel_without_bias(graph: Graph, node: onnx.NodeProto, moving: 
 def is_constant(name: str) -> bool:
     """Tell whether an array of a file that we wrote is a constant of a layer, by its name; it was not learned."""
     return _CONSTANT.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def is_parameter(name: str) -> bool:
+    """Tell whether an array of a file that we wrote is one that a layer has learned, by its name."""
+    return _PARAMETER.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def _behind(graph: Graph, value: str) -> str:

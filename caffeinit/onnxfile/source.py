@@ -25,7 +25,15 @@ from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.endings import endings_apart
 from caffeinit.onnxfile.gains import gains_after
 from caffeinit.onnxfile.lastly import factors_last
-from caffeinit.onnxfile.learning import find_learned, idle_units, is_constant, not_units, read_within, work_out
+from caffeinit.onnxfile.learning import (
+    find_learned,
+    idle_units,
+    is_constant,
+    is_parameter,
+    not_units,
+    read_within,
+    work_out,
+)
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
 from caffeinit.onnxfile.numbers import one_channel
 from caffeinit.onnxfile.plain import Plain, read_plain
@@ -128,7 +136,8 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
     is_ours = file.model.producer_name == "caffeinit"
     changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
-    learned = find_learned(graph, changeable, _held(file, built.plain), computed)
+    named = {n for n in changeable if is_ours and is_parameter(n)}
+    learned = find_learned(graph, changeable, _held(file, built.plain), computed, named)
     weights = {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items() if n in learned}
     source = OnnxSource(file, plain, weights)
     network = Network(

@@ -39,16 +39,23 @@ def spread(net, seed=0):
             unit.rescale(rng.uniform(0.3, 3, unit.num_channels), rng.standard_normal(unit.num_channels))
 
 
+PICTURES = np.random.default_rng(1).standard_normal((8, 3, 12, 10)).astype(np.float32)
+
+
+def both(folder, text):
+    """Return a net with weights, and the file that `convert` makes of it."""
+    (folder / "net.prototxt").write_text(text)
+    caffe = load(folder / "net.prototxt")
+    caffeinit.init(caffe, PICTURES, balanced=False)
+    spread(caffe)
+    export_onnx(caffe, folder / "net.onnx")
+    return caffe, load(folder / "net.onnx")
+
+
 @pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", EXACT, "normalize"])
 def test_both_forms_of_a_net_get_the_same_scales(mode, tmp_path):
-    (tmp_path / "net.prototxt").write_text(NET)
-    pictures = np.random.default_rng(1).standard_normal((8, 3, 12, 10)).astype(np.float32)
-    caffe = load(tmp_path / "net.prototxt")
-    caffeinit.init(caffe, pictures, balanced=False)
-    spread(caffe)
-    export_onnx(caffe, tmp_path / "net.onnx")
-    other = load(tmp_path / "net.onnx")
-    results = [caffeinit.rescale(net, pictures, **options_of(mode)) for net in (caffe, other)]
+    caffe, other = both(tmp_path, NET)
+    results = [caffeinit.rescale(net, PICTURES, **options_of(mode)) for net in (caffe, other)]
     assert [u.kind for u in caffe.units] == [u.kind for u in other.units]
     for one, two, first, second in zip(caffe.units, other.units, *(r.units for r in results), strict=True):
         assert first.done == second.done
@@ -57,6 +64,24 @@ def test_both_forms_of_a_net_get_the_same_scales(mode, tmp_path):
             if a is not None and attribute != "mean":
                 # The two graphs are run by the same operators; rates and deviations differ by rounding alone.
                 np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+
+
+# What the net ends with instead of "fc2", whose numbers other files might have worked out.
+FEW = {
+    "one factor": (
+        'layer { name: "one" type: "Convolution" bottom: "joined" top: "one" '
+        "convolution_param { num_output: 1 kernel_size: 1 } }"
+        'layer { name: "norm" type: "BatchNorm" bottom: "one" top: "one" }'
+        'layer { name: "factor" type: "Scale" bottom: "one" top: "one" scale_param { bias_term: true } }'
+    ),
+    "factors along places": 'layer { name: "rows" type: "Scale" bottom: "joined" top: "rows" scale_param { axis: 2 } }',
+}
+
+
+@pytest.mark.parametrize("more", FEW.values(), ids=FEW)
+def test_what_a_net_has_learned_is_known_however_few_numbers_it_is(more, tmp_path):
+    caffe, other = both(tmp_path, NET.partition('layer { name: "fc1"')[0] + more)
+    assert [(u.kind, u.num_channels) for u in other.units] == [(u.kind, u.num_channels) for u in caffe.units]
 
 
 def test_statistics_and_constants_are_numbers_in_the_file(tmp_path):
