@@ -88,7 +88,7 @@ def keeps_function(network: Network, chosen: Callable[[Unit], str]) -> bool:
     Args:
         chosen: returns why a unit is to be left alone; empty to change it.
     """
-    heads, units = find_heads(network.graph, network.learned), [u for u in network.units if learns(u)]
+    heads, units = find_heads(network.graph, network.unit_arrays), [u for u in network.units if learns(u)]
     if network.graph.held or not each_has_a_scale(network, units, chosen, heads):
         return False
     relaxed = scale_system(network, chosen, heads, relaxed=True, bending=False)

@@ -200,6 +200,11 @@ class Network:
         return find_units(self.graph, self.learned, {value: name for value, (name, _) in self.makers.items()})
 
     @cached_property
+    def unit_arrays(self) -> set[str]:
+        """The initializers of all units: those learned arrays that any file of the net tells."""
+        return {name for unit in self.units for name in unit.initializers}
+
+    @cached_property
     def apart(self) -> list[Skipped]:
         """Layers of Caffe nets that run and have learned numbers, but are no units: their scales are left alone."""
         return [Skipped(*found) for found in without_unit(self.units, self.learned).items()] if self.makers else []

@@ -187,7 +187,7 @@ class RateProbe:
         self.graph = network.graph
         self.batches = list(batches)
         self._changing = {*network.learned, *changing}
-        self.heads = [h for h in find_heads(self.graph, network.learned) if self._is_given(h)]
+        self.heads = [h for h in find_heads(self.graph, network.unit_arrays) if self._is_given(h)]
         if not self.heads:
             raise CaffeinitError(
                 "no output of the net depends on its weights and on the pictures alone, so that no rates can be measured"

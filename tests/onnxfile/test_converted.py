@@ -84,6 +84,20 @@ def test_what_a_net_has_learned_is_known_however_few_numbers_it_is(more, tmp_pat
     assert [(u.kind, u.num_channels) for u in other.units] == [(u.kind, u.num_channels) for u in caffe.units]
 
 
+def test_slopes_make_no_heads(tmp_path):
+    """An ONNX file does not tell that a slope was learned, and no rate depends on what only slopes have part in."""
+    ends = (
+        'layer { name: "first" type: "PReLU" bottom: "data" top: "first" prelu_param { channel_shared: true } }'
+        'layer { name: "last" type: "PReLU" bottom: "fc2" top: "last" }'
+        'layer { name: "beside" type: "Reshape" bottom: "fc2" top: "beside" reshape_param { shape { dim: 0 dim: 3 } } }'
+    )
+    caffe, other = both(tmp_path, NET + ends)
+    one, two = (caffeinit.rescale(net, PICTURES, mode="normalize") for net in (caffe, other))
+    assert [u.after.rate for u in two.units if u.kind == "affine"] == pytest.approx(
+        [u.after.rate for u in one.units if u.kind == "affine"], rel=1e-4
+    )
+
+
 def test_statistics_and_constants_are_numbers_in_the_file(tmp_path):
     """Not all programs take arithmetic of arrays: a siamese pair shares the sums that Caffe stores, and boxes are known."""
     pair = NET + "".join(
