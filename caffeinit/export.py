@@ -107,7 +107,7 @@ def _put_statistics(graph: Graph, made: Graph) -> dict[str, str]:
     instead = dict[str, str]()
     for node in graph.nodes:
         for value in node.input[3:5] if node.op_type == "BatchNormalization" else ():
-            found = find_statistic(graph, value)
+            found = find_statistic(graph, node, value)
             if found is None or found.factor is None or value in instead:
                 continue
             name = found.initializer

@@ -25,11 +25,10 @@ class Statistic:
     factor: str | None
 
 
-def find_statistic(graph: Graph, value: str) -> Statistic | None:
-    """Return the initializer behind a statistic: itself, or a row of them times one number."""
+def find_statistic(graph: Graph, norm: onnx.NodeProto, value: str) -> Statistic | None:
+    """Return the initializer behind a statistic that a node reads: itself, or a row of them times one number."""
     if value in graph.initializers:
-        reader = next(n for n in graph.nodes if value in n.input)
-        return Statistic(value, reader, None)
+        return Statistic(value, norm, None)
     node = graph.producer(value)
     if node is None or node.op_type != "Mul":
         return None
@@ -42,7 +41,7 @@ def find_statistic(graph: Graph, value: str) -> Statistic | None:
 
 def stored_factor(graph: Graph, node: onnx.NodeProto) -> float | None:
     """Return what a BatchNormalization's stored statistics are multiplied by; None if that cannot be told."""
-    found = [find_statistic(graph, v) for v in node.input[3:5]]
+    found = [find_statistic(graph, node, v) for v in node.input[3:5]]
     factors = {s.factor for s in found if s}
     if None in found or len(factors) != 1:
         return None

@@ -357,7 +357,7 @@ class Scales:
         """State the labels of a BatchNormalization's output; learned statistics take up any scale of the input."""
         x, scale, bias = node.input[:3]
         inputs = self._channels(x, 1)
-        statistics = [find_statistic(self.graph, v) for v in node.input[3:5]]
+        statistics = [find_statistic(self.graph, node, v) for v in node.input[3:5]]
         inverse = stored_factor(self.graph, node)
         is_learned = all(s and s.initializer in self.learned for s in statistics) and inverse not in (None, 0.0)
         if not is_learned:

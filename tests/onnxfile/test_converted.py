@@ -52,9 +52,27 @@ def both(folder, text):
     return caffe, load(folder / "net.onnx")
 
 
+SHARED = "".join(f'param {{ lr_mult: 0 name: "sums{i}" }} ' for i in range(3))
+NETS = {
+    "plain": NET,
+    "two norms that are one": NET.partition('layer { name: "joined"')[0]
+    + f"""
+layer {{ name: "other" type: "Convolution" bottom: "conv1" top: "other"
+        convolution_param {{ num_output: 4 kernel_size: 1 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "norm1" type: "BatchNorm" bottom: "left" top: "left" {SHARED} }}
+layer {{ name: "norm2" type: "BatchNorm" bottom: "other" top: "other" {SHARED} }}
+layer {{ name: "fc1" type: "InnerProduct" bottom: "left" top: "fc1"
+        inner_product_param {{ num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "fc2" type: "InnerProduct" bottom: "other" top: "fc2"
+        inner_product_param {{ num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+""",
+}
+
+
 @pytest.mark.parametrize("mode", ["preserve", "equalize", "balance", EXACT, "normalize"])
-def test_both_forms_of_a_net_get_the_same_scales(mode, tmp_path):
-    caffe, other = both(tmp_path, NET)
+@pytest.mark.parametrize("text", NETS.values(), ids=NETS)
+def test_both_forms_of_a_net_get_the_same_scales(text, mode, tmp_path):
+    caffe, other = both(tmp_path, text)
     results = [caffeinit.rescale(net, PICTURES, **options_of(mode)) for net in (caffe, other)]
     assert [u.kind for u in caffe.units] == [u.kind for u in other.units]
     for one, two, first, second in zip(caffe.units, other.units, *(r.units for r in results), strict=True):
