@@ -24,6 +24,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.norms import find_statistic, stored_factor
+from caffeinit.model.remarks import Remarks
 from caffeinit.storage.files import check_target, replacing_all
 
 MOST_EMBEDDED = 1_900_000_000  # bytes; protobuf's limit is 2 GiB for the whole file
@@ -74,6 +75,7 @@ def export_onnx(
     data = path.with_name(path.name + ".data") if beside else None
     small = {n: a for n, a in graph.initializers.items() if not beside or a.nbytes <= _ALWAYS_INSIDE}
     model = _describe(graph.to_model(embed=small), origin)
+    _remarks(network, graph).write(model)
     _state_outputs(model, runs, graph)
     with replacing_all([path] if data is None else [data, path], force) as places:
         temporary = places[-1]
@@ -146,6 +148,14 @@ def _describe(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     model.producer_version = importlib.metadata.version("caffeinit")
     model.doc_string = f"Made from {origin}" if origin else ""
     return model
+
+
+def _remarks(network: Network, graph: Graph) -> Remarks:
+    """Return what the file would not tell of the net: what its losses judge, and what is not to be trained."""
+    made = {*graph.inputs, *(o for node in graph.nodes for o in node.output)}
+    verdicts = {top: below for top, below in network.graph.verdicts.items() if made.issuperset([top, *below])}
+    frozen = [name for unit in network.units for name in unit.initializers if network.learned[name].frozen]
+    return Remarks(verdicts, [name for name in dict.fromkeys(frozen) if name in graph.initializers])
 
 
 def _state_outputs(model: onnx.ModelProto, runs: list[tuple[Arrays, Arrays]], graph: Graph) -> None:

@@ -110,6 +110,7 @@ def find_learned(
     held: Mapping[str, str],
     computed: Mapping[str, Learned],
     named: Collection[str] = (),
+    frozen: Collection[str] = (),
 ) -> dict[str, Learned]:
     """Return initializer -> what it is, for all that belong to units.
 
@@ -118,6 +119,7 @@ def find_learned(
         held: initializer -> why it has to stay.
         computed: from `work_out`.
         named: initializers that were learned, as their names tell, whatever their shapes and numbers are.
+        frozen: initializers whose training is switched off.
     """
     candidates: dict[str, Learned] = {}
     moving = graph.moving_values()
@@ -143,7 +145,7 @@ def find_learned(
             if array.size == 1 and node.op_type in ("Add", "Mul") and not is_known:
                 formulas.add(name)  # its number, and not that of a layer with a single output
                 continue
-            known = computed.get(name, Learned(name, 0, held=held.get(name, "")))
+            known = computed.get(name, Learned(name, 0, frozen=name in frozen, held=held.get(name, "")))
             candidates.setdefault(name, replace(known, role=role))
     candidates = {name: of for name, of in candidates.items() if name not in formulas}
     shared = _shared_zeros(find_units(graph, candidates)).difference(named)

@@ -13,6 +13,7 @@ from caffeinit.errors import FormatError
 from caffeinit.model.folding import constant_node
 from caffeinit.model.nodes import check_made_once, check_outputs
 from caffeinit.model.opsets import check_opset
+from caffeinit.model.remarks import Remarks
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.container import MOST_NODES, Container
 from caffeinit.onnxfile.shapes import check_declared
@@ -30,6 +31,7 @@ class Plain:
         arrays: initializers and constants.
         inside: those of them that stand inside a node, once it is laid open -> why they stay.
         notes: what holds for some inputs only.
+        remarks: what the file tells beside ONNX.
     """
 
     where: str
@@ -38,6 +40,7 @@ class Plain:
     arrays: dict[str, np.ndarray]
     inside: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -86,7 +89,7 @@ def read_plain(file: Container) -> Plain:
     kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in arrays)]
     del graph.node[:]
     graph.node.extend(kept)
-    return Plain(where, graph, versions, arrays)
+    return Plain(where, graph, versions, arrays, remarks=Remarks.read(file.model))
 
 
 def _numbers(tensor: Tensor, keeps_doubles: bool) -> np.ndarray:

@@ -137,7 +137,7 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     is_ours = file.model.producer_name == "caffeinit"
     changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
     named = {n for n in changeable if is_ours and is_parameter(n)}
-    learned = find_learned(graph, changeable, _held(file, built.plain), computed, named)
+    learned = find_learned(graph, changeable, _held(file, built.plain), computed, named, plain.remarks.frozen)
     weights = {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items() if n in learned}
     source = OnnxSource(file, plain, weights)
     network = Network(
@@ -167,6 +167,8 @@ def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dic
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
     graph.verdicts.update(find_softmax(graph))
+    made = {*graph.inputs, *(o for node in graph.nodes for o in node.output)}
+    graph.verdicts.update({t: below for t, below in plain.remarks.verdicts.items() if made.issuperset([t, *below])})
     return graph, built, without_gain | computed
 
 

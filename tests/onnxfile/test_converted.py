@@ -46,7 +46,7 @@ def both(folder, text):
     """Return a net with weights, and the file that `convert` makes of it."""
     (folder / "net.prototxt").write_text(text)
     caffe = load(folder / "net.prototxt")
-    caffeinit.init(caffe, PICTURES, balanced=False)
+    caffeinit.init(caffe, {"data": PICTURES}, balanced=False)
     spread(caffe)
     export_onnx(caffe, folder / "net.onnx")
     return caffe, load(folder / "net.onnx")
@@ -100,6 +100,27 @@ FEW = {
 def test_what_a_net_has_learned_is_known_however_few_numbers_it_is(more, tmp_path):
     caffe, other = both(tmp_path, NET.partition('layer { name: "fc1"')[0] + more)
     assert [(u.kind, u.num_channels) for u in other.units] == [(u.kind, u.num_channels) for u in caffe.units]
+
+
+TOLD = {
+    "a loss": (
+        'layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 2 } } }'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }'
+    ),
+    "training switched off": (
+        'layer { name: "fc3" type: "InnerProduct" bottom: "fc2" top: "fc3" param { lr_mult: 0 } param { lr_mult: 0 } '
+        "inner_product_param { num_output: 4 } }"
+    ),
+}
+
+
+@pytest.mark.parametrize("more", TOLD.values(), ids=TOLD)
+def test_what_onnx_has_no_words_for_is_told(more, tmp_path):
+    one, two = (caffeinit.rescale(net, {"data": PICTURES}) for net in both(tmp_path, NET + more))
+    done = [[unit.done.partition("held: ")[0] for unit in found.units] for found in (one, two)]
+    assert done[1] == done[0]
+    rates = [[unit.after.rate for unit in found.units if unit.kind == "affine"] for found in (one, two)]
+    assert rates[1] == pytest.approx(rates[0], rel=1e-4)
 
 
 def test_slopes_make_no_heads(tmp_path):
