@@ -153,7 +153,9 @@ def _describe(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
 def _remarks(network: Network, graph: Graph) -> Remarks:
     """Return what the file would not tell of the net: what its losses judge, and what is not to be trained."""
     made = {*graph.inputs, *(o for node in graph.nodes for o in node.output)}
-    verdicts = {top: below for top, below in network.graph.verdicts.items() if made.issuperset([top, *below])}
+    # Of what a verdict is told from, boxes that only the picture's size determines are arrays in the file.
+    judged = {top: [b for b in below if b in made] for top, below in network.graph.verdicts.items() if top in made}
+    verdicts = {top: below for top, below in judged.items() if below}
     frozen = [name for unit in network.units for name in unit.initializers if network.learned[name].frozen]
     return Remarks(verdicts, [name for name in dict.fromkeys(frozen) if name in graph.initializers])
 

@@ -128,14 +128,22 @@ def _drop_unread(graph: Graph) -> None:
 
 
 def _follows(graph: Graph, other: Graph) -> bool:
-    """Tell whether all values that depend on inputs have the batch on axis 0, and nothing else of it."""
-    for value in graph.moving_values():
+    """Tell whether all values that depend on inputs have the batch on axis 0, and nothing else of it; verdicts may not."""
+    for value in graph.moving_values() - _judging(graph):
         if not graph.is_typed(value) or not other.is_typed(value):
             return False
         one, two = graph.shape(value), other.shape(value)
         if not one or -1 in one or -1 in two or two != (one[0] * _FACTOR, *one[1:]):
             return False
     return True
+
+
+def _judging(graph: Graph) -> set[str]:
+    """Return the verdicts, and what is made on the way to them and read by nothing else: a loss is one number for all."""
+    inside = [node for top, below in graph.verdicts.items() for node in graph.ancestors([top], below)]
+    known, readers = {id(node) for node in inside}, graph.consumers()
+    made = {o for node in inside for o in node.output if all(id(r) in known for r in readers.get(o, ()))}
+    return made - ({*graph.outputs} - graph.verdicts.keys())
 
 
 def _unspelt(node: onnx.NodeProto, graph: Graph, moving: Collection[str], is_declared: bool) -> Inputs | None:

@@ -161,14 +161,15 @@ def _checksum(array: np.ndarray) -> int:
 def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dict[str, Learned]]:
     """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
     built = build_graph(laid_open(plain, shapes), shapes)
+    made = {*built.graph.inputs, *(o for node in built.graph.nodes for o in node.output)}
+    told = plain.remarks.verdicts.items()
+    built.graph.verdicts.update({top: below for top, below in told if made.issuperset([top, *below])})
     graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
     graph, without_gain = gains_after(one_channel(endings_apart(factors_last(graph))))
     graph.recurrent |= find_hidden(graph)
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
     graph.verdicts.update(find_softmax(graph))
-    made = {*graph.inputs, *(o for node in graph.nodes for o in node.output)}
-    graph.verdicts.update({t: below for t, below in plain.remarks.verdicts.items() if made.issuperset([t, *below])})
     return graph, built, without_gain | computed
 
 

@@ -107,6 +107,21 @@ TOLD = {
         'layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 2 } } }'
         'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }'
     ),
+    "boxes": "".join(
+        f'layer {{ name: "{name}" type: "Convolution" bottom: "joined" top: "{name}" '
+        f"convolution_param {{ num_output: {outputs} kernel_size: 1 }} }}"
+        f'layer {{ name: "{name}_rows" type: "Permute" bottom: "{name}" top: "{name}_rows" '
+        "permute_param { order: 0 order: 2 order: 3 order: 1 } }"
+        f'layer {{ name: "{name}_flat" type: "Flatten" bottom: "{name}_rows" top: "{name}_flat" }}'
+        for name, outputs in (("places", 4), ("scores", 2))
+    )
+    + (
+        'layer { name: "priors" type: "PriorBox" bottom: "joined" bottom: "data" top: "priors" '
+        "prior_box_param { min_size: 4 variance: 0.1 } }"
+        'layer { name: "found" type: "DetectionOutput" bottom: "places_flat" bottom: "scores_flat" bottom: "priors" '
+        'top: "found" detection_output_param { num_classes: 2 keep_top_k: 5 confidence_threshold: 0.01 '
+        "code_type: CENTER_SIZE nms_param { nms_threshold: 0.45 top_k: 10 } } }"
+    ),
     "training switched off": (
         'layer { name: "fc3" type: "InnerProduct" bottom: "fc2" top: "fc3" param { lr_mult: 0 } param { lr_mult: 0 } '
         "inner_product_param { num_output: 4 } }"
@@ -116,7 +131,9 @@ TOLD = {
 
 @pytest.mark.parametrize("more", TOLD.values(), ids=TOLD)
 def test_what_onnx_has_no_words_for_is_told(more, tmp_path):
-    one, two = (caffeinit.rescale(net, {"data": PICTURES}) for net in both(tmp_path, NET + more))
+    nets = both(tmp_path, NET + more)
+    assert all(net.graph.batch_axis_free for net in nets)
+    one, two = (caffeinit.rescale(net, {"data": PICTURES}) for net in nets)
     done = [[unit.done.partition("held: ")[0] for unit in found.units] for found in (one, two)]
     assert done[1] == done[0]
     rates = [[unit.after.rate for unit in found.units if unit.kind == "affine"] for found in (one, two)]
