@@ -44,6 +44,13 @@ class Constraints:
         self.count += size
         return np.arange(self.count - size, self.count).reshape(shape)
 
+    def instead_of_zeros(self, labels: Labels) -> Labels:
+        """Return labels with new ones for zeros, to which something is added."""
+        zeros = labels == ZEROS
+        result = labels.copy()
+        result[zeros] = self.fresh((int(zeros.sum()),))
+        return result
+
     def tie(self, one: Labels, other: Labels) -> None:
         """Make labels equal, element by element after broadcasting."""
         if one.ndim == other.ndim and one.min(initial=0) >= PINNED and other.min(initial=0) >= PINNED:

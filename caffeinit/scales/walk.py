@@ -325,6 +325,7 @@ class Scales:
         labels = labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
         if name is None:
             return self.constraints.merge(*same_rank([labels, self.of(value)]))
+        labels = self.constraints.instead_of_zeros(labels)
         padded = (1,) * (rank - len(shape)) + shape
         tied = self.constraints.collapse(labels, [a for a, n in enumerate(padded) if n == 1])
         self.use(node, value, last_axes(tied, len(shape)), np.full((1,) * len(shape), PINNED))
