@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from caffeinit.apply.plan import channel_labels
 from caffeinit.methods.goal import ONE_RATE
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.patterns import first_of
 from caffeinit.result import UnitReport
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.scales.free import explain, unchanged
+from caffeinit.scales.free import holding as find_holding
+from caffeinit.scales.free import unchanged
 from caffeinit.statistics.rates import RateProbe, UnitRates
 
 # The variation from which on deviations in one unit are told to differ.
@@ -68,9 +68,8 @@ def rate_notes(network: Network, probe: RateProbe, rates: Mapping[str, UnitRates
 
 def holding(network: Network, system: ScaleSystem, unit: Unit) -> str:
     """Return why channels of a unit's output have no scale that is free; empty where all have one."""
-    reasons = system.reasons(channel_labels(network.graph, system, unit.uses[0]))
     left = unchanged(system, network.units)
-    return "; ".join(dict.fromkeys(explain(r, network.learned, network.place, left) for r in reasons))
+    return "; ".join(find_holding(network.graph, system, unit, network.learned, left, network.place))
 
 
 def apart_notes(

@@ -19,8 +19,12 @@ from caffeinit.apply.plan import channel_labels
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Place, nowhere
 from caffeinit.model.nodes import name_of, value_in
-from caffeinit.model.units import Learned, Unit
+from caffeinit.model.units import Learned, Unit, array_view
 from caffeinit.scales.classes import ScaleSystem, find_scales
+from caffeinit.scales.labels import PINNED
+from caffeinit.scales.solving import RELATED
+
+SCALE_OF = "the scale of "  # before what a reason names, where a unit's output has its scale from below
 
 
 @dataclass
@@ -90,7 +94,6 @@ def report_scales(
         is_free = system.is_free(labels)
         mine = pairs[shared & (pairs[:, 0] == number)]
         tied, unknowns = np.unique(mine[:, 1]), np.unique(mine[:, 2])
-        reasons = Counter(explain(system.solution.reason(int(n)), learned, place, left) for n in labels[~is_free])
         found.append(
             UnitScales(
                 name=unit.name,
@@ -101,7 +104,7 @@ def report_scales(
                 held=int((~is_free).sum()),
                 tied_with=[units[n].name for n in _partners(mine, number, users)],
                 num_shared=len(unknowns),
-                reasons=dict(reasons),
+                reasons=dict(holding(graph, system, unit, learned, left, place)),
                 kept=kept(unit),
             )
         )
@@ -170,12 +173,55 @@ def unchanged(system: ScaleSystem, units: Sequence[Unit]) -> set[str]:
     return {name_of(use.node) for unit in left for use in unit.uses}
 
 
+def holding(
+    graph: Graph,
+    system: ScaleSystem,
+    unit: Unit,
+    learned: Mapping[str, Learned],
+    left: Container[str],
+    place: Place = nowhere,
+) -> Counter[str]:
+    """Return why channels of a unit's output have no scale that is free -> how many these are.
+
+    Args:
+        left: from `unchanged`.
+        place: as in `Network`.
+    """
+    labels = channel_labels(graph, system, unit.uses[0])
+    found: Counter[str] = Counter()
+    for label, count in Counter(labels[~system.is_free(labels)].tolist()).items():
+        reason = system.solution.reason(label) or _fixed_by(graph, system, unit.uses[0].input, learned)
+        found[explain(reason, learned, place, left)] += count
+    return found
+
+
+def _fixed_by(graph: Graph, system: ScaleSystem, value: str, learned: Mapping[str, Learned]) -> str:
+    """Return what a value has its scale from that no unit has a part in: an operator, an array that stays, an input."""
+    while (node := graph.producer(value)) is not None:
+        arrays = [found[0] for i in node.input if (found := array_view(graph, i))]
+        if kept := next((a for a in arrays if a in learned and a not in system.uses), ""):
+            return SCALE_OF + kept
+        moving = {i: system.labels[i].max() for i in node.input if i in system.labels}
+        if not moving or (max(moving.values()) > PINNED and system.labels[value].max() <= PINNED):
+            return SCALE_OF + name_of(node)
+        value = min(moving, key=moving.__getitem__)
+    return f'{SCALE_OF}input "{value}"'
+
+
 def explain(reason: str, learned: Mapping[str, Learned], place: Place, left: Container[str] = ()) -> str:
     """Return a reason for which a scale is held in the words of the net: layers instead of operators and arrays.
 
     Args:
         left: from `unchanged`.
     """
+    if reason.startswith(RELATED):
+        reason = reason.removeprefix(RELATED)
+        told = explain(reason, learned, place)
+        return told if reason.partition(" is ")[0] in learned else f"what {told} makes of it, which is tied to it"
+    if reason.startswith(SCALE_OF):
+        return f"{explain(reason.removeprefix(SCALE_OF), learned, place)}, whose scale it has"
+    if reason in learned:
+        return f'the {learned[reason].role} of layer "{learned[reason].layer}"'
     if reason in left:
         return f"{explain(reason, learned, place)}, which stays as it is"
     name, separator, rest = reason.partition(" is ")

@@ -28,8 +28,9 @@ class Constraints:
         count: labels handed out so far.
         ties: pairs of arrays of equal labels.
         pins: labels of factor 1 with the reason.
-        reason: what is given as the reason where a rule ties a label to the factor 1.
+        reason: what is given as the reason where a rule ties a label to the factor 1, or states a relation.
         relations: rows of labels (n, k) with coefficients (k,): the weighted sum of each row is 0.
+        stated: the reason of each relation.
     """
 
     count: int = 1
@@ -37,6 +38,7 @@ class Constraints:
     pins: list[tuple[Labels, str]] = field(default_factory=list)
     reason: str = ""
     relations: list[tuple[Labels, np.ndarray]] = field(default_factory=list)
+    stated: list[str] = field(default_factory=list)
 
     def fresh(self, shape: Shape) -> Labels:
         """Return new labels."""
@@ -108,6 +110,7 @@ class Constraints:
         result[made] = self.fresh((int(made.sum()),))
         if made.any():
             self.relations.append((np.column_stack([result[made], found[made]]), np.array([-1.0, *coefficients])))
+            self.stated.append(self.reason)
         return np.asarray(result[inverse.reshape(-1)].reshape(arrays[0].shape))
 
 

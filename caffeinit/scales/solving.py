@@ -15,6 +15,8 @@ from caffeinit.scales.labels import PINNED, ZEROS, Constraints, Labels, distinct
 _LONG = 100  # rows of a relation, from which on they are compared before each is looked at by itself
 _WIDEST = 8  # columns of relations whose rows are looked through for those that follow from others
 
+RELATED = "a relation stated by "  # before the reason of a relation, where that alone holds a scale
+
 Relation = tuple[np.ndarray, np.ndarray]  # rows of labels or classes (n, k), and their coefficients (k,)
 
 
@@ -35,13 +37,16 @@ class Solution:
     constraints: Constraints
 
     def reason(self, label: int) -> str:
-        """Return why a label without unknowns is held at factor 1: of several pins that it is tied to, the nearest."""
+        """Return why a label without unknowns is held at factor 1: of several pins that it is tied to, the nearest.
+
+        Empty of PINNED itself, the scale of what no unit has a part in.
+        """
         if label == ZEROS:
             return "zero"
         nearest = int(self._nearest_pins[label])
         if nearest in self._pinned:
             return self._pinned[nearest]
-        return self.reasons.get(int(self.tied[label]), "values that it is related to")
+        return self.reasons.get(int(self.tied[label]), "")
 
     @cached_property
     def _pinned(self) -> dict[int, str]:
@@ -87,7 +92,7 @@ def solve(constraints: Constraints) -> Solution:
     for labels, reason in constraints.pins[::-1]:
         reasons.update(dict.fromkeys(tied[labels].tolist(), reason))
     matrix = _matrix(classes, substitutes)
-    _explain(constraints.relations, tied, set(tied[np.diff(matrix.indptr)[:-1] == 0].tolist()), reasons)
+    _explain(constraints, tied, set(tied[np.diff(matrix.indptr)[:-1] == 0].tolist()), reasons)
     return Solution(matrix, tied, reasons, constraints)
 
 
@@ -96,20 +101,23 @@ def _joined(ties: Sequence[tuple[Labels, Labels]]) -> list[np.ndarray]:
     return [np.concatenate([t[i] for t in ties] or [np.zeros(0, int)]) for i in (0, 1)]
 
 
-def _explain(
-    relations: Sequence[tuple[Labels, np.ndarray]], tied: np.ndarray, held: set[int], reasons: dict[int, str]
-) -> None:
-    """Give classes that relations hold the reason of a class that they are related to."""
+def _explain(constraints: Constraints, tied: np.ndarray, held: set[int], reasons: dict[int, str]) -> None:
+    """Give classes that relations hold the reason of a class that they are related to; without one, that of a relation."""
     unexplained = np.isin(np.arange(int(tied.max()) + 1), [c for c in held if c not in reasons])
-    arrays = [tied[np.maximum(labels, PINNED)] for labels, _ in relations]
-    rows = [row for array in arrays for row in distinct(array[unexplained[array].any(1)])[0].tolist()]
+    rows: list[tuple[list[int], str]] = []
+    for (labels, _), stated in zip(constraints.relations, constraints.stated, strict=True):
+        array = tied[np.maximum(labels, PINNED)]
+        rows += [(row, stated) for row in distinct(array[unexplained[array].any(1)])[0].tolist()]
     size = -1
     while size != len(reasons):
         size = len(reasons)
-        for row in rows:
+        for row, _ in rows:
             known = next((reasons[c] for c in row if c in reasons), None)
             if known is not None and held.issuperset(row):
                 reasons.update({c: known for c in row if c not in reasons and c != tied[PINNED]})
+    for row, stated in sorted(rows, key=lambda entry: not held.issuperset(entry[0])):
+        unknown = held.intersection(row) - reasons.keys() - {tied[PINNED]}
+        reasons.update(dict.fromkeys(unknown, RELATED + stated))
 
 
 def _classes(count: int, ties: Sequence[np.ndarray], pinned: np.ndarray) -> np.ndarray:

@@ -104,8 +104,10 @@ def test_channels_held_by_a_relation_are_said_to_be(tmp_path):
     b = Maker()
     x = b.op("Relu", b.conv("x", "conv1", 3, 4), out="r")
     b.conv(b.op("Add", x, b.op("Mul", x, x, out="square"), out="sum"), "conv2", 4, 4, out="y")
-    result = caffeinit.rescale(load(b.save(tmp_path / "net.onnx")), {"x": batch(4)}, mode="equalize")
-    assert result.units[0].reason == "its output is held: values that it is related to"
+    net = load(b.save(tmp_path / "net.onnx"))
+    result = caffeinit.rescale(net, {"x": batch(4)}, mode="equalize")
+    square = next(n.name for n in net.graph.nodes if n.op_type == "Mul")
+    assert result.units[0].reason == f"its output is held: what Mul {square} makes of it, which is tied to it"
 
 
 def test_a_subgraph_is_named_by_its_operator(tmp_path):

@@ -160,3 +160,28 @@ def test_of_all_that_holds_a_unit_the_nearest_is_named(tmp_path):
     units = {u.name: u for u in inspect_files(tmp_path / "net.prototxt", scales=True).scales.units}
     assert units["inner"].reasons == {'layer "behind" (Convolution), which stays as it is': 3}
     assert units["aside"].reasons == {'layer "aside" (Convolution), which stays as it is': 3}
+
+
+FIXED = {  # layers, and what unit "shift" (the last layer's) is said to be held by
+    'layer { name: "shift" type: "Bias" bottom: "data" top: "y" }': 'input "data", whose scale it has',
+    """layer { name: "conv" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }
+    layer { name: "gate" type: "Sigmoid" bottom: "c" top: "g" }
+    layer { name: "pool" type: "Pooling" bottom: "g" top: "p" pooling_param { global_pooling: true } }
+    layer { name: "shift" type: "Bias" bottom: "p" top: "y" }""": 'layer "gate" (Sigmoid), whose scale it has',
+    """layer { name: "conv" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 1 } }
+    layer { name: "relu" type: "ReLU" bottom: "c" top: "c" }
+    layer { name: "both" type: "Concat" bottom: "c" bottom: "data" top: "b" }
+    layer { name: "shift" type: "Bias" bottom: "b" top: "y" }""": 'input "data", whose scale it has',
+    """layer { name: "shift" type: "Embed" bottom: "data" top: "y"
+      embed_param { num_output: 4 input_dim: 9 } }""": 'the table of layer "shift", whose scale it has',
+}
+
+
+@pytest.mark.parametrize("layers", FIXED)
+def test_what_has_a_scale_that_no_unit_has_a_part_in_is_said_to_have_it(tmp_path, layers):
+    ends = 'layer { name: "ip" type: "InnerProduct" bottom: "y" top: "ip" inner_product_param { num_output: 2 } }'
+    start = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 8 } } }'
+    (tmp_path / "net.prototxt").write_text(f"{start}\n{layers}\n{ends}")
+    found = inspect_files(tmp_path / "net.prototxt", scales=True)
+    unit = next(u for u in found.scales.units if u.name == "shift")
+    assert FIXED[layers] in unit.reasons
