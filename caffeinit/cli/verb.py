@@ -12,19 +12,27 @@ from click.core import ParameterSource
 from caffeinit.cli.common import IN_BATCH
 
 _CAFFE_ONLY = ("phase", "level", "stages")
-# Option -> what makes it useless, told from all that was typed, and the words for that.
-_USELESS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
-    "temp_dir": (lambda given: given["memory_limit"] is None, "is for --memory-limit: without that no file is needed"),
-    "allow_tf32": (lambda given: given["device"] == "cpu", "is for GPUs, and --device cpu takes none"),
-    "draft": (
+# Options, what makes them useless, told from all that was typed, and the words for that.
+_USELESS: list[tuple[str, Callable[[Mapping[str, Any]], bool], str]] = [
+    ("temp_dir", lambda given: given["memory_limit"] is None, "is for --memory-limit: without that no file is needed"),
+    ("allow_tf32", lambda given: given["device"] == "cpu", "is for GPUs, and --device cpu takes none"),
+    (
+        "draft",
         lambda given: (given["resize"] or "").strip() == "none",
         "decodes pictures at less than their size, which --resize none is to leave",
     ),
-    "channels": (
+    (
+        "channels",
         lambda given: "sources" not in given and given["filters"] is None,
         "is for --filters: without pictures nothing else has colours",
     ),
-}
+    (
+        "seed",
+        lambda given: given.get("mode", "normalize") != "normalize",
+        "is for drawing: modes that keep the function draw nothing, and --mode normalize can",
+    ),
+    ("seed", lambda given: given["rate_batches"] == 0, "is for the noise of rates, which --rate-batches 0 leaves out"),
+]
 
 
 class Verb(click.Command):
@@ -68,9 +76,9 @@ class Verb(click.Command):
                 continue
             if is_onnx and name in _CAFFE_ONLY:
                 ctx.fail(f"{option.opts[0]} is for Caffe nets: in an ONNX model all that there is takes part.")
-            is_useless, why = _USELESS.get(name, (None, ""))
-            if is_useless and is_useless(ctx.params):
-                ctx.fail(f"{option.opts[0]} {why}.")
+            for useless, is_useless, why in _USELESS:
+                if useless == name and is_useless(ctx.params):
+                    ctx.fail(f"{option.opts[0]} {why}.")
 
     def _advice(self, ctx: click.Context, left: Sequence[str], sources: Sequence[str]) -> str:
         expanded = next((s for s in sources for word in left if _goes_with(word, [s])), None)

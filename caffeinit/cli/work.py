@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from caffeinit import jobs
 from caffeinit.cli.common import (
@@ -72,7 +73,7 @@ def run_job(
         **memory_options(options),
     }
     warnings = _lost_patterns(network, given, methods, more)
-    warnings += _warnings(network, job, given["layers"], methods, more)
+    warnings += _warnings(network, job, given, methods, more)
     for line in warnings:
         say(f"warning: {line}", err=True)
     channels = options["channels"]
@@ -139,17 +140,20 @@ def _lost_patterns(network: Network, given: dict[str, Any], methods: Sequence[st
 
 
 def _warnings(
-    network: Network, job: str, layers: Sequence[str] | None, methods: Sequence[str], more: Mapping[str, Any]
+    network: Network, job: str, given: Mapping[str, Any], methods: Sequence[str], more: Mapping[str, Any]
 ) -> list[str]:
-    """Return what of --method has no effect: methods where nothing is drawn, or only other layers are."""
+    """Return what of --method and --seed has no effect: where nothing is drawn, or only other layers than named are."""
     if job == "init":
-        drawn, why = jobs.drawn_by_init(network, layers), "--layers matches none"
+        drawn, why = jobs.drawn_by_init(network, given["layers"]), "--layers matches none"
     else:
         drawn = jobs.drawn_by_rescale(network, more["mode"], more["reinit"])
         keeps = more["mode"] in PRESERVING
         why = f"mode {more['mode']} keeps the function" if keeps else "no layer lacks weights, and --reinit names none"
-    if methods and not drawn:
-        return [f"--method {' '.join(methods)}: nothing is drawn, for {why}"]
+    if not drawn:
+        is_seeded = click.get_current_context().get_parameter_source("seed") is ParameterSource.COMMANDLINE
+        options = [f"--method {' '.join(methods)}"] if methods else []
+        options += [f"--seed {given['seed']}"] if is_seeded else []
+        return [f"{option}: nothing is drawn, for {why}" for option in options]
     return unmatched(
         "--method", _patterns_of(methods), [n for n in network.params if n in drawn], "layer that is drawn"
     )

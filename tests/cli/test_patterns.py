@@ -40,10 +40,14 @@ def test_python_refuses_them_too(place, weights, options):
             "--method pca: nothing is drawn, for no layer lacks weights, and --reinit names none",
         ),
         (
+            ("--mode", "normalize", "--seed", "3"),
+            "--seed 3: nothing is drawn, for no layer lacks weights, and --reinit names none",
+        ),
+        (
             ("--mode", "normalize", "--reinit", "i*", "--method", "c*=pca"),
             '--method: no layer that is drawn matches "c*"; there are: "ip"',
         ),
-        (("--mode", "normalize", "--reinit", "ip", "--method", "pca"), ""),
+        (("--mode", "normalize", "--reinit", "ip", "--method", "pca", "--seed", "3"), ""),
     ],
 )
 def test_options_without_effect_are_told(cli, place, weights, words, warned):
