@@ -31,7 +31,7 @@ def comparison_table(
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for output in found.outputs:
-        changed = "" if output.changed is None else f"{output.changed} of {found.num_images}"
+        changed = "" if output.changed is None else f"{output.changed} of {output.rows}"
         cells = [number(output.largest), number(output.gap, 2), number(output.relative, 2), changed]
         if output.is_whole and not output.shapes:
             cells = ["", f"{output.unequal} of {output.counted}", "", changed]

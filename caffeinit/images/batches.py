@@ -80,6 +80,12 @@ class Row:
     raw: bool
 
 
+def pictures_in(batch: Mapping[str, np.ndarray]) -> int:
+    """Return how many pictures a batch holds: its rows, or one run where inputs have different numbers of these."""
+    counts = {len(array) for array in batch.values()}
+    return counts.pop() if len(counts) == 1 else 1
+
+
 class Calibration:
     """The calibration set: iterate over it as often as needed for dicts of input -> (n, ...) float32.
 
@@ -177,7 +183,7 @@ class Calibration:
 
     def describe(self) -> str:
         """Return one to a few lines: how many pictures, from where, which were skipped."""
-        lines = [f"{self.num_images} of {self._found} pictures in batches of {self.batch_size}"]
+        lines = [f"{self.num_images} of {self._found} {self._kind}"]
         lines += [f'input "{printable(f.name)}": {_short(printable(f.source.origin))}{f.prepared}' for f in self.feeds]
         skipped = self.skipped
         if skipped:
@@ -186,6 +192,16 @@ class Calibration:
         if len(skipped) > SHOWN_NAMES:
             lines.append(f"  and {len(skipped) - SHOWN_NAMES} more")
         return "\n".join(lines)
+
+    @property
+    def _kind(self) -> str:
+        """What is counted, in words."""
+        if self._run:
+            rows = ", ".join(f"{printable(name)} {count}" for name, count in self._run.items())
+            return f"runs, with as many rows for each as the net spells out: {rows}"
+        batches = f"pictures in batches of {self.batch_size}"
+        is_told = self.whole_batches and self.batch_size > 1
+        return f"{batches}, which is what the net spells out" if is_told else batches
 
     def _paired_length(self) -> int:
         lengths = {feed.name: len(feed.source) for feed in self.feeds}

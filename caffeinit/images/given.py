@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from caffeinit.errors import ImagesError
-from caffeinit.images.batches import Batch, Calibration, is_flat
+from caffeinit.images.batches import Batch, Calibration, is_flat, pictures_in
 from caffeinit.images.preprocess import is_channels_last
 from caffeinit.printing import printable
 
@@ -28,13 +28,13 @@ class GivenBatches:
 
     @property
     def num_images(self) -> int:
-        """How many rows there are in all batches."""
-        return sum(len(next(iter(b.values()))) for b in self._batches)
+        """How many pictures there are in all batches."""
+        return sum(map(pictures_in, self._batches))
 
     @property
     def batch_size(self) -> int:
-        """Rows in the largest batch."""
-        return max(len(next(iter(b.values()))) for b in self._batches)
+        """Pictures in the largest batch."""
+        return max(map(pictures_in, self._batches))
 
     def __len__(self) -> int:
         return self.num_images

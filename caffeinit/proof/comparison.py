@@ -14,6 +14,7 @@ import numpy as np
 
 from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError
+from caffeinit.images.batches import pictures_in
 from caffeinit.model.graph import Shape
 from caffeinit.model.network import Network
 from caffeinit.proof.functions import Function, NetFunction, Run, Values, differences
@@ -245,7 +246,7 @@ def _run(
         one, other = (run(batch) for run in runs)
         for (x, y), difference, source in zip(pairs, differences, ranked, strict=True):
             _see(difference, one[x], other[y], one[source] if source else None)
-        done += len(next(iter(batch.values())))
+        done += pictures_in(batch)
         progress(done)
     return done
 

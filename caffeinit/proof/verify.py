@@ -32,7 +32,8 @@ class Difference:
     Attributes:
         largest: largest finite magnitude in A.
         gap: largest difference; infinite where a side is not finite and the other is not the same.
-        changed: pictures whose largest entry is another one; None where the value is not one row a picture.
+        changed: rows whose largest entry is another one; None where the value is not one row a picture.
+        rows: how many rows it is of then.
         places: what the value tells the places of; None of other values.
         squashed: a sigmoid puts it out.
         chosen_from: of a list of entries that the data choose, the values that tell all of it (`model/heads.py`).
@@ -46,6 +47,7 @@ class Difference:
     largest: float = 0.0
     gap: float = 0.0
     changed: int | None = None
+    rows: int = 0
     shapes: tuple[Shape, Shape] | None = None
     step: float = 0.0
     places: Places | None = None
@@ -108,6 +110,7 @@ class Difference:
         if a.ndim > 1 and a.size and 1 < a.shape[1] == a.size // len(a):
             rows = [x.reshape(len(x), -1).argmax(1) for x in (a, b)]
             self.changed = (self.changed or 0) + int((rows[0] != rows[1]).sum())
+            self.rows += len(a)
 
     def _count(self, a: np.ndarray, b: np.ndarray, ranked: np.ndarray | None) -> None:
         """Take in whole numbers."""

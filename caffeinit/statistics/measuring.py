@@ -18,6 +18,7 @@ import numpy as np
 from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.footprint import Work, bounded
+from caffeinit.images.batches import pictures_in
 from caffeinit.model.network import Network, Skipped, listed
 from caffeinit.model.units import Unit
 from caffeinit.result import NO_SPREAD, UnitStats, finite
@@ -209,7 +210,7 @@ def _measure_rates(found: Measurement, network: Network, batches: list[Batch], s
         return
     with np.errstate(invalid="ignore", over="ignore"):
         rates = probe.measure()
-    found.num_rate_images = sum(len(next(iter(batch.values()))) for batch in batches)
+    found.num_rate_images = sum(map(pictures_in, batches))
     for unit, entry in units:
         key = unit.key
         entry.reason = probe.unreached.get(key) or rates[key].why_unmeasured(unit)

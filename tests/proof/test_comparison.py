@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError
+from caffeinit.images import as_calibration, read_images
 from caffeinit.model.places import Places
 from caffeinit.proof.comparison import Difference, compare
 from caffeinit.proof.functions import NetFunction
@@ -256,3 +257,20 @@ def test_what_a_sigmoid_hides_shows_in_what_it_reads():
     found = caffeinit.compare(unsure(), unsure(change=0.01), pictures())
     assert [found.agree(d) for d in found.outputs] == [True, False]
     assert not found.same
+
+
+def test_runs_of_several_rows_count_once_wherever_they_are_counted():
+    """Of inputs with different numbers of rows, which a net spells out, a run is what the head and the verdict tell."""
+    b = NetBuilder((6, 3, 8, 8))
+    b.graph.add_input("state", (2, 5))
+    b.graph.batch_axis_free = False
+    pooled = b.graph.op("ReduceMean", b.conv("data", "conv1", 5), axes=[0, 2, 3], keepdims=0)
+    net = b.finish(b.product(b.graph.op("Mul", "state", pooled), "ip", 4))
+    rng = np.random.default_rng(0)
+    arrays = {"data": rng.standard_normal((12, 3, 8, 8)), "state": rng.standard_normal((4, 5))}
+    images = read_images(net.inputs, {n: a.astype(np.float32) for n, a in arrays.items()}, whole_batches=True)
+    found = caffeinit.compare(net, net, images)
+    assert "2 of 2 runs, with as many rows for each as the net spells out: data 6, state 2" in images.describe()
+    assert (found.num_images, images.num_images, as_calibration(list(images), net.inputs).num_images) == (2, 2, 2)
+    assert (found.outputs[0].changed, found.outputs[0].rows) == (0, 4)
+    assert caffeinit.measure(net, images, rate_batches=1).num_rate_images == 1
