@@ -258,10 +258,9 @@ class Network:
         made = self._differentiated(graph, tuple(top_diffs), wanted)
         for top, diff in top_diffs.items():
             array = np.asarray(diff, np.float32, order="C")
-            if -1 in graph.shape(top):  # the data choose its rows
+            shape = array.shape
+            if not _fits(graph, top, shape, feeds):  # or the data choose its rows
                 shape = self._session(graph, [top], self.settings).run(feeds)[top].shape
-            else:
-                shape = _fitting_shape(graph, top, array.shape, feeds)
             if array.shape != shape:
                 raise CaffeinitError(f'the top diff of "{top}" is {array.shape}, but the blob is {shape}')
             feeds[made.diffs[top]] = array
@@ -372,14 +371,13 @@ def _check_blobs(graph: Graph, names: Iterable[str], reachable: set[str]) -> Non
             raise CaffeinitError(f'blob "{name}" {why}')
 
 
-def _fitting_shape(graph: Graph, blob: str, given: Shape, feeds: Mapping[str, np.ndarray]) -> Shape:
-    """Return a blob's shape; axis 0 may be the batch, which can differ from the graph's: then the given one if it fits."""
+def _fits(graph: Graph, blob: str, given: Shape, feeds: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether a blob has a shape in a run; axis 0 may be the batch, which can differ from the graph's."""
     shape = graph.shape(blob)
     if not graph.batch_axis_free or not shape:
-        return shape
+        return given == shape
     ratios = {(a.shape[0], graph.inputs[n][0]) for n, a in feeds.items() if n in graph.inputs}
-    fits = any(given == (shape[0] * rows // made, *shape[1:]) for rows, made in ratios)
-    return given if fits else shape
+    return any(given == (shape[0] * rows // made, *shape[1:]) for rows, made in ratios)
 
 
 def _reachable(graph: Graph, given: Iterable[str]) -> set[str]:

@@ -1,5 +1,7 @@
 """`Network.backward`: what it returns for other batches, other picture sizes, shared arrays and wrong questions."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from caffeinit.engine.session import Settings
 from caffeinit.errors import CaffeinitError
 from tests.caffe.test_golden import group, load_case
 from tests.engine.test_resident import filtered
-from tests.nets import pictures
+from tests.nets import chain, pictures
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,14 @@ def test_a_question_that_does_not_fit_is_refused(lenet, tops, blobs, words):
     with pytest.raises(CaffeinitError) as refused:
         net.backward({"x": archive["in/x"]}, {t: np.ones(s) for t, s in tops.items()}, blobs)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (14, 5), (4, 5), (5,)], ids=str)
+def test_of_another_batch_the_shape_in_this_run_is_told(shape):
+    net = chain()
+    data = np.ones((7, *net.inputs["data"][1:]), np.float32)
+    with pytest.raises(CaffeinitError, match=re.escape(f"is {shape}, but the blob is (7, 5)")):
+        net.backward({"data": data}, {net.outputs[0]: np.ones(shape)})
 
 
 def test_a_top_diff_has_as_many_rows_as_the_data_chose():
