@@ -286,7 +286,10 @@ def _ignored(net: Net, matched: Matched) -> list[str]:
     if not names:
         return []
     listed = first_of(names, _MOST_NAMES)
-    return [f"in the weights file only: {listed}. They stay as they are, whatever becomes of what they read elsewhere"]
+    return [
+        f"the weights file holds layers that the net does not have: {listed}. Their numbers are never changed: in another "
+        "net that has them, they do not make up for scales that have changed below them"
+    ]
 
 
 def _sentences(taken: Mapping[str, str]) -> list[str]:
