@@ -139,10 +139,9 @@ class Result:
 
     @property
     def alone(self) -> str:
-        """The only unit that has a rate, where others have weights, too; empty else. A spread of 0 means nothing then."""
-        affine = [u for u in self.units if u.kind == "affine"]
-        rated = [u.name for u in affine if u.after and math.isfinite(u.after.rate)]
-        return rated[0] if len(rated) == 1 < len(affine) else ""
+        """The only unit that has a rate; empty where there are more, or none. A spread of 0 means nothing then."""
+        rated = [u.name for u in self.units if u.kind == "affine" and u.after and math.isfinite(u.after.rate)]
+        return rated[0] if len(rated) == 1 else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""

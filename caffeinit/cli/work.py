@@ -196,10 +196,14 @@ def show(result: Result, pictures: str, notes: Sequence[str], trains: bool) -> N
     print_units(out, result)
     if not math.isnan(result.rate_spread) or result.no_spread:
         was, now = number(result.rate_spread_before), number(result.rate_spread)
-        alone = f"{result.alone} alone has a rate" if result.alone else ""
-        why = f": {result.no_spread or alone}" if result.no_spread or alone else ""
+        why = f": {result.no_spread}" if result.no_spread else ""
         start = f"{was} with deviations of 1" if trains else f"before {was}"
-        out.print(f"rate spread (largest |log rate - mean|): {now}, {start}{why}", markup=False, soft_wrap=True)
+        spread = (
+            f"{result.alone} alone has a rate: there is none to compare it with"
+            if result.alone
+            else now + f", {start}{why}"
+        )
+        out.print(f"rate spread (largest |log rate - mean|): {spread}", markup=False, soft_wrap=True)
     for line in cause_lines(result.skipped):
         out.print(f"left out: {line}", markup=False, soft_wrap=True)
     for line in apart_lines(result.apart):

@@ -65,8 +65,8 @@ class Content:
 
     @property
     def is_alone(self) -> bool:
-        """Whether one unit alone has a rate, though others have weights, too."""
-        return sum(map(math.isfinite, self.rates(-1))) == 1 < sum(u.kind == "affine" for u in self.units)
+        """Whether one unit alone has a rate, so that a spread means nothing."""
+        return sum(map(math.isfinite, self.rates(-1))) == 1
 
     def deviations(self, index: int) -> list[np.ndarray]:
         """Return the deviations of every unit's channels in one set."""

@@ -100,10 +100,12 @@ def _tiles(found: Found, content: Content) -> Markup:
 
 
 def _spread_tile(content: Content) -> Markup:
-    words = "spread of the rates, largest |log C − mean|" + ("; one unit alone has a rate" if content.is_alone else "")
+    words = "spread of the rates, largest |log C − mean|"
     known = [s for s in content.spreads if math.isfinite(s)]
     if not known:
         return _tile("–", f"spread of the rates: {content.no_spread or 'not measured'}")
+    if content.is_alone:
+        return _tile("–", "spread of the rates: one unit alone has a rate, and there is none to compare it with")
     shown = [tag("span", plain(number(s)) if math.isfinite(s) else "–", class_="once") for s in content.spreads]
     if len(shown) == 1:
         return _tile(shown[0], words)

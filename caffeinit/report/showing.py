@@ -101,10 +101,11 @@ def remarks(found: Measurement) -> list[str]:
         lines.append(found.first_not_finite)
     if counted := found.counted:
         low, high = (choose(counted, key=lambda u: u.rate) for choose in (min, max))
+        spread = f"to {number(high.rate)} ({high.name}); spread max |log C - mean| = {number(found.rate_spread)}"
+        alone = "alone has a rate: there is none to compare it with"
         lines.append(
-            f"rates, on {pictures_word(found.num_rate_images)}: {number(low.rate)} ({low.name}) to {number(high.rate)} "
-            f"({high.name}); spread max |log C - mean| = {number(found.rate_spread)}"
-            + (f": {low.name} alone has a rate" if found.is_alone else "")
+            f"rates, on {pictures_word(found.num_rate_images)}: {number(low.rate)} ({low.name}) "
+            + (alone if found.is_alone else spread)
         )
     if found.no_spread:
         lines.append(f"spread of the rates: -, for {found.no_spread}")

@@ -105,8 +105,8 @@ class Measurement:
 
     @property
     def is_alone(self) -> bool:
-        """Whether one unit alone has a rate that counts, though others have weights: a spread of 0 means nothing then."""
-        return len(self.counted) == 1 < sum(u.kind == "affine" for u in self.units)
+        """Whether one unit alone has a rate that counts: a spread of 0 means nothing then."""
+        return len(self.counted) == 1
 
     @property
     def no_spread(self) -> str:

@@ -24,6 +24,18 @@ def test_the_table_shows_units_and_rates(cli, place, weights):
     assert "spread max |log C - mean|" in outcome.out
 
 
+def test_of_a_single_unit_no_spread_is_told(cli, place):
+    text = "".join(line + "\n" for line in NET.splitlines() if "relu1" not in line and "num_output: 6" not in line)
+    text = text.replace('layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"\n', "")
+    (place / "net.prototxt").write_text(text.replace('bottom: "conv1"', 'bottom: "data"'))
+    weights, page = place / "one.caffemodel", place / "page.html"
+    alone = "alone has a rate: there is none to compare it with"
+    drawn = cli("init", place / "net.prototxt", "--images", place / "pictures", "-o", weights, "--report", page)
+    assert f"\nrate spread (largest |log rate - mean|): ip {alone}\n" in drawn.out
+    assert "one unit alone has a rate" in page.read_text()
+    assert f"(ip) {alone}\n" in measure(cli, place, weights).out
+
+
 def test_json_is_what_python_finds(cli, place, weights):
     report = json.loads(measure(cli, place, weights, "--json", "-").out)
     net = caffeinit.load(place / "net.prototxt", weights)
