@@ -48,6 +48,7 @@ def read_calibration(
     inputs = needed_inputs(network)
     if not inputs or (network.skipped and not network.units):
         raise no_unit(network)
+    _check_wanted(network, inputs, sources)
     if not network.graph.batch_axis_free:
         # The net spells its batch size out: every batch must have just that many rows.
         batch_size = next((s[0] for s in inputs.values() if s), batch_size)
@@ -66,6 +67,15 @@ def read_calibration(
         root=root,
         whole_batches=not network.graph.batch_axis_free,
     )
+
+
+def _check_wanted(network: Network, inputs: Mapping[str, Shape], sources: Any) -> None:
+    """Refuse pictures for inputs that the net has, but that have no part in what is measured."""
+    readers = network.graph.consumers()
+    for name in sources if isinstance(sources, Mapping) else ():
+        if name in network.inputs and name not in inputs:
+            why = "no layer with weights depends on it" if readers.get(name) else "nothing in the net reads it"
+            raise OptionError(f'there is no use for pictures for input "{printable(name)}": {why}. Leave them out')
 
 
 def _check_takes_pictures(inputs: Mapping[str, Shape], asked: Mapping[str, Any]) -> None:
