@@ -85,10 +85,18 @@ def _assign(shapes: Mapping[str, Sequence[int]], sources: Several | Mapping[str 
             raise OptionError(
                 f"the net has several inputs ({all_inputs}): say which pictures are for which, "
                 + " ".join(f"--images {printable(n)}=..." for n in left)
+                + _as_numbers([n for n in left if len(shapes[n]) != 4])
             )
     elif rest is None and left:
         raise OptionError(f"no pictures for input {', '.join(map(printable, left))}; the net's inputs: {all_inputs}.")
     return {str(n): s for n, s in named.items()} | {n: rest for n in left if rest is not None}  # type: ignore[misc]
+
+
+def _as_numbers(names: Sequence[str]) -> str:
+    """Return what to give for inputs that take no pictures, such as labels; nothing where there are none."""
+    listed = ", ".join(map(printable, names))
+    rows = "an .npy file with a row for each picture (of labels any will do, such as zeros)"
+    return f". No pictures, but numbers, are for {listed}: {rows}" if names else ""
 
 
 def _single(given: Several) -> Given | None:
