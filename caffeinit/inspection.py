@@ -24,7 +24,8 @@ from caffeinit.errors import FormatError, OptionError
 from caffeinit.methods.redraw import holding_reason, keeping_reason
 from caffeinit.model.graph import Shape
 from caffeinit.model.network import Skipped
-from caffeinit.model.units import Unit, find_units, without_unit
+from caffeinit.model.nounits import without_unit
+from caffeinit.model.units import Unit, find_units
 from caffeinit.scales.free import ScaleReport, report_scales
 from caffeinit.storage.files import is_onnx
 

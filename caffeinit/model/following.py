@@ -30,7 +30,7 @@ def channel_map(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         shift = -unit.mean / share * scale
     if unit.weight is not None:
         scale, shift = scale * unit.weight.astype(np.float64), shift * unit.weight.astype(np.float64)
-    return scale, shift if unit.bias is None else shift + unit.bias.astype(np.float64)
+    return scale, shift if unit.bias is None else shift + unit.beta * unit.bias.astype(np.float64)
 
 
 def followed_units(network: Network, settled: bool = False) -> dict[str, Unit]:

@@ -16,8 +16,9 @@ from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward
 from caffeinit.model.graph import Graph, Shape
+from caffeinit.model.nounits import without_unit
 from caffeinit.model.readings import other_readings
-from caffeinit.model.units import Learned, Unit, find_units, without_unit
+from caffeinit.model.units import Learned, Unit, find_units
 from caffeinit.patterns import first_of, one_or_more
 
 BEHIND = "depends on layer "  # how the reason of a layer begins that is left alone because another one is

@@ -4,8 +4,8 @@ Units are found on the ONNX graph, whatever file it came from. A learned array m
 Transpose and the like; those are followed with numpy views, so that writing into a unit's `weight` writes into the
 array itself, in the layout of the file.
 
-Three kinds: *affine* (Conv, ConvTranspose, Gemm, MatMul; a learned Add right after belongs to it), *channel* (a learned
-factor and/or shift per channel: Caffe's Scale and Bias) and *norm* (BatchNormalization with stored statistics).
+Three kinds: *affine* (Conv, ConvTranspose, Gemm, MatMul; a learned Add or Sub right after belongs to it), *channel* (a
+learned factor and/or shift per channel: Caffe's Scale and Bias) and *norm* (BatchNormalization with stored statistics).
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Unit:
         epsilon: norm only.
         initializers: the initializers behind the arrays.
         frozen: some array's training is switched off.
-        alpha, beta: affine only, of Gemm: what a node multiplies by weight and bias beside the values themselves. Uses
-            have one beta; alpha is that of the first.
+        alpha, beta: what a node multiplies by weight and bias beside the values themselves: those of Gemm, and a beta of
+            -1 where a Sub takes the bias off. Uses have one beta; alpha is that of the first.
     """
 
     name: str
@@ -181,28 +181,6 @@ def find_units(graph: Graph, learned: Mapping[str, Learned], makers: Mapping[str
     return units
 
 
-VALUES = "its numbers are values themselves, and multiply nothing"
-AGAIN = "its weights are used again at every step"
-# Role of a layer's first array -> why that layer is no unit, where it is none.
-_NO_UNIT = {
-    "scale": "its factors are not one per channel",
-    "bias": "its shifts are not one per channel",
-    "slope": "its slopes are for negative values alone",
-    "recurrent": AGAIN,
-    "table": VALUES,
-}
-
-
-def without_unit(units: Sequence[Unit], learned: Mapping[str, Learned]) -> dict[str, str]:
-    """Return the layers that have learned arrays of which no unit has any -> why their scales are left alone."""
-    covered = {learned[i].layer for unit in units for i in unit.initializers}
-    found: dict[str, str] = {}
-    for of in learned.values():
-        if of.layer not in covered:
-            found.setdefault(of.layer, _NO_UNIT.get(of.role, "its numbers are not one factor or shift per channel"))
-    return found
-
-
 def _tell_apart(units: Sequence[Unit], learned: Mapping[str, Learned], makers: Mapping[str, str]) -> None:
     """Give each unit a name and a key of its own."""
     names: set[str] = set()
@@ -290,10 +268,9 @@ class _Finder:
             return None
         if product and bias and _single_axis(bias[1].shape, self.graph.shape(output), axis) != axis:
             return None
-        initializers = [weight[0]]
-        if bias is None and (add := self._bias_after(output, axis)):
-            self.taken.add(id(add[0]))
-            output, bias = add[0].output[0], add[1]
+        initializers, after = [weight[0]], None if bias else self._bias_after(output, axis)
+        if after:
+            output, bias = after[0].output[0], after[1]
         if bias:
             initializers.append(bias[0])
         flat = bias[1].reshape(-1) if bias else None
@@ -302,7 +279,7 @@ class _Finder:
         unit = self._unit("affine", [Use(node, node.input[1 - side], output, axis)], initializers, grouped, flat)
         if product:
             unit.alpha, unit.beta = product.alpha, product.beta
-        return unit
+        return self._with_bias_after(unit, after)
 
     def _product(self, node: onnx.NodeProto) -> Product | None:
         """Return how a node multiplies by a learned array; None if it does not, or in a form that makes no unit."""
@@ -315,12 +292,21 @@ class _Finder:
         return None
 
     def _bias_after(self, value: str, axis: int) -> tuple[onnx.NodeProto, tuple[str, np.ndarray]] | None:
-        """Return the Add of a learned shift per channel that alone reads `value`."""
+        """Return the Add of a learned shift per channel, or the Sub of one, that alone reads `value`."""
         readers = self.readers.get(value, [])
-        if len(readers) != 1 or readers[0].op_type != "Add" or value in self.graph.outputs:
+        if len(readers) != 1 or readers[0].op_type not in ("Add", "Sub") or value in self.graph.outputs:
+            return None
+        if readers[0].op_type == "Sub" and readers[0].input[0] != value:
             return None
         found = self._per_channel(readers[0], value, axis)
         return (readers[0], found[0]) if found and found[1] == axis else None
+
+    def _with_bias_after(self, unit: Unit, after: tuple[onnx.NodeProto, tuple[str, np.ndarray]] | None) -> Unit:
+        """Return a unit that has the bias that a node behind it adds, if there is one, or takes off."""
+        if after:
+            self.taken.add(id(after[0]))
+            unit.beta = -1.0 if after[0].op_type == "Sub" else 1.0
+        return unit
 
     def _per_channel(
         self, node: onnx.NodeProto, moving: str, single: int = 1
@@ -348,11 +334,11 @@ class _Finder:
         if node.op_type == "Add":
             use = Use(node, moving[0], output, axis)
             return self._unit("channel", [use], initializers, bias=array)
-        if add := self._bias_after(output, axis):
-            self.taken.add(id(add[0]))
-            output, bias = add[0].output[0], add[1][1]
-            initializers.append(add[1][0])
-        return self._unit("channel", [Use(node, moving[0], output, axis)], initializers, weight=array, bias=bias)
+        if after := self._bias_after(output, axis):
+            output, bias = after[0].output[0], after[1][1]
+            initializers.append(after[1][0])
+        use = Use(node, moving[0], output, axis)
+        return self._with_bias_after(self._unit("channel", [use], initializers, weight=array, bias=bias), after)
 
     def _norm(self, node: onnx.NodeProto) -> Unit | None:
         if len(node.output) > 1 and any(node.output[1:]):

@@ -101,7 +101,7 @@ def _macs(node: onnx.NodeProto, graph: Graph, unit: Unit | None) -> int:
         steps = math.prod(graph.shape(unit.uses[0].output)[:-1])
         return steps * sum(graph.initializers[i].size for i in node.input[1:3] if i in graph.initializers)
     made = graph.producer(node.output[0]) if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
-    while made is not None and made.op_type in ("Mul", "Add") and made.op_type != node.op_type:
+    while made is not None and made.op_type in ("Mul", "Add", "Sub") and made.op_type != node.op_type:
         made = graph.producer(made.input[0])  # gains and biases that the graph has behind it
     if made is None or made.op_type != node.op_type:
         return 0

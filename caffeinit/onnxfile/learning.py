@@ -1,9 +1,9 @@
 """Which arrays of an ONNX model are weights, what each is for, and which have to stay as they are.
 
 An ONNX file does not say what was learned, but for the names in files of `convert`. Learned is what stands where a unit has
-its arrays: weights and biases of Conv, ConvTranspose, Gemm and MatMul with an Add after it, factors and shifts per channel,
-and BatchNormalization's four arrays. A filter that is the same for all channels, each of which it is applied to alone, was
-not; nor was one that counts from 0 on, with which detectors take the mean of a distribution, or one along places
+its arrays: weights and biases of Conv, ConvTranspose, Gemm and MatMul with an Add or Sub after it, factors and shifts per
+channel, and BatchNormalization's four arrays. A filter that is the same for all channels, each of which it is applied to
+alone, was not; nor was one that counts from 0 on, with which detectors take the mean of a distribution, or one along places
 (`positions.py`); nor were waves, with which nets for sound begin.
 A weight that is computed in the graph (DequantizeLinear, ConstantOfShape, ...) is worked out once, so that its unit can be
 measured, and stays.
@@ -25,8 +25,9 @@ from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import node_label
+from caffeinit.model.nounits import AGAIN, VALUES
 from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
-from caffeinit.model.units import AGAIN, VALUES, Learned, Unit, array_view, find_units, grouped_view
+from caffeinit.model.units import Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.model.varying import followers
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.numbers import has_one_channel
@@ -44,6 +45,7 @@ _ROLES = {
     "Gemm": ("weight", "weight", "bias"),  # of the two operands, the one that is an array
     "MatMul": ("weight", "weight"),
     "Add": ("bias", "bias"),
+    "Sub": ("", "bias"),
     "Mul": ("scale", "scale"),
 }
 
@@ -140,9 +142,9 @@ def find_learned(
             is_stored = name in changeable or name in held or name in computed
             if array is None or array.dtype != np.float32 or not is_stored:
                 continue
-            is_bias = node.op_type == "Add" and not bare.isdisjoint(node.input)
+            is_bias = node.op_type in ("Add", "Sub") and not bare.isdisjoint(node.input)
             is_known = name in named or is_bias or not single.isdisjoint(node.input)
-            if array.size == 1 and node.op_type in ("Add", "Mul") and not is_known:
+            if array.size == 1 and node.op_type in ("Add", "Sub", "Mul") and not is_known:
                 formulas.add(name)  # its number, and not that of a layer with a single output
                 continue
             known = computed.get(name, Learned(name, 0, frozen=name in frozen, held=held.get(name, "")))

@@ -36,7 +36,7 @@ def along_positions(graph: Graph) -> set[str]:
     before = {id(n) for n in graph.ancestors([i for n in weighing for i in n.input if i in moving])}
     found = set()
     for node in graph.nodes:
-        if node.op_type not in ("Add", "Mul") or node.domain or id(node) in before:
+        if node.op_type not in ("Add", "Sub", "Mul") or node.domain or id(node) in before:
             continue
         for x, array in (node.input, node.input[::-1]):
             axes = positions.get(x)

@@ -95,6 +95,13 @@ FORMS = {
     "alpha, then Add": Form(
         ROWS, 1, [("Gemm", ["x", "w"], {"alpha": 2.0}), ("Add", ["c", "x"], {})], lambda e: e.T / 2, lambda c: c
     ),
+    "Sub": Form(ROWS, 1, [("MatMul", ["x", "w"], {}), ("Sub", ["x", "c"], {})], lambda e: e.T, lambda c: -c),
+    "alpha, then Sub": Form(
+        ROWS, 1, [("Gemm", ["x", "w"], {"alpha": 2.0}), ("Sub", ["x", "c"], {})], lambda e: e.T / 2, lambda c: -c
+    ),
+    "planes, then Sub": Form(
+        PLANES, 1, [("MatMul", ["w", "x"], {}), ("Sub", ["x", "c"], {})], lambda e: e, lambda c: -c[:, None], "second"
+    ),
     "input turned": Form(ROWS, 1, [TURN, *gemm("x", "w", "c", transA=1)], lambda e: e.T, lambda c: c),
     "left": Form(
         ROWS, 0, gemm("w", "x", "c", transB=1, alpha=0.5, beta=4.0), lambda e: e * 2, lambda c: c[:, None] / 4, "second"
