@@ -16,7 +16,7 @@ from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, hold
 from caffeinit.methods.responses import refiners
 from caffeinit.methods.training import Outcome, keeps_function, prepare_training
 from caffeinit.methods.within import check_beta, normalize
-from caffeinit.model.network import Network
+from caffeinit.model.network import BARE, Network
 from caffeinit.model.units import Unit
 from caffeinit.patterns import check_matched, one_or_more
 from caffeinit.result import NO_SPREAD, Result
@@ -191,6 +191,8 @@ def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> 
     keeps = f"mode {mode} keeps the function, and so cannot draw layers"
     if reinit:
         raise OptionError(f"--reinit {','.join(reinit)}: {keeps}; --mode normalize can")
+    if network.is_bare:
+        raise WeightsError(f"{BARE}, before they are rescaled")
     if network.missing:
         names = ", ".join(sorted({layer for layer, _ in network.missing}))
         raise WeightsError(f"the weights file holds no numbers for {names}; {keeps}: --mode normalize can")

@@ -130,7 +130,6 @@ def _open(nets: list[str], files: list[str], loading: dict[str, Any]) -> tuple[A
             sides.append(NetFunction(loaded, file if nets[0] == nets[1] else f"{net} with {file}"))
             if is_bare and net == nets[0]:
                 network, is_bare = loaded, False
-            layers = dict.fromkeys(layer for layer, _ in loaded.missing)
-            notes += [f"{file} holds no numbers for {', '.join(layers)}: zeros are used"] if layers else []
+            notes += [f"{file} holds no numbers for {', '.join(loaded.unset)}: zeros are used"] if loaded.unset else []
     notes += [f'input "{name}": {words}' for name, words in network.taken.items()]
     return network, sides, notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from caffeinit.apply.factors import is_zero
 from caffeinit.arguments import check_mapping
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward
+from caffeinit.model.blobs import check_blobs, fits, reachable
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.nounits import without_unit
 from caffeinit.model.readings import other_readings
@@ -110,6 +112,9 @@ class Source(Protocol):
         """
 
 
+BARE = "the net has no weights: load it with a weights file that has its layers, or draw them with init"
+
+
 @dataclass(frozen=True)
 class Gradients:
     """What `Network.backward` returns.
@@ -178,6 +183,18 @@ class Network:
         """Names of the blobs that nothing uses."""
         return list(self.graph.outputs)
 
+    @property
+    def unset(self) -> list[str]:
+        """Layers with arrays that the weights file did not hold, and that are zero still."""
+        filled = {layer for layer, index in self.missing if not is_zero(self.params[layer][index])}
+        return list(dict.fromkeys(layer for layer, _ in self.missing if layer not in filled))
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether no array of the net has been set yet, as without a weights file."""
+        given = {(layer, index) for layer, arrays in self.params.items() for index in range(len(arrays))}
+        return bool(given) and given.issubset(self.missing) and {layer for layer, _ in given}.issubset(self.unset)
+
     @cached_property
     def other_readings(self) -> dict[str, list[str]]:
         """Initializer of a unit -> the values that are made of it otherwise than by its units."""
@@ -224,9 +241,9 @@ class Network:
         """
         feeds = self._feeds(inputs)
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
-        reachable = _reachable(graph, feeds)
-        wanted = one_or_more(blobs) if blobs is not None else [b for b in self.blobs if b in reachable]
-        _check_blobs(graph, wanted, reachable)
+        known = reachable(graph, feeds)
+        wanted = one_or_more(blobs) if blobs is not None else [b for b in self.blobs if b in known]
+        check_blobs(graph, wanted, known)
         computed = [n for n in wanted if n not in feeds]
         results = self._session(graph, computed, self.settings).run(feeds) if computed else {}
         return {n: feeds[n] if n in feeds else results[n] for n in wanted}
@@ -251,7 +268,7 @@ class Network:
         feeds = self._feeds(inputs)
         check_mapping("top_diffs", top_diffs, "blob -> gradient")
         graph = self._graph_for({n: a.shape for n, a in feeds.items()})
-        _check_blobs(graph, top_diffs, _reachable(graph, feeds))
+        check_blobs(graph, top_diffs, reachable(graph, feeds))
         wanted = list(feeds) if blobs is None else one_or_more(blobs)
         for name in wanted:
             if name not in feeds:
@@ -260,7 +277,7 @@ class Network:
         for top, diff in top_diffs.items():
             array = np.asarray(diff, np.float32, order="C")
             shape = array.shape
-            if not _fits(graph, top, shape, feeds):  # or the data choose its rows
+            if not fits(graph, top, shape, feeds):  # or the data choose its rows
                 shape = self._session(graph, [top], self.settings).run(feeds)[top].shape
             if array.shape != shape:
                 raise CaffeinitError(f'the top diff of "{top}" is {array.shape}, but the blob is {shape}')
@@ -362,29 +379,3 @@ def digest(arrays: Mapping[str, np.ndarray]) -> int:
     for array in arrays.values():
         found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
     return found
-
-
-def _check_blobs(graph: Graph, names: Iterable[str], reachable: set[str]) -> None:
-    for name in names:
-        if not name or name not in reachable:  # "" stands for inputs that operators do without
-            known = name in graph.inputs or (name and graph.producer(name) is not None)
-            why = "depends on an input that was not given" if known else "is not there, or its layer cannot run"
-            raise CaffeinitError(f'blob "{name}" {why}')
-
-
-def _fits(graph: Graph, blob: str, given: Shape, feeds: Mapping[str, np.ndarray]) -> bool:
-    """Tell whether a blob has a shape in a run; axis 0 may be the batch, which can differ from the graph's."""
-    shape = graph.shape(blob)
-    if not graph.batch_axis_free or not shape:
-        return given == shape
-    ratios = {(a.shape[0], graph.inputs[n][0]) for n, a in feeds.items() if n in graph.inputs}
-    return any(given == (shape[0] * rows // made, *shape[1:]) for rows, made in ratios)
-
-
-def _reachable(graph: Graph, given: Iterable[str]) -> set[str]:
-    """Return the values that the given inputs determine."""
-    known = {*given, *graph.initializers, ""}
-    for node in graph.nodes:
-        if all(i in known for i in node.input):
-            known.update(node.output)
-    return known

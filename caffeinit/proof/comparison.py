@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from caffeinit.calibration import given_calibration
-from caffeinit.errors import CaffeinitError
+from caffeinit.errors import CaffeinitError, WeightsError
 from caffeinit.images.batches import pictures_in
 from caffeinit.model.graph import Shape
-from caffeinit.model.network import Network
+from caffeinit.model.network import BARE, Network
 from caffeinit.proof.functions import Function, NetFunction, Run, Values, differences
 from caffeinit.proof.verify import TOLERANCE, Difference, is_kept
 from caffeinit.result import finite
@@ -122,8 +122,16 @@ def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Com
         images: what `caffeinit.read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
         options: tolerance, first and progress as for `compare`.
     """
-    calibration = given_calibration(a, images)
-    return compare(NetFunction(a, "A"), NetFunction(b, "B"), calibration, **options)
+    for label, network in (("A", a), ("B", b)):
+        if network.is_bare:
+            raise WeightsError(f"{label}: {BARE}, before it is compared")
+    found = compare(NetFunction(a, "A"), NetFunction(b, "B"), given_calibration(a, images), **options)
+    found.notes += [
+        f"{label} holds no numbers for {', '.join(network.unset)}: zeros are used"
+        for label, network in (("A", a), ("B", b))
+        if network.unset
+    ]
+    return found
 
 
 class _Side:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from caffeinit.calibration import given_calibration
-from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.errors import CaffeinitError, OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
 from caffeinit.images.batches import pictures_in
-from caffeinit.model.network import Network, Skipped, listed
+from caffeinit.model.network import BARE, Network, Skipped, listed
 from caffeinit.model.units import Unit
 from caffeinit.result import NO_SPREAD, UnitStats, finite
 from caffeinit.statistics.forward import measure_moments, unit_outputs
@@ -150,7 +150,8 @@ def measure(
         memory_limit, temp_dir: as for `jobs.init`.
         progress: called with pictures done and pictures in all.
     Raises:
-        CaffeinitError: no layer has weights and can run, or the pictures do not fit.
+        CaffeinitError: no layer has weights and can run, all of them are zero for lack of a weights file, or the pictures
+            do not fit.
     """
     if rate_batches is not None and rate_batches < 0:
         raise OptionError(f"rate_batches is {rate_batches}: it must be at least 0")
@@ -158,6 +159,8 @@ def measure(
         raise OptionError(f"seed {seed}: has to be 0 or more")
     if not network.units:
         raise CaffeinitError(f"the net has no layer that could be measured{listed(network.skipped)}")
+    if network.is_bare:
+        raise WeightsError(f"{BARE}, and of zeros there is nothing to measure")
     calibration = given_calibration(network, images)
     rate_pictures = RateOptions(batches=rate_batches).num_pictures(calibration)
     work = Work(forward=(), rate_pictures=rate_pictures, rates_last=True)
@@ -194,7 +197,7 @@ def _unit(unit: Unit, moments: Moments) -> UnitMeasurement:
 
 
 def _missing_notes(network: Network) -> list[str]:
-    layers = list(dict.fromkeys(layer for layer, _ in network.missing))
+    layers = network.unset
     return [f"the weights file holds no numbers for {', '.join(layers)}: zeros are measured"] if layers else []
 
 
