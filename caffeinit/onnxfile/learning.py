@@ -239,15 +239,21 @@ def _behind(graph: Graph, value: str) -> str:
 
 
 def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
-    """Return the products with arrays that are no units, and why."""
+    """Return the products with arrays, and normalisations with one array in two places, that are no units, and why."""
     known = {id(use.node) for unit in units for use in unit.uses}
     moving, pictures = graph.moving_values(), PictureAxes(graph)
     found = [Skipped(name, AGAIN) for name in dict.fromkeys(graph.recurrent.values())]
     tables = {n.input[0]: None for n in graph.nodes if n.op_type == "Gather" and n.input[1] in moving}
     found += [Skipped(name, VALUES) for name in tables if is_table(graph.initializers.get(name))]
     for node in graph.nodes:
-        kinds = (*_AFFINE, "Einsum")
+        kinds = (*_AFFINE, "Einsum", "BatchNormalization")
         if node.op_type not in kinds or node.domain or id(node) in known or node.output[0] not in moving:
+            continue
+        if twice := _roles_of_one_array(graph, node):
+            why = f"its {' and its '.join(twice)} are one array, which cannot be set for one of these alone"
+            found.append(Skipped(node_label(node), why))
+            continue
+        if node.op_type == "BatchNormalization":  # with statistics of its own, or none that are stored
             continue
         if not graph.recurrent.keys().isdisjoint(node.input):
             continue
@@ -256,6 +262,15 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
             why = _why_no_unit(graph, node, fixed[0], pictures)
             found.append(Skipped(node_label(node), why))
     return found
+
+
+def _roles_of_one_array(graph: Graph, node: onnx.NodeProto) -> list[str]:
+    """Return what one array is for a node at the same time, such as its scale and its variance; nothing as a rule."""
+    roles: dict[str, list[str]] = {}
+    for value, role in _arrays_of(node):
+        if name := _behind(graph, value):
+            roles.setdefault(name, []).append(role)
+    return next((own for own in roles.values() if len(own) > 1), [])
 
 
 def is_table(array: np.ndarray | None) -> bool:
