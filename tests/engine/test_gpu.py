@@ -74,6 +74,10 @@ def test_patches_from_the_gpu_are_those_of_the_array(shape, geometry):
 @pytest.mark.parametrize("mode", ["preserve", "normalize"])
 def test_jobs_run_and_prove_themselves(mode):
     (cpu, gpu), (a, b) = both("chain", lambda net, batches: caffeinit.rescale(net, batches, mode=mode))
+    for one, other in zip(a.units, b.units, strict=True):
+        np.testing.assert_allclose(1 / other.before.channel_stds, 1 / one.before.channel_stds, rtol=1e-3)
+    # Scales follow from rates, which are sums of squares of gradients: where one is off by 1e-3, as above, its square is by
+    # 2e-3, and what two rates differ by, and a unit's own scale times the inverse of the next one's, by twice that each.
     assert_same_params(cpu, gpu, rtol=1e-2)
     assert abs(a.rate_spread - b.rate_spread) < 1e-2
     spreads = [caffeinit.measure(net, pictures()).rate_spread for net in (cpu, gpu)]
