@@ -22,13 +22,16 @@ def pooled_size(
     """Return how many pooling windows Caffe places along one spatial axis.
 
     Caffe rounds up, so the last window may hang over the far edge; with padding (on any axis), a last window that would
-    start past the far edge is dropped. Some forks can round down instead.
+    start past the far edge is dropped. Convolution rounds down instead, and so do some forks' poolings if asked to.
 
     Args:
         size: extent of the bottom along the axis, in pixels, without padding.
         kernel, stride: window extent and step, in pixels, at least 1.
-        pad, end: padding in front and behind, in pixels.
+        pad, end: zeros in front and behind, in pixels; Caffe's own layer has as many on both sides.
+        ceil: round up, as Caffe does.
         padded: whether some axis is padded; by default whether this one is.
+    Returns:
+        The extent of the top along the axis, at least 1.
     Raises:
         LayerError: no window fits.
     Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp.
