@@ -191,7 +191,7 @@ def _tell_apart(units: Sequence[Unit], learned: Mapping[str, Learned], makers: M
             layer = makers.get(use.output, use.output.rpartition("/")[0])
             own = [layer] if layer in makers.values() else []
             if unit.name in makers.values():  # a layer with several units
-                own.append(f"{unit.name} ({learned[first].role})")
+                own.append(f"{unit.name} (blob {learned[first].index})")
             own.append(f"{unit.name} ({use.node.name or use.node.output[0]})")
             unit.name = next(name for name in own if name not in names)
             unit.layer = layer if unit.name == layer else unit.layer

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import caffeinit
 from caffeinit.caffe.layers import recurrent
 from tests.caffe.layers.single import Case, check_case, check_every_type_has_a_row, check_refusal, lower, run
 
@@ -216,3 +217,15 @@ def test_every_type_has_a_row():
 )
 def test_refusals_name_the_parameter(case, words, tmp_path):
     check_refusal(case, words, tmp_path)
+
+
+def test_units_of_one_layer_are_told_apart_by_their_blobs(tmp_path):
+    """In a table "(weight)" would tell nothing: each has one. Blobs have the numbers that Caffe's own net.params gives."""
+    dims = {"x": "dim: 3 dim: 2 dim: 4", "cont": "dim: 3 dim: 2"}
+    text = "".join(
+        f'layer {{ name: "{n}" type: "Input" top: "{n}" input_param {{ shape {{ {d} }} }} }}\n' for n, d in dims.items()
+    )
+    text += 'layer { name: "rnn" type: "RNN" bottom: "x" bottom: "cont" top: "y" recurrent_param { num_output: 5 } }'
+    (tmp_path / "net.prototxt").write_text(text)
+    units = caffeinit.load(tmp_path / "net.prototxt").units
+    assert [(u.name, u.layer) for u in units] == [("rnn", "rnn"), ("rnn (blob 3)", "rnn")]
