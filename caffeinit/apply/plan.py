@@ -151,7 +151,7 @@ def apply(network: Network, plan: Plan, roughly: bool = False) -> None:
             array = network.graph.initializers[name]
             logs = _logs(plan, use, lifts.get(name), roughly)
             if not multiply(array, *map(np.exp, logs), threads=network.settings.threads):
-                raise _overflow(network, name)
+                raise _overflow(network, name, sum(float(log.max()) for log in logs))
             release(array)
     for name, values in variances.items():
         array = network.graph.initializers[name]
@@ -227,6 +227,11 @@ def _is_negative(array: np.ndarray, values: np.ndarray) -> bool:
     return bool(((values < 0) & (array >= 0)).any())
 
 
-def _overflow(network: Network, name: str) -> WeightsError:
+def _overflow(network: Network, name: str, log: float | None = None) -> WeightsError:
+    """Return what to raise for an array that a factor, given as its logarithm where it is known, cannot be applied to."""
     of = network.learned.get(name) or network.graph.net_numbers[name]
-    return WeightsError(f'{getattr(of, "kind", "layer")} "{of.layer}": its rescaled numbers leave single precision')
+    factor = "the factors wanted" if log is None else f"a factor of up to 1e{log / np.log(10):.0f}"
+    return WeightsError(
+        f'{getattr(of, "kind", "layer")} "{of.layer}": {factor} would take its numbers beyond what single precision holds '
+        "(3.4e38): they are large, and what they make, or read, hardly varies on these pictures"
+    )

@@ -182,7 +182,7 @@ def _plan(run: _Run, held: Sequence[str]) -> Plan:
     system = exact_system(system, run.network.graph) if run.is_exact else system
     found = _plan_in(run, system)
     while len(beyond := labels_beyond(run.network, found.plan)):
-        system = system.held(beyond, "numbers would leave single precision")
+        system = system.held(beyond, "their factors would take numbers beyond single precision (3.4e38)")
         found = _plan_in(run, system)
     run.notes += found.notes
     run.no_change = found.reason
