@@ -37,7 +37,13 @@ class Finite(click.types.FloatParamType):
 
 
 _NET = [
-    click.option("--phase", type=click.Choice(["TEST", "TRAIN"]), default="TEST", show_default=True, help="phase."),
+    click.option(
+        "--phase",
+        type=click.Choice(["TEST", "TRAIN"], case_sensitive=False),
+        default="TEST",
+        show_default=True,
+        help="phase.",
+    ),
     click.option("--level", type=int, default=0, help="level that include rules are held against."),
     click.option("--stage", "stages", multiple=True, metavar="NAME", help="stage that include rules ask for; repeat."),
     click.option(
@@ -79,7 +85,7 @@ _IMAGES = [
     ),
     click.option(
         "--channels",
-        type=click.Choice(["bgr", "rgb", "gray"]),
+        type=click.Choice(["bgr", "rgb", "gray"], case_sensitive=False),
         help="channel order; bgr by default, also for ONNX models.",
     ),
 ]

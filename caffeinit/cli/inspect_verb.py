@@ -16,7 +16,11 @@ from caffeinit.cli.verb import Verb
 @click.argument("weights", type=click.Path(), required=False)
 @click.option("--scales", is_flag=True, help="show which channels have scales of their own, instead of the layers.")
 @click.option("--filters", type=click.Path(), help="draw the first layer's filters to this PNG file.")
-@click.option("--channels", type=click.Choice(["bgr", "rgb"]), help="with --filters: order of colours; default bgr.")
+@click.option(
+    "--channels",
+    type=click.Choice(["bgr", "rgb"], case_sensitive=False),
+    help="with --filters: order of colours; default bgr.",
+)
 @click.option("--force", is_flag=True, help="replace an output that exists.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="write the result as JSON; - is stdout.")
 @net_options

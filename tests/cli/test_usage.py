@@ -98,7 +98,7 @@ def test_weights_of_a_training_net_tell_the_phase_to_look_at_them_with(cli, plac
     outcome = cli("inspect", place / "snapshot.caffemodel")
     assert outcome.code == 1
     assert "Give --phase TRAIN" in outcome.err
-    assert cli("inspect", place / "snapshot.caffemodel", "--phase", "TRAIN").code == 0
+    assert cli("inspect", place / "snapshot.caffemodel", "--phase", "train").code == 0
     assert "It holds weights, too: if it is meant as these, the net's text comes before it" in outcome.err
 
 
