@@ -17,15 +17,17 @@ from caffeinit.scales.transfer import Transfers
 
 # Scales that no rate depends on stay where they are; the weight is far too small to be seen in those that matter.
 RIDGE = 1e-4
-# A curve is kept to a hundred times better than rates are made equal.
-_STIFFNESS = 100.0
-# A problem that has an answer takes 140 at most. Without a limit, one whose curves wind would creep along them for minutes,
-# to a sum of squares that is smaller by a thousandth.
+# A curve is kept to a hundred times better than rates are made equal. Before that it is kept to loosely: a search that has
+# to follow every curve closely from the start creeps along them, and its limit of evaluations ends it far from the answer.
+_LOOSE, _STIFFNESS = 3.0, 100.0
+# Without a limit, a problem whose curves wind would be searched for minutes, for a sum of squares smaller by a thousandth.
 _MOST_EVALUATIONS = 200
 # The same from an answer on, of which only the largest distance is to become smaller.
 _FEW_EVALUATIONS = 60
 # Parts of its size by which an answer, or the sum of squares, changes at the end.
 _CLOSE = 1e-8
+# The same of the sum of squares where curves are kept to loosely.
+_NEARLY = 1e-3
 # Rates that lie apart by no more are one, and half of the powers that distances are summed with where they are not.
 ONE_RATE, _POWERS = 0.02, (2.0, 4.0)
 
@@ -99,6 +101,7 @@ class Goal:
         num_unknowns: how many scales there are.
         kept_to: curves, and scales that are asked for.
         ridge, gone: the weight, beside rates, of scales that stay where they were, and how far they have gone from there.
+        loosely: what is kept to is kept to loosely at first. Of many answers it may not be the nearest that is found then.
     """
 
     terms: Sequence[Term]
@@ -106,6 +109,7 @@ class Goal:
     kept_to: Sequence[Bends | Held] = ()
     ridge: float = RIDGE
     gone: np.ndarray | float = 0.0
+    loosely: bool = False
 
     def best(self, start: np.ndarray | None = None, close: float = _CLOSE, evenly: bool = False) -> np.ndarray:
         """Return the unknowns for which the logarithms of all rates are closest to each other, in least squares.
@@ -117,30 +121,37 @@ class Goal:
         """
         if self.num_unknowns == 0 or len(self.terms) < 2:
             return np.zeros(self.num_unknowns)
-        found = self._reached(np.zeros(self.num_unknowns) if start is None else start, close)
+        found = self._found(np.zeros(self.num_unknowns) if start is None else start, close)
         for power in _POWERS if evenly else ():
             largest = float(np.abs(self._distances(found)).max())
             if largest > ONE_RATE:
-                found = self._reached(found, close, power, largest)
+                tried = self._found(found, close, power, largest)
+                found = tried if np.abs(self._distances(tried)).max() < largest else found
         return found
 
-    def _reached(self, start: np.ndarray, close: float, power: float = 1.0, unit: float = 1.0) -> np.ndarray:
+    def _found(self, start: np.ndarray, close: float, power: float = 1.0, unit: float = 1.0) -> np.ndarray:
         """Return the unknowns with the least sum of squares, from `start` on.
 
         Args:
             power, unit: distances of the rates from their mean count as (distance / unit) ** power * unit.
         """
+        if self.loosely:
+            start = self._reached(start, max(close, _NEARLY), power, unit, _LOOSE)
+        return self._reached(start, close, power, unit, _STIFFNESS)
+
+    def _reached(self, start: np.ndarray, close: float, power: float, unit: float, stiffness: float) -> np.ndarray:
+        """Return what `_found` does; what is kept to counts as much more than rates as `stiffness` says."""
 
         def residuals(x: np.ndarray) -> np.ndarray:
             apart = self._distances(x)
             weighed = unit * np.sign(apart) * (np.abs(apart) / unit) ** power
-            kept = [_STIFFNESS * k.gap(x) for k in self.kept_to]
+            kept = [stiffness * k.gap(x) for k in self.kept_to]
             return np.concatenate([weighed, self.ridge * (x + self.gone), *kept])
 
         def jacobian(x: np.ndarray) -> np.ndarray:
             rows = self._rates.gradients(x)
             weights = power * (np.abs(self._distances(x)) / unit) ** (power - 1)
-            kept = [_STIFFNESS * k.gradient(x) for k in self.kept_to]
+            kept = [stiffness * k.gradient(x) for k in self.kept_to]
             return np.concatenate([weights[:, None] * (rows - rows.mean(axis=0)), self.ridge * np.eye(len(x)), *kept])
 
         most = {"xtol": _CLOSE, "ftol": close, "max_nfev": _MOST_EVALUATIONS if power == 1.0 else _FEW_EVALUATIONS}
