@@ -42,11 +42,14 @@ _TRIED, _FAIR, _HARDLY = 2, 0.5, 0.9
 # The smallest log scale that what a layer with a curve reads is given: smooth activations are linear there, and a branch
 # that is as small beside the sum it goes into is none.
 _DEEPEST = -3.0
+# By how much a step may miss such a limit: the search keeps to them closely, and all of it would be stopped for the rest.
+_SLACK = 0.05
 # So much more than the smallest spread is left behind.
 _LOST = 1.1
 # Rates may lie farther apart for a while, by so much, than at first; log scales below 1 count as 1.
 _ASTRAY = 1.5
-# A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then.
+# A step that leaves more of a large spread was misled by what curves say of gradients: it is done without them then. With
+# sums there may be other reasons, and steps become shorter.
 _GAIN = 0.5
 # Log scales of a change from which nothing is to be had.
 STILL = 1e-3
@@ -205,10 +208,11 @@ class Relaxed:
         """Give the outputs a scale, if rates cannot be one without and are far closer with it.
 
         Returns:
-            What holds then, and the unknowns of the best step.
+            What holds then, and the unknowns of the best step; with sums roughly, where no scale is given.
         """
-        found = self._solve(prepared)
-        if not self._may_tie_outputs or self.held is not None or self._given_back or (self._steps and not is_early):
+        is_due = self._may_tie_outputs and self.held is None and not self._given_back and (is_early or not self._steps)
+        found = self._solve(prepared, evenly=is_due or not self.has_sums)
+        if not is_due:
             return prepared, found
         held = _spread_at(prepared[0], found)
         is_first = self.has_sums and not self._steps
@@ -218,6 +222,8 @@ class Relaxed:
         heads = self.probe.heads
         loose = copy(self)
         loose._look_at(scale_system(self.network, self.chosen, heads, relaxed=True, loose=True, bending=self._bending))
+        if [(b.bottom, b.top) for b in loose.system.bonds] == [(b.bottom, b.top) for b in self.system.bonds]:
+            loose._transfers = self._transfers  # layers do the same to scales, whichever these are
         loosened = loose._prepare(rates)
         freely = loose._solve(loosened)
         farthest = float(np.abs(loose._sizes(freely)).max(initial=0))
@@ -241,21 +247,34 @@ class Relaxed:
         for bends in curves:
             for limit in _limits(bends):
                 by = limit.rows @ unknowns
-                beyond = by > limit.values + STILL
-                parts += list(limit.values[beyond] / by[beyond])
+                most = limit.values + _SLACK
+                parts += list(most[by > most] / by[by > most])
         return float(min(parts))
 
-    def _solve(self, prepared: _Prepared, asked: Sequence[Held] = (), start: np.ndarray | None = None) -> np.ndarray:
+    def _solve(
+        self, prepared: _Prepared, asked: Sequence[Held] = (), start: np.ndarray | None = None, evenly: bool = True
+    ) -> np.ndarray:
         """Return the unknowns of the best step, or of the best that does as is asked; `start` is near to them."""
         terms, bends, _ = prepared
         gone = self._gone if self.has_sums else 0.0  # without, rates follow all scales, and steps are small in the end
         kept_to: list[Bends | Held] = [*bends, *(limit for of in bends for limit in _limits(of)), *asked]
-        return Goal(terms, self.system.num_unknowns, kept_to, self._ridge, gone).best(start, _ROUGHLY, evenly=True)
+        goal = Goal(terms, self.system.num_unknowns, kept_to, self._ridge, gone, loosely=self.has_sums)
+        return goal.best(start, _ROUGHLY, evenly)
 
     def _bounded(self, prepared: _Prepared, best: np.ndarray) -> tuple[np.ndarray, list[Held]]:
-        """Return the best step within what outputs, and inputs of curves, may be scaled by; and what that asks for."""
-        asked = self._asked(best)
-        best = self._solve(prepared, asked, best) if asked else best
+        """Return the best step within what outputs may be scaled by, and how far one may go; and what outputs ask for.
+
+        Args:
+            best: what is best without bounds. Only to go a part of the way there may well lead to a larger spread.
+        """
+        asked, by = self._asked(best), self._changing @ best
+        length = np.abs(by).max(initial=0)
+        limits = list(asked)
+        if length > self._reach and all(np.abs(held.values).max() <= self._reach for held in asked):
+            far = np.abs(by) > self._reach / 2  # the others stay near in any case
+            limits.append(Within(self._changing[far] * np.sign(by[far])[:, None], np.full(far.sum(), self._reach)))
+        if limits or self.has_sums:
+            best = self._solve(prepared, limits, best * min(1.0, self._reach / max(length, STILL)))
         return best, asked
 
     def _asked(self, best: np.ndarray) -> list[Held]:
@@ -278,7 +297,7 @@ class Relaxed:
         """Return the units' terms and the curves, as they are now, and the rates' spread."""
         terms = self.terms(rates)
         spread = _spread_at(terms, np.zeros(self.system.num_unknowns))
-        self._misled |= spread > max(LONG, _GAIN * self._spread)
+        self._misled |= not self.has_sums and spread > max(LONG, _GAIN * self._spread)
         if self.has_sums and spread > self._spread:
             self._reach = np.abs(self.moved).max(initial=0) / 2
         elif np.isfinite(self._spread) and spread < self._spread / 2:
@@ -317,7 +336,8 @@ class Relaxed:
         Args:
             best: those of the best step.
         """
-        unknowns = self._solve(prepared, [*asked, Held(self.keys, moved)], best)
+        is_there = self.has_sums and np.abs(moved - self.keys @ best).max(initial=0) <= STILL * STILL
+        unknowns = best if is_there else self._solve(prepared, [*asked, Held(self.keys, moved)], best)
         return unknowns, _spread_at(prepared[0], unknowns)
 
 

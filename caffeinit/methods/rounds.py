@@ -29,6 +29,8 @@ _CLOSE = 0.15
 _STRICT = 3
 # Rounds without one that leaves less than this of the spread, after which no more are tried.
 _PATIENCE, _PROGRESS = 6, 0.99
+# Rounds one after the other that promise no such progress by steps of this length, log, after which no more are tried.
+_IDLE, _IDLE_STEP = 2, 0.1
 # Measurements at most.
 ROUNDS = 24
 
@@ -66,7 +68,7 @@ def iterate(
         relaxed: `approach` may have gone some steps with it.
         limit: of the spread max |log C - mean log C| at which it ends; 1.5 times that from the third measurement on. In a
             deep net without BatchNorm the smallest step flips ReLUs all the way up and moves single rates by some percent.
-        rounds: measurements at most; fewer if the last six brought nothing better. The best of them counts.
+        rounds: measurements at most; fewer if the last six brought nothing better, or two promise nothing. The best counts.
         restorer: what makes up for changes of the function beside what was planned; nothing does without.
     """
     network, probe = relaxed.network, relaxed.probe
@@ -77,7 +79,7 @@ def iterate(
     state = Best(network, relaxed.units)
     before: dict[str, UnitRates] = {}
     marked: dict[str, UnitRates] = {}  # rates at the point that is gone back to, where they can be kept
-    done = since_best = 0
+    done = since_best = idle = 0
     is_back = False
     while done < rounds:
         if is_back and marked:
@@ -103,9 +105,15 @@ def iterate(
             relaxed.mark()
             marked = rates if relaxed.has_sums and probe.can_keep else {}
         is_back = False
-        change = relaxed.step(rates)[0]
+        change, expected = relaxed.step(rates)
         del rates  # what they come from makes room for the next ones
-        if not np.abs(change.scales).max(initial=0) > STILL:
+        is_idle = (
+            relaxed.has_sums
+            and expected > _PROGRESS * state.spread
+            and np.abs(relaxed.moved).max(initial=0) <= _IDLE_STEP
+        )
+        idle = idle + 1 if is_idle else 0
+        if idle == _IDLE or not np.abs(change.scales).max(initial=0) > STILL:
             break
         restorer.prepare(relaxed.way)
         try:
