@@ -1,6 +1,7 @@
 """Which inputs of a net take pictures."""
 
 import numpy as np
+import onnx
 import pytest
 
 import caffeinit
@@ -31,7 +32,7 @@ def test_pictures_without_use_are_refused_with_the_reason(tmp_path, name, why):
 
 
 def test_what_to_give_for_labels_that_outputs_depend_on_is_told(tmp_path):
-    """Nothing tells that the loss of a converted net judges something: it is an output as others are."""
+    """In a converted net that has lost what `convert` tells of losses: they are outputs as others are."""
     (tmp_path / "net.prototxt").write_text(NET)
     net = caffeinit.load(tmp_path / "net.prototxt")
     caffeinit.init(net, np.random.default_rng(0).standard_normal((4, 3, 9, 8)).astype(np.float32))
@@ -40,6 +41,10 @@ def test_what_to_give_for_labels_that_outputs_depend_on_is_told(tmp_path):
     with pytest.raises(SystemExit) as ended:
         main(["convert", *names[:2], "-o", names[2]])
     assert not ended.value.code
+    assert list(needed_inputs(caffeinit.load(names[2]))) == ["data"]
+    model = onnx.load(names[2])
+    del model.metadata_props[:]
+    onnx.save(model, names[2])
     converted = caffeinit.load(names[2])
     with pytest.raises(OptionError, match=r"but numbers, are for label.*: an \.npy file with a row for each picture"):
         caffeinit.read_images(converted, "pictures/")
