@@ -116,7 +116,7 @@ def _explain(constraints: Constraints, tied: np.ndarray, held: set[int], reasons
             if known is not None and held.issuperset(row):
                 reasons.update({c: known for c in row if c not in reasons and c != tied[PINNED]})
     for row, stated in sorted(rows, key=lambda entry: not held.issuperset(entry[0])):
-        unknown = held.intersection(row) - reasons.keys() - {tied[PINNED]}
+        unknown = [c for c in row if c in held and c not in reasons and c != tied[PINNED]]
         reasons.update(dict.fromkeys(unknown, RELATED + stated))
 
 
