@@ -27,7 +27,7 @@ REACH = 1e30  # limits beyond it limit nothing
 def passes(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """y = f(x) element by element, with f(a x) = a f(x) for a > 0: the output has the input's scale."""
     scales.put(node.output[0], scales.of(node.input[0]))
-    for extra in node.output[1:]:
+    for extra in filter(None, node.output[1:]):
         scales.hold(extra)
 
 
@@ -111,7 +111,7 @@ def pools(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     old, new = scales.graph.shape(node.input[0]), scales.graph.shape(node.output[0])
     mixed = [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if axis > 1 or a != b]
     scales.put(node.output[0], scales.collapse(node.input[0], mixed))
-    for extra in node.output[1:]:
+    for extra in filter(None, node.output[1:]):
         scales.hold(extra)
 
 
@@ -150,7 +150,7 @@ def ties_axis(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
         forgets(self, node, scales)
         return
     scales.put(node.output[0], labels)
-    for extra in node.output[1:]:
+    for extra in filter(None, node.output[1:]):
         scales.hold(extra)
 
 
