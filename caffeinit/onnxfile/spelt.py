@@ -54,7 +54,7 @@ def _is_divisor(graph: Graph, value: str, x: str) -> bool:
 
 def _adds_neighbours(graph: Graph, node: onnx.NodeProto) -> bool:
     """Tell whether a convolution adds a positive number to a multiple of the sum over each channel and its neighbours."""
-    if not _is(node, "Conv") or len(node.input) < 3:
+    if not _is(node, "Conv") or len(node.input) < 3 or graph.shape(node.output[0]) != graph.shape(node.input[0]):
         return False
     kernel, shift = (graph.initializers.get(i) for i in node.input[1:])
     if kernel is None or shift is None or kernel.shape != (len(kernel), len(kernel)) + (1,) * (kernel.ndim - 2):
