@@ -47,4 +47,6 @@ class Remarks:
 
 def _names(told: object) -> list[str]:
     """Return a list of names; an empty one where anything else was told."""
-    return told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []
+    if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+        return []
+    return list(dict.fromkeys(told))

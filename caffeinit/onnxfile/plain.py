@@ -32,6 +32,7 @@ class Plain:
         inside: those of them that stand inside a node, once it is laid open -> why they stay.
         notes: what holds for some inputs only.
         remarks: what the file tells beside ONNX.
+        is_ours: it is of `convert`, which hides states' weights and tells by names what was learned.
     """
 
     where: str
@@ -41,6 +42,7 @@ class Plain:
     inside: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     remarks: Remarks = field(default_factory=Remarks)
+    is_ours: bool = False
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -89,7 +91,14 @@ def read_plain(file: Container) -> Plain:
     kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in arrays)]
     del graph.node[:]
     graph.node.extend(kept)
-    return Plain(where, graph, versions, arrays, remarks=Remarks.read(file.model))
+    return Plain(
+        where,
+        graph,
+        versions,
+        arrays,
+        remarks=Remarks.read(file.model),
+        is_ours=file.model.producer_name == "caffeinit",
+    )
 
 
 def _numbers(tensor: Tensor, keeps_doubles: bool) -> np.ndarray:

@@ -134,9 +134,8 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     if strict and built.skipped:
         lines = "\n".join(f"  {s.name}: {s.reason}" for s in built.skipped)
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
-    is_ours = file.model.producer_name == "caffeinit"
-    changeable = {n for n, t in file.tensors.items() if t.is_real and not (is_ours and is_constant(n))}
-    named = {n for n in changeable if is_ours and is_parameter(n)}
+    changeable = {n for n, t in file.tensors.items() if t.is_real and not (plain.is_ours and is_constant(n))}
+    named = {n for n in changeable if plain.is_ours and is_parameter(n)}
     learned = find_learned(graph, changeable, _held(file, built.plain), computed, named, plain.remarks.frozen)
     weights = {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items() if n in learned}
     source = OnnxSource(file, plain, weights)
@@ -166,7 +165,8 @@ def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dic
     built.graph.verdicts.update({top: below for top, below in told if made.issuperset([top, *below])})
     graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
     graph, without_gain = gains_after(one_channel(endings_apart(factors_last(graph))))
-    graph.recurrent |= find_hidden(graph)
+    if plain.is_ours:
+        graph.recurrent |= find_hidden(graph)
     graph, computed = work_out(graph)
     graph.nearly_homogeneous.update(find_spelt(graph))
     graph.verdicts.update(find_softmax(graph))
