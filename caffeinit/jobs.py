@@ -183,7 +183,7 @@ def drawn_by_rescale(network: Network, mode: str, reinit: Sequence[str]) -> set[
     """Return the layers that `rescale` draws: none where the function is kept."""
     if mode in PRESERVING:
         return set()
-    return {layer for layer, _ in network.missing} | select(network, reinit)
+    return set(network.unset) | select(network, reinit)
 
 
 def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> None:
@@ -193,8 +193,8 @@ def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> 
         raise OptionError(f"--reinit {','.join(reinit)}: {keeps}; --mode normalize can")
     if network.is_bare:
         raise WeightsError(f"{BARE}, before they are rescaled")
-    if network.missing:
-        names = ", ".join(sorted({layer for layer, _ in network.missing}))
+    if unset := network.unset:
+        names = ", ".join(sorted(unset))
         raise WeightsError(f"the weights file holds no numbers for {names}; {keeps}: --mode normalize can")
 
 

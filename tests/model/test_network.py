@@ -38,3 +38,22 @@ def test_weights_that_python_sets_count_and_layers_without_are_named(bare):
     note = "holds no numbers for ip: zeros are"
     assert any(note in told for told in caffeinit.measure(bare, PICTURES).notes)
     assert [f"{side} {note} used" for side in "AB"] == caffeinit.compare(bare, bare, PICTURES).notes[-2:]
+
+
+def test_arrays_that_were_set_by_hand_are_rescaled_and_not_drawn(tmp_path):
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } } }\n'
+        'layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" '
+        "convolution_param { num_output: 4 kernel_size: 3 } }\n"
+        'layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_param { num_output: 5 } }\n'
+    )
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((8, 3, 9, 9)).astype(np.float32)
+    for mode in ("preserve", "normalize"):
+        net = caffeinit.load(tmp_path / "net.prototxt")
+        for array in (a for arrays in net.params.values() for a in arrays):
+            array[...] = rng.standard_normal(array.shape)
+        weights = net.params["conv"][0].copy()
+        assert all(unit.done and "drawn" not in unit.done for unit in caffeinit.rescale(net, images, mode=mode).units)
+        ratios = (net.params["conv"][0] / weights).reshape(4, -1)
+        assert np.ptp(ratios, axis=1).max() < 1e-6 * ratios.max()
