@@ -140,7 +140,8 @@ def read_images(net: Network, sources: Any, **options: Any) -> Calibration:
 
     Args:
         sources: a folder, file, glob, list file, array file, database, or several; or input -> sources.
-        options: num_images, batch_size, strict, threads, root as `caffeinit.images.read_images`, and whatever a
+        options: num_images, batch_size, strict, threads, root as `caffeinit.images.read_images`, labels (True to read
+            what is given for inputs of losses alone, too, as `compare` can use it), and whatever a
             `caffeinit.images.Preprocessing` takes (mean, scale, crop, resize, channels, ...), over what the net says.
     Raises:
         ImagesError: no picture can be used.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.images import Calibration, GivenBatches, Preprocessing, as_calibration, read_images
+from caffeinit.images.sources import source_names
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, listed
@@ -27,6 +29,13 @@ def needed_inputs(network: Network) -> dict[str, Shape]:
     return {n: s for n, s in graph.inputs.items() if n in needed} or dict(graph.inputs)
 
 
+def _label_inputs(network: Network) -> dict[str, Shape]:
+    """Return the further inputs that an output depends on: what losses compare with."""
+    graph = network.graph
+    read = _inputs_of(graph, graph.outputs or graph.unused()).difference(needed_inputs(network))
+    return {n: s for n, s in graph.inputs.items() if n in read}
+
+
 def _inputs_of(graph: Graph, values: Sequence[str]) -> set[str]:
     """Return the inputs that values depend on."""
     read = {i for node in graph.ancestors(values) for i in node.input}
@@ -42,10 +51,18 @@ def read_calibration(
     strict: bool = False,
     threads: int | None = None,
     root: str | None = None,
+    labels: bool = False,
     **preprocessing: Any,
 ) -> Calibration:
-    """Read the pictures for the inputs that units depend on; see `caffeinit.read_images`."""
+    """Read the pictures for the inputs that units depend on; see `caffeinit.read_images`.
+
+    Args:
+        labels: read what is given for inputs of losses alone, too: two nets can be compared on it.
+    """
     inputs = needed_inputs(network)
+    if labels:
+        given = _named(sources)
+        inputs |= {n: s for n, s in _label_inputs(network).items() if n in given}
     if not inputs or (network.skipped and not network.units):
         raise no_unit(network)
     _check_wanted(network, inputs, sources)
@@ -69,6 +86,14 @@ def read_calibration(
     )
 
 
+def _named(sources: Any) -> set[str]:
+    """Return the inputs that sources are given for by name, as keys or as names of the arrays in a file."""
+    named = set(sources) if isinstance(sources, Mapping) else set()
+    rest = sources.get(None) if isinstance(sources, Mapping) else sources
+    single = rest[0] if isinstance(rest, list | tuple) and len(rest) == 1 else rest
+    return named.union(source_names(single) if isinstance(single, str | PathLike) else ())
+
+
 def _check_wanted(network: Network, inputs: Mapping[str, Shape], sources: Any) -> None:
     """Refuse pictures for inputs that the net has, but that have no part in what is measured."""
     readers = network.graph.consumers()
@@ -88,14 +113,20 @@ def _check_takes_pictures(inputs: Mapping[str, Shape], asked: Mapping[str, Any])
         )
 
 
-def given_calibration(network: Network, images: Any) -> Calibration | GivenBatches:
+def given_calibration(network: Network, images: Any, labels: bool = False) -> Calibration | GivenBatches:
     """Return what a user brings as pictures, checked, for the inputs that units depend on.
 
     Args:
         images: what `read_images` returned, or float32 batches: arrays (N, ...) or dicts input -> array.
+        labels: take what is given for inputs of losses alone, too.
     """
-    is_fixed = not network.graph.batch_axis_free
-    return as_calibration(images, needed_inputs(network), unused=network.inputs, whole_batches=is_fixed)
+    return as_calibration(
+        images,
+        needed_inputs(network),
+        optional=_label_inputs(network) if labels else {},
+        unused=network.inputs,
+        whole_batches=not network.graph.batch_axis_free,
+    )
 
 
 def no_unit(network: Network) -> CaffeinitError:

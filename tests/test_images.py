@@ -211,3 +211,15 @@ def test_a_source_that_is_not_there_is_refused(source):
 def test_arrays_that_do_not_fit_are_refused(batches):
     with pytest.raises(ImagesError):
         as_calibration(batches, SHAPES)
+
+
+def test_what_may_be_given_is_given_for_all_batches_or_none():
+    data, label, more = np.zeros((2, 3, 8, 6)), np.ones((2, 4)), {"optional": {"label": (1, 4)}}
+    found = list(as_calibration([{"data": data, "label": label}] * 2, SHAPES, **more))
+    assert [sorted(batch) for batch in found] == [["data", "label"]] * 2
+    assert [sorted(batch) for batch in as_calibration({"data": data}, SHAPES, **more)] == [["data"]]
+    for last, why in (({"data": data}, "batch 1: nothing for input label"), ({"data": data, "label": data}, "takes")):
+        with pytest.raises(ImagesError, match=why):
+            as_calibration([{"data": data, "label": label}, last], SHAPES, **more)
+    with pytest.raises(ImagesError, match="no input label"):
+        as_calibration([{"data": data}, {"data": data, "label": label}], SHAPES, **more)

@@ -317,8 +317,8 @@ def _teller(sources: Sequence[str], mean_file: str | None, crop: int | None, res
     return tell
 
 
-def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
-    """Read the calibration pictures, with their options taken out of `options`."""
+def read_pictures(network: Network, options: dict[str, Any], labels: bool = False) -> Calibration:
+    """Read the calibration pictures, with their options taken out of `options`; see `read_calibration` for `labels`."""
     import caffeinit
 
     mean = options.pop("mean")
@@ -344,6 +344,7 @@ def read_pictures(network: Network, options: dict[str, Any]) -> Calibration:
         **parse_resize(options.pop("resize")),
         draft=options.pop("draft") or None,
         channels=options.pop("channels"),
+        labels=labels,
     )
 
 

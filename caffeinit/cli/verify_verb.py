@@ -75,7 +75,7 @@ def command(
         raise click.UsageError("Missing argument 'B': only of two ONNX models none is the net of the other.")
     check_targets({"--json": json_file}, force, {"the net": net, "the other net": net_b, "A": files[0], "B": files[1]})
     network, (one, other), lacking = _open([net, net_b or net], files, loading)
-    pictures = read_pictures(network, options)
+    pictures = read_pictures(network, options, labels=True)
     with progress("comparing", quiet) as advance:
         found = compare(
             one,

@@ -51,6 +51,7 @@ def as_calibration(
     images: Calibration | GivenBatches | Given | Iterable[Given],
     inputs: Shapes,
     batch_size: int = 16,
+    optional: Shapes | None = None,
     unused: Collection[str] = (),
     whole_batches: bool = False,
 ) -> Calibration | GivenBatches:
@@ -61,6 +62,7 @@ def as_calibration(
             batches; or an iterable of batches, each an array or a dict. A generator is used up and kept.
         inputs: input -> shape (N, ...); N is of no meaning but for `whole_batches`, other extents below 1 are unknown.
         batch_size: for arrays that hold all rows at once.
+        optional: further inputs, which are taken where they are given.
         unused: further inputs of the net, which may be given and are passed over: labels.
         whole_batches: the net spells the size of its batches out, and takes no others.
     Raises:
@@ -69,14 +71,15 @@ def as_calibration(
     if isinstance(images, Calibration | GivenBatches):
         _check_inputs(images, inputs)
         return images
+    optional = optional or {}
     if isinstance(images, np.ndarray | Mapping):
-        whole = _checked(images, inputs, "the images", unused)
+        whole = _checked(images, _wanted(images, inputs, optional), "the images", unused)
         counts = sorted({len(a) for a in whole.values()})
         own = min(shape[0] for shape in inputs.values()) if whole_batches else batch_size
         step = own if len(counts) == 1 else counts[-1]
         batches = [{n: a[i : i + step] for n, a in whole.items()} for i in range(0, counts[-1], step)]
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes):
-        checked = (_checked(batch, inputs, f"batch {i}", unused) for i, batch in enumerate(images))
+        checked = _checked_batches(images, inputs, optional, unused)
         # Whatever makes batches one by one may fill the same array each time.
         is_held = isinstance(images, list | tuple)
         batches = list(checked) if is_held else [{n: a.copy() for n, a in batch.items()} for batch in checked]
@@ -85,7 +88,7 @@ def as_calibration(
     if not any(len(a) for b in batches for a in b.values()):
         raise ImagesError("no images are given: at least one picture is needed.")
     if whole_batches:
-        _check_rows(batches, inputs)
+        _check_rows(batches, {**inputs, **optional})
     return GivenBatches([b for b in batches if len(next(iter(b.values())))])
 
 
@@ -109,6 +112,22 @@ def _check_rows(batches: Sequence[Batch], inputs: Shapes) -> None:
                     f'batch {number}, input "{printable(name)}": {len(array)} rows, but the net spells out a batch of '
                     f"{inputs[name][0]} and takes no other: give batches of that size, or a multiple of it as one array."
                 )
+
+
+def _wanted(batch: object, inputs: Shapes, optional: Shapes) -> Shapes:
+    """Return the inputs that are taken from a batch."""
+    given = batch if isinstance(batch, Mapping) else {}
+    return {**inputs, **{n: shape for n, shape in optional.items() if n in given}}
+
+
+def _checked_batches(
+    batches: Iterable[object], inputs: Shapes, optional: Shapes, unused: Collection[str]
+) -> Iterator[Batch]:
+    """Yield batches of the same inputs, each checked."""
+    wanted: Shapes | None = None
+    for number, batch in enumerate(batches):
+        wanted = wanted or _wanted(batch, inputs, optional)
+        yield _checked(batch, wanted, f"batch {number}", unused)
 
 
 def _checked(batch: object, inputs: Shapes, where: str, unused: Collection[str]) -> Batch:

@@ -6,7 +6,7 @@ what counts is what is visible beside the value itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,7 @@ def compare_networks(a: Network, b: Network, images: Any, **options: Any) -> Com
     for label, network in (("A", a), ("B", b)):
         if network.is_bare:
             raise WeightsError(f"{label}: {BARE}, before it is compared")
-    found = compare(NetFunction(a, "A"), NetFunction(b, "B"), given_calibration(a, images), **options)
+    found = compare(NetFunction(a, "A"), NetFunction(b, "B"), given_calibration(a, images, labels=True), **options)
     found.notes += [
         f"{label} holds no numbers for {', '.join(network.unset)}: zeros are used"
         for label, network in (("A", a), ("B", b))
@@ -154,7 +154,7 @@ class _Side:
             if name not in known:
                 instead = [value for value in function.judged(name) if value in known]
                 outputs += instead
-                self.left_out[name] = _replaced(function, name, instead)
+                self.left_out[name] = _replaced(function, name, self._names, instead)
         self.outputs = list(dict.fromkeys(outputs))
 
     @property
@@ -180,11 +180,15 @@ def _check_shape(function: Function, name: str, found: Shape) -> None:
         )
 
 
-def _replaced(function: Function, output: str, instead: Sequence[str]) -> str:
-    """Return why an output is not compared itself, as what goes on from its name."""
+def _replaced(function: Function, output: str, fed: Collection[str], instead: Sequence[str]) -> str:
+    """Return why an output is not compared itself, as what goes on from its name.
+
+    Args:
+        fed: the inputs with pictures.
+    """
     if output not in function.values(list(function.inputs)):
         return f"is {'an input' if output in function.inputs else 'the same for all pictures'} and is not compared"
-    where = "depends on an input without pictures"
+    where = f"depends on an input without pictures ({', '.join(name for name in function.inputs if name not in fed)})"
     return f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 import caffeinit
@@ -99,6 +100,22 @@ def test_a_saturated_softmax_hides_nothing(cli, place, weights):
     assert outcome.code == 1
 
 
+def test_a_loss_is_compared_where_its_labels_are_given(cli, place, weights, other):
+    label = 'layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 1 } } }'
+    loss = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }'
+    net = place / "train.prototxt"
+    net.write_text(NET + label + loss)
+    np.save(place / "labels.npy", np.arange(12, dtype=np.float32).reshape(12, 1)[:, 0] % 3)
+    pictures = ("--images", f"data={place / 'pictures'}", "--images", f"label={place / 'labels.npy'}")
+    assert cli("convert", net, weights, "-o", place / "train.onnx").code == 0
+    for nets, code in (((net, weights, other), 1), ((net, weights, place / "train.onnx"), 0)):
+        outcome = cli("verify", *nets, *pictures)
+        assert outcome.code == code
+        verdicts = {row.split()[0]: row.split()[-1] for row in outcome.out.splitlines() if row.startswith("loss ")}
+        assert verdicts == {"loss": "different" if code else "same"}
+    assert "there is no use for pictures" in cli("measure", net, weights, *pictures).err
+
+
 def test_what_cannot_be_compared_is_named(cli, place, weights):
     (place / "net.prototxt").write_text(
         NET.replace('name: "ip"', 'name: "fresh"')
@@ -109,7 +126,7 @@ def test_what_cannot_be_compared_is_named(cli, place, weights):
     outcome = verify(cli, place, weights, weights)
     assert outcome.code == 0
     assert 'output "odd" is not compared' in outcome.out
-    assert 'output "loss" depends on an input without pictures; what it judges is compared: ip' in outcome.out
+    assert 'output "loss" depends on an input without pictures (label); what it judges is compared: ip' in outcome.out
     assert "holds no numbers for fresh: zeros are used" in outcome.out
 
 

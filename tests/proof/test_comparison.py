@@ -140,7 +140,7 @@ def test_an_output_without_pictures_is_left_out(tmp_path):
     net.graph.outputs.append(net.graph.op("Mul", "label", 2.0))
     found = compare(NetFunction(net, "a"), NetFunction(net, "b"), pictures())
     assert len(found.outputs) == 1
-    left = [note for note in found.notes if "depends on an input without pictures" in note]
+    left = [note for note in found.notes if "depends on an input without pictures (label)" in note]
     assert len(left) == 1
     assert left[0].startswith('output "')
     with pytest.raises(CaffeinitError, match="no output to compare"):
