@@ -150,7 +150,9 @@ def apply(network: Network, plan: Plan, roughly: bool = False) -> None:
         if name not in stored:
             array = network.graph.initializers[name]
             logs = _logs(plan, use, lifts.get(name), roughly)
-            if not multiply(array, *map(np.exp, logs), threads=network.settings.threads):
+            with np.errstate(over="ignore"):  # no number can be multiplied by that
+                factors = [np.exp(log) for log in logs]
+            if not multiply(array, *factors, threads=network.settings.threads):
                 raise _overflow(network, name, sum(float(log.max()) for log in logs))
             release(array)
     for name, values in variances.items():
@@ -230,8 +232,13 @@ def _is_negative(array: np.ndarray, values: np.ndarray) -> bool:
 def _overflow(network: Network, name: str, log: float | None = None) -> WeightsError:
     """Return what to raise for an array that a factor, given as its logarithm where it is known, cannot be applied to."""
     of = network.learned.get(name) or network.graph.net_numbers[name]
-    factor = "the factors wanted" if log is None else f"a factor of up to 1e{log / np.log(10):.0f}"
+    factors = "the factors wanted" if log is None else f"factors of up to {_spelt(log)}"
     return WeightsError(
-        f'{getattr(of, "kind", "layer")} "{of.layer}": {factor} would take its numbers beyond what single precision holds '
-        "(3.4e38): they are large, and what they make, or read, hardly varies on these pictures"
+        f'{getattr(of, "kind", "layer")} "{of.layer}": {factors} would take its numbers beyond what single precision '
+        "holds (3.4e+38)"
     )
+
+
+def _spelt(log: float) -> str:
+    """Return the number that a logarithm is of, in two digits where any number can be it."""
+    return f"{np.exp(log):.2g}" if log < np.log(np.finfo(float).max) else f"1e+{log / np.log(10):.0f}"
