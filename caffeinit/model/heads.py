@@ -83,7 +83,7 @@ def _before_verdicts(graph: Graph, value: str, chosen: Collection[str]) -> list[
         if below is None:
             found[_in_first_order(graph, current)] = None
             continue
-        pending += [v for v in below if v not in seen]
+        pending += [v for v in dict.fromkeys(below) if v not in seen]
         seen.update(below)
     return list(found)
 

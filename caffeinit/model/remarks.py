@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 
 import onnx
 
+from caffeinit.model.graph import Graph
+
 KEY = "caffeinit"
 
 
@@ -29,6 +31,17 @@ class Remarks:
         """Put the remarks into a model; nothing where there are none."""
         if self != Remarks():
             model.metadata_props.add(key=KEY, value=json.dumps(asdict(self)))
+
+    def verdicts_in(self, graph: Graph) -> dict[str, list[str]]:
+        """Return the verdicts that hold in a graph: on what is made before them, and is not the same for all pictures."""
+        moving = graph.moving_values()
+        place = dict.fromkeys(graph.inputs, -1) | {o: i for i, node in enumerate(graph.nodes) for o in node.output}
+        found = {}
+        for top, below in self.verdicts.items():
+            is_before = top in place and all(place.get(name, len(place)) < place[top] for name in below)
+            if is_before and any(name in moving and name not in graph.inputs for name in below):
+                found[top] = below
+        return found
 
     @classmethod
     def read(cls, model: onnx.ModelProto) -> Remarks:

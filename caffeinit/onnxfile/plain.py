@@ -31,7 +31,7 @@ class Plain:
         arrays: initializers and constants.
         inside: those of them that stand inside a node, once it is laid open -> why they stay.
         notes: what holds for some inputs only.
-        remarks: what the file tells beside ONNX.
+        remarks: what a file of `convert` tells beside ONNX.
         is_ours: it is of `convert`, which hides states' weights and tells by names what was learned.
     """
 
@@ -91,14 +91,9 @@ def read_plain(file: Container) -> Plain:
     kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in arrays)]
     del graph.node[:]
     graph.node.extend(kept)
-    return Plain(
-        where,
-        graph,
-        versions,
-        arrays,
-        remarks=Remarks.read(file.model),
-        is_ours=file.model.producer_name == "caffeinit",
-    )
+    is_ours = file.model.producer_name == "caffeinit"
+    remarks = Remarks.read(file.model) if is_ours else Remarks()
+    return Plain(where, graph, versions, arrays, remarks=remarks, is_ours=is_ours)
 
 
 def _numbers(tensor: Tensor, keeps_doubles: bool) -> np.ndarray:

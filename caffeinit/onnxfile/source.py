@@ -160,9 +160,7 @@ def _checksum(array: np.ndarray) -> int:
 def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dict[str, Learned]]:
     """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
     built = build_graph(laid_open(plain, shapes), shapes)
-    made = {*built.graph.inputs, *(o for node in built.graph.nodes for o in node.output)}
-    told = plain.remarks.verdicts.items()
-    built.graph.verdicts.update({top: below for top, below in told if made.issuperset([top, *below])})
+    built.graph.verdicts.update(plain.remarks.verdicts_in(built.graph))
     graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
     graph, without_gain = gains_after(one_channel(endings_apart(factors_last(graph))))
     if plain.is_ours:
