@@ -23,7 +23,7 @@ def needed_inputs(network: Network) -> dict[str, Shape]:
     graph = network.graph
     needed = _inputs_of(graph, [use.output for unit in network.units for use in unit.uses])
     if needed and len(needed) < len(graph.inputs):
-        ends = [*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)]
+        ends = [*(graph.outputs or graph.unused()), *find_heads(graph, network.unit_arrays)]
         if not any(_inputs_of(graph, [end]) <= needed for end in ends):
             needed = set()
     return {n: s for n, s in graph.inputs.items() if n in needed} or dict(graph.inputs)

@@ -155,7 +155,7 @@ def compared(network: Network, given: Collection[str]) -> list[str]:
 def _computable(network: Network, given: Collection[str]) -> list[str]:
     graph = network.graph
     # Where a loss wants labels that the pictures do not bring, what it judges is compared in its place.
-    ends = dict.fromkeys([*(graph.outputs or graph.unused()), *find_heads(graph, network.learned)])
+    ends = dict.fromkeys([*(graph.outputs or graph.unused()), *find_heads(graph, network.unit_arrays)])
     outputs = [
         name for name in ends if all(i in given for n in graph.ancestors([name]) for i in n.input if i in graph.inputs)
     ]

@@ -112,7 +112,7 @@ class NetFunction:
         """Return the values that an output judges, as a loss does."""
         graph = self._network.graph.copy()
         graph.outputs = [output]
-        return find_heads(graph, self._network.learned)
+        return find_heads(graph, self._network.unit_arrays)
 
     def places(self, output: str) -> Places | None:
         """Return what an output tells the places of, if it does."""
