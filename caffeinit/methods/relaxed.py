@@ -11,10 +11,11 @@ from copy import copy
 
 import numpy as np
 
-from caffeinit.apply.plan import Plan
+from caffeinit.apply.plan import Plan, has_one_scale
 from caffeinit.methods.acceleration import LONG, Accelerated
 from caffeinit.methods.between import each_has_a_scale, free_groups, scale_system
 from caffeinit.methods.goal import ONE_RATE, RIDGE, Bends, Goal, Held, Within
+from caffeinit.methods.restoring import can_restore
 from caffeinit.methods.terms import Term, Terms, find_terms
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
@@ -79,19 +80,20 @@ class Relaxed:
         probe: RateProbe,
         chosen: Callable[[Unit], str],
         counted: Callable[[Unit], bool],
-        restored: bool = False,
+        restored: Callable[[ScaleSystem], bool] = lambda system: False,
     ) -> None:
         """Look at a network.
 
         Args:
             chosen: returns why a unit's arrays are to be left alone; empty to let them change.
             counted: which units' rates are to become equal.
-            restored: a restorer gives the chosen units' outputs the sizes that their scales say, after each step.
+            restored: whether, with such scales, a restorer gives the outputs of chosen units the sizes that their scales
+                say, after each step.
         """
         self.network, self.probe = network, probe
         self.chosen, self.counted = chosen, counted
         self.units = [u for u in network.units if counted(u)]
-        self._restored = {u.key for u in network.units if restored and not chosen(u)}
+        self._is_restored = restored
         self.held: float | None = None
         self.too_far: float | None = None
         # Activations bend scales, and what bends is found on some pictures: not where scales that keep the function do.
@@ -113,7 +115,10 @@ class Relaxed:
         below = [values_below(graph, bond, heads) for bond in bonds]
         above = ([all(use.output in values for use in u.uses) for values in below] for u in self.units)
         self._above = {u.key: np.array(layers, bool) for u, layers in zip(self.units, above, strict=True)}
-        self._sums = Sums(self.network, heads, self.system, self._restored)
+        self._apart = {unit.key for unit in self.network.units if not has_one_scale(graph, self.system, unit)}
+        restorable = self.network.units if self._is_restored(system) else []
+        restored = {u.key for u in restorable if can_restore(u) and not (self.chosen(u) or self.why_unrestored(u))}
+        self._sums = Sums(self.network, heads, self.system, restored)
         self.has_sums = self._sums.there
         self._changing = np.eye(self.system.num_unknowns) if self.has_sums else self.keys
         links = {id(link.node): link for link in self.system.links if link.kind == "affine"}
@@ -138,6 +143,10 @@ class Relaxed:
         self._transfers: Transfers | None = None
         self._misled = False  # whether a step has not made the spread smaller
         self.start()
+
+    def why_unrestored(self, unit: Unit) -> str:
+        """Return why no restorer can give a unit's outputs the sizes that their scales say; empty where one can."""
+        return "its uses get scales of their own" if unit.key in self._apart else ""
 
     def forget(self) -> None:
         """Forget all that was seen, because a step could not be made."""

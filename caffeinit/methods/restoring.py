@@ -214,7 +214,7 @@ def find_restorer(
     least: int = MANY_VALUES,
     keepers: Mapping[str, ResponseKeeper] | None = None,
 ) -> Restorer:
-    """Return what keeps moments where that can be: stored statistics are not of one batch, and nets with them are left.
+    """Return what keeps the moments of what the chosen units put out.
 
     Args:
         least: values on these pictures that a channel must have to be brought back by itself; where it has fewer, as in
@@ -222,12 +222,16 @@ def find_restorer(
             to follow, which take the noise out again.
         keepers: unit name -> what gives its responses more than their moments back.
     """
-    return Keeper(network, pictures, chosen, least, keepers) if can_restore(network) else Restorer()
+
+    def chosen_to_restore(unit: Unit) -> str:
+        return chosen(unit) or ("" if can_restore(unit) else "its statistics are those of all pictures")
+
+    return Keeper(network, pictures, chosen_to_restore, least, keepers)
 
 
-def can_restore(network: Network) -> bool:
-    """Tell whether moments can be kept: stored statistics are not of one batch."""
-    return not any(unit.kind == "norm" for unit in network.units)
+def can_restore(unit: Unit) -> bool:
+    """Tell whether the moments of what a unit puts out can be kept on a few pictures: stored statistics are of all."""
+    return unit.kind != "norm"
 
 
 def _missed(

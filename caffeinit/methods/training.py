@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, digest
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport, UnitStats
+from caffeinit.scales.classes import ScaleSystem
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.rate_options import BALANCED, Pictures, RateOptions, first_pictures
 from caffeinit.statistics.rates import RateProbe, UnitRates, without_squares
@@ -128,17 +129,18 @@ def prepare_training(
         return Outcome(reports, peak, [f"the rates of the units were left as they are: {error}"])
     both = _Phases(progress)
     relaxed = work.relaxed(probe)
-    bent = bool(relaxed.system.bonds) or (relaxed.has_sums and can_restore(network))
+    bent = _is_restored(network, relaxed.system) and (bool(relaxed.system.bonds) or relaxed.has_sums)
     if bent:
         done = _bend(work, relaxed, both)
     else:
         reports, peak = work.drawn(progress=both.first)
         left = _left_alone(network, reports, chosen)
         relaxed = work.relaxed(probe, relaxed)
-        done = _Done(reports, peak, left, iterate(relaxed, progress=both.second), relaxed.held, relaxed.too_far)
-    reports, found = done.reports, done.found
+        found = iterate(relaxed, progress=both.second)
+        done = _Done(relaxed, reports, peak, left, found, relaxed.held, relaxed.too_far)
+    relaxed, reports, found = done.relaxed, done.reports, done.found
     if rates.per_channel:
-        restorer = work.keeper() if bent else Restorer()
+        restorer = work.keeper(relaxed) if bent else Restorer()
         found = _balance_columns(work, probe, restorer, found)
     for unit, report in zip(network.units, reports, strict=True):
         known = done.left.get(unit.key)
@@ -149,7 +151,7 @@ def prepare_training(
     # What is foretold of values behind sums is off by percents, and so it is where restoring was not enough.
     close = not (done.is_off or relaxed.has_sums)
     told = all(report.before is not None or not report.done for report in reports)
-    foretold = found.changed and bent and can_restore(network) and close and one_each and told
+    foretold = found.changed and bent and all(map(can_restore, network.units)) and close and one_each and told
     # Nothing made up for a change of the function, or not enough; or a unit was scaled that has not been measured.
     # The file may hold less digits.
     rounded = network.round_as_stored()
@@ -167,6 +169,14 @@ def prepare_training(
     if not foretold and not rates.per_channel:
         outcome.notes += uneven_notes(network.units, reports)
     return outcome
+
+
+def _is_restored(network: Network, system: ScaleSystem) -> bool:
+    """Tell whether outputs are given the sizes back that their scales say, while scales are looked for.
+
+    Sums alone do not ask for that where a net stores statistics: with these, most units have a scale of their own.
+    """
+    return bool(system.bonds) or all(map(can_restore, network.units))
 
 
 @dataclass
@@ -200,7 +210,7 @@ class _Work:
         late = any(unit.name in self.samplers and self.chosen(unit) for unit in self.network.units)
         if before is not None and not late:
             return before
-        return Relaxed(self.network, probe, self.chosen, learns, can_restore(self.network))
+        return Relaxed(self.network, probe, self.chosen, learns, partial(_is_restored, self.network))
 
     def drawn(self, **more: Any) -> tuple[list[UnitReport], int]:
         """Draw what is to be drawn from data, and normalise; see `normalized`."""
@@ -209,12 +219,16 @@ class _Work:
     def normalized(self, *, refined: bool = True, **more: Any) -> tuple[list[UnitReport], int]:
         """Normalise on all pictures, and make responses uncorrelated that are to be so; see `within.normalize`."""
         turners = refiners(self.turned) if refined else {}
-        return normalize(self.network, self.batches, beta=self.beta, chosen=self.chosen, turners=turners, **more)
+        return normalize(self.network, self.batches, beta=self.beta, turners=turners, **{"chosen": self.chosen, **more})
 
-    def keeper(self, least: int = MANY_VALUES) -> Restorer:
+    def why_unrestored(self, relaxed: Relaxed, unit: Unit) -> str:
+        """Return why a unit's outputs are not given the sizes that their scales say; empty to give them these."""
+        return self.chosen(unit) or relaxed.why_unrestored(unit)
+
+    def keeper(self, relaxed: Relaxed, least: int = MANY_VALUES) -> Restorer:
         """Return what makes up for changes of the function, on the first pictures; see `find_restorer`."""
         keepers = {name: ResponseKeeper(determined) for name, determined in self.turned.items()}
-        return find_restorer(self.network, self.first, self.chosen, least, keepers)
+        return find_restorer(self.network, self.first, partial(self.why_unrestored, relaxed), least, keepers)
 
 
 @dataclass
@@ -222,11 +236,13 @@ class _Done:
     """What is reached.
 
     Attributes:
+        relaxed: with which scales.
         left: unit's key -> numbers of the units that could not be normalised, as `_left_alone` returns them.
         held, too_far: as in `Relaxed`.
         is_off: whether what is foretold of deviations is off by percents.
     """
 
+    relaxed: Relaxed
     reports: list[UnitReport]
     peak: int
     left: dict[str, int]
@@ -239,20 +255,27 @@ class _Done:
 def _bend(work: _Work, relaxed: Relaxed, both: _Phases) -> _Done:
     """Draw, normalise and give one rate where scales change the function, so that one undoes the other."""
     network, chosen = work.network, work.chosen
-    as_found, restorer = _look_first(work)
+    as_found = _look_first(work)
     relaxed = work.relaxed(relaxed.probe, relaxed)
+    restored = partial(work.why_unrestored, relaxed)
+    # What is normalised on the first pictures alone is so again after each round.
+    anew = Normalizer(network, work.first, restored, work.beta)
+    restorer = work.keeper(relaxed, least=0) if work.samplers else anew
     given, before = approach(relaxed, limit=_ROUGH_LIMIT, rounds=_ROUGH_ROUNDS, restorer=restorer)
     left = _left_alone(network, as_found, chosen)
-    reports, peak = work.normalized(targets=scale_targets(work.beta, given), progress=both.first)
+    reports, peak = work.normalized(targets=scale_targets(work.beta, given), chosen=restored, progress=both.first)
+    pairs = zip(network.units, reports, as_found, strict=True)
+    reports = [earlier if relaxed.why_unrestored(unit) else report for unit, report, earlier in pairs]
     left = _left_alone(network, reports, chosen) | left
 
     def normalize_again(scales: Scales) -> None:
-        work.normalized(targets=scale_targets(work.beta, {key: given[key] + logs for key, logs in scales.items()}))
+        targets = scale_targets(work.beta, {key: given[key] + logs for key, logs in scales.items()})
+        work.normalized(targets=targets, chosen=restored)
 
-    thorough = Thorough(work.keeper(), normalize_again)
+    thorough = Thorough(work.keeper(relaxed), normalize_again)
     found = iterate(relaxed, restorer=thorough, progress=both.second)
     learned = [unit for unit in network.units if learns(unit)]
-    done = _Done(reports, peak, left, found, relaxed.held, relaxed.too_far, thorough.was_needed)
+    done = _Done(relaxed, reports, peak, left, found, relaxed.held, relaxed.too_far, thorough.was_needed)
     if relaxed.is_lost(spread_of(found.after, learned), spread_of(before, learned)):
         done = _unbent(work, relaxed, left)
     done.found.before = before
@@ -265,19 +288,16 @@ def _unbent(work: _Work, relaxed: Relaxed, left: Mapping[str, int]) -> _Done:
     """Normalise once more, and scale by what keeps the function alone: what changes it has led away from one rate."""
     reports, peak = work.normalized()
     found = iterate(relaxed, rounds=1)
-    return _Done(reports, peak, {**left, **_left_alone(work.network, reports, work.chosen)}, found, None, None)
+    return _Done(relaxed, reports, peak, {**left, **_left_alone(work.network, reports, work.chosen)}, found, None, None)
 
 
-def _look_first(work: _Work) -> tuple[list[UnitReport], Restorer]:
-    """Return what the units put out at first, and what restores their outputs while scales are found roughly."""
-    network, chosen = work.network, work.chosen
+def _look_first(work: _Work) -> list[UnitReport]:
+    """Draw what is to be drawn, and normalise; return what the units put out at first."""
     if work.samplers:
         # Responses are made uncorrelated when the scales are found, on which they depend.
-        return work.drawn(refined=False)[0], work.keeper(least=0)
-    # What is normalised on the first pictures alone is so again after each round.
-    ones = scale_targets(work.beta, {unit.key: np.zeros(1) for unit in network.units}, Trust.SAMPLE)
-    as_found = normalize(network, work.first, chosen=chosen, targets=ones)[0]
-    return as_found, Normalizer(network, work.first, chosen, work.beta)
+        return work.drawn(refined=False)[0]
+    ones = scale_targets(work.beta, {unit.key: np.zeros(1) for unit in work.network.units}, Trust.SAMPLE)
+    return normalize(work.network, work.first, chosen=work.chosen, targets=ones)[0]
 
 
 class _Phases:

@@ -74,10 +74,20 @@ def test_a_normaliser_reaches_the_scales_themselves(normalised):
         assert np.log(found).mean() == pytest.approx(0.5, abs=1e-3)  # single deviations are of few values
 
 
-def test_nets_with_stored_statistics_are_left_alone():
+def test_stored_statistics_stay_those_of_all_pictures():
     net, batches = NETS["residual"](), pictures()
-    assert type(find_restorer(net, batches, lambda unit: "")) is Restorer
-    assert find_restorer(net, batches, lambda unit: "").restore(given(net, 5), at(5)) == math.inf
+    caffeinit.init(net, batches, balanced=False)
+    norms = [name for unit in net.units if unit.kind == "norm" for name in unit.initializers]
+    before, stored = stds(net, batches[:1]), [net.graph.initializers[name].copy() for name in norms]
+    restorer = find_restorer(net, batches[:1], lambda unit: "", least=0)
+    restorer.prepare(at(0.3))
+    stretched(net, 1.5)
+    restorer.restore(given(net, 0.3), at(0.3))
+    assert all(np.array_equal(net.graph.initializers[name], was) for name, was in zip(norms, stored, strict=True))
+    found = stds(net, batches[:1])
+    for unit in net.units:
+        if unit.kind == "affine":
+            np.testing.assert_allclose(found[unit.key], before[unit.key] * np.exp(0.3), rtol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.apply.plan import Plan, apply
+from caffeinit.methods.restoring import find_restorer
 from tests.modes import EXACT, options_of
+from tests.scales.test_sums import INPUT, classifier, conv, pictures, relaxed_of, relu, total
 
 
 def branch(name):
@@ -50,3 +53,32 @@ def test_both_outputs_count_where_they_are_brought_to_one_deviation(net):
     logs = [np.log(found[name].std(axis=(0, 2, 3))) for name in ("shared_a", "shared_b")]
     np.testing.assert_allclose(np.mean(logs), 0, atol=0.01)
     assert np.abs(logs).max() < 0.3
+
+
+def tied():
+    """A residual net that multiplies all its branches by the same factors, however large they and their sums are."""
+    text, below = conv("c", "data") + relu("c"), "c"
+    for i in range(4):
+        text += conv(f"a{i}", below) + relu(f"a{i}") + conv(f"b{i}", f"a{i}")
+        text += f'layer {{ name: "g{i}" type: "Scale" bottom: "b{i}" top: "g{i}" param {{ name: "g" }} }}\n'
+        text, below = text + total(f"e{i}", below, f"g{i}") + relu(f"e{i}"), f"e{i}"
+    return text + classifier(below)
+
+
+def test_what_is_used_at_several_scales_keeps_the_factors_that_are_planned_for_it(tmp_path):
+    (tmp_path / "net.prototxt").write_text(INPUT + tied())
+    net = caffeinit.load(tmp_path / "net.prototxt")
+    caffeinit.init(net, [pictures()], balanced=False)
+    relaxed = relaxed_of(net)
+    (unit,) = (u for u in net.units if len(u.uses) > 1)
+    assert relaxed.why_unrestored(unit)
+    assert not any(relaxed.why_unrestored(u) for u in net.units if u is not unit)
+    restorer = find_restorer(net, [{"data": pictures()}], relaxed.why_unrestored, least=0)
+    branches = [relaxed.system.labels[u.uses[0].output].ravel() for u in net.units if u.name.startswith("b")]
+    logs = np.repeat([-2.0, 2.0, 0.0, 1.0], [len(labels) for labels in branches])
+    plan = Plan(relaxed.system, relaxed.system.expand(relaxed.system.unknowns_for(np.concatenate(branches), logs)))
+    restorer.prepare(np.ones(1))
+    apply(net, plan)
+    wanted = net.params["g0"][0].copy()
+    restorer.restore({u.key: plan.factors(net.graph, u) for u in net.units}, np.ones(1))
+    np.testing.assert_array_equal(net.params["g0"][0], wanted)

@@ -287,11 +287,24 @@ def scale_branches(relaxed, restorer, by):
     return moved
 
 
-def test_a_step_after_which_outputs_are_restored_leads_to_the_rates_that_it_foretells(load):
-    net = load(joined())
+def reparametrised():
+    """A residual net whose branches are added to what a stored normalisation makes of sums."""
+    text, below = conv("c", "data") + relu("c"), "c"
+    for i in range(3):
+        norm = "batch_norm_param { use_global_stats: true }"
+        text += f'layer {{ name: "n{i}" type: "BatchNorm" bottom: "{below}" top: "n{i}" {norm} }}\n'
+        text += conv(f"b{i}", below) + total(f"e{i}", f"n{i}", f"b{i}")
+        text, below = text + relu(f"e{i}"), f"e{i}"
+    return text + classifier(below)
+
+
+@pytest.mark.parametrize("make", [joined, reparametrised])
+def test_a_step_after_which_outputs_are_restored_leads_to_the_rates_that_it_foretells(load, make):
+    net = load(make())
     caffeinit.init(net, [pictures()], balanced=False)
-    relaxed = Relaxed(net, RateProbe(net, [{"data": pictures()}]), reason_to_keep, every_unit, restored=True)
-    restorer = find_restorer(net, [{"data": pictures()}], reason_to_keep, least=0)
+    probe = RateProbe(net, [{"data": pictures()}])
+    relaxed = Relaxed(net, probe, reason_to_keep, every_unit, restored=lambda system: True)
+    restorer = find_restorer(net, [{"data": pictures()}], relaxed.why_unrestored, least=0)
     scale_branches(relaxed, restorer, -2.0)  # most of a sum is its channels' means then
     before = relaxed.probe.measure()
     relaxed.step(before)  # looks at energies
