@@ -32,14 +32,14 @@ _HELD = "is computed by {} in the graph, not stored, but for its gain"
 _SAME = 1e-5  # of the largest number of a weight: what rounding makes of it
 
 
-def gains_after(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
-    """Return the graph with such gains behind their nodes, and what the weights are that it has instead."""
+def gains_after(graph: Graph) -> tuple[Graph, dict[str, Learned], set[str]]:
+    """Return the graph with such gains behind their nodes, what the weights are that it has instead, and the gains."""
     gains = _find_gains(graph)
     weights = _without_gains(graph, gains, moving := graph.moving_values())
     others = {gain for weight, gain in gains.items() if weight not in weights}
     weights = {weight: array for weight, array in weights.items() if gains[weight] not in others}
     if not weights:
-        return graph, {}
+        return graph, {}, set()
     made = graph.emptied(graph.opset)
     made.batch_axis_free = graph.batch_axis_free
     fresh = {name: made.add_initializer(made.fresh(name), array) for name, array in weights.items()}
@@ -49,9 +49,10 @@ def gains_after(graph: Graph) -> tuple[Graph, dict[str, Learned]]:
         else:
             made.append(node)
     made.drop(0, [*graph.outputs, *moving])
-    return made, {
+    found = {
         new: Learned(name, 0, frozen=True, held=_HELD.format(maker_of(graph, name))) for name, new in fresh.items()
     }
+    return made, found, {gains[name] for name in fresh}
 
 
 def _put(node: onnx.NodeProto, made: Graph, graph: Graph, weight: str, gain: str) -> None:

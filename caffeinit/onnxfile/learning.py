@@ -29,7 +29,6 @@ from caffeinit.model.nounits import AGAIN, VALUES
 from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
 from caffeinit.model.units import Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.model.varying import followers
-from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.numbers import has_one_channel
 from caffeinit.onnxfile.positions import along_positions
 from caffeinit.ops.base import rewritten
@@ -298,12 +297,3 @@ def _why_no_unit(graph: Graph, node: onnx.NodeProto, side: int, pictures: Pictur
         return why
     what = "third input" if node.op_type == "Gemm" else "bias"
     return f"its {what} is no stored array of one number per channel"
-
-
-def read_within(model: onnx.ModelProto) -> dict[str, str]:
-    """Return value -> the node with a subgraph that reads it from inside."""
-    return {
-        name: f'{node.op_type} "{node.name}"' if node.name else node.op_type
-        for node in model.graph.node
-        for name in calls.captured(node)
-    }

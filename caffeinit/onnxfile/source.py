@@ -24,6 +24,7 @@ from caffeinit.onnxfile.build import Built, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.endings import endings_apart
 from caffeinit.onnxfile.gains import gains_after
+from caffeinit.onnxfile.held import find_held, held_for
 from caffeinit.onnxfile.lastly import factors_last
 from caffeinit.onnxfile.learning import (
     find_learned,
@@ -31,7 +32,6 @@ from caffeinit.onnxfile.learning import (
     is_constant,
     is_parameter,
     not_units,
-    read_within,
     work_out,
 )
 from caffeinit.onnxfile.lrn import PARTS, changed_alphas, taken_apart
@@ -70,7 +70,7 @@ class OnnxSource:
         Raises:
             CaffeinitError: its nodes do not go together then.
         """
-        graph = _graph(self.plain, shapes)[0]
+        graph = _make_ready(self.plain, shapes).graph
         return taken_apart(graph, self.numbers, self.numbers) if self.numbers else graph
 
     def preprocessing(self) -> dict[str, Preprocessing]:
@@ -125,18 +125,20 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     plain = read_plain(file)
     shapes = input_shapes(plain.inputs, given or {}, str(path))
     try:
-        graph, built, computed = _graph(plain, shapes)
+        ready = _make_ready(plain, shapes)
     except CaffeinitError as error:
         as_declared = all(shapes[v.name][1:] == declared_shape(v)[1:] for v in plain.inputs if v.name in (given or ()))
         if as_declared:
             raise
         raise CaffeinitError(f"{error}.\n{_ONE_SIZE}") from None
+    graph, built, computed = ready.graph, ready.built, ready.computed
     if strict and built.skipped:
         lines = "\n".join(f"  {s.name}: {s.reason}" for s in built.skipped)
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
     changeable = {n for n, t in file.tensors.items() if t.is_real and not (plain.is_ours and is_constant(n))}
     named = {n for n in changeable if plain.is_ours and is_parameter(n)}
-    learned = find_learned(graph, changeable, _held(file, built.plain), computed, named, plain.remarks.frozen)
+    held = ready.parts | find_held(file, built.plain)
+    learned = find_learned(graph, changeable, held, computed, named, plain.remarks.frozen)
     weights = {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items() if n in learned}
     source = OnnxSource(file, plain, weights)
     network = Network(
@@ -157,18 +159,35 @@ def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _graph(plain: Plain, shapes: Mapping[str, Shape]) -> tuple[Graph, Built, dict[str, Learned]]:
-    """Return the graph, what was built before it was made ready, and the weights that are computed in it."""
+@dataclass
+class _Ready:
+    """A graph that was made ready, and what was found at that.
+
+    Attributes:
+        computed: array -> the weight that it stands for, which the file computes.
+        parts: array -> why it stays: such a weight was worked out from it.
+    """
+
+    graph: Graph
+    built: Built
+    computed: dict[str, Learned]
+    parts: dict[str, str]
+
+
+def _make_ready(plain: Plain, shapes: Mapping[str, Shape]) -> _Ready:
+    """Return the graph at these input shapes."""
     built = build_graph(laid_open(plain, shapes), shapes)
     built.graph.verdicts.update(plain.remarks.verdicts_in(built.graph))
     graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
-    graph, without_gain = gains_after(one_channel(endings_apart(factors_last(graph))))
+    before = one_channel(endings_apart(factors_last(graph)))
+    graph, without_gain, gains = gains_after(before)
     if plain.is_ours:
         graph.recurrent |= find_hidden(graph)
     graph, computed = work_out(graph)
+    computed |= without_gain
     graph.nearly_homogeneous.update(find_spelt(graph))
     graph.verdicts.update(find_softmax(graph))
-    return graph, built, without_gain | computed
+    return _Ready(graph, built, computed, held_for(before, computed, gains))
 
 
 def _blobs(graph: Graph) -> list[str]:
@@ -176,32 +195,6 @@ def _blobs(graph: Graph) -> list[str]:
     moving = graph.moving_values()
     made = [o for node in graph.nodes for o in node.output if o in moving and INSIDE not in o]
     return [o for o in made if graph.elem_type(o) == TensorProto.FLOAT]
-
-
-def _held(file: Container, plain: Plain) -> dict[str, str]:
-    """Return array -> why it has to stay as it is."""
-    model = file.model
-    lacking = [name for name in plain.arrays if name not in file.tensors]
-    held = dict.fromkeys(lacking, "stands in a function of the model, or in no tensor") | plain.inside
-    for name, tensor in file.tensors.items():
-        if tensor.elem_type == TensorProto.BFLOAT16:
-            held[name] = "is stored as bfloat16, of which no numbers are changed"
-    held |= dict.fromkeys(file.sparse, "is stored as a sparse array: its zeros stay, and so do its other numbers")
-    inputs = {v.name for v in model.graph.input}
-    # IR versions below 4 list every initializer as an input, and some exporters still do. Where only some are listed,
-    # their numbers are defaults that a caller may feed others for.
-    listed = [name for name in file.initializers if name in inputs]
-    if model.ir_version >= 4 and len(listed) < len(file.initializers):
-        held |= dict.fromkeys(listed, "is also an input of the model: its numbers are a default")
-    held |= {v.name: "is also an output of the model" for v in model.graph.output if v.name in file.tensors}
-    held |= {n: f"is read inside {reader}" for n, reader in read_within(model).items() if n in file.tensors}
-    places: dict[tuple[str, int], str] = {}
-    for name, tensor in file.tensors.items():
-        other = places.setdefault(tensor.place, name) if tensor.place and tensor.shape else name
-        if other != name:
-            held |= {name: f'shares its numbers in the data file with "{other}"'}
-            held |= {other: f'shares its numbers in the data file with "{name}"'}
-    return held
 
 
 def _notes(graph: Graph, is_open: bool) -> list[str]:

@@ -72,6 +72,12 @@ class Tensor:
         """Whether it holds real numbers that can be changed."""
         return self.stored is not None or bool(self.halves)
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes its numbers take, in its own type."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.elem_type)
+        return -(-math.prod(self.shape) * _bits(self.elem_type, dtype) // 8)
+
     def array(self) -> np.ndarray:
         """Return its numbers: real ones in single precision, to be written into; others in their own type.
 
@@ -136,9 +142,7 @@ class Tensor:
         try:
             message.ParseFromString(bytes(self.data[frame.start : frame.end]))
             if self.file is not None and self.place is not None:
-                dtype = helper.tensor_dtype_to_np_dtype(self.elem_type)
-                size = -(-math.prod(self.shape) * _bits(self.elem_type, dtype) // 8)
-                message.raw_data = self.file.data[self.place[1] : self.place[1] + size]
+                message.raw_data = self.file.data[self.place[1] : self.place[1] + self.num_bytes]
                 message.data_location = TensorProto.DEFAULT
             return np.array(numpy_helper.to_array(message))
         except (DecodeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
@@ -237,8 +241,7 @@ def _connect(found: Tensor, told: dict[str, str], open_data: OpenData) -> None:
         raise FormatError(f"{found.where}: offset or length of its numbers is no number") from None
     found.file = open_data(told["location"], found.where)
     found.place = (told["location"], offset)
-    dtype = helper.tensor_dtype_to_np_dtype(found.elem_type)
-    size = -(-math.prod(found.shape) * _bits(found.elem_type, dtype) // 8)
+    size = found.num_bytes
     if length is not None and length != size:
         raise WeightsError(
             f"{found.where}: its shape {found.shape} asks for {size} bytes, {length} are said to be in {told['location']}"

@@ -1,0 +1,94 @@
+"""Which arrays of an ONNX model have to stay as they are, and why.
+
+An array that changes may change what it must not: a default that callers know, an output of the model, what a subgraph, or
+the arithmetic that another layer's weight comes from, reads of it, or an array that lies on the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import onnx
+from onnx import TensorProto
+
+from caffeinit.model.graph import Graph
+from caffeinit.model.units import Learned
+from caffeinit.onnxfile import calls
+from caffeinit.onnxfile.container import Container
+from caffeinit.onnxfile.plain import Plain
+from caffeinit.onnxfile.tensors import Tensor
+
+
+def find_held(file: Container, plain: Plain) -> dict[str, str]:
+    """Return array -> why it has to stay as it is."""
+    model, tensors = file.model, file.tensors
+    lacking = [name for name in plain.arrays if name not in tensors]
+    held = dict.fromkeys(lacking, "stands in a function of the model, or in no tensor") | plain.inside
+    for name, tensor in tensors.items():
+        if tensor.elem_type == TensorProto.BFLOAT16:
+            held[name] = "is stored as bfloat16, of which no numbers are changed"
+    held |= dict.fromkeys(file.sparse, "is stored as a sparse array: its zeros stay, and so do its other numbers")
+    inputs = {v.name for v in model.graph.input}
+    # IR versions below 4 list every initializer as an input, and some exporters still do. Where only some are listed,
+    # their numbers are defaults that a caller may feed others for.
+    listed = [name for name in file.initializers if name in inputs]
+    if model.ir_version >= 4 and len(listed) < len(file.initializers):
+        held |= dict.fromkeys(listed, "is also an input of the model: its numbers are a default")
+    held |= _put_out(plain.graph, plain.arrays, {v.name for v in plain.inputs})
+    held |= {v.name: "is also an output of the model" for v in model.graph.output if v.name in tensors}
+    held |= {n: f"is read inside {reader}" for n, reader in _read_within(model).items() if n in tensors}
+    for one, other in _sharing(tensors):
+        held |= {one: f'shares its numbers in the data file with "{other}"'}
+        held |= {other: f'shares its numbers in the data file with "{one}"'}
+    return held
+
+
+def held_for(graph: Graph, computed: Mapping[str, Learned], gains: Collection[str]) -> dict[str, str]:
+    """Return array -> the weight that was worked out from it, which would not follow a change of it.
+
+    Args:
+        graph: in which these weights are not worked out yet.
+        computed: array -> the weight that it stands for.
+        gains: arrays that are no part of what was worked out.
+    """
+    found: dict[str, str] = {}
+    for of in computed.values():
+        read = {i for node in graph.ancestors([of.layer]) for i in node.input if i in graph.initializers}
+        found |= dict.fromkeys(read.difference(gains), f'is also what the weight "{of.layer}" is computed from')
+    return found
+
+
+def _put_out(graph: onnx.GraphProto, arrays: Collection[str], inputs: Collection[str]) -> dict[str, str]:
+    """Return array -> why it stays, of those that outputs are made of which follow from no input."""
+    moving, reads = set(inputs), list[set[str]]()
+    for node in graph.node:
+        reads.append({*node.input, *calls.captured(node)})
+        if not moving.isdisjoint(reads[-1]):
+            moving.update(node.output)
+    found: dict[str, str] = {}
+    for output in (v.name for v in graph.output if v.name not in moving):
+        wanted = {output}
+        for node, read in zip(reversed(graph.node), reversed(reads), strict=True):
+            if not wanted.isdisjoint(o for o in node.output if o):
+                wanted |= read
+        found |= dict.fromkeys(wanted.intersection(arrays), f'is also what the output "{output}" is made of')
+    return found
+
+
+def _read_within(model: onnx.ModelProto) -> dict[str, str]:
+    """Return value -> the node with a subgraph that reads it from inside."""
+    return {
+        name: f'{node.op_type} "{node.name}"' if node.name else node.op_type
+        for node in model.graph.node
+        for name in calls.captured(node)
+    }
+
+
+def _sharing(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of tensors that have bytes of a data file in common; each that has any is in a pair."""
+    placed = [(*tensor.place, tensor.num_bytes, name) for name, tensor in tensors.items() if tensor.place]
+    last: tuple[str, int, str] = ("", 0, "")  # the file and the end of what reaches farthest until now, and its name
+    for location, offset, size, name in sorted(p for p in placed if p[2]):
+        if location == last[0] and offset < last[1]:
+            yield last[2], name
+        last = max(last, (location, offset + size, name)) if location == last[0] else (location, offset + size, name)
