@@ -93,6 +93,11 @@ class OnnxFunction:
                 moving.update(dict.fromkeys(o for o in node.output if o))
         return [value for value in moving if value not in given]
 
+    def fixed(self) -> list[str]:
+        """Return the outputs that are computed and that no input influences."""
+        moving = {*self.values(list(self.inputs)), *self.inputs}
+        return [output for output in self.outputs if output not in moving]
+
     def judged(self, output: str) -> list[str]:
         """Return nothing: a file does not tell which of its values an output judges."""
         return []
@@ -178,8 +183,8 @@ class CompiledPart:
         Inputs of other numbers of rows, as steps of a sequence and its first state, are one run as they are.
         """
         feeds = {name: _as_type(batch[name], self._types[name]) for name in self._inputs}
-        count, *others = {len(array) for array in feeds.values()}
-        if others or self._rows in (None, count):
+        count, *others = {len(array) for array in feeds.values()} or {0}
+        if not feeds or others or self._rows in (None, count):
             return self._run(feeds)
         pieces = []
         for start in range(0, count, self._rows):

@@ -92,7 +92,9 @@ def compare(
     found = Comparison([], tolerance, 0, notes=notes)
     outputs = differences(a, [name for name, _ in pairs], tolerance)
     found.num_images = _run(sides, pairs, outputs, batches, progress)
-    found.outputs = outputs
+    fixed, only = _fixed_outputs(a, b, tolerance)
+    found.outputs = outputs = [*outputs, *fixed]
+    notes += only
     notes += [
         f'output "{d.name}" comes in steps of {d.step:.1g} of a number, in half precision: rounding alone can exceed a '
         f"tolerance of {tolerance:g}"
@@ -149,9 +151,10 @@ class _Side:
         self.values = function.values(list(self._names))
         known = set(self.values)
         outputs = [name for name in function.outputs if name in known]
+        fixed = set(function.fixed())
         self.left_out: dict[str, str] = {}
         for name in function.outputs:
-            if name not in known:
+            if name not in known and name not in fixed:
                 instead = [value for value in function.judged(name) if value in known]
                 outputs += instead
                 self.left_out[name] = _replaced(function, name, self._names, instead)
@@ -187,7 +190,7 @@ def _replaced(function: Function, output: str, fed: Collection[str], instead: Se
         fed: the inputs with pictures.
     """
     if output not in function.values(list(function.inputs)):
-        return f"is {'an input' if output in function.inputs else 'the same for all pictures'} and is not compared"
+        return "is an input and is not compared"
     where = f"depends on an input without pictures ({', '.join(name for name in function.inputs if name not in fed)})"
     return f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
 
@@ -228,6 +231,19 @@ def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
     for side, names in ((a, {x for x, _ in pairs}), (b, {y for _, y in pairs})):
         notes += [f'only {side.function.label} has the output "{n}"' for n in side.outputs if n not in names]
     return pairs, notes
+
+
+def _fixed_outputs(a: Function, b: Function, tolerance: float) -> tuple[list[Difference], list[str]]:
+    """Return what the outputs differ by that no input influences, such as anchors, and notes on those of one side only."""
+    of = [(side, dict.fromkeys(side.fixed())) for side in (a, b)]
+    names = [name for name in of[0][1] if name in of[1][1]]
+    found = differences(a, names, tolerance)
+    if names:
+        one, other = (side.compile(names)({}) for side in (a, b))
+        for difference in found:
+            _see(difference, one[difference.name], other[difference.name], None)
+            difference.changed = None  # their rows are no pictures
+    return found, [f'only {side.label} has the output "{n}"' for side, own in of for n in own if n not in names]
 
 
 def _common_values(a: _Side, b: _Side) -> Pairs:

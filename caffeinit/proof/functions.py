@@ -39,6 +39,9 @@ class Function(Protocol):
     def values(self, given: Collection[str]) -> list[str]:
         """Return the values that these inputs determine and influence, in the order of the graph."""
 
+    def fixed(self) -> list[str]:
+        """Return the outputs that are computed and that no input influences."""
+
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges, as a loss does; none where that is not known."""
 
@@ -75,7 +78,7 @@ class ToldFunction:
     def __init__(self, file: Function, network: Network) -> None:
         self._file, self._told = file, NetFunction(network, file.label)
         self.label, self.inputs, self.outputs, self.rows = file.label, file.inputs, file.outputs, file.rows
-        self.values, self.places, self.compile = file.values, file.places, file.compile
+        self.values, self.fixed, self.places, self.compile = file.values, file.fixed, file.places, file.compile
         self.is_squashed = file.is_squashed
 
     def judged(self, output: str) -> list[str]:
@@ -107,6 +110,11 @@ class NetFunction:
             elif any(i in moving for i in node.input):
                 moving.update(node.output)
         return [o for node in graph.nodes for o in node.output if o in moving and o]
+
+    def fixed(self) -> list[str]:
+        """Return the outputs that are computed and that no input influences."""
+        moving = self._network.graph.moving_values()
+        return [o for o in self.outputs if o not in moving and self._network.graph.producer(o) is not None]
 
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges, as a loss does."""

@@ -15,7 +15,11 @@ from tests.onnxfile.test_files import load
 from tests.onnxfile.test_kinds import Maker, batch
 
 
-def nameless(path, spoil=lambda graph: None, outputs=("y",)):
+def nothing(graph):
+    """Spoil nothing."""
+
+
+def nameless(path, spoil=nothing, outputs=("y",)):
     """Write conv1 -> relu -> conv2 -> LogSoftmax y, and an output that no input reaches; its nodes have no names."""
     b = Maker()
     x = b.conv(b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu"), "conv2", 5, 4, out="scores")
@@ -80,11 +84,23 @@ def test_what_reads_nothing_is_named_by_its_operator_and_output(tmp_path):
         load(nameless(tmp_path / "net.onnx", spoil))
 
 
-def test_an_output_that_no_input_reaches_is_told_as_such(tmp_path):
-    path = nameless(tmp_path / "net.onnx", outputs=("y", "still"))
-    found = compare(OnnxFunction(path), OnnxFunction(path), [{"x": batch(2)}])
-    assert any('output "still" is the same for all pictures and is not compared' in note for note in found.notes)
-    assert [d.name for d in found.outputs] == ["y"]
+def test_an_output_that_no_input_reaches_is_compared(tmp_path):
+    def spoil(graph):
+        (fixed,) = (t for t in graph.initializer if t.name == "fixed")
+        fixed.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(fixed), "fixed"))
+
+    paths = [
+        nameless(tmp_path / f"{i}.onnx", spoil, ("y", "still", "fixed")) for i, spoil in enumerate([nothing, spoil])
+    ]
+    rows = [{"x": batch(2)}]
+    found = compare(*map(OnnxFunction, paths), rows)
+    assert {d.name: d.relative for d in found.outputs} == {"y": 0, "still": 1, "fixed": 1}
+    assert compare(OnnxFunction(paths[0]), OnnxFunction(paths[0]), rows).same
+    fewer = nameless(tmp_path / "fewer.onnx", outputs=("y",))
+    found = compare(OnnxFunction(fewer), OnnxFunction(paths[0]), rows)
+    assert [note for note in found.notes if "only" in note] == [
+        f'only {paths[0]} has the output "{name}"' for name in ("still", "fixed")
+    ]
 
 
 def test_inspect_counts_what_is_not_finite(tmp_path):
