@@ -170,12 +170,24 @@ def _extent(network: Network, moments: Mapping[str, Moments], plan: Plan) -> _Ex
     values = {u.name: plan.moments(network.graph, u, moments[u.key]).max_abs for u in network.units}
     found = _Extent(values, {}, 0, 0)
     logs = plan.system.log_factors(network.graph, plan.scales)
+    shares = _shares(network)
     for name in (n for n in logs if n in network.learned):
-        array = np.abs(network.graph.initializers[name] * np.exp(logs[name]))
+        array = np.abs(network.graph.initializers[name] * (np.exp(logs[name]) * shares.get(name, 1.0)))
         layer = network.learned[name].layer
         found.weights[layer] = max(found.weights.get(layer, 0.0), float(array.max(initial=0)))
         found.lost += int(((array > 0) & (array < SMALLEST)).sum())
         found.total += array.size
+    return found
+
+
+def _shares(network: Network) -> dict[str, float]:
+    """Return statistics -> what is used of them: Caffe stores sums, and beside them the number that they are divided by."""
+    found: dict[str, float] = {}
+    for unit in network.units:
+        if unit.factor is not None:
+            mean, variance, factor = unit.initializers[:3]
+            share = 1 / float(unit.factor[0]) if unit.factor[0] else 0.0
+            found |= {mean: share, variance: share, factor: 0.0}
     return found
 
 

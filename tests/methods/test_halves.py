@@ -118,3 +118,18 @@ def test_the_largest_of_what_a_sum_ties_counts():
     (stream,) = (u for u in result.units if u.name == "scale1")
     assert stream.done == "given head-room"
     assert stream.after.max_abs <= 16 * np.sqrt(2)
+
+
+def test_sums_of_statistics_count_as_what_is_used_of_them():
+    """Caffe stores a mean as a sum, and how much was added up beside it; whoever converts the net divides first."""
+    told = []
+    for added_up in (1.0, 999.0):
+        net = NETS_WITH_ROOM["residual"]()
+        (unit, *_) = (u for u in net.units if u.kind == "norm" and u.factor is not None)
+        unit.mean[...] = np.linspace(-300, 300, len(unit.mean), dtype=np.float32) * np.float32(added_up)
+        unit.variance[...] = np.float32(2 * added_up)
+        unit.factor[...] = added_up
+        result = caffeinit.rescale(net, pictures(), mode="fp16")
+        told.append([note for note in result.notes if "largest" in note] + [u.done for u in result.units])
+    assert any("largest weight as it is: 300 in" in note or "largest weight before: 300 in" in note for note in told[0])
+    assert told[0] == told[1]
