@@ -266,7 +266,7 @@ class RateProbe:
             rough: on the first half of the pictures.
         """
         feeds: list[Batch] = [{**batch, **noise} for batch, noise in zip(self.batches, self._noise, strict=True)]
-        feeds = _half(self.graph, feeds) if rough and self.graph.batch_axis_free else feeds
+        feeds = _half(self.graph, feeds) if rough else feeds
         feeds = [piece for feed in feeds for piece in _pictures(self.graph, feed)] if self._is_alone else feeds
         self._make_room()
         parts, place = self.run.squares(feeds), ScratchArrays()
@@ -302,8 +302,8 @@ def _no_rates(units: Sequence[Unit], unreached: Mapping[str, str]) -> str:
 
 
 def _half(graph: Graph, feeds: list[Batch]) -> list[Batch]:
-    """Return pieces with half of the pictures: half of each where there are too few for all cores."""
-    if len(feeds) > 2:
+    """Return pieces with half of the pictures: half of each where there are too few for all cores, and they can be cut."""
+    if len(feeds) > 2 or not graph.batch_axis_free:
         return feeds[: math.ceil(len(feeds) / 2)]
     counts = [count_pictures(graph, feed) for feed in feeds]
     return [_rows(feed, 0, math.ceil(count / 2), count) for feed, count in zip(feeds, counts, strict=True)]

@@ -331,3 +331,26 @@ def test_what_joins_pictures_is_looked_at_on_whole_batches(tmp_path, rest):
     found = {unit.name: unit.rate for unit in caffeinit.measure(net, batches).units}
     assert all(rate > 0 for rate in told.values())
     assert {name: found[name] for name in told} == pytest.approx(told, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_rough_look_is_at_the_same_pictures_whether_they_come_one_by_one_or_together(tmp_path, count):
+    """A net whose Reshape spells out a batch of one gets what the same net gets whose Reshape does not."""
+    rows = np.random.default_rng(0).standard_normal((count, 3, 6, 5)).astype(np.float32)
+    found = []
+    for first, batches in ((0, [{"data": rows}]), (1, [{"data": row[None]} for row in rows])):
+        (tmp_path / "net.prototxt").write_text(
+            'input: "data" input_shape { dim: 1 dim: 3 dim: 6 dim: 5 }'
+            'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 '
+            'kernel_size: 3 weight_filler { type: "xavier" } } }'
+            'layer { name: "r" type: "Reshape" bottom: "c" top: "r" reshape_param { shape { '
+            f"dim: {first} dim: -1 }} }} }}"
+            'layer { name: "ip" type: "InnerProduct" bottom: "r" top: "ip" inner_product_param { num_output: 3 '
+            'weight_filler { type: "xavier" } } }'
+        )
+        net = caffeinit.load(tmp_path / "net.prototxt")
+        assert net.graph.batch_axis_free == (first == 0)
+        caffeinit.init(net, rows[:1], balanced=False)
+        found.append(RateProbe(net, batches).measure(rough=True))
+    for key, rates in found[0].items():
+        assert found[1][key].rate == pytest.approx(rates.rate, rel=1e-5)
