@@ -1,6 +1,7 @@
 """Response normalisation that a model spells out lets scales pass as an LRN layer does; nothing else is taken for it."""
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
@@ -39,6 +40,20 @@ def test_a_net_and_its_export_come_to_one_rate(beta, region, tmp_path):
     assert two.rate_spread == pytest.approx(one.rate_spread, abs=1e-3)
     for a, b in zip(caffe.units, other.units, strict=True):
         np.testing.assert_allclose(b.weight, a.weight, rtol=1e-3, atol=1e-4 * np.abs(a.weight).max())
+
+
+@pytest.mark.parametrize("producer", ["caffeinit", "another"])
+def test_what_adds_neighbours_up_is_no_unit(producer, tmp_path):
+    (tmp_path / "net.prototxt").write_text(NET.replace("BETA", "0.75").replace("REGION", "ACROSS_CHANNELS k: 2"))
+    caffe = load(tmp_path / "net.prototxt")
+    caffeinit.init(caffe, PICTURES, balanced=False)
+    export_onnx(caffe, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    model.producer_name = producer
+    onnx.save(model, tmp_path / "net.onnx")
+    net = load(tmp_path / "net.onnx")
+    assert not net.skipped
+    assert [unit.num_channels for unit in net.units] == [unit.num_channels for unit in caffe.units]
 
 
 def spelt(**changes):
