@@ -82,9 +82,14 @@ class GatherND(OpRule):
 
 @op_rule("ScatterElements", "Scatter")
 class ScatterElements(OpRule):
-    """y = x with elements replaced, or added to, at indices along an axis; called Scatter up to opset 10."""
+    """y = x with elements replaced, or changed by others, at indices along an axis; called Scatter up to opset 10."""
 
-    scale = scatters
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """All has one scale, unless it is multiplied: then some of y has the square of it, and some has not."""
+        if attribute(node, "reduction", "none") == "mul":
+            scales.barrier(node)
+        else:
+            scatters(self, node, scales)
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """By constant indices, which are of so many rows."""
@@ -109,9 +114,14 @@ class ScatterElements(OpRule):
 
 @op_rule("ScatterND")
 class ScatterND(OpRule):
-    """y = x with slices replaced, or added to, at tuples of indices."""
+    """y = x with slices replaced, or changed by others, at tuples of indices."""
 
-    scale = scatters_anywhere
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """All has one scale, unless it is multiplied: then some of y has the square of it, and some has not."""
+        if attribute(node, "reduction", "none") == "mul":
+            scales.barrier(node)
+        else:
+            scatters_anywhere(self, node, scales)
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """By constant indices, which name rows."""

@@ -1,0 +1,27 @@
+"""Settings that make another function of an operator, through which other factors pass."""
+
+import numpy as np
+import pytest
+
+from tests.ops.checks import case, check_scale
+
+INDICES, TUPLES = np.asarray([[0, 1], [2, 3]]), np.asarray([[0], [2]])
+SCATTERED = [
+    (("ScatterElements", (2, 4), INDICES, (2, 2)), {"axis": 1}),
+    (("ScatterND", (3, 4), TUPLES, (2, 4)), {}),
+]
+
+
+@pytest.mark.parametrize(("reduction", "is_free"), [("none", 1), ("add", 1), ("max", 1), ("min", 1), ("mul", 0)])
+@pytest.mark.parametrize(("operands", "attributes"), SCATTERED, ids=["elements", "slices"])
+def test_what_is_put_at_indices_passes_scales_unless_it_multiplies(operands, attributes, reduction, is_free):
+    row = case(*operands, reduction=reduction, is_bound=True, opset=18, **attributes)
+    assert check_scale(row) == is_free
+
+
+@pytest.mark.parametrize("reduction", ["max", "min", "mul"])
+@pytest.mark.parametrize(("operands", "attributes"), SCATTERED, ids=["elements", "slices"])
+def test_a_constant_that_is_put_at_indices_holds_the_scale(operands, attributes, reduction):
+    updates = np.random.default_rng(0).uniform(-2, 2, operands[-1]).astype(np.float32)
+    row = case(*operands[:-1], updates, reduction=reduction, is_bound=True, opset=18, **attributes)
+    assert check_scale(row) == 0
