@@ -22,7 +22,7 @@ class Flat(OpRule):
         return [None] * len(node.input)
 
 
-@op_rule("Ceil", "Floor", "Mod", "NonMaxSuppression", "Round")
+@op_rule("Ceil", "Floor", "NonMaxSuppression", "Round")
 class Steps(Flat):
     """Steps at places that no scale moves."""
 
@@ -50,7 +50,7 @@ class Hardmax(AlongAxis, Flat):
     gradient = Flat.gradient
 
 
-@op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor")
+@op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "Or", "Shape", "Sign", "Size", "Xor")
 class Scaleless(Flat):
     """Does not change when its inputs are scaled."""
 

@@ -128,7 +128,8 @@ def feeds_for(row: Case, built: Built, forward: ReferenceEvaluator, extra: int) 
     feeds = {n: built.graph.initializers[n] for n in built.wrt if n in built.graph.initializers}
     for i, operand in enumerate(row.operands):
         if isinstance(operand, Operand) and operand.moves:
-            feeds[f"x{i}"] = _draw(rng, operand, (operand.shape[0] + extra, *operand.shape[1:]))
+            rows = [n + extra for n in operand.shape[:1]]  # none of a single number
+            feeds[f"x{i}"] = _draw(rng, operand, (*rows, *operand.shape[1:]))
     for top, value in zip(built.tops, evaluate(forward, built.tops, feeds), strict=True):
         feeds[f"d{top}"] = rng.standard_normal(value.shape).astype(np.float32)
     return feeds
@@ -242,7 +243,8 @@ def check_scale(row: Case) -> int:
     learned = [p for p in params if p not in moving]
     scales = Scales(graph, learned)
     for name in moving:
-        scales.values[name] = scales.constraints.fresh((1, *graph.shape(name)[1:]))
+        shape = graph.shape(name)
+        scales.values[name] = scales.constraints.fresh((1, *shape[1:]) if shape else ())
     for node in graph.nodes:
         if any(i in scales.values for i in node.input):
             scales.visit(node)

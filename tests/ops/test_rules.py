@@ -129,6 +129,8 @@ CASES = [
     case("Mul", (1, 3, 4), param(1, 3, 1)),
     case("Div", X, POSITIVE),
     case("Div", X, param(3, 1, low=0.5)),
+    case("Mod", X, POSITIVE, fmod=1),
+    case("Mod", X, np.float32(0.7), fmod=1),
     case("Div", param(4), POSITIVE),
     case("Sum", X, X, param(3, 1)),
     case("Mean", X, X, param(4)),
@@ -238,6 +240,9 @@ CASES = [
     case("CumSum", X, np.asarray(2), reverse=1, exclusive=1),
     case("Resize", (2, 3, 4, 3), "", np.float32([1, 1, 2, 3]), coordinate_transformation_mode="asymmetric",
          nearest_mode="floor"),
+    case("OneHot", ints(0, 2, 1, -1), np.asarray(3), (2,), is_bound=True),
+    case("OneHot", ints([0, 2], [1, 5]), np.asarray(3), (2,), axis=1, is_bound=True),  # one is out of bounds
+    case("Range", Operand((), 0.0, 0.2), Operand((), 4.1, 4.8), Operand((), 0.9, 1.0), is_bound=True),
     case("Resize", (2, 3, 4, 3), "", np.float32([1, 1, 2, 3]), mode="linear"),
     case("Resize", (2, 3, 4, 3), "", np.float32([1, 1, 1.75, 2]), mode="linear",
          coordinate_transformation_mode="align_corners"),
@@ -343,7 +348,7 @@ def test_the_reference_computes_what_onnxruntime_does_at_the_row_s_opset(row):
 BARRIERS = {
     "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish",
     "InstanceNormalization", "LRN", "LayerNormalization", "Log", "LogSoftmax", "MeanVarianceNormalization", "Mish",
-    "RMSNormalization", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Selu", "Shrink", "Sigmoid", "Sin",
+    "Mod", "RMSNormalization", "Range", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "Selu", "Shrink", "Sigmoid", "Sin",
     "Softmax", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
 
