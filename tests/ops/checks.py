@@ -234,8 +234,12 @@ def check_forward(row: Case) -> None:
         np.testing.assert_allclose(single[name], wanted, rtol=0, atol=1e-5 * scale)  # single precision
 
 
-def check_scale(row: Case) -> int:
-    """Scale a row's operands as its rule allows, hold the results against what the rule says; return what was free."""
+def check_scale(row: Case, by_row: bool = False) -> int:
+    """Scale a row's operands as its rule allows, hold the results against what the rule says; return what was free.
+
+    Args:
+        by_row: factors vary along axis 0, too, as where a Transpose has brought channels there.
+    """
     skip_newer(row)
     graph, wrt, results = forward_graph(row)
     params = [w for w in wrt if w in graph.initializers]
@@ -244,7 +248,7 @@ def check_scale(row: Case) -> int:
     scales = Scales(graph, learned)
     for name in moving:
         shape = graph.shape(name)
-        scales.values[name] = scales.constraints.fresh((1, *shape[1:]) if shape else ())
+        scales.values[name] = scales.constraints.fresh(shape if by_row or not shape else (1, *shape[1:]))
     for node in graph.nodes:
         if any(i in scales.values for i in node.input):
             scales.visit(node)

@@ -25,3 +25,12 @@ def test_a_constant_that_is_put_at_indices_holds_the_scale(operands, attributes,
     updates = np.random.default_rng(0).uniform(-2, 2, operands[-1]).astype(np.float32)
     row = case(*operands[:-1], updates, reduction=reduction, is_bound=True, opset=18, **attributes)
     assert check_scale(row) == 0
+
+
+def test_regions_of_any_picture_have_the_scale_of_all_pictures():
+    boxes = np.asarray([[0, 0, 4, 3], [1, 1, 5, 5], [0, 2, 3, 4]], np.float32)
+    row = case(
+        "RoiAlign", (2, 3, 6, 6), boxes, np.asarray([0, 1, 1]), output_height=2, output_width=2, sampling_ratio=2,
+        is_bound=True,
+    )  # fmt: skip
+    assert check_scale(row, by_row=True) == 3
