@@ -273,7 +273,7 @@ class Cast(OpRule):
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
-        floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+        floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
         kinds = graph.elem_type(node.input[0]), graph.elem_type(node.output[0])
         if not all(kind in floats for kind in kinds):
             return [None] * len(node.input)
