@@ -195,7 +195,7 @@ def _held(file: Container, plain: Plain) -> dict[str, str]:
         held |= dict.fromkeys(listed, "is also an input of the model: its numbers are a default")
     held |= {v.name: "is also an output of the model" for v in model.graph.output if v.name in file.tensors}
     held |= {n: f"is read inside {reader}" for n, reader in read_within(model).items() if n in file.tensors}
-    places: dict[tuple[str, int], str] = {}
+    places = {t.place: t.where for t in file.within if t.place and t.shape}
     for name, tensor in file.tensors.items():
         other = places.setdefault(tensor.place, name) if tensor.place and tensor.shape else name
         if other != name:

@@ -33,8 +33,13 @@ _SHARED_LEAST = 1 << 20  # bytes from which an array in a data file is read wher
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file beside the model that holds numbers: `data` to compare with, `scratch` whose changes stay in memory."""
+    """A file beside the model that holds numbers: `data` to compare with, `scratch` whose changes stay in memory.
 
+    Attributes:
+        location: its name from the model's folder on, the same in however many ways the model spells it.
+    """
+
+    location: str
     path: str
     data: mmap.mmap
     scratch: mmap.mmap
@@ -129,20 +134,36 @@ class Tensor:
         Raises:
             WeightsError: they cannot be read.
         """
+        try:
+            return np.array(numpy_helper.to_array(self.whole()))
+        except (DecodeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+            raise WeightsError(f"{self.where}: cannot be read: {' '.join(str(error).split())}") from None
+
+    def whole(self) -> TensorProto:
+        """Return the message with its numbers in it, also where they lie in a data file.
+
+        Raises:
+            WeightsError: they are too many.
+            DecodeError: it is no message.
+        """
         frame = self.frames[-1]
         if frame.end - frame.start >= _PARSED_MOST:
             raise WeightsError(f"{self.where}: is too large for its type")
         message = TensorProto()
-        try:
-            message.ParseFromString(bytes(self.data[frame.start : frame.end]))
-            if self.file is not None and self.place is not None:
-                dtype = helper.tensor_dtype_to_np_dtype(self.elem_type)
-                size = -(-math.prod(self.shape) * _bits(self.elem_type, dtype) // 8)
-                message.raw_data = self.file.data[self.place[1] : self.place[1] + size]
-                message.data_location = TensorProto.DEFAULT
-            return np.array(numpy_helper.to_array(message))
-        except (DecodeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-            raise WeightsError(f"{self.where}: cannot be read: {' '.join(str(error).split())}") from None
+        message.ParseFromString(bytes(self.data[frame.start : frame.end]))
+        if self.file is not None and self.place is not None:
+            dtype = helper.tensor_dtype_to_np_dtype(self.elem_type)
+            size = -(-math.prod(self.shape) * _bits(self.elem_type, dtype) // 8)
+            message.raw_data = self.file.data[self.place[1] : self.place[1] + size]
+            message.ClearField("data_location")
+            message.ClearField("external_data")
+        return message
+
+
+def is_beside(data: wire.Buffer, frame: wire.Field, budget: wire.Budget) -> bool:
+    """Tell whether the numbers of a tensor lie in a data file."""
+    told = [f.value for f in wire.fields(data, frame.start, frame.end, budget) if f.number == _LOCATION]
+    return told[-1:] == [TensorProto.EXTERNAL]
 
 
 def _bits(elem_type: int, dtype: np.dtype) -> int:
@@ -236,7 +257,7 @@ def _connect(found: Tensor, told: dict[str, str], open_data: OpenData) -> None:
     except ValueError:
         raise FormatError(f"{found.where}: offset or length of its numbers is no number") from None
     found.file = open_data(told["location"], found.where)
-    found.place = (told["location"], offset)
+    found.place = (found.file.location, offset)
     dtype = helper.tensor_dtype_to_np_dtype(found.elem_type)
     size = -(-math.prod(found.shape) * _bits(found.elem_type, dtype) // 8)
     if length is not None and length != size:
