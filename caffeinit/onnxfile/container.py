@@ -25,7 +25,7 @@ from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsEr
 from caffeinit.model.nodes import subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
-from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
+from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_list, read_tensor
 from caffeinit.onnxfile.within import all_nodes, put_in, read_beside, tensors_beside
 from caffeinit.patterns import first_of
 from caffeinit.storage import wire
@@ -46,7 +46,7 @@ class Container:
         model: its structure; the graph's initializers are left out.
         initializers: name -> tensor, in the order of the file.
         sparse: name -> sparse initializer.
-        constants: output of a Constant node of the graph -> its tensor.
+        constants: output of a Constant node of the graph -> its tensor, or list of real numbers.
         within: other tensors within nodes whose numbers lie in data files; they stay.
         alphas: output of an LRN node of the graph -> where its alpha is.
     """
@@ -289,19 +289,22 @@ def _check_new(found: Container, name: str) -> None:
 def _index_constant(
     found: Container, graph: wire.Field, node: wire.Field, open_data: OpenData, budget: wire.Budget
 ) -> None:
-    """Find the tensor of a Constant node."""
+    """Find the tensor of a Constant node, or its list of real numbers."""
     data = found.data
     inner = list(wire.fields(data, node.start, node.end, budget))
     if not any(f.number == _NODE_TYPE and bytes(data[f.start : f.end]) == b"Constant" for f in inner):
         return
     outputs = [bytes(data[f.start : f.end]).decode("utf-8", "replace") for f in inner if f.number == _NODE_OUTPUT]
-    for entry in inner:
-        if entry.number == _NODE_ATTRIBUTE and entry.wire == wire.BYTES:
-            for value in wire.fields(data, entry.start, entry.end, budget):
-                if value.number == _ATTRIBUTE_TENSOR and value.wire == wire.BYTES and outputs:
-                    where = f'constant "{outputs[0]}"'
-                    frames = [graph, node, entry, value]
-                    found.constants[outputs[0]] = read_tensor(data, frames, where, open_data, budget)
+    for entry in inner if outputs else ():
+        if entry.number != _NODE_ATTRIBUTE or entry.wire != wire.BYTES:
+            continue
+        where, frames = f'constant "{outputs[0]}"', [graph, node, entry]
+        if numbers := read_list(data, frames, where, budget):
+            found.constants[outputs[0]] = numbers
+            continue
+        for value in wire.fields(data, entry.start, entry.end, budget):
+            if value.number == _ATTRIBUTE_TENSOR and value.wire == wire.BYTES:
+                found.constants[outputs[0]] = read_tensor(data, [*frames, value], where, open_data, budget)
 
 
 def _location(model: Path, told: str, where: str) -> str:

@@ -182,7 +182,7 @@ def _held(file: Container, plain: Plain) -> dict[str, str]:
     """Return array -> why it has to stay as it is."""
     model = file.model
     lacking = [name for name in plain.arrays if name not in file.tensors]
-    held = dict.fromkeys(lacking, "stands in a function of the model, or in no tensor") | plain.inside
+    held = dict.fromkeys(lacking, "stands in a function of the model") | plain.inside
     for name, tensor in file.tensors.items():
         if tensor.elem_type == TensorProto.BFLOAT16:
             held[name] = "is stored as bfloat16, of which no numbers are changed"
