@@ -127,7 +127,8 @@ def rescale(
         layers: shell patterns of the layers to rescale, each of which must match; all by default.
         reinit: shell patterns of layers to draw again, each of which must match.
         images, method, balanced, per_channel_rates, rate_batches, memory_limit, temp_dir: as for `init`.
-        powers_of_two: in the modes that keep the function, round all scales to powers of two: no bit of the outputs moves.
+        powers_of_two: in the modes that keep the function, round all scales to powers of two: in single precision, no
+            bit of the outputs moves.
         rewrite_lrn: in the modes that keep the function, let alpha of LRN layers make up for the scale of what they read;
             a Caffe net has to be saved, too, then: `network.save(weights, net_path=net)`. ONNX models have it within.
     Raises:

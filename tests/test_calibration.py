@@ -46,7 +46,7 @@ def test_what_to_give_for_labels_that_outputs_depend_on_is_told(tmp_path):
     del model.metadata_props[:]
     onnx.save(model, names[2])
     converted = caffeinit.load(names[2])
-    with pytest.raises(OptionError, match=r"but numbers, are for label.*: an \.npy file with a row for each picture"):
+    with pytest.raises(OptionError, match=r"label.* numbers, not pictures: an \.npy file with a row for each picture"):
         caffeinit.read_images(converted, "pictures/")
     arrays = {"data": np.ones((2, 3, 9, 8), np.float32), "label": np.zeros(2, np.float32), "aux": np.ones((2, 2))}
     given = {name: arrays[name].astype(np.float32) for name in needed_inputs(converted)}

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import mmap
 import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from google.protobuf.message import DecodeError
 from caffeinit.batch.table import Job, options_of
 from caffeinit.errors import CaffeinitError
 from caffeinit.images.files import PICTURE_SUFFIXES, list_lines, resolve_listed, search_folder
+from caffeinit.onnxfile.within import tensors_beside
 from caffeinit.storage import wire
 from caffeinit.storage.files import is_onnx, leads_out
 
@@ -79,8 +81,10 @@ def external_files(path: Path) -> list[str]:
             model.ParseFromString(wire.pruned(data, 0, len(data), _NUMBERS))
     except (DecodeError, ValueError):
         return []  # the job will say so
-    told = [e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"]
-    return sorted({name for name in told if isinstance(name, str)})  # bytes where it is damaged
+    parts = [part for s in model.graph.sparse_initializer for part in (s.values, s.indices)]
+    tensors = (*model.graph.initializer, *parts, *tensors_beside(model))
+    told = [e.value for t in tensors for e in t.external_data if e.key == "location"]
+    return sorted({posixpath.normpath(name) for name in told if isinstance(name, str)})  # bytes where it is damaged
 
 
 def digest_file(path: Path) -> str:

@@ -287,8 +287,8 @@ def _ignored(net: Net, matched: Matched) -> list[str]:
         return []
     listed = first_of(names, _MOST_NAMES)
     return [
-        f"the weights file holds layers that the net does not have: {listed}. Their numbers are never changed: in another "
-        "net that has them, they do not make up for scales that have changed below them"
+        f"the weights file holds layers that the net does not have: {listed}. Their numbers stay as they are: a net "
+        "that runs them on what is changed here becomes another function"
     ]
 
 

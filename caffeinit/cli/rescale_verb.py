@@ -38,7 +38,11 @@ from caffeinit.storage.files import CAFFEMODEL_ENDINGS, HDF5_ENDINGS
     help="what rescale is to reach, as its help says.",
 )
 @rate_options
-@click.option("--powers-of-two", is_flag=True, help="round all factors to powers of two: no bit of the outputs moves.")
+@click.option(
+    "--powers-of-two",
+    is_flag=True,
+    help="round all factors to powers of two: in single precision, no bit of the outputs moves.",
+)
 @click.option("--rewrite-lrn", is_flag=True, help="let alpha of LRN layers change, and write the net, too.")
 @click.option("--output-net", type=click.Path(), help="with --rewrite-lrn; default: OUTPUT.prototxt beside OUTPUT.")
 @click.option(

@@ -29,7 +29,7 @@ _USELESS: list[tuple[str, Callable[[Mapping[str, Any]], bool], str]] = [
     (
         "seed",
         lambda given: given.get("mode", "normalize") != "normalize",
-        "is for drawing: modes that keep the function draw nothing, and --mode normalize can",
+        "is for drawing weights, which --mode normalize can do: modes that keep the function draw none",
     ),
     ("seed", lambda given: given["rate_batches"] == 0, "is for the noise of rates, which --rate-batches 0 leaves out"),
 ]

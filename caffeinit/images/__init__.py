@@ -96,7 +96,8 @@ def _as_numbers(names: Sequence[str]) -> str:
     """Return what to give for inputs that take no pictures, such as labels; nothing where there are none."""
     listed = ", ".join(map(printable, names))
     rows = "an .npy file with a row for each picture (of labels any will do, such as zeros)"
-    return f". No pictures, but numbers, are for {listed}: {rows}" if names else ""
+    verb = "takes" if len(names) == 1 else "take"
+    return f". {listed} {verb} numbers, not pictures: {rows}" if names else ""
 
 
 def _single(given: Several) -> Given | None:

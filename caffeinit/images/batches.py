@@ -198,7 +198,7 @@ class Calibration:
         """What is counted, in words."""
         if self._run:
             rows = ", ".join(f"{printable(name)} {count}" for name, count in self._run.items())
-            return f"runs, with as many rows for each as the net spells out: {rows}"
+            return f"runs of the net, which spells out how many rows each takes: {rows}"
         batches = f"pictures in batches of {self.batch_size}"
         is_told = self.whole_batches and self.batch_size > 1
         return f"{batches}, which is what the net spells out" if is_told else batches

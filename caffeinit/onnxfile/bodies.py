@@ -98,7 +98,7 @@ class _Opener:
         del graph.node[:]
         graph.node.extend(self.nodes)
         note = f"at other sizes of pictures than these, another branch may be taken of {first_of(list(self.sized))}"
-        notes = [note] if self.sized else []
+        notes = [*self.plain.notes, *([note] if self.sized else [])]
         return replace(self.plain, graph=graph, arrays=self.arrays, inside=self.inside, notes=notes)
 
     def _put(self, node: onnx.NodeProto) -> None:

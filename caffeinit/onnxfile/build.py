@@ -44,12 +44,17 @@ _CHOOSING = ("Compress", "NonMaxSuppression", "NonZero", "Unique")  # put out as
 
 @dataclass
 class Built:
-    """A graph, what it was built from and could not be taken into it, and which nodes no output depends on."""
+    """A graph, what it was built from and could not be taken into it, and which nodes no output depends on.
+
+    Attributes:
+        handed: value that counts as an output because an operator that cannot run reads it -> that node's label.
+    """
 
     graph: Graph
     plain: Plain
     skipped: list[Skipped] = field(default_factory=list)
     idle: list[onnx.NodeProto] = field(default_factory=list)
+    handed: dict[str, str] = field(default_factory=dict)
 
 
 def build_graph(plain: Plain, shapes: Mapping[str, Shape]) -> Built:
@@ -101,7 +106,7 @@ class _Builder:
         self.instead: dict[str, str] = {}  # input -> the value that is read in its place
         self.lost: dict[str, str] = {}  # value that cannot be computed -> why
         self.skipped: list[Skipped] = []
-        self.handed: dict[str, None] = {}  # what operators that cannot run read
+        self.handed: dict[str, str] = {}  # what operators that cannot run read -> the first of them
         self.needed = calls.needed_nodes(plain.graph)
         self.idle: list[onnx.NodeProto] = []
         self.unmade: set[str] = set()  # what those make
@@ -120,7 +125,9 @@ class _Builder:
         _check_made(graph, self.plain.where)
         settle_types(graph, self.plain.where)
         graph.outputs = self._outputs(graph)
-        return Built(graph, self.plain, self.skipped, self.idle)
+        own = {v.name for v in self.plain.graph.output}
+        handed = {value: label for value, label in self.handed.items() if value not in own}
+        return Built(graph, self.plain, self.skipped, self.idle, handed)
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         kind = value.type.tensor_type.elem_type
@@ -162,7 +169,7 @@ class _Builder:
         if reason:
             self.skipped.append(Skipped(node_label(node), reason))
             self.lost |= dict.fromkeys((o for o in node.output if o), f"depends on {node_label(node)}")
-            self.handed |= dict.fromkeys(i for i in read if i not in self.lost)
+            self.handed |= {i: node_label(node) for i in read if i not in self.lost and i not in self.handed}
             return
         if any(True for _ in subgraphs(node)):
             node, function = calls.as_call(node, number, {"": self.graph.opset, **self.graph.domains})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import posixpath
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +22,11 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
-from caffeinit.model.nodes import nodes_within, subgraphs
+from caffeinit.model.nodes import subgraphs
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
-from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_tensor
+from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_list, read_tensor
+from caffeinit.onnxfile.within import all_nodes, put_in, read_beside, tensors_beside
 from caffeinit.patterns import first_of
 from caffeinit.storage import wire
 from caffeinit.storage.files import check_regular_file, check_target, leads_out, replacing_all
@@ -44,7 +46,8 @@ class Container:
         model: its structure; the graph's initializers are left out.
         initializers: name -> tensor, in the order of the file.
         sparse: name -> sparse initializer.
-        constants: output of a Constant node of the graph -> its tensor.
+        constants: output of a Constant node of the graph -> its tensor, or list of real numbers.
+        within: other tensors within nodes whose numbers lie in data files; they stay.
         alphas: output of an LRN node of the graph -> where its alpha is.
     """
 
@@ -54,6 +57,7 @@ class Container:
     initializers: dict[str, Tensor] = field(default_factory=dict)
     sparse: dict[str, SparseTensor] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
+    within: list[Tensor] = field(default_factory=list)
     alphas: dict[str, Alpha] = field(default_factory=dict)
 
     @property
@@ -74,7 +78,7 @@ class Container:
 
     def _indexed(self) -> Iterator[Tensor]:
         """Yield all tensors, parts of sparse ones among them."""
-        yield from self.tensors.values()
+        yield from (*self.tensors.values(), *self.within)
         for tensor in self.sparse.values():
             yield from (tensor.values, tensor.indices)
 
@@ -110,10 +114,13 @@ class Container:
             around |= {f.begin: f for f in self.alphas[output].frames}
         renamed = self._renamed(target)
         for tensor in self._indexed():
-            if tensor.place and renamed[tensor.place[0]] != tensor.place[0]:
-                text = tensor.location[-1]
-                own.append((text.start, text.end, renamed[tensor.place[0]].encode()))
-                around |= {f.begin: f for f in tensor.location}
+            if tensor.place:
+                text, location = tensor.location[-1], tensor.place[0]
+                told = bytes(self.data[text.start : text.end]).decode("utf-8", "replace")
+                # The folder that a name goes into and out of again need not be there beside the output.
+                if renamed[location] != location or ".." in PurePosixPath(told).parts:
+                    own.append((text.start, text.end, renamed[location].encode()))
+                    around |= {f.begin: f for f in tensor.location}
         own = wire.with_lengths(own, list(around.values()))
         beside = [_made_way(target.parent / renamed[location]) for location in self.data_files]
         with replacing_all([*beside, target], force) as places:
@@ -191,12 +198,17 @@ def open_onnx(path: str | PathLike[str]) -> Container:
         found = Container(path, data, _structure(path, data))
         opened: dict[str, DataFile] = {}
 
-        def open_data(location: str, where: str) -> DataFile:
+        def open_data(told: str, where: str) -> DataFile:
+            location = _location(path, told, where)
             if location not in opened:
-                opened[location] = _open_data(path, location, where)
+                opened[location] = _open_data(path, location)
             return opened[location]
 
         _index(found, open_data)
+        if tensors_beside(found.model):
+            known = {tensor.frames[-1].begin for tensor in found.constants.values()}
+            found.within = read_beside(data, known, open_data)
+            put_in(found.model, found.constants, open_data)
     except wire.WireError as error:
         raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
     except (FormatError, WeightsError) as error:
@@ -221,24 +233,18 @@ def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
         raise FormatError(f"{path}: is no ONNX model, or one that is damaged or cut off: {error}") from None
     if not model.graph.node:
         raise FormatError(f"{path}: is no ONNX model: it holds no graph of any nodes")
-    if (count := sum(1 for _ in _nodes(model))) > MOST_NODES:
+    if (count := sum(1 for _ in all_nodes(model))) > MOST_NODES:
         raise FormatError(f"{path}: {count} nodes are more than any real net has")
     if any(isinstance(name, bytes) for name in _names(model)):
         raise FormatError(f"{path}: a name in it is no text: it is damaged")
-    if not all(node.output for node in _nodes(model)):
+    if not all(node.output for node in all_nodes(model)):
         raise FormatError(f"{path}: a node in it makes nothing: it is damaged")
     return model
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield all nodes, those of functions and subgraphs among them."""
-    for outermost in (*model.graph.node, *(n for function in model.functions for n in function.node)):
-        yield from nodes_within(outermost)
-
-
 def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
     """Yield the names of values and operators, which are bytes where they are damaged."""
-    for node in _nodes(model):
+    for node in all_nodes(model):
         yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
         for graph in subgraphs(node):
             yield from (v.name for v in (*graph.input, *graph.output, *graph.value_info))
@@ -283,43 +289,56 @@ def _check_new(found: Container, name: str) -> None:
 def _index_constant(
     found: Container, graph: wire.Field, node: wire.Field, open_data: OpenData, budget: wire.Budget
 ) -> None:
-    """Find the tensor of a Constant node."""
+    """Find the tensor of a Constant node, or its list of real numbers."""
     data = found.data
     inner = list(wire.fields(data, node.start, node.end, budget))
     if not any(f.number == _NODE_TYPE and bytes(data[f.start : f.end]) == b"Constant" for f in inner):
         return
     outputs = [bytes(data[f.start : f.end]).decode("utf-8", "replace") for f in inner if f.number == _NODE_OUTPUT]
-    for entry in inner:
-        if entry.number == _NODE_ATTRIBUTE and entry.wire == wire.BYTES:
-            for value in wire.fields(data, entry.start, entry.end, budget):
-                if value.number == _ATTRIBUTE_TENSOR and value.wire == wire.BYTES and outputs:
-                    where = f'constant "{outputs[0]}"'
-                    frames = [graph, node, entry, value]
-                    found.constants[outputs[0]] = read_tensor(data, frames, where, open_data, budget)
+    for entry in inner if outputs else ():
+        if entry.number != _NODE_ATTRIBUTE or entry.wire != wire.BYTES:
+            continue
+        where, frames = f'constant "{outputs[0]}"', [graph, node, entry]
+        if numbers := read_list(data, frames, where, budget):
+            found.constants[outputs[0]] = numbers
+            continue
+        for value in wire.fields(data, entry.start, entry.end, budget):
+            if value.number == _ATTRIBUTE_TENSOR and value.wire == wire.BYTES:
+                found.constants[outputs[0]] = read_tensor(data, [*frames, value], where, open_data, budget)
 
 
-def _open_data(model: Path, location: str, where: str) -> DataFile:
-    """Open a data file, which must lie in the model's folder or below it.
+def _location(model: Path, told: str, where: str) -> str:
+    """Return the name of a data file, which must lie in the model's folder or below it, as short as it can be.
 
     Raises:
-        FormatError: it does not, or cannot be read.
+        FormatError: it does not.
     """
-    if not PurePosixPath(location).name or "\0" in location or leads_out(location):
-        raise FormatError(f"{where}: its numbers are said to lie in {location!r}: only the model's own folder is read")
+    location = posixpath.normpath(told) if told else ""
+    if not PurePosixPath(location).name or "\0" in told or leads_out(location):
+        raise FormatError(f"{where}: its numbers are said to lie in {told!r}: only the model's own folder is read")
     folder = os.path.realpath(model.parent)
-    if os.path.commonpath([folder, os.path.realpath(os.path.join(folder, location))]) != folder:
-        raise FormatError(
-            f"{where}: its numbers are said to lie in {location!r}, a link that leaves the model's folder"
-        )
+    place = os.path.realpath(os.path.join(folder, told))
+    if os.path.commonpath([folder, place]) != folder or place != os.path.realpath(os.path.join(folder, location)):
+        raise FormatError(f"{where}: its numbers are said to lie in {told!r}, a link that leaves the model's folder")
+    return location
+
+
+def _open_data(model: Path, location: str) -> DataFile:
+    """Open a data file.
+
+    Raises:
+        FormatError: it cannot be read.
+    """
+    folder = os.path.realpath(model.parent)
     file = check_regular_file(os.path.join(folder, location))
     if file.stat().st_size == 0:
         raise FormatError(f"{file}: is empty")
     try:
         data = _mapped(file)
         if len(data) > _SCRATCH_LEAST:
-            return DataFile(str(file), data, scratch_copy(file))
+            return DataFile(location, str(file), data, scratch_copy(file))
         with open(file, "rb") as stream:
-            return DataFile(str(file), data, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+            return DataFile(location, str(file), data, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
     except OSError as error:
         folder = tempfile.gettempdir()
         raise FormatError(f"{file}: no working copy of it can be made in {folder} (TMPDIR): {error}") from None

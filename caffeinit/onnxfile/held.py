@@ -6,7 +6,7 @@ the arithmetic that another layer's weight comes from, reads of it, or an array 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import onnx
 from onnx import TensorProto
@@ -23,7 +23,7 @@ def find_held(file: Container, plain: Plain) -> dict[str, str]:
     """Return array -> why it has to stay as it is."""
     model, tensors = file.model, file.tensors
     lacking = [name for name in plain.arrays if name not in tensors]
-    held = dict.fromkeys(lacking, "stands in a function of the model, or in no tensor") | plain.inside
+    held = dict.fromkeys(lacking, "stands in a function of the model") | plain.inside
     for name, tensor in tensors.items():
         if tensor.elem_type == TensorProto.BFLOAT16:
             held[name] = "is stored as bfloat16, of which no numbers are changed"
@@ -37,7 +37,7 @@ def find_held(file: Container, plain: Plain) -> dict[str, str]:
     held |= _put_out(plain.graph, plain.arrays, {v.name for v in plain.inputs})
     held |= {v.name: "is also an output of the model" for v in model.graph.output if v.name in tensors}
     held |= {n: f"is read inside {reader}" for n, reader in _read_within(model).items() if n in tensors}
-    for one, other in _sharing(tensors):
+    for one, other in _sharing([*tensors.items(), *((tensor.where, tensor) for tensor in file.within)]):
         held |= {one: f'shares its numbers in the data file with "{other}"'}
         held |= {other: f'shares its numbers in the data file with "{one}"'}
     return held
@@ -84,9 +84,9 @@ def _read_within(model: onnx.ModelProto) -> dict[str, str]:
     }
 
 
-def _sharing(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """Yield pairs of tensors that have bytes of a data file in common; each that has any is in a pair."""
-    placed = [(*tensor.place, tensor.num_bytes, name) for name, tensor in tensors.items() if tensor.place]
+def _sharing(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of named tensors that have bytes of a data file in common; each that has any is in a pair."""
+    placed = [(*tensor.place, tensor.num_bytes, name) for name, tensor in tensors if tensor.place]
     last: tuple[str, int, str] = ("", 0, "")  # the file and the end of what reaches farthest until now, and its name
     for location, offset, size, name in sorted(p for p in placed if p[2]):
         if location == last[0] and offset < last[1]:

@@ -50,7 +50,11 @@ def inspect_onnx(
     )
     if scales:
         found.scales = report_scales(
-            network.graph, network.units, network.learned, lambda unit: holding_reason(unit, network.learned)
+            network.graph,
+            network.units,
+            network.learned,
+            lambda unit: holding_reason(unit, network.learned),
+            place=network.place,
         )
     return found
 

@@ -17,7 +17,7 @@ from caffeinit.model.remarks import Remarks
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.container import MOST_NODES, Container
 from caffeinit.onnxfile.shapes import check_declared
-from caffeinit.onnxfile.single import to_single, types_to_change
+from caffeinit.onnxfile.single import rounding_notes, to_single, types_to_change
 from caffeinit.onnxfile.tensors import Tensor
 
 
@@ -30,7 +30,7 @@ class Plain:
         versions: of the operator sets.
         arrays: initializers and constants.
         inside: those of them that stand inside a node, once it is laid open -> why they stay.
-        notes: what holds for some inputs only.
+        notes: what holds for some inputs only, or is not computed as the file says.
         remarks: what a file of `convert` tells beside ONNX.
         is_ours: it is of `convert`, which hides states' weights and tells by names what was learned.
     """
@@ -79,6 +79,7 @@ def read_plain(file: Container) -> Plain:
         arrays[name] = _numbers(tensor, keeps_doubles)
     for name, sparse in file.sparse.items():
         arrays[name] = sparse.filled(_numbers(sparse.values, keeps_doubles))
+    notes = rounding_notes(graph)
     to_single(graph, types)
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] not in arrays:
@@ -93,7 +94,7 @@ def read_plain(file: Container) -> Plain:
     graph.node.extend(kept)
     is_ours = file.model.producer_name == "caffeinit"
     remarks = Remarks.read(file.model) if is_ours else Remarks()
-    return Plain(where, graph, versions, arrays, remarks=remarks, is_ours=is_ours)
+    return Plain(where, graph, versions, arrays, notes=notes, remarks=remarks, is_ours=is_ours)
 
 
 def _numbers(tensor: Tensor, keeps_doubles: bool) -> np.ndarray:

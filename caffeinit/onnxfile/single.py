@@ -12,6 +12,9 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from caffeinit.errors import WeightsError
+from caffeinit.model.graph import attribute
+from caffeinit.model.nodes import name_of
+from caffeinit.patterns import first_of
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
@@ -21,6 +24,20 @@ def types_to_change(graph: onnx.GraphProto) -> set[int]:
     """Return the element types that are computed in single precision: halves, and doubles where the net takes them."""
     doubles = [v for v in graph.input if v.type.tensor_type.elem_type == TensorProto.DOUBLE]
     return {*HALVES, *([TensorProto.DOUBLE] if doubles else [])}
+
+
+def rounding_notes(graph: onnx.GraphProto) -> list[str]:
+    """Return that a graph of single precision rounds values to halves, which is not computed; ask before it is changed."""
+    if any(v.type.tensor_type.elem_type in HALVES for v in graph.input):
+        return []
+    casts = [n for n in graph.node if n.op_type == "Cast" and attribute(n, "to") in HALVES]
+    if not casts:
+        return []
+    names = first_of([name_of(n) for n in casts], 3)
+    return [
+        f"values are rounded to half precision inside the model, by {names}, and are not rounded here: its own outputs can "
+        "move by more than is told, by about 1e-3 of their largest value"
+    ]
 
 
 def to_single(graph: onnx.GraphProto, types: Collection[int]) -> None:

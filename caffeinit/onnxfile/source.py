@@ -56,12 +56,14 @@ class OnnxSource:
 
     Attributes:
         computed: weights of units that are worked out in the graph -> checksum.
+        handed: value that leaves the net to an operator that cannot run -> that node's label.
         numbers: output of an LRN node -> its alpha, once it may change.
     """
 
     file: Container
     plain: Plain
     computed: dict[str, int]
+    handed: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, NetNumber] = field(default_factory=dict)
 
     def lower(self, shapes: Mapping[str, Shape]) -> Graph:
@@ -83,9 +85,11 @@ class OnnxSource:
         return taken_apart(graph, self.file.alphas, self.numbers)
 
     def place(self, value: str, leaves: bool) -> str:
-        """Return the node that a value was made by in the file where our graph has another; see `Network`."""
+        """Return the node that a value was made by in the file where our graph has another, or goes to; see `Network`."""
+        if leaves:
+            return f"{self.handed[value]}, which cannot run" if value in self.handed else ""
         for top, number in self.numbers.items():
-            if not leaves and (value == top or value.startswith(f"{number.layer}{PARTS}")):
+            if value == top or value.startswith(f"{number.layer}{PARTS}"):
                 return f"LRN {number.layer}"
         return ""
 
@@ -140,7 +144,7 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     held = ready.parts | find_held(file, built.plain)
     learned = find_learned(graph, changeable, held, computed, named, plain.remarks.frozen)
     weights = {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items() if n in learned}
-    source = OnnxSource(file, plain, weights)
+    source = OnnxSource(file, plain, weights, built.handed)
     network = Network(
         graph=graph,
         params={of.layer: (graph.initializers[name],) for name, of in learned.items()},

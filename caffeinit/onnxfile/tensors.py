@@ -1,9 +1,9 @@
-"""One TensorProto of an ONNX file: its name, type and shape, and where and how its numbers lie.
+"""One TensorProto of an ONNX file: its name, type and shape, and where and how its numbers lie; or an attribute's list.
 
 Real numbers are raw bytes, packed or single floats and doubles, halves as whole numbers (`int32_data`), or bytes of a
 file beside the model. They are read as single precision and written back in the type that they have; in place, but for
 halves as whole numbers, whose field is written anew.
-Source: onnx/onnx.proto, TensorProto.
+Source: onnx/onnx.proto, TensorProto and AttributeProto.
 """
 
 from __future__ import annotations
@@ -27,14 +27,20 @@ REAL: dict[int, np.dtype] = {
     TensorProto.DOUBLE: np.dtype("<f8"),
     TensorProto.FLOAT16: np.dtype("<f2"),
 }
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_FLOATS = 1, 2, 7
 _PARSED_MOST = 1 << 31  # bytes that protobuf takes
 _SHARED_LEAST = 1 << 20  # bytes from which an array in a data file is read where it lies
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file beside the model that holds numbers: `data` to compare with, `scratch` whose changes stay in memory."""
+    """A file beside the model that holds numbers: `data` to compare with, `scratch` whose changes stay in memory.
 
+    Attributes:
+        location: its name from the model's folder on, the same in however many ways the model spells it.
+    """
+
+    location: str
     path: str
     data: mmap.mmap
     scratch: mmap.mmap
@@ -135,18 +141,36 @@ class Tensor:
         Raises:
             WeightsError: they cannot be read.
         """
+        if self.stored is not None and self.elem_type == TensorProto.FLOAT:
+            return self.stored.array()
+        try:
+            return np.array(numpy_helper.to_array(self.whole()))
+        except (DecodeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+            raise WeightsError(f"{self.where}: cannot be read: {' '.join(str(error).split())}") from None
+
+    def whole(self) -> TensorProto:
+        """Return the message with its numbers in it, also where they lie in a data file.
+
+        Raises:
+            WeightsError: they are too many.
+            DecodeError: it is no message.
+        """
         frame = self.frames[-1]
         if frame.end - frame.start >= _PARSED_MOST:
             raise WeightsError(f"{self.where}: is too large for its type")
         message = TensorProto()
-        try:
-            message.ParseFromString(bytes(self.data[frame.start : frame.end]))
-            if self.file is not None and self.place is not None:
-                message.raw_data = self.file.data[self.place[1] : self.place[1] + self.num_bytes]
-                message.data_location = TensorProto.DEFAULT
-            return np.array(numpy_helper.to_array(message))
-        except (DecodeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-            raise WeightsError(f"{self.where}: cannot be read: {' '.join(str(error).split())}") from None
+        message.ParseFromString(bytes(self.data[frame.start : frame.end]))
+        if self.file is not None and self.place is not None:
+            message.raw_data = self.file.data[self.place[1] : self.place[1] + self.num_bytes]
+            message.ClearField("data_location")
+            message.ClearField("external_data")
+        return message
+
+
+def is_beside(data: wire.Buffer, frame: wire.Field, budget: wire.Budget) -> bool:
+    """Tell whether the numbers of a tensor lie in a data file."""
+    told = [f.value for f in wire.fields(data, frame.start, frame.end, budget) if f.number == _LOCATION]
+    return told[-1:] == [TensorProto.EXTERNAL]
 
 
 def _bits(elem_type: int, dtype: np.dtype) -> int:
@@ -208,6 +232,31 @@ def read_tensor(
     return found
 
 
+def read_list(data: wire.Buffer, frames: list[wire.Field], where: str, budget: wire.Budget) -> Tensor | None:
+    """Index the real numbers of a Constant's attribute, the last of the messages `frames`; None where it has none."""
+    at, end = frames[-1].start, frames[-1].end
+    chunks: dict[int, list[Chunk]] = {_ATTRIBUTE_FLOAT: [], _ATTRIBUTE_FLOATS: []}
+    name = b""
+    while at < end:
+        entry = wire.read_field(data, at, end, budget)
+        at = entry.end
+        if entry.number == _ATTRIBUTE_NAME and entry.wire == wire.BYTES:
+            name = bytes(data[entry.start : entry.end])
+        elif entry.number in chunks and entry.wire == wire.FIXED32:
+            count, step = run_length(data, entry, end)
+            chunks[entry.number].append(Chunk(entry.start, count, step))
+            at = entry.begin + count * step
+        elif entry.number == _ATTRIBUTE_FLOATS and entry.wire == wire.BYTES:
+            chunks[entry.number].append(Chunk(entry.start, (entry.end - entry.start) // 4, 4))
+    own = chunks[_ATTRIBUTE_FLOATS] if name == b"value_floats" else chunks[_ATTRIBUTE_FLOAT]
+    count = sum(chunk.count for chunk in own)
+    if not count or name not in (b"value_float", b"value_floats") or (name == b"value_float" and count != 1):
+        return None
+    shape = (count,) if name == b"value_floats" else ()
+    stored = StoredArray(data, where, shape, REAL[TensorProto.FLOAT], own)
+    return Tensor(data, where, frames, elem_type=TensorProto.FLOAT, shape=shape, stored=stored)
+
+
 def read_numbers(data: wire.Buffer, entry: wire.Field) -> list[int]:
     """Return the whole numbers of a field, one or packed; no more than 64 and a few."""
     if entry.wire == wire.VARINT:
@@ -240,7 +289,7 @@ def _connect(found: Tensor, told: dict[str, str], open_data: OpenData) -> None:
     except ValueError:
         raise FormatError(f"{found.where}: offset or length of its numbers is no number") from None
     found.file = open_data(told["location"], found.where)
-    found.place = (told["location"], offset)
+    found.place = (found.file.location, offset)
     size = found.num_bytes
     if length is not None and length != size:
         raise WeightsError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx
 
 from caffeinit.model.graph import Graph, attribute
@@ -9,6 +11,9 @@ from caffeinit.model.nodes import INSIDE
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import choose, masked, ratio, total, unbroadcast
 from caffeinit.ops.scaling import inverts, passes, takes_root
+
+if TYPE_CHECKING:
+    from caffeinit.scales.walk import Scales
 
 
 class Unary(OpRule):
@@ -67,7 +72,10 @@ class LeakyRelu(Unary):
 class PRelu(OpRule):
     """y = x where positive, else slope x; the slope is learned and broadcast."""
 
-    scale = passes
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """The output has x's scale; a slope that is computed has none, since what is positive knows nothing of it."""
+        scales.constraints.pin(scales.of(node.input[1]))
+        passes(self, node, scales)
 
     def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """Element by element."""

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, Operand, Shape, attribute
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ def known_ops() -> list[str]:
 
 
 def single(dys: Diffs) -> str:
-    """Return the gradient of a node's only output."""
-    assert dys[0] is not None
+    """Return the gradient of a node's first output, the only one that one flows through.
+
+    Raises:
+        GradientError: there is one of another output.
+    """
+    if dys[0] is None or any(dys[1:]):
+        raise GradientError("what it puts out beside its first output is not differentiated")
     return dys[0]

@@ -15,7 +15,7 @@ from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.nodes import INSIDE
 from caffeinit.ops.base import Diffs, OpRule, op_rule, single
-from caffeinit.ops.building import expand_like
+from caffeinit.ops.building import expand_like, unbroadcast
 
 if TYPE_CHECKING:
     from caffeinit.scales.walk import Scales
@@ -77,7 +77,7 @@ class Einsum(OpRule):
             if kept != own:
                 missing = [axis for axis, letter in enumerate(own) if letter not in known]
                 diff = expand_like(graph, graph.op("Unsqueeze", diff, missing), value)
-            diffs.append(diff)
+            diffs.append(unbroadcast(graph, diff, value))
         return diffs
 
 

@@ -91,6 +91,19 @@ class Div(Broadcast):
         return graph.op("Neg", graph.op("Mul", quotient, node.output[0])) if index else quotient
 
 
+@op_rule("Mod")
+class Mod(Broadcast):
+    """What is left of a when b is taken off as often as it fits: with fmod the rest has a's sign, else b's."""
+
+    def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
+        """See Broadcast."""
+        if not index:
+            return dy
+        a, b = node.input
+        times = graph.op("Round", graph.op("Div", graph.op("Sub", node.output[0], a), b))
+        return graph.op("Mul", dy, times)
+
+
 @op_rule("Pow")
 class Pow(Broadcast):
     """a ** b. The gradient of the exponent is 0 where a is not positive, that of a base of 0 where b is below 1."""
@@ -260,7 +273,7 @@ class Cast(OpRule):
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
-        floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+        floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
         kinds = graph.elem_type(node.input[0]), graph.elem_type(node.output[0])
         if not all(kind in floats for kind in kinds):
             return [None] * len(node.input)

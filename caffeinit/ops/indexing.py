@@ -1,4 +1,4 @@
-"""Picking and placing by index, sorting, running sums."""
+"""Picking and placing by index, sorting, running sums, and numbers in a row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
-from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, zeros_like
+from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, total, zeros_like
 from caffeinit.ops.scaling import compresses, gathers, gathers_at_tuples, scatters, scatters_anywhere, ties_axis
 
 if TYPE_CHECKING:
@@ -82,9 +82,14 @@ class GatherND(OpRule):
 
 @op_rule("ScatterElements", "Scatter")
 class ScatterElements(OpRule):
-    """y = x with elements replaced, or added to, at indices along an axis; called Scatter up to opset 10."""
+    """y = x with elements replaced, or changed by others, at indices along an axis; called Scatter up to opset 10."""
 
-    scale = scatters
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """All has one scale, unless it is multiplied: then some of y has the square of it, and some has not."""
+        if attribute(node, "reduction", "none") == "mul":
+            scales.barrier(node)
+        else:
+            scatters(self, node, scales)
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """By constant indices, which are of so many rows."""
@@ -109,9 +114,14 @@ class ScatterElements(OpRule):
 
 @op_rule("ScatterND")
 class ScatterND(OpRule):
-    """y = x with slices replaced, or added to, at tuples of indices."""
+    """y = x with slices replaced, or changed by others, at tuples of indices."""
 
-    scale = scatters_anywhere
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """All has one scale, unless it is multiplied: then some of y has the square of it, and some has not."""
+        if attribute(node, "reduction", "none") == "mul":
+            scales.barrier(node)
+        else:
+            scatters_anywhere(self, node, scales)
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
         """By constant indices, which name rows."""
@@ -234,3 +244,40 @@ class CumSum(OpRule):
         turned = 1 - attribute(node, "reverse", 0)
         exclusive = attribute(node, "exclusive", 0)
         return [graph.op("CumSum", single(dys), node.input[1], reverse=turned, exclusive=exclusive), None]
+
+
+@op_rule("OneHot")
+class OneHot(OpRule):
+    """y = the second of two values at an index along a new axis, the first elsewhere."""
+
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """Both values have one scale, which the output gets; indices and the extent, which may be real, have none."""
+        for value in node.input[:2]:
+            scales.constraints.pin(scales.of(value))
+        labels = scales.collapse(node.input[2], [0])
+        scales.put(node.output[0], scales.wide(labels, node.output[0]))
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """Each value gets the sum of dy where it stands."""
+        indices, depth, values = node.input
+        dy, axis = single(dys), attribute(node, "axis", -1)
+        hot = graph.op("OneHot", indices, depth, np.asarray([0, 1], np.float32), axis=axis)
+        graph.set_shape(hot, graph.shape(dy))
+        shares = (graph.op("Mul", dy, share) for share in (graph.op("Sub", 1.0, hot), hot))
+        axes = range(len(graph.shape(dy)))
+        sums = [to_shape(graph, total(graph, share, axes), [1]) for share in shares]
+        return [None, None, like(graph, graph.op("Concat", *sums, axis=0), values)]
+
+
+@op_rule("Range")
+class Range(OpRule):
+    """y = start, start + step and so on, below a limit, which tells how many numbers there are: nothing passes."""
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """The start gets the sum of dy, the step that of dy times how many steps led there."""
+        dy = single(dys)
+        count = graph.op("Squeeze", graph.op("Shape", dy), [0])
+        steps = graph.mask(graph.op("Range", np.asarray(0), count, np.asarray(1)))
+        sums = (total(graph, value, [0], keepdims=False) for value in (dy, graph.op("Mul", dy, steps)))
+        d_start, d_step = (like(graph, s, i) for s, i in zip(sums, (node.input[0], node.input[2]), strict=True))
+        return [d_start, None, d_step]

@@ -11,7 +11,6 @@ from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
 from caffeinit.ops.building import along_axis, constant_of
-from caffeinit.ops.scaling import pools
 from caffeinit.ops.shape import rest_none
 
 if TYPE_CHECKING:
@@ -27,12 +26,13 @@ class Resize(OpRule):
     def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
         """Pass the scale of each channel on, unless a region is cut out beyond x, where another number than 0 stands."""
         if attribute(node, "coordinate_transformation_mode", "half_pixel") != _REGION:
-            pools(self, node, scales)
+            rank, moved = len(scales.graph.shape(node.output[0])), _moved_axes(node, scales.graph)
+            scales.put(node.output[0], scales.collapse(node.input[0], [*moved, *range(2, rank)]))
         elif attribute(node, "extrapolation_value", 0.0):
             scales.barrier(node)
         else:
             rank = len(scales.graph.shape(node.output[0]))
-            mixed = range(2 if _keeps_channels(node, scales.graph) else 1, rank)
+            mixed = [a for a in range(rank) if a > 1 or not _keeps(node, scales.graph, a)]
             scales.put(node.output[0], scales.collapse(node.input[0], mixed))
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
@@ -68,19 +68,37 @@ def resize_matrices(node: onnx.NodeProto, graph: Graph) -> dict[int, np.ndarray]
     return {
         axis: axis_matrix(node, mode, a, b, float(scales[axis]))
         for axis, (a, b) in enumerate(zip(old, new, strict=True))
-        if axis > 0 and (a != b or scales[axis] != 1)
+        if a != b or scales[axis] != 1
     }
 
 
-def _keeps_channels(node: onnx.NodeProto, graph: Graph) -> bool:
-    """Tell whether the region that is cut out has all channels, and as many come out."""
+def _moved_axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
+    """Return the axes along which places move, which a factor may do that leaves the extent."""
+    old, new = graph.shape(node.input[0]), graph.shape(node.output[0])
+    axes = _axes(node, graph)
+    factors = [0.0] * len(axes)
+    if len(node.input) > 2 and node.input[2]:
+        known = constant_of(graph, node.input[2])
+        factors = factors if known is None else known.tolist()
+    elif attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch":
+        factors = [1.0] * len(axes)  # extents are all that is given
+    moved = {axis for axis, factor in zip(axes, factors, strict=False) if factor != 1}
+    return [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if a != b or axis in moved]
+
+
+def _axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
+    """Return the axes that a node's settings are of."""
     rank = len(graph.shape(node.input[0]))
-    axes = [a % rank for a in attribute(node, "axes", range(rank))]
-    region = constant_of(graph, node.input[1])
-    if graph.shape(node.input[0])[1] != graph.shape(node.output[0])[1] or region is None:
+    return [a % rank for a in attribute(node, "axes", range(rank))]
+
+
+def _keeps(node: onnx.NodeProto, graph: Graph, axis: int) -> bool:
+    """Tell whether the region that is cut out has all places along an axis, and as many come out."""
+    axes, region = _axes(node, graph), constant_of(graph, node.input[1])
+    if graph.shape(node.input[0])[axis] != graph.shape(node.output[0])[axis] or region is None:
         return False
     bounds = region.reshape(2, len(axes))
-    return 1 not in axes or bounds[:, axes.index(1)].tolist() == [0, 1]
+    return axis not in axes or bounds[:, axes.index(axis)].tolist() == [0, 1]
 
 
 def axis_matrix(node: onnx.NodeProto, mode: str, old: int, new: int, scale: float) -> np.ndarray:

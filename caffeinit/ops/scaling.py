@@ -268,7 +268,7 @@ def moves_blocks(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """Channels moved into blocks of places, or back."""
     block, mode = attribute(node, "blocksize"), attribute(node, "mode", "DCR")
     _, c, h, w = scales.graph.shape(node.input[0])
-    labels = scales.full(node.input[0], [1, 2, 3])[:1]
+    labels = np.broadcast_to(scales.collapse(node.input[0], [0]), (1, c, h, w))
     if node.op_type == "SpaceToDepth":
         parts = labels.reshape(c, h // block, block, w // block, block).transpose(2, 4, 0, 1, 3)
         moved = parts.reshape(1, c * block**2, h // block, w // block)

@@ -6,12 +6,17 @@ not differentiated, and a gradient asked through them is refused with the reason
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx
 
 from caffeinit.model.graph import Graph
 from caffeinit.ops.activation import AlongAxis
 from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
+
+if TYPE_CHECKING:
+    from caffeinit.scales.walk import Scales
 
 
 class Flat(OpRule):
@@ -22,7 +27,7 @@ class Flat(OpRule):
         return [None] * len(node.input)
 
 
-@op_rule("Ceil", "Floor", "Mod", "NonMaxSuppression", "Round")
+@op_rule("Ceil", "Floor", "NonMaxSuppression", "Round")
 class Steps(Flat):
     """Steps at places that no scale moves."""
 
@@ -50,7 +55,7 @@ class Hardmax(AlongAxis, Flat):
     gradient = Flat.gradient
 
 
-@op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor")
+@op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "Or", "Shape", "Sign", "Size", "Xor")
 class Scaleless(Flat):
     """Does not change when its inputs are scaled."""
 
@@ -75,9 +80,12 @@ class Constant(Flat):
 
 @op_rule("MaxRoiPool", "RoiAlign")
 class Regions(OpRule):
-    """Pools regions that the net itself chooses."""
+    """Pools regions that the net itself chooses, of any of the pictures."""
 
-    scale = pools_regions
+    def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
+        """Each channel has one scale in all pictures."""
+        pools_regions(self, node, scales)
+        scales.put(node.output[0], scales.collapse(node.output[0], [0]))
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Up to opset 15 RoiAlign did not move places by half a pixel."""

@@ -35,7 +35,7 @@ CASES = [
     ("measure net.prototxt net.caffemodel --images pictures --temp-dir .", "--temp-dir is for --memory-limit"),
     ("measure net.prototxt net.caffemodel --images pictures --allow-tf32 --device cpu", "--allow-tf32 is for GPUs"),
     ("measure net.prototxt net.caffemodel --images pictures --draft --resize none", "--resize none is to leave"),
-    ("rescale net.prototxt net.caffemodel --images pictures --seed 0", "--seed is for drawing"),
+    ("rescale net.prototxt net.caffemodel --images pictures --seed 0", "--seed is for drawing weights"),
     ("rescale net.prototxt net.caffemodel --images pictures --mode fp16 --seed 1", "--mode normalize can"),
     ("measure net.prototxt net.caffemodel --images pictures --rate-batches 0 --seed 1", "--seed is for the noise"),
     ("inspect net.prototxt net.caffemodel --channels rgb", "--channels is for --filters"),

@@ -87,16 +87,32 @@ def test_large_arrays_are_read_where_they_lie(tmp_path):
     np.testing.assert_array_equal(load(path).params["large"][0] * 2, net.params["large"][0])
 
 
-def relocated(path, location):
+def relocated(path, location, only=""):
     model = onnx.load(path, load_external_data=False)
-    for t in model.graph.initializer:
+    for t in (t for t in model.graph.initializer if only in t.name):
         for entry in t.external_data:
             if entry.key == "location":
                 entry.value = location
     onnx.save(model, path)
 
 
+@pytest.mark.parametrize("other", ["./net.onnx.data", "sub/../net.onnx.data", "sub/.././net.onnx.data"])
+def test_a_file_may_go_under_several_names(other, tmp_path):
+    path, out = save(tmp_path / "a"), tmp_path / "b" / "out.onnx"
+    (tmp_path / "a" / "sub").mkdir()
+    out.parent.mkdir()
+    relocated(path, other, only="conv2.weight")
+    net = load(path)
+    caffeinit.rescale(net, batch(8), mode="equalize")
+    for target, name in ((out, "net.onnx.data"), (tmp_path / "a" / "out.onnx", "out.onnx.data")):
+        net.save(target)
+        assert (target.parent / name).stat().st_size == (tmp_path / "a" / "net.onnx.data").stat().st_size
+        assert_same_function(path, target, "x", batch())
+    assert sorted(p.name for p in out.parent.iterdir()) == ["net.onnx.data", "out.onnx"]
+
+
 ESCAPES = ["../net.onnx.data", "/etc/hostname", "sub/../../x", "..\\net.onnx.data", "", "link/hostname", "a\0b"]
+ESCAPES += ["link/../net.onnx.data"]  # where the link leads is not where it stands
 
 
 @pytest.mark.parametrize("location", ESCAPES)

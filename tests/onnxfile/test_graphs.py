@@ -88,6 +88,7 @@ def test_operators_that_nobody_has_are_left_out_and_hold_what_they_read(tmp_path
     before = net.forward({"x": batch()}, ["conv2"])["conv2"]
     result = caffeinit.rescale(net, batch(8))
     assert {u.name: bool(u.done) for u in result.units} == {"conv1.weight": True, "conv2.weight": True}
+    assert 'its output is held: node "fancy_3" (Fancy), which cannot run' in result.units[1].done
     np.testing.assert_allclose(
         net.forward({"x": batch()}, ["conv2"])["conv2"], before, atol=1e-5 * np.abs(before).max()
     )

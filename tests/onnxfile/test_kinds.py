@@ -6,6 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import caffeinit
+from caffeinit.onnxfile.tensors import read_list
+from caffeinit.storage import wire
 from tests.onnxfile.test_files import assert_same_function, load
 
 OPSET = 17
@@ -147,6 +149,31 @@ def test_constant_nodes_are_weights(tmp_path):
     assert done["conv1.weight"] == "equalized"
     assert path.stat().st_size == out.stat().st_size
     assert_same_function(path, out, "x", batch())
+
+
+def test_lists_of_numbers_are_weights(tmp_path):
+    b = Maker()
+    b.array("w1", 5, 3, 3, 3)
+    b.array("w2", 4, 5, 1, 1)
+    b.op("Constant", out="b1", value_floats=b.rng.standard_normal(5).tolist())
+    b.op("Constant", out="half", value_float=0.5)
+    b.op("Conv", b.op("Mul", b.op("Conv", "x", "w1", "b1", out="c"), "half", out="m"), "w2", out="y")
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    done, _ = rescaled(path, out)
+    assert "equalized" in done["w1"]
+    before, after = (onnx.load(p).graph.node for p in (path, out))
+    assert before[0].attribute[0].floats != after[0].attribute[0].floats
+    assert path.stat().st_size == out.stat().st_size
+    assert_same_function(path, out, "x", batch())
+
+
+def test_lists_are_read_as_any_writer_puts_them():
+    numbers = np.float32([0.5, -2, 3])
+    name = wire.encode_bytes(1, b"value_floats")
+    apart = b"".join(wire.encode_varint(7 << 3 | wire.FIXED32) + n.tobytes() for n in numbers)
+    for content in (name + apart, apart + name, name + wire.encode_bytes(7, numbers.tobytes())):
+        found = read_list(content, [wire.Field(5, wire.BYTES, 0, 0, len(content), 0)], "", wire.Budget())
+        np.testing.assert_array_equal(found.array(), numbers)
 
 
 def test_weights_are_followed_through_views_and_used_twice(tmp_path):

@@ -128,7 +128,8 @@ def feeds_for(row: Case, built: Built, forward: ReferenceEvaluator, extra: int) 
     feeds = {n: built.graph.initializers[n] for n in built.wrt if n in built.graph.initializers}
     for i, operand in enumerate(row.operands):
         if isinstance(operand, Operand) and operand.moves:
-            feeds[f"x{i}"] = _draw(rng, operand, (operand.shape[0] + extra, *operand.shape[1:]))
+            rows = [n + extra for n in operand.shape[:1]]  # none of a single number
+            feeds[f"x{i}"] = _draw(rng, operand, (*rows, *operand.shape[1:]))
     for top, value in zip(built.tops, evaluate(forward, built.tops, feeds), strict=True):
         feeds[f"d{top}"] = rng.standard_normal(value.shape).astype(np.float32)
     return feeds
@@ -233,8 +234,12 @@ def check_forward(row: Case) -> None:
         np.testing.assert_allclose(single[name], wanted, rtol=0, atol=1e-5 * scale)  # single precision
 
 
-def check_scale(row: Case) -> int:
-    """Scale a row's operands as its rule allows, hold the results against what the rule says; return what was free."""
+def check_scale(row: Case, by_row: bool = False) -> int:
+    """Scale a row's operands as its rule allows, hold the results against what the rule says; return what was free.
+
+    Args:
+        by_row: factors vary along axis 0, too, as where a Transpose has brought channels there.
+    """
     skip_newer(row)
     graph, wrt, results = forward_graph(row)
     params = [w for w in wrt if w in graph.initializers]
@@ -242,7 +247,8 @@ def check_scale(row: Case) -> int:
     learned = [p for p in params if p not in moving]
     scales = Scales(graph, learned)
     for name in moving:
-        scales.values[name] = scales.constraints.fresh((1, *graph.shape(name)[1:]))
+        shape = graph.shape(name)
+        scales.values[name] = scales.constraints.fresh(shape if by_row or not shape else (1, *shape[1:]))
     for node in graph.nodes:
         if any(i in scales.values for i in node.input):
             scales.visit(node)

@@ -270,7 +270,7 @@ def test_runs_of_several_rows_count_once_wherever_they_are_counted():
     arrays = {"data": rng.standard_normal((12, 3, 8, 8)), "state": rng.standard_normal((4, 5))}
     images = read_images(net.inputs, {n: a.astype(np.float32) for n, a in arrays.items()}, whole_batches=True)
     found = caffeinit.compare(net, net, images)
-    assert "2 of 2 runs, with as many rows for each as the net spells out: data 6, state 2" in images.describe()
+    assert "2 of 2 runs of the net, which spells out how many rows each takes: data 6, state 2" in images.describe()
     assert (found.num_images, images.num_images, as_calibration(list(images), net.inputs).num_images) == (2, 2, 2)
     assert (found.outputs[0].changed, found.outputs[0].rows) == (0, 4)
     assert caffeinit.measure(net, images, rate_batches=1).num_rate_images == 1
