@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
+from onnx.shape_inference import InferenceError
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
@@ -20,6 +21,7 @@ from caffeinit.errors import FormatError
 from caffeinit.images.preprocess import is_one_picture
 from caffeinit.model.nodes import check_made_once, nodes_within, operator_of
 from caffeinit.model.places import Places, find_places, is_squashed
+from caffeinit.model.readable import NUMBERS, in_its_place, innermost_type, told_by
 from caffeinit.storage.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
@@ -50,7 +52,8 @@ class OnnxFunction:
     Attributes:
         label: how messages name it.
         inputs: input -> its axes; None where the file leaves one open.
-        outputs: as the file declares them.
+        outputs: as the file declares them, but for those that are no numbers: what they are made of stands for them.
+        replaced: those -> what stands for them, in words.
         rows: pictures that it takes at a time; 1 where it takes any number.
     """
 
@@ -79,7 +82,8 @@ class OnnxFunction:
         self.inputs = {v.name: [1, *axes] if is_one_picture(axes := _axes(v)) else axes for v in fed}
         self._alone = {v.name for v in fed if is_one_picture(_axes(v))}
         self._types = {v.name: v.type.tensor_type.elem_type for v in fed}
-        self.outputs = [v.name for v in graph.output]
+        self._kinds = _kinds(self._model)
+        self.outputs, self.replaced = self._readable_outputs()
         self.rows = next((axes[0] for axes in self.inputs.values() if axes and axes[0]), 1)
 
     def values(self, given: Collection[str]) -> list[str]:
@@ -91,7 +95,22 @@ class OnnxFunction:
                 unknown.update(node.output)
             elif any(i in moving for i in node.input):
                 moving.update(dict.fromkeys(o for o in node.output if o))
-        return [value for value in moving if value not in given]
+        return [value for value in moving if value not in given and self._is_readable(value)]
+
+    def _is_readable(self, value: str) -> bool:
+        return self._type(value) in {*NUMBERS, TensorProto.UNDEFINED}
+
+    def _type(self, value: str) -> int:
+        return innermost_type(self._kinds.get(value, onnx.TypeProto()))
+
+    def _readable_outputs(self) -> tuple[list[str], dict[str, str]]:
+        """Return the outputs, others in place of those that are no numbers, and what stands for which of these."""
+        names = [v.name for v in self._model.graph.output]
+        known, made = {*self.values(self.inputs)}, self._producers()
+        told = {n: told_by(n, made.get, known.__contains__) for n in names if not self._is_readable(n)}
+        kept = [value for name in names for value in told.get(name, [name])]
+        words = {n: in_its_place(n, self._type(n), by) for n, by in told.items()}
+        return list(dict.fromkeys(kept)), words
 
     def judged(self, output: str) -> list[str]:
         """Return nothing: a file does not tell which of its values an output judges."""
@@ -230,6 +249,25 @@ def _part(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     part.graph.input.extend(v for v in model.graph.input if v.name in wanted)
     part.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in values)
     return part
+
+
+def _kinds(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Return the types of a model's values, as far as the model tells them or they follow from it."""
+    graph = model.graph
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    bare.graph.node.extend(graph.node)
+    stored = [(a.name, a.data_type) for a in graph.initializer]
+    stored += [(a.values.name, a.values.data_type) for a in graph.sparse_initializer]
+    listed = {v.name for v in graph.input}
+    bare.graph.input.extend(graph.input)
+    bare.graph.input.extend(helper.make_tensor_value_info(n, kind, None) for n, kind in stored if n not in listed)
+    bare.graph.output.extend(graph.output)
+    bare.graph.value_info.extend(graph.value_info)
+    try:
+        found = onnx.shape_inference.infer_shapes(bare).graph
+    except (InferenceError, ValueError, RuntimeError):  # onnxruntime will say what does not go together
+        found = bare.graph
+    return {v.name: v.type for v in (*found.input, *found.value_info, *found.output)}
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[int | None]:

@@ -31,6 +31,7 @@ from caffeinit.model.inference import IR_VERSION
 from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
 from caffeinit.model.opsets import raised
+from caffeinit.model.readable import NUMBERS, in_its_place, told_by
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
 from caffeinit.onnxfile.plain import Plain
@@ -44,12 +45,17 @@ _CHOOSING = ("Compress", "NonMaxSuppression", "NonZero", "Unique")  # put out as
 
 @dataclass
 class Built:
-    """A graph, what it was built from and could not be taken into it, and which nodes no output depends on."""
+    """A graph, what it was built from and could not be taken into it, and which nodes no output depends on.
+
+    Attributes:
+        replaced: outputs that are no numbers -> what stands for them among the graph's, in words.
+    """
 
     graph: Graph
     plain: Plain
     skipped: list[Skipped] = field(default_factory=list)
     idle: list[onnx.NodeProto] = field(default_factory=list)
+    replaced: dict[str, str] = field(default_factory=dict)
 
 
 def build_graph(plain: Plain, shapes: Mapping[str, Shape]) -> Built:
@@ -119,8 +125,9 @@ class _Builder:
             raise CaffeinitError(f"{self.plain.where}: shapes in it do not go together: {_line(error)}") from None
         _check_made(graph, self.plain.where)
         settle_types(graph, self.plain.where)
-        graph.outputs = self._outputs(graph)
-        return Built(graph, self.plain, self.skipped, self.idle)
+        built = Built(graph, self.plain, self.skipped, self.idle)
+        graph.outputs = self._outputs(graph, built.replaced)
+        return built
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         kind = value.type.tensor_type.elem_type
@@ -202,15 +209,24 @@ class _Builder:
                 )
         return ""
 
-    def _outputs(self, graph: Graph) -> list[str]:
-        """Return what the net puts out as far as it can be computed, and what goes into operators that cannot run."""
-        made = [v.name for v in self.plain.graph.output if graph.producer(v.name) is not None]
-        wanted = [name for name in made if graph.is_typed(name)]
-        whole = [name for name in made if name not in wanted]
-        # A sequence or map cannot be looked at; what it is made of can.
-        wanted += [i for name in whole if (node := graph.producer(name)) is not None for i in node.input]
-        moving = graph.moving_values()
-        return [n for n in dict.fromkeys([*wanted, *self.handed]) if graph.producer(n) is not None and n in moving]
+    def _outputs(self, graph: Graph, replaced: dict[str, str]) -> list[str]:
+        """Return what the net puts out as far as it can be computed, and what goes into operators that cannot run.
+
+        Args:
+            replaced: gets the outputs that are no numbers -> what stands for them, in words.
+        """
+        moving = graph.moving_values() - {*graph.inputs}
+
+        def is_readable(value: str) -> bool:
+            return value in moving and graph.is_typed(value) and graph.elem_type(value) in NUMBERS
+
+        wanted = [v.name for v in self.plain.graph.output if v.name in moving]
+        unlike = [name for name in wanted if not is_readable(name)]
+        # Words, sequences and maps are not looked at; what they are made of is.
+        told = {name: told_by(name, graph.producer, is_readable) for name in unlike}
+        replaced |= {n: in_its_place(n, graph.elem_type(n), by) for n, by in told.items() if graph.is_typed(n)}
+        wanted = [*(n for n in wanted if n not in told), *(value for by in told.values() for value in by)]
+        return [n for n in dict.fromkeys([*wanted, *self.handed]) if n in moving]
 
 
 def _is_idle_cast(node: onnx.NodeProto, graph: Graph) -> bool:
