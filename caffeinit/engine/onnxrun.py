@@ -19,7 +19,7 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.errors import FormatError
 from caffeinit.images.preprocess import is_one_picture
-from caffeinit.model.nodes import check_made_once, nodes_within, operator_of
+from caffeinit.model.nodes import check_made_once, check_names, nodes_within, operator_of
 from caffeinit.model.places import Places, find_places, is_squashed
 from caffeinit.model.readable import NUMBERS, in_its_place, innermost_type, told_by
 from caffeinit.storage.files import check_regular_file
@@ -76,6 +76,7 @@ class OnnxFunction:
         graph = self._model.graph
         if not graph.node:
             raise FormatError(f"{self.label}: is no ONNX model: it holds no graph of any nodes")
+        check_names(self._model, self.label)
         stored = {a.name for a in graph.initializer} | {a.values.name for a in graph.sparse_initializer}
         check_made_once(graph, stored, self.label)
         fed = [v for v in graph.input if v.name not in stored]
