@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from caffeinit.model.network import Skipped
 from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
 from caffeinit.model.opsets import raised
 from caffeinit.model.readable import NUMBERS, in_its_place, told_by
+from caffeinit.model.sizes import MOST_NUMBERS
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
 from caffeinit.onnxfile.plain import Plain
@@ -249,6 +251,7 @@ def settle_types(graph: Graph, where: str) -> None:
             raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, _line(error))}") from None
         if why := misfit(node, graph):
             raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, why)}")
+        _check_sizes(node, graph, where)
     if not unknown:
         return
     rng = np.random.default_rng(0)
@@ -259,6 +262,15 @@ def settle_types(graph: Graph, where: str) -> None:
         if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
             shape = (-1,) * array.ndim if name in chosen else array.shape
             graph.set_shape(name, shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _check_sizes(node: onnx.NodeProto, graph: Graph, where: str) -> None:
+    """Refuse a node whose damaged settings ask for values of any size: nothing behind it could be worked out."""
+    for shape in (graph.shape(o) for o in node.output if o and graph.is_typed(o)):
+        if math.prod(shape) > MOST_NUMBERS:
+            raise CaffeinitError(
+                f"{where}: {node_label(node)} makes {shape}, which no memory holds; the file may be damaged"
+            )
 
 
 def _chosen(graph: Graph) -> set[str]:
