@@ -82,6 +82,12 @@ def _is_foreign(node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
     return bool(domain) or not onnx.defs.has(node.op_type, versions[""], domain)
 
 
+def _checked_at(node: onnx.NodeProto, opset: int) -> int:
+    """Return the opset whose form a node is held against: a later one where ONNX has withdrawn the operator for a while."""
+    later = range(opset, onnx.defs.onnx_opset_version() + 1)
+    return next((v for v in later if not onnx.defs.get_schema(node.op_type, v, "").deprecated), opset)
+
+
 def _is_of_today(node: onnx.NodeProto, opset: int) -> bool:
     """Tell whether a node of a subgraph means in our graph's opset what it does in its own: it is run as it stands."""
     if opset >= OPSET or node.domain or not onnx.defs.has(node.op_type, opset, ""):
@@ -186,7 +192,7 @@ class _Builder:
         if _is_foreign(node, self.plain.versions) or any(True for _ in subgraphs(node)):
             return
         context = onnx.checker.C.CheckerContext()
-        context.ir_version, context.opset_imports = IR_VERSION, {"": self.graph.opset}
+        context.ir_version, context.opset_imports = IR_VERSION, {"": _checked_at(node, self.graph.opset)}
         try:
             onnx.checker.check_node(node, context)
         except (ValidationError, UnicodeDecodeError) as error:
