@@ -17,6 +17,7 @@ from onnx.shape_inference import InferenceError
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
+from caffeinit.engine.kernels import has_kernel
 from caffeinit.errors import FormatError
 from caffeinit.images.preprocess import is_one_picture
 from caffeinit.model.nodes import check_made_once, check_names, nodes_within, operator_of
@@ -144,7 +145,12 @@ class OnnxFunction:
         rare = "onnxruntime lacks its operators for its types"
         if TensorProto.BFLOAT16 in self._types.values():
             return rare  # numpy has no such arrays to feed
+        versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+        lacking = [n for n in model.graph.node if not has_kernel(n, versions, [self._type(i) for i in n.input])]
         types = {*self._types.values(), *(a.data_type for a in model.graph.initializer)}
+        if lacking and _RARE.isdisjoint(types):
+            names = ", ".join(dict.fromkeys(map(operator_of, lacking)))
+            return f"onnxruntime cannot run {names} of opset {versions['']}"
         if _RARE.isdisjoint(types) and not any(map(_domain, nodes)):
             return ""
         try:

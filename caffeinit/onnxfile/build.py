@@ -5,7 +5,8 @@
 - Inputs that take one picture without an axis for it have one here.
 - Nodes with subgraphs are calls of functions (`calls`); functions of the model are inlined.
 - Nodes that no output depends on are left out: what they read is free of them.
-- An operator that onnxruntime does not have is left out with all that follows from it; what it reads counts as an output.
+- An operator that onnxruntime does not have, or not at this opset or for these types, is left out with all that follows
+  from it; what it reads counts as an output.
 - Types that onnx cannot infer, behind operators of other domains and subgraphs, are found by a run. One run does not tell
   how many entries others have where the data choose.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,7 @@ from onnx import TensorProto, helper
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
+from caffeinit.engine.kernels import without_kernel
 from caffeinit.engine.onnxrun import known_operators
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
@@ -30,7 +32,7 @@ from caffeinit.model.folding import known_value
 from caffeinit.model.graph import OPSET, Graph, Shape, attribute
 from caffeinit.model.inference import IR_VERSION
 from caffeinit.model.network import Skipped
-from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
+from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, operator_of, subgraphs
 from caffeinit.model.opsets import raised
 from caffeinit.model.readable import NUMBERS, in_its_place, told_by
 from caffeinit.model.sizes import MOST_NUMBERS
@@ -105,10 +107,13 @@ def _is_of_today(node: onnx.NodeProto, opset: int) -> bool:
 
 
 class _Builder:
-    def __init__(self, plain: Plain, shapes: Mapping[str, Shape], foreign: bool) -> None:
+    def __init__(
+        self, plain: Plain, shapes: Mapping[str, Shape], foreign: bool, lacking: frozenset[str] = frozenset()
+    ) -> None:
         self.plain = plain
         self.shapes = shapes
         self.foreign = foreign  # whether operators of other domains are run
+        self.lacking = lacking  # what nodes make that onnxruntime has no code for
         self.graph = Graph(plain.versions[""])
         self.graph.domains = {d: v for d, v in plain.versions.items() if d}
         self.named = {*plain.arrays, *(o for node in plain.graph.node for o in node.output)}
@@ -132,7 +137,10 @@ class _Builder:
         except (InferenceError, ValidationError) as error:
             raise CaffeinitError(f"{self.plain.where}: shapes in it do not go together: {_line(error)}") from None
         _check_made(graph, self.plain.where)
-        settle_types(graph, self.plain.where)
+        unknown = _infer_types(graph, self.plain.where)
+        if lacking := {o for node in without_kernel(graph) for o in node.output if o}:
+            return _Builder(self.plain, self.shapes, self.foreign, self.lacking | lacking).build()
+        _find_types(graph, unknown)
         built = Built(graph, self.plain, self.skipped, self.idle)
         graph.outputs = self._outputs(graph, built.replaced)
         return built
@@ -204,8 +212,11 @@ class _Builder:
 
     def _obstacle(self, node: onnx.NodeProto) -> str:
         """Return why a node cannot be run; empty if it can."""
+        if any(o in self.lacking for o in node.output):
+            version = self.plain.versions.get(node.domain, 1)
+            return f"onnxruntime cannot run its operator {operator_of(node)} of opset {version}"
         for inner in nodes_within(node):
-            name = f"{inner.domain}.{inner.op_type}" if inner.domain else inner.op_type
+            name = operator_of(inner)
             if _is_foreign(inner, self.plain.versions) and (inner.domain, inner.op_type) not in known_operators():
                 return f"onnxruntime does not have its operator {name}"
             if inner.domain and not self.foreign and _is_foreign(inner, self.plain.versions):
@@ -249,6 +260,11 @@ def settle_types(graph: Graph, where: str) -> None:
     Raises:
         CaffeinitError: a node does not fit what it reads, or onnxruntime cannot run it.
     """
+    _find_types(graph, _infer_types(graph, where))
+
+
+def _infer_types(graph: Graph, where: str) -> list[str]:
+    """Return the values whose types onnx cannot infer."""
     unknown: list[str] = []
     for node in graph.nodes:
         try:
@@ -258,6 +274,11 @@ def settle_types(graph: Graph, where: str) -> None:
         if why := misfit(node, graph):
             raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, why)}")
         _check_sizes(node, graph, where)
+    return unknown
+
+
+def _find_types(graph: Graph, unknown: Sequence[str]) -> None:
+    """Find the types of values by a run."""
     if not unknown:
         return
     rng = np.random.default_rng(0)
