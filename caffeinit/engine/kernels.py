@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
+from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere
 from caffeinit.model.graph import Graph
 from caffeinit.model.inference import IR_VERSION
@@ -52,7 +53,7 @@ def _starts(node: bytes, inputs: tuple[tuple[str, int], ...], versions: tuple[tu
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        Device().start(model.SerializeToString(), options)
     except NotImplementedThere:
         return False
     except ORT_ERRORS:

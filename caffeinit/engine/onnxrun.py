@@ -40,7 +40,7 @@ class OnnxFile:
     """An ONNX file in a session of its own."""
 
     def __init__(self, path: str | PathLike[str], threads: int = 0) -> None:
-        self._session = ort.InferenceSession(fspath(path), _options(threads), providers=["CPUExecutionProvider"])
+        self._session = Device().start(fspath(path), _options(threads))
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """Return output -> array."""
