@@ -25,6 +25,8 @@ from caffeinit.engine.failures import ORT_ERRORS
 from caffeinit.errors import OptionError
 
 CUDA = "CUDAExecutionProvider"
+# It takes a Transpose out that a product reads, although it is an output, too; the session cannot be set up then.
+_FAULTY = ["GemmTransposeFusion"]
 _DEFAULT_SEVERITY = 2  # onnxruntime's own, warnings; it cannot be asked for the one in force
 
 
@@ -56,12 +58,13 @@ class Device:
         """Return onnxruntime's execution providers, what the first cannot run is left to the next."""
         return ["CPUExecutionProvider"] if self.is_cpu else [(CUDA, self._options()), "CPUExecutionProvider"]
 
-    def start(self, model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-        """Return onnxruntime's session for a serialised model."""
-        if self.is_cpu:
-            return ort.InferenceSession(model, options, providers=self.providers())
+    def start(self, model: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
+        """Return onnxruntime's session for a serialised model, or for a file."""
+        chosen = {"providers": self.providers(), "disabled_optimizers": _FAULTY}
+        if self.is_cpu:  # else it prints that it tries once more, on the CPU as before
+            return ort.InferenceSession(model, options, enable_fallback=0, **chosen)
         with _silence():  # since 1.30 it warns of each session on a GPU that no plugin gave it
-            return ort.InferenceSession(model, options, providers=self.providers())
+            return ort.InferenceSession(model, options, **chosen)
 
     def _options(self) -> dict[str, str]:
         return {

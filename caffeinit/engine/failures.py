@@ -14,6 +14,7 @@ _state = ort.capi.onnxruntime_pybind11_state
 NotImplementedThere = _state.NotImplemented
 ORT_ERRORS = (
     RuntimeError,
+    UnicodeDecodeError,  # what it says of a damaged file has bytes of it that are no text
     _state.Fail,
     _state.InvalidArgument,
     _state.InvalidGraph,

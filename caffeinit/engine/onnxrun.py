@@ -13,13 +13,16 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
+from onnx.shape_inference import InferenceError
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
+from caffeinit.engine.kernels import has_kernel
 from caffeinit.errors import FormatError
 from caffeinit.images.preprocess import is_one_picture
-from caffeinit.model.nodes import check_made_once, nodes_within, operator_of
+from caffeinit.model.nodes import check_made_once, check_names, nodes_within, operator_of
 from caffeinit.model.places import Places, find_places, is_squashed
+from caffeinit.model.readable import NUMBERS, in_its_place, innermost_type, told_by
 from caffeinit.storage.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
@@ -37,7 +40,7 @@ class OnnxFile:
     """An ONNX file in a session of its own."""
 
     def __init__(self, path: str | PathLike[str], threads: int = 0) -> None:
-        self._session = ort.InferenceSession(fspath(path), _options(threads), providers=["CPUExecutionProvider"])
+        self._session = Device().start(fspath(path), _options(threads))
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """Return output -> array."""
@@ -50,7 +53,8 @@ class OnnxFunction:
     Attributes:
         label: how messages name it.
         inputs: input -> its axes; None where the file leaves one open.
-        outputs: as the file declares them.
+        outputs: as the file declares them, but for those that are no numbers: what they are made of stands for them.
+        replaced: those -> what stands for them, in words.
         rows: pictures that it takes at a time; 1 where it takes any number.
     """
 
@@ -73,13 +77,15 @@ class OnnxFunction:
         graph = self._model.graph
         if not graph.node:
             raise FormatError(f"{self.label}: is no ONNX model: it holds no graph of any nodes")
+        check_names(self._model, self.label)
         stored = {a.name for a in graph.initializer} | {a.values.name for a in graph.sparse_initializer}
         check_made_once(graph, stored, self.label)
         fed = [v for v in graph.input if v.name not in stored]
         self.inputs = {v.name: [1, *axes] if is_one_picture(axes := _axes(v)) else axes for v in fed}
         self._alone = {v.name for v in fed if is_one_picture(_axes(v))}
         self._types = {v.name: v.type.tensor_type.elem_type for v in fed}
-        self.outputs = [v.name for v in graph.output]
+        self._kinds = _kinds(self._model)
+        self.outputs, self.replaced = self._readable_outputs()
         self.rows = next((axes[0] for axes in self.inputs.values() if axes and axes[0]), 1)
 
     def values(self, given: Collection[str]) -> list[str]:
@@ -91,7 +97,22 @@ class OnnxFunction:
                 unknown.update(node.output)
             elif any(i in moving for i in node.input):
                 moving.update(dict.fromkeys(o for o in node.output if o))
-        return [value for value in moving if value not in given]
+        return [value for value in moving if value not in given and self._is_readable(value)]
+
+    def _is_readable(self, value: str) -> bool:
+        return self._type(value) in {*NUMBERS, TensorProto.UNDEFINED}
+
+    def _type(self, value: str) -> int:
+        return innermost_type(self._kinds.get(value, onnx.TypeProto()))
+
+    def _readable_outputs(self) -> tuple[list[str], dict[str, str]]:
+        """Return the outputs, others in place of those that are no numbers, and what stands for which of these."""
+        names = [v.name for v in self._model.graph.output]
+        known, made = {*self.values(self.inputs)}, self._producers()
+        told = {n: told_by(n, made.get, known.__contains__) for n in names if not self._is_readable(n)}
+        kept = [value for name in names for value in told.get(name, [name])]
+        words = {n: in_its_place(n, self._type(n), by) for n, by in told.items()}
+        return list(dict.fromkeys(kept)), words
 
     def fixed(self) -> list[str]:
         """Return the outputs that are computed and that no input influences."""
@@ -129,7 +150,12 @@ class OnnxFunction:
         rare = "onnxruntime lacks its operators for its types"
         if TensorProto.BFLOAT16 in self._types.values():
             return rare  # numpy has no such arrays to feed
+        versions = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+        lacking = [n for n in model.graph.node if not has_kernel(n, versions, [self._type(i) for i in n.input])]
         types = {*self._types.values(), *(a.data_type for a in model.graph.initializer)}
+        if lacking and _RARE.isdisjoint(types):
+            names = ", ".join(dict.fromkeys(map(operator_of, lacking)))
+            return f"onnxruntime cannot run {names} of opset {versions['']}"
         if _RARE.isdisjoint(types) and not any(map(_domain, nodes)):
             return ""
         try:
@@ -235,6 +261,25 @@ def _part(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     part.graph.input.extend(v for v in model.graph.input if v.name in wanted)
     part.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in values)
     return part
+
+
+def _kinds(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """Return the types of a model's values, as far as the model tells them or they follow from it."""
+    graph = model.graph
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    bare.graph.node.extend(graph.node)
+    stored = [(a.name, a.data_type) for a in graph.initializer]
+    stored += [(a.values.name, a.values.data_type) for a in graph.sparse_initializer]
+    listed = {v.name for v in graph.input}
+    bare.graph.input.extend(graph.input)
+    bare.graph.input.extend(helper.make_tensor_value_info(n, kind, None) for n, kind in stored if n not in listed)
+    bare.graph.output.extend(graph.output)
+    bare.graph.value_info.extend(graph.value_info)
+    try:
+        found = onnx.shape_inference.infer_shapes(bare).graph
+    except (InferenceError, ValueError, RuntimeError):  # onnxruntime will say what does not go together
+        found = bare.graph
+    return {v.name: v.type for v in (*found.input, *found.value_info, *found.output)}
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[int | None]:

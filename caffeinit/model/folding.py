@@ -8,6 +8,7 @@ takes to see that a node is like one before: nets that compute their padding hol
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def _fold(graph: Graph, node: onnx.NodeProto, anew: dict[str, np.ndarray | None]
             node = helper.make_node("Cast", node.input[:1], node.output, to=graph.elem_type(node.input[1]))
     except KeyError:
         return None
-    if node.op_type not in _ARITHMETIC or -1 in sizes or int(np.prod(sizes)) > LARGEST:
+    if node.op_type not in _ARITHMETIC or -1 in sizes or math.prod(sizes) > LARGEST:
         return None
     feeds = {i: _known(graph, i, anew) for i in dict.fromkeys(node.input) if i}
     if any(a is None for a in feeds.values()):

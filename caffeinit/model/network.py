@@ -141,6 +141,7 @@ class Network:
         skipped: layers that cannot run, with reasons.
         missing: arrays (layer, index) that the weights file did not hold; they are zero until they are drawn.
         unreached: arrays of layers that cannot run, so that nothing in `graph` reads them.
+        replaced: outputs of the file that are no numbers -> what stands for them among the graph's, in words.
         makers: value -> (name, type) of the layer that makes it, where the source has layers.
         place: returns what a reader knows the maker of a value by, or, for one that leaves the net, what it goes to; empty
             where there is no better name than the operator's or the value's.
@@ -156,6 +157,7 @@ class Network:
     skipped: list[Skipped] = field(default_factory=list)
     missing: list[tuple[str, int]] = field(default_factory=list)
     unreached: list[Learned] = field(default_factory=list)
+    replaced: dict[str, str] = field(default_factory=dict)
     makers: dict[str, tuple[str, str]] = field(default_factory=dict)
     place: Place = nowhere
     notes: list[str] = field(default_factory=list)

@@ -94,6 +94,42 @@ def _first_output(node: onnx.NodeProto) -> str:
     return next((o for o in node.output if o), "").partition(INSIDE)[0]
 
 
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes, those of functions and subgraphs among them."""
+    for outermost in (*model.graph.node, *(n for function in model.functions for n in function.node)):
+        yield from nodes_within(outermost)
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Yield the names of values and operators, which are bytes where they are damaged."""
+    for node in all_nodes(model):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        for graph in subgraphs(node):
+            yield from (v.name for v in (*graph.input, *graph.output, *graph.value_info))
+            yield from (t.name for t in graph.initializer)
+        yield from (entry.name for entry in node.attribute)
+    yield from (v.name for v in (*model.graph.input, *model.graph.output, *model.graph.value_info))
+    yield from (t.name for t in model.graph.initializer)
+    yield from (t.values.name for t in model.graph.sparse_initializer)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+        yield from (entry.domain for entry in function.opset_import)
+    yield from (entry.domain for entry in model.opset_import)
+    yield from (d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim)
+
+
+def check_names(model: onnx.ModelProto, where: str) -> None:
+    """Refuse a model with names that are no text, and nodes that make nothing.
+
+    Raises:
+        FormatError: it has one.
+    """
+    if any(isinstance(name, bytes) for name in _names(model)):
+        raise FormatError(f"{where}: a name in it is no text: it is damaged")
+    if not all(node.output for node in all_nodes(model)):
+        raise FormatError(f"{where}: a node in it makes nothing: it is damaged")
+
+
 def check_made_once(graph: onnx.GraphProto, stored: Iterable[str], where: str) -> None:
     """Refuse a graph in which a value is made twice, which has no meaning.
 

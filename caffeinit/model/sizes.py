@@ -11,6 +11,8 @@ from onnx.shape_inference import InferenceError
 
 from caffeinit.model.graph import Graph, Shape
 
+MOST_NUMBERS = 1 << 40  # of a value: four terabytes
+
 
 def count_pictures(graph: Graph, feeds: Mapping[str, np.ndarray]) -> int:
     """Return how many pictures are fed to a graph's inputs; others may be fed beside them."""

@@ -3,7 +3,8 @@
 - An If whose condition follows from shapes and stored whole numbers alone, and is the same for any batch that the file
   takes, always takes one branch. Exporters write one where they cannot tell how many axes a value has (squeeze). Where
   the file leaves other sizes open, another branch may be taken at others than those given; that is told.
-- Operators without a rule that ONNX itself defines by other operators (Attention, RotaryEmbedding, ...).
+- Operators that ONNX itself defines by other operators, and that have no rule (Attention, RotaryEmbedding, ...), or that
+  onnxruntime does not have (Swish from opset 25 on).
 
 Only what is computed with changes; the file keeps its nodes. What stands inside them stays as it is.
 """
@@ -20,6 +21,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
+from caffeinit.engine.kernels import has_kernel
 from caffeinit.errors import CaffeinitError
 from caffeinit.model.folding import constant_node, known_value
 from caffeinit.model.graph import Graph, Shape
@@ -53,11 +55,13 @@ def _may_open(node: onnx.NodeProto, opset: int) -> bool:
 
 
 def _has_body(node: onnx.NodeProto, opset: int) -> bool:
-    """Tell whether ONNX defines an operator, which no rule knows, by others."""
-    if node.domain not in ("", "ai.onnx") or find_rule(node) is not None or not onnx.defs.has(node.op_type, opset, ""):
+    """Tell whether ONNX defines an operator by others, and it is known and run by these alone."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset, ""):
         return False
     schema = onnx.defs.get_schema(node.op_type, opset, "")
-    return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]
+    if not (schema.has_function or schema.has_context_dependent_function):  # type: ignore[attr-defined]
+        return False
+    return find_rule(node) is None or not has_kernel(node, {"": opset}, [TensorProto.FLOAT] * len(node.input))
 
 
 class _Opener:
@@ -195,7 +199,7 @@ class _Opener:
             return None
         inputs = [helper.make_tensor_value_info(n, k, [None] * len(s)) for n, (k, s) in zip(names, types, strict=True)]
         outputs = [onnx.ValueInfoProto(name=o) for o in node.output if o]
-        alone = helper.make_graph([node], "body", inputs, outputs)
+        alone = helper.make_graph([_with_defaults(node, self.opset)], "body", inputs, outputs)
         model = helper.make_model(alone, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR_VERSION)
         try:
             inline: Callable[..., onnx.ModelProto] = onnx.inliner.inline_selected_functions
@@ -245,6 +249,16 @@ class _Opener:
         self.inside[name] = f'stands inside {operator_of(node)} "{node.name or node.output[0]}"'
         for graph in (*self.graphs, self.larger):
             graph.add_initializer(name, array)
+
+
+def _with_defaults(node: onnx.NodeProto, opset: int) -> onnx.NodeProto:
+    """Return a node that states all its settings: a body has none in place of one that is not there."""
+    copy, given = onnx.NodeProto(), {entry.name for entry in node.attribute}
+    copy.CopyFrom(node)
+    settings = onnx.defs.get_schema(node.op_type, opset, "").attributes
+    usual = (a.default_value for name, a in settings.items() if name not in given)  # type: ignore[attr-defined]
+    copy.attribute.extend(entry for entry in usual if entry.name)
+    return copy
 
 
 def _types(graph: Graph, values: Iterable[str]) -> list[tuple[int, Shape]] | None:

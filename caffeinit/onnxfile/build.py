@@ -5,15 +5,17 @@
 - Inputs that take one picture without an axis for it have one here.
 - Nodes with subgraphs are calls of functions (`calls`); functions of the model are inlined.
 - Nodes that no output depends on are left out: what they read is free of them.
-- An operator that onnxruntime does not have is left out with all that follows from it; what it reads counts as an output.
+- An operator that onnxruntime does not have, or not at this opset or for these types, is left out with all that follows
+  from it; what it reads counts as an output.
 - Types that onnx cannot infer, behind operators of other domains and subgraphs, are found by a run. One run does not tell
   how many entries others have where the data choose.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +24,7 @@ from onnx import TensorProto, helper
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
+from caffeinit.engine.kernels import without_kernel
 from caffeinit.engine.onnxrun import known_operators
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
@@ -29,8 +32,10 @@ from caffeinit.model.folding import known_value
 from caffeinit.model.graph import OPSET, Graph, Shape, attribute
 from caffeinit.model.inference import IR_VERSION
 from caffeinit.model.network import Skipped
-from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, subgraphs
+from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, operator_of, subgraphs
 from caffeinit.model.opsets import raised
+from caffeinit.model.readable import NUMBERS, in_its_place, told_by
+from caffeinit.model.sizes import MOST_NUMBERS
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
 from caffeinit.onnxfile.plain import Plain
@@ -48,6 +53,7 @@ class Built:
 
     Attributes:
         handed: value that counts as an output because an operator that cannot run reads it -> that node's label.
+        replaced: outputs that are no numbers -> what stands for them among the graph's, in words.
     """
 
     graph: Graph
@@ -55,6 +61,7 @@ class Built:
     skipped: list[Skipped] = field(default_factory=list)
     idle: list[onnx.NodeProto] = field(default_factory=list)
     handed: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
 
 
 def build_graph(plain: Plain, shapes: Mapping[str, Shape]) -> Built:
@@ -79,6 +86,12 @@ def _is_foreign(node: onnx.NodeProto, versions: Mapping[str, int]) -> bool:
     return bool(domain) or not onnx.defs.has(node.op_type, versions[""], domain)
 
 
+def _checked_at(node: onnx.NodeProto, opset: int) -> int:
+    """Return the opset whose form a node is held against: a later one where ONNX has withdrawn the operator for a while."""
+    later = range(opset, onnx.defs.onnx_opset_version() + 1)
+    return next((v for v in later if not onnx.defs.get_schema(node.op_type, v, "").deprecated), opset)
+
+
 def _is_of_today(node: onnx.NodeProto, opset: int) -> bool:
     """Tell whether a node of a subgraph means in our graph's opset what it does in its own: it is run as it stands."""
     if opset >= OPSET or node.domain or not onnx.defs.has(node.op_type, opset, ""):
@@ -96,10 +109,13 @@ def _is_of_today(node: onnx.NodeProto, opset: int) -> bool:
 
 
 class _Builder:
-    def __init__(self, plain: Plain, shapes: Mapping[str, Shape], foreign: bool) -> None:
+    def __init__(
+        self, plain: Plain, shapes: Mapping[str, Shape], foreign: bool, lacking: frozenset[str] = frozenset()
+    ) -> None:
         self.plain = plain
         self.shapes = shapes
         self.foreign = foreign  # whether operators of other domains are run
+        self.lacking = lacking  # what nodes make that onnxruntime has no code for
         self.graph = Graph(plain.versions[""])
         self.graph.domains = {d: v for d, v in plain.versions.items() if d}
         self.named = {*plain.arrays, *(o for node in plain.graph.node for o in node.output)}
@@ -123,11 +139,15 @@ class _Builder:
         except (InferenceError, ValidationError) as error:
             raise CaffeinitError(f"{self.plain.where}: shapes in it do not go together: {_line(error)}") from None
         _check_made(graph, self.plain.where)
-        settle_types(graph, self.plain.where)
-        graph.outputs = self._outputs(graph)
+        unknown = _infer_types(graph, self.plain.where)
+        if lacking := {o for node in without_kernel(graph) for o in node.output if o}:
+            return _Builder(self.plain, self.shapes, self.foreign, self.lacking | lacking).build()
+        _find_types(graph, unknown)
         own = {v.name for v in self.plain.graph.output}
         handed = {value: label for value, label in self.handed.items() if value not in own}
-        return Built(graph, self.plain, self.skipped, self.idle, handed)
+        built = Built(graph, self.plain, self.skipped, self.idle, handed)
+        graph.outputs = self._outputs(graph, built.replaced)
+        return built
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         kind = value.type.tensor_type.elem_type
@@ -184,7 +204,7 @@ class _Builder:
         if _is_foreign(node, self.plain.versions) or any(True for _ in subgraphs(node)):
             return
         context = onnx.checker.C.CheckerContext()
-        context.ir_version, context.opset_imports = IR_VERSION, {"": self.graph.opset}
+        context.ir_version, context.opset_imports = IR_VERSION, {"": _checked_at(node, self.graph.opset)}
         try:
             onnx.checker.check_node(node, context)
         except (ValidationError, UnicodeDecodeError) as error:
@@ -196,8 +216,11 @@ class _Builder:
 
     def _obstacle(self, node: onnx.NodeProto) -> str:
         """Return why a node cannot be run; empty if it can."""
+        if any(o in self.lacking for o in node.output):
+            version = self.plain.versions.get(node.domain, 1)
+            return f"onnxruntime cannot run its operator {operator_of(node)} of opset {version}"
         for inner in nodes_within(node):
-            name = f"{inner.domain}.{inner.op_type}" if inner.domain else inner.op_type
+            name = operator_of(inner)
             if _is_foreign(inner, self.plain.versions) and (inner.domain, inner.op_type) not in known_operators():
                 return f"onnxruntime does not have its operator {name}"
             if inner.domain and not self.foreign and _is_foreign(inner, self.plain.versions):
@@ -209,15 +232,24 @@ class _Builder:
                 )
         return ""
 
-    def _outputs(self, graph: Graph) -> list[str]:
-        """Return what the net puts out as far as it can be computed, and what goes into operators that cannot run."""
-        made = [v.name for v in self.plain.graph.output if graph.producer(v.name) is not None]
-        wanted = [name for name in made if graph.is_typed(name)]
-        whole = [name for name in made if name not in wanted]
-        # A sequence or map cannot be looked at; what it is made of can.
-        wanted += [i for name in whole if (node := graph.producer(name)) is not None for i in node.input]
-        moving = graph.moving_values()
-        return [n for n in dict.fromkeys([*wanted, *self.handed]) if graph.producer(n) is not None and n in moving]
+    def _outputs(self, graph: Graph, replaced: dict[str, str]) -> list[str]:
+        """Return what the net puts out as far as it can be computed, and what goes into operators that cannot run.
+
+        Args:
+            replaced: gets the outputs that are no numbers -> what stands for them, in words.
+        """
+        moving = graph.moving_values() - {*graph.inputs}
+
+        def is_readable(value: str) -> bool:
+            return value in moving and graph.is_typed(value) and graph.elem_type(value) in NUMBERS
+
+        wanted = [v.name for v in self.plain.graph.output if v.name in moving]
+        unlike = [name for name in wanted if not is_readable(name)]
+        # Words, sequences and maps are not looked at; what they are made of is.
+        told = {name: told_by(name, graph.producer, is_readable) for name in unlike}
+        replaced |= {n: in_its_place(n, graph.elem_type(n), by) for n, by in told.items() if graph.is_typed(n)}
+        wanted = [*(n for n in wanted if n not in told), *(value for by in told.values() for value in by)]
+        return [n for n in dict.fromkeys([*wanted, *self.handed]) if n in moving]
 
 
 def _is_idle_cast(node: onnx.NodeProto, graph: Graph) -> bool:
@@ -232,6 +264,11 @@ def settle_types(graph: Graph, where: str) -> None:
     Raises:
         CaffeinitError: a node does not fit what it reads, or onnxruntime cannot run it.
     """
+    _find_types(graph, _infer_types(graph, where))
+
+
+def _infer_types(graph: Graph, where: str) -> list[str]:
+    """Return the values whose types onnx cannot infer."""
     unknown: list[str] = []
     for node in graph.nodes:
         try:
@@ -240,6 +277,12 @@ def settle_types(graph: Graph, where: str) -> None:
             raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, _line(error))}") from None
         if why := misfit(node, graph):
             raise CaffeinitError(f"{where}: {node_label(node)} {_unfit(node, graph, why)}")
+        _check_sizes(node, graph, where)
+    return unknown
+
+
+def _find_types(graph: Graph, unknown: Sequence[str]) -> None:
+    """Find the types of values by a run."""
     if not unknown:
         return
     rng = np.random.default_rng(0)
@@ -250,6 +293,15 @@ def settle_types(graph: Graph, where: str) -> None:
         if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
             shape = (-1,) * array.ndim if name in chosen else array.shape
             graph.set_shape(name, shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _check_sizes(node: onnx.NodeProto, graph: Graph, where: str) -> None:
+    """Refuse a node whose damaged settings ask for values of any size: nothing behind it could be worked out."""
+    for shape in (graph.shape(o) for o in node.output if o and graph.is_typed(o)):
+        if math.prod(shape) > MOST_NUMBERS:
+            raise CaffeinitError(
+                f"{where}: {node_label(node)} makes {shape}, which no memory holds; the file may be damaged"
+            )
 
 
 def _chosen(graph: Graph) -> set[str]:

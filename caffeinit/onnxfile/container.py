@@ -22,11 +22,11 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
-from caffeinit.model.nodes import subgraphs
+from caffeinit.model.nodes import all_nodes, check_names
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_list, read_tensor
-from caffeinit.onnxfile.within import all_nodes, put_in, read_beside, tensors_beside
+from caffeinit.onnxfile.within import put_in, read_beside, tensors_beside
 from caffeinit.patterns import first_of
 from caffeinit.storage import wire
 from caffeinit.storage.files import check_regular_file, check_target, leads_out, replacing_all
@@ -235,27 +235,8 @@ def _structure(path: Path, data: wire.Buffer) -> onnx.ModelProto:
         raise FormatError(f"{path}: is no ONNX model: it holds no graph of any nodes")
     if (count := sum(1 for _ in all_nodes(model))) > MOST_NODES:
         raise FormatError(f"{path}: {count} nodes are more than any real net has")
-    if any(isinstance(name, bytes) for name in _names(model)):
-        raise FormatError(f"{path}: a name in it is no text: it is damaged")
-    if not all(node.output for node in all_nodes(model)):
-        raise FormatError(f"{path}: a node in it makes nothing: it is damaged")
+    check_names(model, str(path))
     return model
-
-
-def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
-    """Yield the names of values and operators, which are bytes where they are damaged."""
-    for node in all_nodes(model):
-        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
-        for graph in subgraphs(node):
-            yield from (v.name for v in (*graph.input, *graph.output, *graph.value_info))
-            yield from (t.name for t in graph.initializer)
-        yield from (entry.name for entry in node.attribute)
-    yield from (v.name for v in (*model.graph.input, *model.graph.output, *model.graph.value_info))
-    for function in model.functions:
-        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
-        yield from (entry.domain for entry in function.opset_import)
-    yield from (entry.domain for entry in model.opset_import)
-    yield from (d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim)
 
 
 def _index(found: Container, open_data: OpenData) -> None:

@@ -153,9 +153,10 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         place=source.place,
         blobs=[*graph.inputs, *_blobs(graph)],
         skipped=built.skipped,
+        replaced=built.replaced,
     )
     network.skipped += [*not_units(graph, network.units), *idle_units(built.idle)]
-    network.notes += built.plain.notes + _notes(graph, declares_batch(plain.inputs))
+    network.notes += [*built.plain.notes, *built.replaced.values(), *_notes(graph, declares_batch(plain.inputs))]
     return network
 
 

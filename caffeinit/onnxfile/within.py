@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import WeightsError
-from caffeinit.model.nodes import nodes_within, subgraphs
+from caffeinit.model.nodes import all_nodes, subgraphs
 from caffeinit.onnxfile.tensors import OpenData, Tensor, is_beside, read_tensor
 from caffeinit.storage import wire
 
@@ -28,12 +28,6 @@ _PARTS = {
     "attribute": {5: _TENSOR, 6: "graph", 10: _TENSOR, 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
     "sparse tensor": {1: _TENSOR, 2: _TENSOR},
 }  # message -> number of a field -> what it holds
-
-
-def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield all nodes, those of functions and subgraphs among them."""
-    for outermost in (*model.graph.node, *(n for function in model.functions for n in function.node)):
-        yield from nodes_within(outermost)
 
 
 def tensors_beside(model: onnx.ModelProto) -> list[TensorProto]:

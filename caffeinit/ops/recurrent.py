@@ -173,7 +173,8 @@ class _Sequence:
         return [[self.op("Squeeze", s, [1]) for s in self._split(way)] for way in ways]
 
     def _split(self, value: str) -> list[str]:
-        return self.ops("Split", value, outputs=self.steps, axis=1) if self.steps > 1 else [value]
+        # Sizes are spelt out: how equal pieces are asked for differs between opsets.
+        return self.ops("Split", value, [1] * self.steps, outputs=self.steps, axis=1) if self.steps > 1 else [value]
 
     def recurrent_weights(self, number: int) -> str:
         """Return a direction's weight of the states, (H, gates * H)."""

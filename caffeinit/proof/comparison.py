@@ -211,7 +211,7 @@ def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
     Raises:
         CaffeinitError: nothing is left.
     """
-    notes = _left_out(a, b)
+    notes = list(dict.fromkeys([*a.function.replaced.values(), *b.function.replaced.values()])) + _left_out(a, b)
     known = set(a.values).intersection(b.values)
     outputs = [name for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
     # A softmax that is saturated does not show what changes before it.

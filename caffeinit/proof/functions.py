@@ -11,6 +11,7 @@ from caffeinit.engine.session import compile_graph
 from caffeinit.model.heads import chosen_from, find_heads
 from caffeinit.model.network import Network
 from caffeinit.model.places import Places, find_places, is_squashed
+from caffeinit.model.readable import NUMBERS
 from caffeinit.proof.verify import TOLERANCE, Difference
 
 Values = Mapping[str, np.ndarray]
@@ -25,6 +26,7 @@ class Function(Protocol):
         inputs: input -> its axes.
         outputs: what the side puts out.
         rows: pictures that it takes at a time: 1 where any number is fine, 0 where a batch must stay as it is.
+        replaced: outputs that are no numbers -> what stands for them among `outputs`, in words.
     """
 
     @property
@@ -35,6 +37,8 @@ class Function(Protocol):
     def outputs(self) -> Sequence[str]: ...
     @property
     def rows(self) -> int: ...
+    @property
+    def replaced(self) -> Mapping[str, str]: ...
 
     def values(self, given: Collection[str]) -> list[str]:
         """Return the values that these inputs determine and influence, in the order of the graph."""
@@ -79,7 +83,7 @@ class ToldFunction:
         self._file, self._told = file, NetFunction(network, file.label)
         self.label, self.inputs, self.outputs, self.rows = file.label, file.inputs, file.outputs, file.rows
         self.values, self.fixed, self.places, self.compile = file.values, file.fixed, file.places, file.compile
-        self.is_squashed = file.is_squashed
+        self.is_squashed, self.replaced = file.is_squashed, file.replaced
 
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges."""
@@ -99,6 +103,7 @@ class NetFunction:
         self.inputs: Mapping[str, Sequence[int | None]] = network.graph.inputs
         self.outputs = network.graph.outputs or network.graph.unused()
         self.rows = int(network.graph.batch_axis_free)
+        self.replaced: Mapping[str, str] = network.replaced
 
     def values(self, given: Collection[str]) -> list[str]:
         """Return the values that these inputs determine and influence, in the order of the graph."""
@@ -109,7 +114,8 @@ class NetFunction:
                 unknown.update(node.output)
             elif any(i in moving for i in node.input):
                 moving.update(node.output)
-        return [o for node in graph.nodes for o in node.output if o in moving and o]
+        made = [o for node in graph.nodes for o in node.output if o in moving and o]
+        return [o for o in made if not graph.is_typed(o) or graph.elem_type(o) in NUMBERS]
 
     def fixed(self) -> list[str]:
         """Return the outputs that are computed and that no input influences."""

@@ -21,6 +21,7 @@ TOLERANCE = 1e-4
 _SQUASHED = 2.0**-20 / TOLERANCE
 # Outputs are kept in memory up to this size, and on disk beyond it.
 SPOOL_BYTES = 128 << 20
+_EQUAL_OR_NOT = "iubOSU"  # numpy's kinds of whole numbers, truth values and words
 
 Values = Mapping[str, np.ndarray]
 
@@ -93,7 +94,7 @@ class Difference:
             self.shapes, self.gap = (a.shape, b.shape), float("inf")
             return
         b = b.reshape(a.shape)
-        if self.places or (a.dtype.kind in "iub" and b.dtype.kind in "iub"):
+        if self.places or (a.dtype.kind in _EQUAL_OR_NOT and b.dtype.kind in _EQUAL_OR_NOT):
             self._count(a, b, ranked)
             return
         self.step = max(self.step, *(float(np.finfo(x.dtype).eps) for x in (a, b) if x.dtype.kind == "f"), 0.0)

@@ -1,5 +1,7 @@
 """ONNX files as functions: any value, any batch, and plain words where a file does not run."""
 
+import contextlib
+
 import numpy as np
 import onnx
 import pytest
@@ -102,6 +104,26 @@ def test_what_onnxruntime_refuses_is_told_with_the_files_name(tmp_path):
         path.unlink()
     with pytest.raises(CaffeinitError, match=r"lost\.onnx cannot be set up"):
         OnnxFunction(tmp_path / "lost.onnx").compile(["y"])
+
+
+def test_a_damaged_file_is_refused_in_words_whatever_byte_is_wrong(tmp_path):
+    path = tmp_path / "net.onnx"
+    whole = write_product(path, WEIGHT) and path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        with contextlib.suppress(CaffeinitError):
+            file = OnnxFunction(path, threads=1)
+            if not file.obstacle() and [*file.inputs] == ["x"]:
+                file.compile(file.outputs)(ROWS[0])
+
+
+@pytest.mark.parametrize("word", [b"Relu", b"product", b"shape", b"w", b"x"])
+def test_names_that_are_no_text_are_refused(word, tmp_path):
+    path = tmp_path / "net.onnx"
+    write_product(path, WEIGHT)
+    path.write_bytes(path.read_bytes().replace(word, word[:-1] + b"\xff"))
+    with pytest.raises(FormatError, match=r"net\.onnx: a name in it is no text: it is damaged"):
+        OnnxFunction(path, threads=1)
 
 
 _RESHAPE = "The input tensor cannot be reshaped to the requested shape. Input shape:{2,3,4}, requested shape:{2,13}"

@@ -35,3 +35,25 @@ def test_nodes_of_a_file_keep_their_names_beside_values_of_the_same_name():
     b.graph.outputs = [b.graph.op("Neg", "below", name="top")]
     (value,) = Session(b.graph, Settings(threads=1)).run({"data": np.ones((4, 3, 12, 10), np.float32)}).values()
     assert (value == -1).all()
+
+
+def test_a_turned_value_can_be_multiplied_and_put_out():
+    b = NetBuilder(shape=(4, 3))
+    turned, other = (b.graph.op("Transpose", x, perm=[1, 0]) for x in ("data", b.graph.op("Relu", "data")))
+    b.graph.outputs = [b.graph.op("Gemm", turned, other, transB=1), turned]
+    data = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    product, found = Session(b.graph, Settings(threads=1)).run({"data": data}).values()
+    np.testing.assert_array_equal(found, data.T)
+    np.testing.assert_allclose(product, data.T @ np.maximum(data, 0), rtol=0, atol=1e-6)
+
+
+def test_what_cannot_be_set_up_is_told_by_the_error_alone(monkeypatch, capfd):
+    def refuse(*arguments):
+        raise RuntimeError("something is wrong")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession._create_inference_session", refuse)
+    b = NetBuilder()
+    b.graph.outputs = [b.graph.op("Relu", "data")]
+    with pytest.raises(CaffeinitError, match="cannot be set up with these inputs: something is wrong"):
+        Session(b.graph, Settings(threads=1))
+    assert capfd.readouterr() == ("", "")

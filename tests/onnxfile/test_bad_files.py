@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.errors import CaffeinitError, OptionError
@@ -286,3 +286,28 @@ def test_a_model_without_units_is_refused(tmp_path):
 
     with pytest.raises(CaffeinitError, match="no layer whose weights could be changed"):
         caffeinit.rescale(load(b.save(tmp_path / "net.onnx")), np.zeros((1, 3, 8, 6)))
+
+
+# What a number that is damaged asks for: the node, its further inputs, and the attributes.
+ENDLESS = [
+    ("Pad", [np.asarray([1 << 62, 0, 0, 0, 0, 0, 0, 0])], {}),
+    ("Pad", [np.asarray([0, 0, 1 << 32, 0, 0, 0, 0, 1 << 32])], {}),  # their product is 0 in 64 digits
+    ("Tile", [np.asarray([1, 1 << 20, 1 << 20, 1])], {}),
+    ("Expand", [np.asarray([1 << 45, 5, 8, 6])], {}),
+    ("Resize", ["", np.float32([1, 1, 1e9, 1e9])], {}),
+    ("ConvTranspose", [np.ones((5, 5, 1, 1), np.float32)], {"strides": [1 << 30, 1 << 30]}),
+    ("MaxPool", [], {"kernel_shape": [1, 1], "pads": [0, 0, 0, 1 << 50]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "inputs", "settings"), ENDLESS, ids=lambda v: v if isinstance(v, str) else "")
+def test_sizes_that_no_memory_holds_are_refused(kind, inputs, settings, tmp_path):
+    b = Maker()
+    x = b.op("Relu", b.conv("x", "conv1", 3, 5), out="relu")
+    names = [
+        i if isinstance(i, str) else b.initializers.append(numpy_helper.from_array(i, f"n{n}")) or f"n{n}"
+        for n, i in enumerate(inputs)
+    ]
+    b.conv(b.op(kind, x, *names, out="endless", **settings), "conv2", 5, 4, out="y")
+    with pytest.raises(CaffeinitError, match="which no memory holds"):
+        load(b.save(tmp_path / "net.onnx"))

@@ -14,6 +14,7 @@ from caffeinit.scales.free import report_scales
 from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, info, tensor
+from tests.ops.checks import LATER
 
 SCALED = {"activations": ["Sigmoid", "ScaledTanh", "Tanh"], "activation_alpha": [1.0], "activation_beta": [1.0]}
 STEPS, PICTURES, INPUTS, HIDDEN = 5, 2, 4, 3
@@ -22,7 +23,7 @@ KINDS = [("RNN", {}), ("LSTM", {}), ("GRU", {}), ("GRU", {"linear_before_reset":
 OUTPUTS = {"RNN": ["Y", "Y_h"], "LSTM": ["Y", "Y_h", "Y_c"], "GRU": ["Y", "Y_h"]}
 
 
-def single(kind, direction="forward", bias=True, states=True, lengths=False, **attributes):
+def single(kind, direction="forward", bias=True, states=True, lengths=False, opset=17, **attributes):
     """Return a model of one operator on x (T, N, I)."""
     rng = np.random.default_rng(0)
     ways, rows = 1 + (direction == "bidirectional"), GATES[kind] * HIDDEN
@@ -41,7 +42,7 @@ def single(kind, direction="forward", bias=True, states=True, lengths=False, **a
     node = helper.make_node(kind, ["x", *names], OUTPUTS[kind], "rnn", **attributes)
     outputs = [info(name, [None] * (4 - bool(number))) for number, name in enumerate(OUTPUTS[kind])]
     graph = helper.make_graph([node], "net", [info("x", [STEPS, PICTURES, INPUTS])], outputs, stored)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def sequence():
@@ -59,6 +60,20 @@ def test_steps_compute_what_the_operator_does(kind, own, direction, options, tmp
     found = net.forward(feeds, OUTPUTS[kind])
     for name in OUTPUTS[kind]:
         np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("opset", [7, 13, *LATER])
+@pytest.mark.parametrize(("kind", "own"), KINDS)
+def test_steps_are_those_of_every_opset(kind, own, opset, tmp_path):
+    onnx.save(single(kind, "bidirectional", opset=opset, **own), tmp_path / "net.onnx")
+    net, feeds = load(tmp_path / "net.onnx"), {"x": sequence()}
+    assert kind not in {node.op_type for node in net.graph.nodes}
+    wanted = OnnxFile(tmp_path / "net.onnx", threads=1).run(feeds, OUTPUTS[kind])
+    found = net.forward(feeds, OUTPUTS[kind])
+    for name in OUTPUTS[kind]:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=2e-6)
+    gradient = net.backward(feeds, {n: np.ones_like(a) for n, a in found.items()}).inputs["x"]
+    assert gradient.shape == feeds["x"].shape
 
 
 @pytest.mark.parametrize(

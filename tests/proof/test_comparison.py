@@ -65,6 +65,13 @@ def test_other_predictions_are_counted():
     assert seen(a[:0], b[:0]).gap == 0  # a detector that finds nothing
 
 
+def test_words_are_equal_or_not():
+    words = np.array([["cat"], ["dog"]], object)
+    assert seen(words, words.copy(), 2).relative == 0
+    found = seen(words, words[::-1].copy())
+    assert (found.relative, found.unequal, found.counted) == (INFINITE, 2, 2)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_a_net_is_itself(name):
     one, other = (NetFunction(NETS[name](), label) for label in "ab")
