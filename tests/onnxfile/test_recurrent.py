@@ -270,3 +270,17 @@ def test_arrays_that_do_not_go_together_are_refused_in_words(kind, change, tmp_p
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(CaffeinitError, match="does not fit what it reads"):
         load(tmp_path / "net.onnx")
+
+
+def test_damaged_ones_behind_what_only_a_run_tells_the_shape_of_are_left_as_they_are(tmp_path):
+    model = single("LSTM")
+    flag = helper.make_node("Greater", ["top", "top"], ["never"])
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["inner"])], "same", [], [info("inner", None)])
+    model.graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0))
+    model.graph.node.insert(1, flag)
+    model.graph.node.insert(2, helper.make_node("If", ["never"], ["i"], then_branch=branch, else_branch=branch))
+    model.graph.node[3].input[0] = "i"
+    next(a for a in model.graph.initializer if a.name == "R").dims[:] = [4 * HIDDEN * HIDDEN]
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(CaffeinitError, match="the net cannot be"):
+        load(tmp_path / "net.onnx").forward({"x": sequence()}, ["Y"])
