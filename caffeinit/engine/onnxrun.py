@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -23,6 +24,7 @@ from caffeinit.images.preprocess import is_one_picture
 from caffeinit.model.nodes import check_made_once, check_names, nodes_within, operator_of
 from caffeinit.model.places import Places, find_places, is_squashed
 from caffeinit.model.readable import NUMBERS, in_its_place, innermost_type, told_by
+from caffeinit.model.sizes import MOST_FED
 from caffeinit.storage.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie
@@ -81,6 +83,12 @@ class OnnxFunction:
         stored = {a.name for a in graph.initializer} | {a.values.name for a in graph.sparse_initializer}
         check_made_once(graph, stored, self.label)
         fed = [v for v in graph.input if v.name not in stored]
+        for value in fed:
+            if math.prod(axis or 1 for axis in _axes(value)) > MOST_FED:
+                shape = tuple(axis or "?" for axis in _axes(value))
+                raise FormatError(
+                    f'{self.label}: input "{value.name}" is {shape}, which no memory holds; it is damaged'
+                )
         self.inputs = {v.name: [1, *axes] if is_one_picture(axes := _axes(v)) else axes for v in fed}
         self._alone = {v.name for v in fed if is_one_picture(_axes(v))}
         self._types = {v.name: v.type.tensor_type.elem_type for v in fed}

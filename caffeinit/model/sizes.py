@@ -11,6 +11,7 @@ from onnx.shape_inference import InferenceError
 
 from caffeinit.model.graph import Graph, Shape
 
+MOST_FED = 1 << 30  # numbers of an input
 MOST_NUMBERS = 1 << 40  # of a value: four terabytes
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.ops import find_rule
+from caffeinit.ops.recurrent import Recurrent
 
 _FLAGS = ("keepdims", "transA", "transB", "allowzero")
 # Operators with windows, and what their settings are to be at least. onnx looks at them only where extents are known, and
@@ -98,6 +100,11 @@ def _spreads(shape: Shape, whole: Shape) -> bool:
     return len(shape) <= len(whole) and all(n in (1, -1, m) or m == -1 for n, m in ends)
 
 
+def _is_of(shape: Shape, wanted: Shape) -> bool:
+    """Tell whether a shape is the wanted one, sizes that are not known aside."""
+    return len(shape) == len(wanted) and all(n == m or -1 in (n, m) for n, m in zip(shape, wanted, strict=True))
+
+
 def _blocks(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
     """See whether channels or places can be cut into blocks."""
     x, size = shapes[0], attribute(node, "blocksize", 1)
@@ -140,6 +147,22 @@ def _count(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
     return f"{math.prod(x)} numbers, {x}, cannot take the shape {made}" if differs else ""
 
 
+def _steps(node: onnx.NodeProto, graph: Graph, shapes: Sequence[Shape]) -> str:
+    """Hold the arrays of a recurrent operator against each other, and against what it reads."""
+    x, weight, states = shapes[:3]
+    if (len(x), len(weight), len(states)) != (3, 3, 3):
+        return f"its input is {x}, its weights {weight} and {states}, but all should have 3 axes"
+    rule, ways = find_rule(node), 2 if attribute(node, "direction", "forward") == "bidirectional" else 1
+    assert isinstance(rule, Recurrent)
+    hidden = states[2]
+    rows = rule.gates * hidden
+    wanted = [(ways, rows, x[2]), (ways, rows, hidden), (ways, 2 * rows)]
+    for name, shape in zip(node.input[1:4], wanted, strict=False):
+        if name and not _is_of(graph.shape(name), shape):
+            return f'"{name}" is {graph.shape(name)}, but should be {shape}'
+    return ""
+
+
 _CHECKS: dict[str, Callable[[onnx.NodeProto, Graph, Sequence[Shape]], str]] = {
     "Conv": _channels,
     "ConvTranspose": _channels,
@@ -154,4 +177,7 @@ _CHECKS: dict[str, Callable[[onnx.NodeProto, Graph, Sequence[Shape]], str]] = {
     "SpaceToDepth": _blocks,
     "DepthToSpace": _blocks,
     "Reshape": _count,
+    "RNN": _steps,
+    "LSTM": _steps,
+    "GRU": _steps,
 }

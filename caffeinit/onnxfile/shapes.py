@@ -15,8 +15,7 @@ from onnx import TensorProto
 from caffeinit.errors import CaffeinitError, FormatError, OptionError
 from caffeinit.images import preprocess
 from caffeinit.model.graph import Shape
-
-_MOST = 1 << 30  # numbers of an input
+from caffeinit.model.sizes import MOST_FED
 
 
 def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], where: str) -> dict[str, Shape]:
@@ -78,7 +77,7 @@ def _settled(name: str, dims: list[int | str | None], known: Mapping[str, int], 
         axes = ",".join("CHW"[i] if len(dims) == 4 else f"D{i + 1}" for i in range(len(dims) - 1))
         raise CaffeinitError(f'{where}: input "{name}" leaves axes open: ({shown}). Give --input-shape {name}={axes}')
     shape = tuple(d for d in (*first, *rest) if d is not None)
-    if math.prod(shape) > _MOST:
+    if math.prod(shape) > MOST_FED:
         raise CaffeinitError(f'{where}: input "{name}" is {shape}, which no memory holds; the file may be damaged')
     return shape
 

@@ -109,6 +109,8 @@ class _Sequence:
         """Return what a node runs over; None where it has to run as it stands."""
         x, weight, state_weight = node.input[:3]
         types = {graph.elem_type(v) for v in (x, weight, state_weight)}
+        if any(len(graph.shape(v)) != 3 for v in (x, weight, state_weight)):
+            return None  # damaged: onnxruntime will say so
         shape, layout = graph.shape(x), attribute(node, "layout", 0)
         steps = shape[1 if layout else 0]
         directions = graph.shape(weight)[0]

@@ -117,6 +117,12 @@ def test_a_damaged_file_is_refused_in_words_whatever_byte_is_wrong(tmp_path):
                 file.compile(file.outputs)(ROWS[0])
 
 
+@pytest.mark.parametrize("rows", [1 << 31, 1 << 62])
+def test_inputs_that_no_memory_holds_are_refused(rows, tmp_path):
+    with pytest.raises(FormatError, match="which no memory holds"):
+        write_product(tmp_path / "net.onnx", WEIGHT, rows)
+
+
 @pytest.mark.parametrize("word", [b"Relu", b"product", b"shape", b"w", b"x"])
 def test_names_that_are_no_text_are_refused(word, tmp_path):
     path = tmp_path / "net.onnx"

@@ -7,7 +7,7 @@ from onnx import helper
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
-from caffeinit.errors import GradientError
+from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.onnxfile.inspecting import inspect_onnx
 from caffeinit.report.boxes import find_boxes
 from caffeinit.scales.free import report_scales
@@ -250,3 +250,37 @@ def test_a_picture_of_the_net_shows_the_operator_and_not_its_steps(tmp_path):
     boxes = find_boxes(net, report_scales(net.graph, net.units, net.learned, lambda unit: "").units)
     assert [box.name for box in boxes] == ["x", "conv1", "conv2", "read_11", "product"]
     assert [(box.types[0], len(box.units)) for box in boxes[1:4]] == [("Conv", 1), ("Conv", 1), ("LSTM", 1)]
+
+
+@pytest.mark.parametrize("change", ["axis", "rows", "inputs", "hidden", "biases", "ways"])
+@pytest.mark.parametrize("kind", GATES)
+def test_arrays_that_do_not_go_together_are_refused_in_words(kind, change, tmp_path):
+    model = single(kind)
+    arrays = {a.name: a for a in model.graph.initializer}
+    rows = GATES[kind] * HIDDEN
+    name, shape = {
+        "axis": ("R", (rows, HIDDEN)),
+        "rows": ("W", (1, rows + 1, INPUTS)),
+        "inputs": ("W", (1, rows, INPUTS + 1)),
+        "hidden": ("R", (1, rows, HIDDEN + 1)),
+        "biases": ("B", (1, rows)),
+        "ways": ("W", (2, rows, INPUTS)),
+    }[change]
+    arrays[name].CopyFrom(tensor(name, np.ones(shape, np.float32)))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(CaffeinitError, match="does not fit what it reads"):
+        load(tmp_path / "net.onnx")
+
+
+def test_damaged_ones_behind_what_only_a_run_tells_the_shape_of_are_left_as_they_are(tmp_path):
+    model = single("LSTM")
+    flag = helper.make_node("Greater", ["top", "top"], ["never"])
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["inner"])], "same", [], [info("inner", None)])
+    model.graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0))
+    model.graph.node.insert(1, flag)
+    model.graph.node.insert(2, helper.make_node("If", ["never"], ["i"], then_branch=branch, else_branch=branch))
+    model.graph.node[3].input[0] = "i"
+    next(a for a in model.graph.initializer if a.name == "R").dims[:] = [4 * HIDDEN * HIDDEN]
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(CaffeinitError, match="the net cannot be"):
+        load(tmp_path / "net.onnx").forward({"x": sequence()}, ["Y"])
