@@ -93,7 +93,17 @@ class Div(Broadcast):
 
 @op_rule("Mod")
 class Mod(Broadcast):
-    """What is left of a when b is taken off as often as it fits: with fmod the rest has a's sign, else b's."""
+    """What is left of a when b is taken off as often as it fits: with fmod the rest has a's sign, else b's.
+
+    By the largest number there is, nothing is ever taken off: so is written what passes on but gets no gradient, as an
+    indicator in Caffe's recurrent layers.
+    """
+
+    def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
+        """See OpRule."""
+        divisor = constant_of(graph, node.input[1])
+        is_all_left = divisor is not None and divisor.size == 1 and abs(divisor.item()) == np.finfo(np.float32).max
+        return [None, None] if is_all_left else super().gradient(node, graph, dys)
 
     def pull_back(self, node: onnx.NodeProto, graph: Graph, dy: str, index: int) -> str:
         """See Broadcast."""
