@@ -94,6 +94,19 @@ def _first_output(node: onnx.NodeProto) -> str:
     return next((o for o in node.output if o), "").partition(INSIDE)[0]
 
 
+def captured(node: onnx.NodeProto) -> list[str]:
+    """Return the values that a node's subgraphs read from around it."""
+    found: dict[str, None] = {}
+    for graph in subgraphs(node):
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        own |= {t.values.name for t in graph.sparse_initializer}
+        for inner in graph.node:
+            found |= dict.fromkeys(i for i in (*inner.input, *captured(inner)) if i and i not in own)
+            own.update(inner.output)
+        found |= dict.fromkeys(v.name for v in graph.output if v.name not in own)
+    return list(found)
+
+
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield all nodes, those of functions and subgraphs among them."""
     for outermost in (*model.graph.node, *(n for function in model.functions for n in function.node)):

@@ -26,7 +26,7 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.model.folding import constant_node, known_value
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.inference import IR_VERSION
-from caffeinit.model.nodes import INSIDE, name_of, operator_of
+from caffeinit.model.nodes import INSIDE, captured, name_of, operator_of
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.plain import Plain
 from caffeinit.onnxfile.shapes import declared_shape, is_one_picture
@@ -113,7 +113,7 @@ class _Opener:
             self._append(node)
 
     def _append(self, node: onnx.NodeProto) -> None:
-        if any(name and name not in self.there for name in (*node.input, *calls.captured(node))):
+        if any(name and name not in self.there for name in (*node.input, *captured(node))):
             raise _OutOfOrderError
         self.there.update(node.output)
         self.nodes.append(node)

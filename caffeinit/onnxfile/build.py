@@ -32,7 +32,7 @@ from caffeinit.model.folding import known_value
 from caffeinit.model.graph import OPSET, Graph, Shape, attribute
 from caffeinit.model.inference import IR_VERSION
 from caffeinit.model.network import Skipped
-from caffeinit.model.nodes import SUBGRAPHS, node_label, nodes_within, operator_of, subgraphs
+from caffeinit.model.nodes import SUBGRAPHS, captured, node_label, nodes_within, operator_of, subgraphs
 from caffeinit.model.opsets import raised
 from caffeinit.model.readable import NUMBERS, in_its_place, told_by
 from caffeinit.model.sizes import MOST_NUMBERS
@@ -171,10 +171,10 @@ class _Builder:
         return name
 
     def _node(self, number: int, node: onnx.NodeProto) -> None:
-        if node.domain == "ai.onnx" or any(name in self.instead for name in (*node.input, *calls.captured(node))):
+        if node.domain == "ai.onnx" or any(name in self.instead for name in (*node.input, *captured(node))):
             node = calls.renamed(node, self.instead)
             node.domain = "" if node.domain == "ai.onnx" else node.domain
-        read = [i for i in (*node.input, *calls.captured(node)) if i]
+        read = [i for i in (*node.input, *captured(node)) if i]
         for name in read:
             if name not in self.lost and name not in self.unmade and not self._is_there(name):
                 raise FormatError(

@@ -11,20 +11,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from caffeinit.model.nodes import SUBGRAPHS, nodes_within, subgraphs
-
-
-def captured(node: onnx.NodeProto) -> list[str]:
-    """Return the values that a node's subgraphs read from around it."""
-    found: dict[str, None] = {}
-    for graph in subgraphs(node):
-        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-        own |= {t.values.name for t in graph.sparse_initializer}
-        for inner in graph.node:
-            found |= dict.fromkeys(i for i in (*inner.input, *captured(inner)) if i and i not in own)
-            own.update(inner.output)
-        found |= dict.fromkeys(v.name for v in graph.output if v.name not in own)
-    return list(found)
+from caffeinit.model.nodes import SUBGRAPHS, captured, nodes_within, subgraphs
 
 
 def needed_nodes(graph: onnx.GraphProto) -> set[int]:

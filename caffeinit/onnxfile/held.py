@@ -6,14 +6,14 @@ the arithmetic that another layer's weight comes from, reads of it, or an array 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import onnx
 from onnx import TensorProto
 
 from caffeinit.model.graph import Graph
+from caffeinit.model.nodes import INSIDE, captured
 from caffeinit.model.units import Learned
-from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.container import Container
 from caffeinit.onnxfile.plain import Plain
 from caffeinit.onnxfile.tensors import Tensor
@@ -43,36 +43,55 @@ def find_held(file: Container, plain: Plain) -> dict[str, str]:
     return held
 
 
-def held_for(graph: Graph, computed: Mapping[str, Learned], gains: Collection[str]) -> dict[str, str]:
-    """Return array -> the weight that was worked out from it, which would not follow a change of it.
+def held_for(
+    spelt: Graph, free: Graph, before: Graph, computed: Mapping[str, Learned], gains: Collection[str]
+) -> dict[str, str]:
+    """Return array -> why it stays: something else was worked out from it, and would not follow a change of it.
 
     Args:
-        graph: in which these weights are not worked out yet.
-        computed: array -> the weight that it stands for.
+        spelt, free: the graph with the arithmetic of its shapes, and with what follows from that worked out.
+        before: the graph in which weights are not worked out yet, and `computed`: array -> such a weight.
         gains: arrays that are no part of what was worked out.
     """
-    found: dict[str, str] = {}
-    for of in computed.values():
-        read = {i for node in graph.ancestors([of.layer]) for i in node.input if i in graph.initializers}
-        found |= dict.fromkeys(read.difference(gains), f'is also what the weight "{of.layer}" is computed from')
-    return found
+    settled = [name for name in free.initializers if spelt.producer(name) is not None]
+    weights = _made_of(before.nodes, [of.layer for of in computed.values()])
+    parts = _made_of(spelt.nodes, settled) | {name: of for name, of in weights.items() if name not in gains}
+    named = {of: "something inside" if INSIDE in of else f'"{of}"' for of in parts.values()}
+    return {n: f"is also what {named[of]} is computed from" for n, of in parts.items() if n in spelt.initializers}
+
+
+def held_inside(graph: Graph) -> dict[str, str]:
+    """Return array -> why it stays, of those that normalisations across neighbours are made of."""
+    moving, found = graph.moving_values(), set[str]()
+    for top, x in graph.nearly_homogeneous.items():
+        found |= {i for node in graph.ancestors([top], [x]) for i in node.input if i and i not in moving}
+    return dict.fromkeys(_made_of(graph.nodes, found), "is also part of a normalisation across neighbours")
 
 
 def _put_out(graph: onnx.GraphProto, arrays: Collection[str], inputs: Collection[str]) -> dict[str, str]:
-    """Return array -> why it stays, of those that outputs are made of which follow from no input."""
-    moving, reads = set(inputs), list[set[str]]()
+    """Return array -> why it stays, of those that outputs are made of which follow from no input's numbers."""
+    moving = set(inputs)
     for node in graph.node:
-        reads.append({*node.input, *calls.captured(node)})
-        if not moving.isdisjoint(reads[-1]):
+        if not moving.isdisjoint(_taken(node)):
             moving.update(node.output)
-    found: dict[str, str] = {}
-    for output in (v.name for v in graph.output if v.name not in moving):
-        wanted = {output}
-        for node, read in zip(reversed(graph.node), reversed(reads), strict=True):
-            if not wanted.isdisjoint(o for o in node.output if o):
-                wanted |= read
-        found |= dict.fromkeys(wanted.intersection(arrays), f'is also what the output "{output}" is made of')
+    made = _made_of(graph.node, [v.name for v in graph.output if v.name not in moving])
+    return {name: f'is also what the output "{of}" is made of' for name, of in made.items() if name in arrays}
+
+
+def _made_of(nodes: Sequence[onnx.NodeProto], values: Iterable[str]) -> dict[str, str]:
+    """Return what goes into some values with its numbers -> one of these values."""
+    found = {value: value for value in values}
+    for node in reversed(nodes):
+        own = [found[o] for o in node.output if o and o in found]
+        for name in _taken(node) if own else ():
+            found.setdefault(name, own[0])
     return found
+
+
+def _taken(node: onnx.NodeProto) -> list[str]:
+    """Return the values that a node takes numbers of, and not the extents or the type alone."""
+    few = {"Shape": 0, "Size": 0, "CastLike": 1} if node.domain in ("", "ai.onnx") else {}
+    return [*node.input[: few.get(node.op_type, len(node.input))], *captured(node)]
 
 
 def _read_within(model: onnx.ModelProto) -> dict[str, str]:
@@ -80,7 +99,7 @@ def _read_within(model: onnx.ModelProto) -> dict[str, str]:
     return {
         name: f'{node.op_type} "{node.name}"' if node.name else node.op_type
         for node in model.graph.node
-        for name in calls.captured(node)
+        for name in captured(node)
     }
 
 

@@ -24,7 +24,7 @@ from caffeinit.onnxfile.build import Built, build_graph
 from caffeinit.onnxfile.container import Container, open_onnx
 from caffeinit.onnxfile.endings import endings_apart
 from caffeinit.onnxfile.gains import gains_after
-from caffeinit.onnxfile.held import find_held, held_for
+from caffeinit.onnxfile.held import find_held, held_for, held_inside
 from caffeinit.onnxfile.lastly import factors_last
 from caffeinit.onnxfile.learning import (
     find_learned,
@@ -170,7 +170,7 @@ class _Ready:
 
     Attributes:
         computed: array -> the weight that it stands for, which the file computes.
-        parts: array -> why it stays: such a weight was worked out from it.
+        parts: array -> why it stays: something else is made of it.
     """
 
     graph: Graph
@@ -183,8 +183,9 @@ def _make_ready(plain: Plain, shapes: Mapping[str, Shape]) -> _Ready:
     """Return the graph at these input shapes."""
     built = build_graph(laid_open(plain, shapes), shapes)
     built.graph.verdicts.update(plain.remarks.verdicts_in(built.graph))
-    graph = free_batch(spelt_plainly(built.graph), declares_batch(plain.inputs), plain.where)
-    before = one_channel(endings_apart(factors_last(graph)))
+    spelt = spelt_plainly(built.graph)
+    free = free_batch(spelt, declares_batch(plain.inputs), plain.where)
+    before = one_channel(endings_apart(factors_last(free)))
     graph, without_gain, gains = gains_after(before)
     if plain.is_ours:
         graph.recurrent |= find_hidden(graph)
@@ -192,7 +193,8 @@ def _make_ready(plain: Plain, shapes: Mapping[str, Shape]) -> _Ready:
     computed |= without_gain
     graph.nearly_homogeneous.update(find_spelt(graph))
     graph.verdicts.update(find_softmax(graph))
-    return _Ready(graph, built, computed, held_for(before, computed, gains))
+    parts = held_inside(graph) | held_for(spelt, free, before, computed, gains)
+    return _Ready(graph, built, computed, parts)
 
 
 def _blobs(graph: Graph) -> list[str]:

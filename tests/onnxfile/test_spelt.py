@@ -56,6 +56,24 @@ def test_what_adds_neighbours_up_is_no_unit(producer, tmp_path):
     assert [unit.num_channels for unit in net.units] == [unit.num_channels for unit in caffe.units]
 
 
+def test_what_a_normalisation_is_made_of_is_no_bias_that_changes(tmp_path):
+    (tmp_path / "net.prototxt").write_text(NET.replace("BETA", "0.75").replace("REGION", "ACROSS_CHANNELS k: 2"))
+    caffe = load(tmp_path / "net.prototxt")
+    caffeinit.init(caffe, PICTURES, balanced=False)
+    export_onnx(caffe, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    model.producer_name = ""
+    first, inside, *_ = (n for n in model.graph.node if n.op_type == "Conv")
+    first.input[2] = inside.input[2]  # exporters store equal arrays once
+    onnx.save(model, tmp_path / "net.onnx")
+    net = load(tmp_path / "net.onnx")
+    assert net.learned[first.input[2]].held == "is also part of a normalisation across neighbours"
+    told = caffeinit.rescale(net, PICTURES, mode="normalize")
+    net.save(tmp_path / "out.onnx")
+    measured = caffeinit.measure(load(tmp_path / "out.onnx"), PICTURES)
+    assert measured.rate_spread == pytest.approx(told.rate_spread, abs=1e-3)
+
+
 def spelt(**changes):
     """Return two convolutions with a normalisation across channels between them, as exporters spell it out."""
     given = {
