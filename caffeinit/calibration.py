@@ -57,22 +57,22 @@ def read_calibration(
     """Read the pictures for the inputs that units depend on; see `caffeinit.read_images`.
 
     Args:
-        labels: read what is given for inputs of losses alone, too: two nets can be compared on it.
+        labels: read what is given for inputs of losses alone, too, as it is: two nets can be compared on it.
     """
-    inputs = needed_inputs(network)
+    pictures = inputs = needed_inputs(network)
     if labels:
         given = _named(sources)
-        inputs |= {n: s for n, s in _label_inputs(network).items() if n in given}
+        inputs = pictures | {n: s for n, s in _label_inputs(network).items() if n in given}
     if not inputs or (network.skipped and not network.units):
         raise no_unit(network)
     _check_wanted(network, inputs, sources)
     if not network.graph.batch_axis_free:
         # The net spells its batch size out: every batch must have just that many rows.
         batch_size = next((s[0] for s in inputs.values() if s), batch_size)
-    _check_takes_pictures(inputs, preprocessing)
+    _check_takes_pictures(pictures, preprocessing)
     told = network.source.preprocessing()
     asked = {name: told.get(name, Preprocessing()) for name in inputs}
-    asked = {name: p.override(**preprocessing) if len(inputs[name]) == 4 else p for name, p in asked.items()}
+    asked |= {n: asked[n].override(**preprocessing) for n, shape in pictures.items() if len(shape) == 4}
     return read_images(
         inputs,
         sources,

@@ -213,13 +213,12 @@ def test_arrays_that_do_not_fit_are_refused(batches):
         as_calibration(batches, SHAPES)
 
 
-def test_what_may_be_given_is_given_for_all_batches_or_none():
-    data, label, more = np.zeros((2, 3, 8, 6)), np.ones((2, 4)), {"optional": {"label": (1, 4)}}
-    found = list(as_calibration([{"data": data, "label": label}] * 2, SHAPES, **more))
-    assert [sorted(batch) for batch in found] == [["data", "label"]] * 2
-    assert [sorted(batch) for batch in as_calibration({"data": data}, SHAPES, **more)] == [["data"]]
-    for last, why in (({"data": data}, "batch 1: nothing for input label"), ({"data": data, "label": data}, "takes")):
-        with pytest.raises(ImagesError, match=why):
-            as_calibration([{"data": data, "label": label}, last], SHAPES, **more)
-    with pytest.raises(ImagesError, match="no input label"):
-        as_calibration([{"data": data}, {"data": data, "label": label}], SHAPES, **more)
+def test_what_may_be_given_counts_where_all_batches_have_it():
+    data, label, more = np.zeros((2, 3, 8, 6)), np.ones((2, 4)), {"optional": {"label": (1, 4)}, "unused": ["label"]}
+    both, alone = {"data": data, "label": label}, {"data": data}
+    for batches, names in (([both, both], ["data", "label"]), ([both, alone], ["data"]), ([alone, both], ["data"])):
+        assert [sorted(batch) for batch in as_calibration(batches, SHAPES, **more)] == [names] * 2
+        assert [sorted(batch) for batch in as_calibration(iter(batches), SHAPES, **more)] == [names] * 2
+    assert [sorted(batch) for batch in as_calibration(both, SHAPES, **more)] == [["data", "label"]]
+    with pytest.raises(ImagesError, match="takes"):
+        as_calibration([both, {"data": data, "label": data}], SHAPES, **more)

@@ -21,7 +21,7 @@ from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.engine.kernels import has_kernel
 from caffeinit.errors import FormatError
 from caffeinit.images.preprocess import is_one_picture
-from caffeinit.model.nodes import check_made_once, check_names, nodes_within, operator_of
+from caffeinit.model.nodes import captured, check_made_once, check_names, nodes_within, operator_of
 from caffeinit.model.places import Places, find_places, is_squashed
 from caffeinit.model.readable import NUMBERS, in_its_place, innermost_type, told_by
 from caffeinit.model.sizes import MOST_FED
@@ -94,6 +94,7 @@ class OnnxFunction:
         self._types = {v.name: v.type.tensor_type.elem_type for v in fed}
         self._kinds = _kinds(self._model)
         self.outputs, self.replaced = self._readable_outputs()
+        self._of_all: dict[str, bool] = {}
         self.rows = next((axes[0] for axes in self.inputs.values() if axes and axes[0]), 1)
 
     def values(self, given: Collection[str]) -> list[str]:
@@ -101,9 +102,10 @@ class OnnxFunction:
         moving: dict[str, None] = dict.fromkeys(given)
         unknown = set(self.inputs) - set(given)
         for node in self._model.graph.node:
-            if any(i in unknown for i in node.input):
+            read = (*node.input, *captured(node))
+            if any(i in unknown for i in read):
                 unknown.update(node.output)
-            elif any(i in moving for i in node.input):
+            elif any(i in moving for i in read):
                 moving.update(dict.fromkeys(o for o in node.output if o))
         return [value for value in moving if value not in given and self._is_readable(value)]
 
@@ -123,9 +125,27 @@ class OnnxFunction:
         return list(dict.fromkeys(kept)), words
 
     def fixed(self) -> list[str]:
-        """Return the outputs that are computed and that no input influences."""
+        """Return the outputs that no input influences."""
         moving = {*self.values(list(self.inputs)), *self.inputs}
         return [output for output in self.outputs if output not in moving]
+
+    def is_of_all(self, output: str) -> bool:
+        """Tell whether an output is one number for all pictures of a batch, whose size the file states."""
+        if output not in self._of_all:
+            is_stated = any(axes and axes[0] for axes in self.inputs.values())
+            self._of_all[output] = is_stated and output in self.values(list(self.inputs)) and self._is_number(output)
+        return self._of_all[output]
+
+    def _is_number(self, value: str) -> bool:
+        """Tell whether a value has no axes; found by a run where the file does not tell, and states all its inputs."""
+        kind = self._kinds.get(value, onnx.TypeProto()).tensor_type
+        if kind.HasField("shape"):
+            return not kind.shape.dim
+        shapes = {name: [axis or 0 for axis in axes] for name, axes in self.inputs.items()}
+        if not all(shape and all(shape) for shape in shapes.values()):
+            return False
+        feeds = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        return np.ndim(self.compile([value])(feeds)[value]) == 0
 
     def judged(self, output: str) -> list[str]:
         """Return nothing: a file does not tell which of its values an output judges."""
@@ -217,8 +237,10 @@ class CompiledPart:
         Inputs of other numbers of rows, as steps of a sequence and its first state, are one run as they are.
         """
         feeds = {name: _as_type(batch[name], self._types[name]) for name in self._inputs}
-        count, *others = {len(array) for array in feeds.values()} or {0}
-        if not feeds or others or self._rows in (None, count):
+        if not feeds:
+            return self._run(feeds)
+        count, *others = {len(array) for array in feeds.values()}
+        if others or self._rows in (None, count):
             return self._run(feeds)
         pieces = []
         for start in range(0, count, self._rows):

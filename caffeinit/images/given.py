@@ -62,7 +62,7 @@ def as_calibration(
             batches; or an iterable of batches, each an array or a dict. A generator is used up and kept.
         inputs: input -> shape (N, ...); N is of no meaning but for `whole_batches`, other extents below 1 are unknown.
         batch_size: for arrays that hold all rows at once.
-        optional: further inputs, which are taken where they are given.
+        optional: further inputs, which are taken where all batches have them.
         unused: further inputs of the net, which may be given and are passed over: labels.
         whole_batches: the net spells the size of its batches out, and takes no others.
     Raises:
@@ -79,10 +79,14 @@ def as_calibration(
         step = own if len(counts) == 1 else counts[-1]
         batches = [{n: a[i : i + step] for n, a in whole.items()} for i in range(0, counts[-1], step)]
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes):
-        checked = _checked_batches(images, inputs, optional, unused)
+        checked = (
+            _checked(batch, _wanted(batch, inputs, optional), f"batch {i}", unused) for i, batch in enumerate(images)
+        )
         # Whatever makes batches one by one may fill the same array each time.
         is_held = isinstance(images, list | tuple)
         batches = list(checked) if is_held else [{n: a.copy() for n, a in batch.items()} for batch in checked]
+        everywhere = {*inputs, *(name for name in optional if all(name in batch for batch in batches))}
+        batches = [{name: array for name, array in batch.items() if name in everywhere} for batch in batches]
     else:
         raise ImagesError(f"images are {type(images).__name__}: give arrays, or what caffeinit.read_images returns.")
     if not any(len(a) for b in batches for a in b.values()):
@@ -118,16 +122,6 @@ def _wanted(batch: object, inputs: Shapes, optional: Shapes) -> Shapes:
     """Return the inputs that are taken from a batch."""
     given = batch if isinstance(batch, Mapping) else {}
     return {**inputs, **{n: shape for n, shape in optional.items() if n in given}}
-
-
-def _checked_batches(
-    batches: Iterable[object], inputs: Shapes, optional: Shapes, unused: Collection[str]
-) -> Iterator[Batch]:
-    """Yield batches of the same inputs, each checked."""
-    wanted: Shapes | None = None
-    for number, batch in enumerate(batches):
-        wanted = wanted or _wanted(batch, inputs, optional)
-        yield _checked(batch, wanted, f"batch {number}", unused)
 
 
 def _checked(batch: object, inputs: Shapes, where: str, unused: Collection[str]) -> Batch:

@@ -216,10 +216,12 @@ class _Work:
         """Draw what is to be drawn from data, and normalise; see `normalized`."""
         return self.normalized(samplers=self.samplers, **more)
 
-    def normalized(self, *, refined: bool = True, **more: Any) -> tuple[list[UnitReport], int]:
+    def normalized(
+        self, *, refined: bool = True, chosen: Callable[[Unit], str] | None = None, **more: Any
+    ) -> tuple[list[UnitReport], int]:
         """Normalise on all pictures, and make responses uncorrelated that are to be so; see `within.normalize`."""
-        turners = refiners(self.turned) if refined else {}
-        return normalize(self.network, self.batches, beta=self.beta, turners=turners, **{"chosen": self.chosen, **more})
+        turners, chosen = refiners(self.turned) if refined else {}, chosen or self.chosen
+        return normalize(self.network, self.batches, beta=self.beta, chosen=chosen, turners=turners, **more)
 
     def why_unrestored(self, relaxed: Relaxed, unit: Unit) -> str:
         """Return why a unit's outputs are not given the sizes that their scales say; empty to give them these."""

@@ -142,6 +142,7 @@ class Network:
         missing: arrays (layer, index) that the weights file did not hold; they are zero until they are drawn.
         unreached: arrays of layers that cannot run, so that nothing in `graph` reads them.
         replaced: outputs of the file that are no numbers -> what stands for them among the graph's, in words.
+        still: computes the outputs of the file that no input influences, over the same arrays; None where there are none.
         makers: value -> (name, type) of the layer that makes it, where the source has layers.
         place: returns what a reader knows the maker of a value by, or, for one that leaves the net, what it goes to; empty
             where there is no better name than the operator's or the value's.
@@ -158,6 +159,7 @@ class Network:
     missing: list[tuple[str, int]] = field(default_factory=list)
     unreached: list[Learned] = field(default_factory=list)
     replaced: dict[str, str] = field(default_factory=dict)
+    still: Graph | None = None
     makers: dict[str, tuple[str, str]] = field(default_factory=dict)
     place: Place = nowhere
     notes: list[str] = field(default_factory=list)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 import onnx
 from onnx import TensorProto
 
+from caffeinit.model.nodes import captured
+
 NUMBERS = frozenset(
     getattr(TensorProto, name)
     for name in "FLOAT DOUBLE FLOAT16 BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()
@@ -40,7 +42,7 @@ def told_by(
     pending, seen = [output], {output}
     for name in pending:
         node = producer(name)
-        for value in node.input if node is not None else ():
+        for value in (*node.input, *captured(node)) if node is not None else ():
             if value and value not in seen:
                 seen.add(value)
                 (found.setdefault if is_readable(value) else pending.append)(value)

@@ -54,6 +54,7 @@ class Built:
     Attributes:
         handed: value that counts as an output because an operator that cannot run reads it -> that node's label.
         replaced: outputs that are no numbers -> what stands for them among the graph's, in words.
+        still: what computes the outputs that no input influences; None where there are none.
     """
 
     graph: Graph
@@ -62,6 +63,7 @@ class Built:
     idle: list[onnx.NodeProto] = field(default_factory=list)
     handed: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
+    still: Graph | None = None
 
 
 def build_graph(plain: Plain, shapes: Mapping[str, Shape]) -> Built:
@@ -147,6 +149,7 @@ class _Builder:
         handed = {value: label for value, label in self.handed.items() if value not in own}
         built = Built(graph, self.plain, self.skipped, self.idle, handed)
         graph.outputs = self._outputs(graph, built.replaced)
+        built.still = self._still(graph)
         return built
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
@@ -250,6 +253,13 @@ class _Builder:
         replaced |= {n: in_its_place(n, graph.elem_type(n), by) for n, by in told.items() if graph.is_typed(n)}
         wanted = [*(n for n in wanted if n not in told), *(value for by in told.values() for value in by)]
         return [n for n in dict.fromkeys([*wanted, *self.handed]) if n in moving]
+
+    def _still(self, graph: Graph) -> Graph | None:
+        """Return what computes the outputs that no input influences; None where there are none."""
+        moving = graph.moving_values()
+        made = [v.name for v in self.plain.graph.output if v.name not in moving and graph.producer(v.name) is not None]
+        readable = [name for name in made if graph.is_typed(name) and graph.elem_type(name) in NUMBERS]
+        return graph.part(readable) if readable else None
 
 
 def _is_idle_cast(node: onnx.NodeProto, graph: Graph) -> bool:

@@ -154,6 +154,7 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
         blobs=[*graph.inputs, *_blobs(graph)],
         skipped=built.skipped,
         replaced=built.replaced,
+        still=built.still,
     )
     network.skipped += [*not_units(graph, network.units), *idle_units(built.idle)]
     network.notes += [*built.plain.notes, *built.replaced.values(), *_notes(graph, declares_batch(plain.inputs))]

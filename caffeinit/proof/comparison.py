@@ -142,19 +142,18 @@ class _Side:
     def __init__(self, function: Function, given: Mapping[str, Shape]) -> None:
         self.function = function
         own = list(function.inputs)
-        if len(own) == len(given) == 1:
-            self._names = {own[0]: next(iter(given))}
-        else:
-            self._names = {name: name for name in own if name in given}
+        self._names = {name: name for name in own if name in given}
+        if len(own) == 1 and not self._names and (source := _only_fitting(function.inputs[own[0]], given)):
+            self._names = {own[0]: source}
         for name, source in self._names.items():
             _check_shape(function, name, given[source])
         self.values = function.values(list(self._names))
         known = set(self.values)
-        outputs = [name for name in function.outputs if name in known]
+        outputs = [name for name in function.outputs if name in known and not function.is_of_all(name)]
         fixed = set(function.fixed())
         self.left_out: dict[str, str] = {}
         for name in function.outputs:
-            if name not in known and name not in fixed:
+            if (name not in known and name not in fixed) or function.is_of_all(name):
                 instead = [value for value in function.judged(name) if value in known]
                 outputs += instead
                 self.left_out[name] = _replaced(function, name, self._names, instead)
@@ -168,6 +167,18 @@ class _Side:
     def compile(self, values: Sequence[str]) -> Run:
         run = self.function.compile(values)
         return lambda batch: run({own: batch[name] for own, name in self._names.items()})
+
+
+def _only_fitting(axes: Sequence[int | None], given: Mapping[str, Shape]) -> str:
+    """Return the pictures that an only input takes, by their shape where there are several; empty if that tells none."""
+    if len(given) == 1:
+        return next(iter(given))
+    fitting = [
+        name
+        for name, shape in given.items()
+        if len(shape) == len(axes) and all((a or 0) in (n, 0, -1) for a, n in zip(axes[1:], shape[1:], strict=True))
+    ]
+    return fitting[0] if len(fitting) == 1 else ""
 
 
 def _check_shape(function: Function, name: str, found: Shape) -> None:
@@ -189,6 +200,11 @@ def _replaced(function: Function, output: str, fed: Collection[str], instead: Se
     Args:
         fed: the inputs with pictures.
     """
+    if function.is_of_all(output):
+        where = f"is one number for the {function.rows} that {function.label} takes at a time"
+        return (
+            f"{where}; what it judges is compared: {', '.join(instead)}" if instead else f"{where} and is not compared"
+        )
     if output not in function.values(list(function.inputs)):
         return "is an input and is not compared"
     where = f"depends on an input without pictures ({', '.join(name for name in function.inputs if name not in fed)})"
@@ -213,14 +229,16 @@ def _paired_outputs(a: _Side, b: _Side) -> tuple[Pairs, list[str]]:
     """
     notes = list(dict.fromkeys([*a.function.replaced.values(), *b.function.replaced.values()])) + _left_out(a, b)
     known = set(a.values).intersection(b.values)
-    outputs = [name for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
+    left_out = a.left_out.keys() | b.left_out.keys()
+    wanted = [name for name in dict.fromkeys(a.outputs + b.outputs) if name in known]
+    outputs = [name for name in wanted if name not in left_out]
     # A softmax that is saturated does not show what changes before it.
-    before = [value for name in outputs for side in (a, b) for value in side.function.judged(name) if value in known]
+    before = [value for name in wanted for side in (a, b) for value in side.function.judged(name) if value in known]
     pairs = [(name, name) for name in dict.fromkeys([*outputs, *before])]
     if not pairs and len(a.outputs) == len(b.outputs):
         pairs = list(zip(a.outputs, b.outputs, strict=True))
         notes += [f'output "{x}" is compared with "{y}": the names differ' for x, y in pairs]
-    if not pairs:
+    if not pairs and not {*a.function.fixed()} & {*b.function.fixed()}:
         if a.is_fed != b.is_fed:
             takes = " and ".join(f"{s.function.label} takes {', '.join(s.function.inputs)}" for s in (a, b))
             raise CaffeinitError(
@@ -241,9 +259,17 @@ def _fixed_outputs(a: Function, b: Function, tolerance: float) -> tuple[list[Dif
     if names:
         one, other = (side.compile(names)({}) for side in (a, b))
         for difference in found:
-            _see(difference, one[difference.name], other[difference.name], None)
+            _see(difference, *_without_common_nan(one[difference.name], other[difference.name]), None)
             difference.changed = None  # their rows are no pictures
     return found, [f'only {side.label} has the output "{n}"' for side, own in of for n in own if n not in names]
+
+
+def _without_common_nan(a: Any, b: Any) -> tuple[Any, Any]:
+    """Return two values, of real numbers with zeros where both are NaN: what is stored is the same there."""
+    if not all(isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in (a, b)) or a.shape != b.shape:
+        return a, b
+    both = np.isnan(a) & np.isnan(b)
+    return np.where(both, 0, a), np.where(both, 0, b)
 
 
 def _common_values(a: _Side, b: _Side) -> Pairs:
@@ -264,6 +290,8 @@ def _run(
     progress: Callable[[int], None],
 ) -> int:
     """Run both sides over all batches and return the number of pictures."""
+    if not pairs:
+        return sum(map(pictures_in, batches))
     wanted = [list(names) for names in zip(*pairs, strict=True)]
     known = set(sides[0].values)
     ranked = [d.places.value if d.places and d.places.value in known else "" for d in differences]

@@ -44,7 +44,10 @@ class Function(Protocol):
         """Return the values that these inputs determine and influence, in the order of the graph."""
 
     def fixed(self) -> list[str]:
-        """Return the outputs that are computed and that no input influences."""
+        """Return the outputs that no input influences."""
+
+    def is_of_all(self, output: str) -> bool:
+        """Tell whether an output is one number for all pictures of a batch, whose size the side states."""
 
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges, as a loss does; none where that is not known."""
@@ -83,7 +86,7 @@ class ToldFunction:
         self._file, self._told = file, NetFunction(network, file.label)
         self.label, self.inputs, self.outputs, self.rows = file.label, file.inputs, file.outputs, file.rows
         self.values, self.fixed, self.places, self.compile = file.values, file.fixed, file.places, file.compile
-        self.is_squashed, self.replaced = file.is_squashed, file.replaced
+        self.is_squashed, self.is_of_all, self.replaced = file.is_squashed, file.is_of_all, file.replaced
 
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges."""
@@ -118,9 +121,15 @@ class NetFunction:
         return [o for o in made if not graph.is_typed(o) or graph.elem_type(o) in NUMBERS]
 
     def fixed(self) -> list[str]:
-        """Return the outputs that are computed and that no input influences."""
-        moving = self._network.graph.moving_values()
-        return [o for o in self.outputs if o not in moving and self._network.graph.producer(o) is not None]
+        """Return the outputs that no input influences."""
+        graph, still = self._network.graph, self._network.still
+        moving = graph.moving_values()
+        own = [o for o in self.outputs if o not in moving and graph.producer(o) is not None]
+        return [*own, *(still.outputs if still is not None else ())]
+
+    def is_of_all(self, output: str) -> bool:
+        """Return whether that is so: of no output, for batches are fed in the size that a net states."""
+        return False
 
     def judged(self, output: str) -> list[str]:
         """Return the values that an output judges, as a loss does."""
@@ -142,5 +151,7 @@ class NetFunction:
 
     def compile(self, values: Sequence[str]) -> Run:
         """Return what computes these values from a batch."""
-        session = compile_graph(self._network.graph, values, self._network.settings)
+        still = self._network.still
+        graph = still if still is not None and {*values} <= {*still.outputs} else self._network.graph
+        session = compile_graph(graph, values, self._network.settings)
         return lambda batch: session.run({n: batch[n] for n in session.inputs})
