@@ -145,7 +145,8 @@ class OnnxFunction:
         if not all(shape and all(shape) for shape in shapes.values()):
             return False
         feeds = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        return np.ndim(self.compile([value])(feeds)[value]) == 0
+        found: object = self.compile([value])(feeds)[value]
+        return isinstance(found, np.ndarray | np.generic) and found.ndim == 0
 
     def judged(self, output: str) -> list[str]:
         """Return nothing: a file does not tell which of its values an output judges."""
