@@ -49,29 +49,30 @@ def sequence():
     return np.random.default_rng(1).standard_normal((STEPS, PICTURES, INPUTS)).astype(np.float32)
 
 
+def assert_steps_compute_it(path, kind):
+    """Compare a file's operator, spelt out step by step, with what onnxruntime computes; return all."""
+    net, feeds = load(path), {"x": sequence()}
+    assert kind not in {node.op_type for node in net.graph.nodes}
+    wanted = OnnxFile(path, threads=1).run(feeds, OUTPUTS[kind])
+    found = net.forward(feeds, OUTPUTS[kind])
+    for name in OUTPUTS[kind]:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=2e-6)
+    return net, feeds, found
+
+
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"states": False}, {"lengths": True}])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize(("kind", "own"), KINDS)
 def test_steps_compute_what_the_operator_does(kind, own, direction, options, tmp_path):
     onnx.save(single(kind, direction, **own, **options), tmp_path / "net.onnx")
-    net, feeds = load(tmp_path / "net.onnx"), {"x": sequence()}
-    assert kind not in {node.op_type for node in net.graph.nodes}
-    wanted = OnnxFile(tmp_path / "net.onnx", threads=1).run(feeds, OUTPUTS[kind])
-    found = net.forward(feeds, OUTPUTS[kind])
-    for name in OUTPUTS[kind]:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=2e-6)
+    assert_steps_compute_it(tmp_path / "net.onnx", kind)
 
 
 @pytest.mark.parametrize("opset", [7, 13, *LATER])
 @pytest.mark.parametrize(("kind", "own"), KINDS)
 def test_steps_are_those_of_every_opset(kind, own, opset, tmp_path):
     onnx.save(single(kind, "bidirectional", opset=opset, **own), tmp_path / "net.onnx")
-    net, feeds = load(tmp_path / "net.onnx"), {"x": sequence()}
-    assert kind not in {node.op_type for node in net.graph.nodes}
-    wanted = OnnxFile(tmp_path / "net.onnx", threads=1).run(feeds, OUTPUTS[kind])
-    found = net.forward(feeds, OUTPUTS[kind])
-    for name in OUTPUTS[kind]:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=2e-6)
+    net, feeds, found = assert_steps_compute_it(tmp_path / "net.onnx", kind)
     gradient = net.backward(feeds, {n: np.ones_like(a) for n, a in found.items()}).inputs["x"]
     assert gradient.shape == feeds["x"].shape
 
