@@ -15,6 +15,7 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.nodes import INSIDE, captured
 from caffeinit.model.units import Learned
 from caffeinit.onnxfile.container import Container
+from caffeinit.onnxfile.learning import inside_layers
 from caffeinit.onnxfile.plain import Plain
 from caffeinit.onnxfile.tensors import Tensor
 
@@ -62,9 +63,8 @@ def held_for(
 
 def held_inside(graph: Graph) -> dict[str, str]:
     """Return array -> why it stays, of those that normalisations across neighbours are made of."""
-    moving, found = graph.moving_values(), set[str]()
-    for top, x in graph.nearly_homogeneous.items():
-        found |= {i for node in graph.ancestors([top], [x]) for i in node.input if i and i not in moving}
+    moving, inside = graph.moving_values(), inside_layers(graph)
+    found = {i for node in graph.nodes if id(node) in inside for i in node.input if i and i not in moving}
     return dict.fromkeys(_made_of(graph.nodes, found), "is also part of a normalisation across neighbours")
 
 

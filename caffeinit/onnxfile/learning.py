@@ -129,7 +129,7 @@ def find_learned(
     bare = {n.output[0] for n in graph.nodes if _makes_one_channel_without_bias(graph, n, moving)}
     formulas: set[str] = set()
     placed = along_positions(graph)
-    varying, inside = followers(graph, graph.inputs), _inside_layers(graph)
+    varying, inside = followers(graph, graph.inputs), inside_layers(graph)
     for node in graph.nodes:
         if not any(o in varying for o in node.output) or id(node) in inside:
             continue  # arithmetic of arrays, and of shapes, such as anchors; and of normalisations
@@ -155,7 +155,7 @@ def find_learned(
     return {name: of for name, of in candidates.items() if name in used}
 
 
-def _inside_layers(graph: Graph) -> set[int]:
+def inside_layers(graph: Graph) -> set[int]:
     """Return the ids of the nodes that make up normalisations across neighbours, which learn nothing."""
     return {id(n) for top, x in graph.nearly_homogeneous.items() for n in graph.ancestors([top], [x])}
 
@@ -244,7 +244,7 @@ def _behind(graph: Graph, value: str) -> str:
 
 def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
     """Return the products with arrays, and normalisations with one array in two places, that are no units, and why."""
-    known = {id(use.node) for unit in units for use in unit.uses} | _inside_layers(graph)
+    known = {id(use.node) for unit in units for use in unit.uses} | inside_layers(graph)
     moving, pictures = graph.moving_values(), PictureAxes(graph)
     found = [Skipped(name, AGAIN) for name in dict.fromkeys(graph.recurrent.values())]
     tables = {n.input[0]: None for n in graph.nodes if n.op_type == "Gather" and n.input[1] in moving}
