@@ -173,18 +173,19 @@ def _only_fitting(axes: Sequence[int | None], given: Mapping[str, Shape]) -> str
     """Return the pictures that an only input takes, by their shape where there are several; empty if that tells none."""
     if len(given) == 1:
         return next(iter(given))
-    fitting = [
-        name
-        for name, shape in given.items()
-        if len(shape) == len(axes) and all((a or 0) in (n, 0, -1) for a, n in zip(axes[1:], shape[1:], strict=True))
-    ]
+    fitting = [name for name, shape in given.items() if _takes(axes, shape)]
     return fitting[0] if len(fitting) == 1 else ""
+
+
+def _takes(axes: Sequence[int | None], shape: Shape) -> bool:
+    """Tell whether an input takes arrays of a shape; the first axis is the batch, and 0 or less, or None, is open."""
+    return len(axes) == len(shape) and all((a or 0) in (n, 0, -1) for a, n in zip(axes[1:], shape[1:], strict=True))
 
 
 def _check_shape(function: Function, name: str, found: Shape) -> None:
     """Refuse pictures of another shape than a side takes."""
-    axes = [axis or 0 for axis in function.inputs[name]]  # the first is the batch, and 0 or less is open
-    if len(axes) != len(found) or any(a not in (f, 0, -1) for a, f in zip(axes[1:], found[1:], strict=True)):
+    if not _takes(function.inputs[name], found):
+        axes = [axis or 0 for axis in function.inputs[name]]
         takes = ", ".join(["N", *("?" if a < 1 else str(a) for a in axes[1:])])
         gets = ", ".join(["N", *map(str, found[1:])])
         raise CaffeinitError(
