@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError
-from caffeinit.images import Calibration, GivenBatches, Preprocessing, as_calibration, read_images
-from caffeinit.images.sources import source_names
+from caffeinit.images import Calibration, GivenBatches, Preprocessing, as_calibration, named_inputs, read_images
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, listed
@@ -61,7 +59,7 @@ def read_calibration(
     """
     pictures = inputs = needed_inputs(network)
     if labels:
-        given = _named(sources)
+        given = named_inputs(sources)
         inputs = pictures | {n: s for n, s in _label_inputs(network).items() if n in given}
     if not inputs or (network.skipped and not network.units):
         raise no_unit(network)
@@ -84,14 +82,6 @@ def read_calibration(
         root=root,
         whole_batches=not network.graph.batch_axis_free,
     )
-
-
-def _named(sources: Any) -> set[str]:
-    """Return the inputs that sources are given for by name, as keys or as names of the arrays in a file."""
-    named = set(sources) if isinstance(sources, Mapping) else set()
-    rest = sources.get(None) if isinstance(sources, Mapping) else sources
-    single = rest[0] if isinstance(rest, list | tuple) and len(rest) == 1 else rest
-    return named.union(source_names(single) if isinstance(single, str | PathLike) else ())
 
 
 def _check_wanted(network: Network, inputs: Mapping[str, Shape], sources: Any) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "GivenBatches",
     "Preprocessing",
     "as_calibration",
+    "named_inputs",
     "preprocessing_of",
     "preprocessing_of_net",
     "read_images",
@@ -67,6 +68,13 @@ def read_images(
         for name, given in assigned.items()
     ]
     return Calibration(feeds, num_images, batch_size, strict, threads, whole_batches)
+
+
+def named_inputs(sources: Several | Mapping[str | None, Several]) -> set[str | None]:
+    """Return the inputs that sources are given for by name, as keys or as names of the arrays in a file."""
+    named = dict(sources) if isinstance(sources, Mapping) else {None: sources}
+    single = _single(named[None]) if None in named else None
+    return {*named, *(source_names(single) if single is not None else ())}
 
 
 def _assign(shapes: Mapping[str, Sequence[int]], sources: Several | Mapping[str | None, Several]) -> dict[str, Several]:
