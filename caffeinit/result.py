@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.model.network import Skipped
-from caffeinit.statistics.moments import Moments
 
 
 @dataclass(frozen=True)

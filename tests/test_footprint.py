@@ -12,7 +12,7 @@ import pytest
 
 import caffeinit
 from caffeinit import footprint
-from caffeinit.engine.buffers import BufferPool
+from caffeinit.arithmetic.buffers import BufferPool
 from caffeinit.engine.session import Settings
 from caffeinit.engine.shelf import Room, ScratchFile, Shelf, Stored
 from caffeinit.engine.staged import StagedRun

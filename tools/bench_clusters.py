@@ -11,11 +11,11 @@ import numpy as np
 from bench_jobs import Given, prepared, timed, write_net
 from sklearn.cluster import KMeans
 
+from caffeinit.arithmetic.workers import single_threaded
 from caffeinit.draw import clusters
 from caffeinit.methods.redraw import UnitSampler, draw_network
 from caffeinit.methods.within import normalize
 from caffeinit.model.network import Network
-from caffeinit.workers import single_threaded
 
 UNITS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffeinit.apply.factors import fits, is_zero, multiply
+from caffeinit.arithmetic.factors import fits, is_zero, multiply
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.errors import WeightsError
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
@@ -18,7 +19,6 @@ from caffeinit.model.units import Unit, Use
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.labels import PINNED
 from caffeinit.scales.links import Use as ArrayUse
-from caffeinit.statistics.moments import Moments
 from caffeinit.storage.mapped import release
 
 

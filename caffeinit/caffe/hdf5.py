@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.apply.factors import is_finite
+from caffeinit.arithmetic.factors import is_finite
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
 from caffeinit.storage.files import replacing
 from caffeinit.storage.stored import FLOAT, NAMES, merged, round_as_stored, to_float

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from caffeinit.apply.factors import is_finite
+from caffeinit.arithmetic.factors import is_finite
 from caffeinit.caffe.blobs import encode_blob, encode_legacy_blob, read_blob
 from caffeinit.caffe.foreign import foreign_kind, other_message
 from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import scipy.linalg
 
-from caffeinit.workers import each, row_slices, single_threaded
+from caffeinit.arithmetic.workers import each, row_slices, single_threaded
 
 from ..errors import LayerError
 from .fillers import fill

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffeinit.workers import each, row_slices, single_threaded
+from caffeinit.arithmetic.workers import each, row_slices, single_threaded
 
 from .patches import PatchSet
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffeinit.workers import each, row_slices
+from caffeinit.arithmetic.workers import each, row_slices
 
 from .eigen import leading_eigenvectors
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from caffeinit.workers import each, single_threaded
+from caffeinit.arithmetic.workers import each, single_threaded
 
 from .patches import SAME_DIRECTION, PatchSet
 from .policies import POLICIES

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from caffeinit.workers import each, row_slices
+from caffeinit.arithmetic.workers import each, row_slices
 
 from .baselines import orthonormal_rows
 from .patches import PatchSet

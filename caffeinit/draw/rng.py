@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from caffeinit.workers import each, row_slices
+from caffeinit.arithmetic.workers import each, row_slices
 
 
 def unit_rng(seed: int, name: str, *indices: int) -> np.random.Generator:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from caffeinit.workers import each, row_slices
+from caffeinit.arithmetic.workers import each, row_slices
 
 from .rng import unit_rng
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffeinit.workers import each, row_slices
+from caffeinit.arithmetic.workers import each, row_slices
 
 from .eigen import leading_eigenvectors
 from .krylov import lanczos

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from caffeinit.arithmetic.buffers import ThreadMemory
 from caffeinit.engine.affine import Affine, with_corrections
-from caffeinit.engine.buffers import ThreadMemory
 from caffeinit.engine.session import Session, Settings, fed_weights, output_shape
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.products import has_product

@@ -1,7 +1,7 @@
 """What is added to a part of a graph that runs on a device, so that few numbers have to leave it.
 
 Moments of a value: for each picture and channel the mean, the sum of squared deviations from it, the least and the largest
-number, in single precision and two passes as in `statistics/moments.py`, which merges them. Products: how channels go
+number, in single precision and two passes as in `arithmetic/moments.py`, which merges them. Products: how channels go
 together. Vectors: those of a few places, out of a whole value. (Corrections of inputs are added by `affine.py`.)
 """
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from caffeinit.arithmetic.moments import PictureMoments
 from caffeinit.engine.additions import add_moments, product_graph, vector_graph, whole_graph
 from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.arrays import DeviceArray
@@ -30,7 +31,6 @@ from caffeinit.engine.session import FED_ELEMENTS, Settings, declare, fed_weight
 from caffeinit.model.graph import Graph
 from caffeinit.model.rowwise import is_rowwise
 from caffeinit.model.sizes import numpy_type
-from caffeinit.statistics.moments import PictureMoments
 
 HOST = Device()
 RUN_BYTES = 1 << 31  # of what a run reads and gives: a GPU is idle while the next run is begun, so that few are best

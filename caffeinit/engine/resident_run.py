@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from caffeinit.arithmetic.moments import PictureMoments, picture_moments
 from caffeinit.engine.affine import Affine
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.resident import RUN_BYTES, Piece, Portion, ResidentSession
@@ -19,7 +20,6 @@ from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import Stage
 from caffeinit.model.graph import Graph
 from caffeinit.model.rowwise import groups, is_rowwise, most_pictures
-from caffeinit.statistics.moments import PictureMoments, picture_moments
 
 
 def start_run(

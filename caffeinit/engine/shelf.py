@@ -18,7 +18,7 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from caffeinit.engine.buffers import BufferPool
+from caffeinit.arithmetic.buffers import BufferPool
 from caffeinit.errors import OutputError
 from caffeinit.model.graph import Shape
 

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from caffeinit.arithmetic.buffers import BufferPool, ThreadMemory
+from caffeinit.arithmetic.moments import PictureMoments, picture_moments
+from caffeinit.arithmetic.workers import single_threaded
 from caffeinit.engine.abreast import Abreast, can_cut
 from caffeinit.engine.affine import Affine
-from caffeinit.engine.buffers import BufferPool, ThreadMemory
 from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
@@ -26,8 +28,6 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.products import has_product
 from caffeinit.model.rowwise import is_rowwise
 from caffeinit.model.sizes import numpy_type
-from caffeinit.statistics.moments import PictureMoments, picture_moments
-from caffeinit.workers import single_threaded
 
 Observer = Callable[[str, Sequence[PictureMoments]], None]
 Arrays = Mapping[str, np.ndarray]

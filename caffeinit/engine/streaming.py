@@ -15,12 +15,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from caffeinit.engine.buffers import ThreadMemory
+from caffeinit.arithmetic.buffers import ThreadMemory
+from caffeinit.arithmetic.workers import single_threaded
 from caffeinit.engine.session import Session, Settings, fed_weights, is_segmented, output_shape
 from caffeinit.model.graph import Graph
 from caffeinit.model.rowwise import is_rowwise
 from caffeinit.model.sizes import numpy_type
-from caffeinit.workers import single_threaded
 
 Values = Mapping[str, np.ndarray]
 Seen = TypeVar("Seen")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from caffeinit.arithmetic.workers import worker_pool
 from caffeinit.engine import segments
 from caffeinit.engine.segments import Segment
 from caffeinit.engine.session import Settings
@@ -25,7 +26,6 @@ from caffeinit.gradients.steps import NUM_STEPS, cut_on_way_back, held_beside
 from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.sizes import count_pictures, resized, value_bytes
 from caffeinit.storage.mapped import ScratchArrays, release
-from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
 Sources = Mapping[str, Sequence[GradientSource]]

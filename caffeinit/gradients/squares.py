@@ -18,9 +18,9 @@ from typing import Protocol
 
 import numpy as np
 
+from caffeinit.arithmetic.workers import each, row_slices
 from caffeinit.model.graph import Shape
 from caffeinit.storage.mapped import ScratchArrays, release
-from caffeinit.workers import each, row_slices
 
 _BLOCK_ROWS = 32  # summed in single precision
 # Sums of squares between these are far from the ends of single precision, and what underflows does not count in them.

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from caffeinit.apply.factors import copied
 from caffeinit.apply.plan import Plan, apply
+from caffeinit.arithmetic.factors import copied
 from caffeinit.engine.shelf import ScratchFile, Stored
 from caffeinit.errors import CaffeinitError, WeightsError
 from caffeinit.methods.between import spread_of

@@ -10,8 +10,8 @@ from enum import Enum
 
 import numpy as np
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.model.units import Unit
-from caffeinit.statistics.moments import Moments
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from caffeinit.apply.plan import Plan, scaled_apart
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.methods.between import FLOOR
 from caffeinit.model.network import Network
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.statistics.moments import Moments
 
 
 def plan_unit_deviations(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> Plan:

@@ -14,12 +14,12 @@ from fractions import Fraction
 import numpy as np
 
 from caffeinit.apply.plan import Plan, scaled_apart
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.nodes import name_of
 from caffeinit.ops import find_rule
 from caffeinit.scales.classes import ScaleSystem
-from caffeinit.statistics.moments import Moments
 
 LARGEST, SMALLEST = 65504.0, 2.0**-14  # of half precision; below the latter digits get lost
 # What the largest value of every free channel is brought to: a factor of 4000 below overflow, and far more above zero.

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import TensorProto
 
 from caffeinit.apply.plan import Plan, apply, labels_beyond
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.errors import CaffeinitError
 from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
@@ -34,7 +35,6 @@ from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.statistics.forward import Found, kept_values, looked_at, measure_moments, run_pieces
-from caffeinit.statistics.moments import Moments
 from caffeinit.statistics.nonfinite import check_finite
 from caffeinit.statistics.rate_options import BALANCED, Pictures, RateOptions, first_pictures
 from caffeinit.statistics.rates import RateProbe, UnitRates, without_squares

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.apply.factors import put
 from caffeinit.arguments import check_type
+from caffeinit.arithmetic.factors import put
 from caffeinit.draw import (
     Drawn,
     DrawOptions,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.methods.correction import Target, Trust
 from caffeinit.methods.responses import ResponseKeeper, Responses
 from caffeinit.methods.within import normalize
@@ -19,7 +20,6 @@ from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport
 from caffeinit.statistics.forward import Found, measure_moments
-from caffeinit.statistics.moments import Moments
 
 Batch = Mapping[str, np.ndarray]
 Scales = Mapping[str, np.ndarray]  # unit's key -> log factors that its output's channels were to be given so far

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.engine.affine import Affine
 from caffeinit.engine.mixing import Mixing
 from caffeinit.engine.resident import Piece
@@ -32,7 +33,6 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport, UnitStats
-from caffeinit.statistics.moments import Moments
 from caffeinit.statistics.nonfinite import check_finite
 
 Batch = Mapping[str, np.ndarray]

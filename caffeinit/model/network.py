@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from caffeinit.apply.factors import is_zero
 from caffeinit.arguments import check_mapping
+from caffeinit.arithmetic.factors import is_zero
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from caffeinit.apply.factors import multiply, shortened
+from caffeinit.arithmetic.factors import multiply, shortened
 from caffeinit.model.graph import Graph, Shape, attribute
 from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
 

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from caffeinit.apply.factors import is_zero
+from caffeinit.arithmetic.factors import is_zero
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Skipped

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from caffeinit.arithmetic.workers import worker_pool
 from caffeinit.engine.session import Session, compile_graph
 from caffeinit.gradients.reverse import append_backward
 from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.rowwise import joins_rows
 from caffeinit.scales.bonds import Bond
-from caffeinit.workers import worker_pool
 
 # Log scales at which a layer is tried, closer where it bends; beyond them the curve goes on straight.
 _TRIED = np.array([-12.0, -9.0, -7.0, -5.0, -3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5, 5.0, 7.0, 9.0, 12.0])

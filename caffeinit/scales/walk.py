@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from caffeinit.apply.factors import is_zero
+from caffeinit.arithmetic.factors import is_zero
 from caffeinit.errors import GradientError
 from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.nodes import VIEWS, name_of, readers_behind_views

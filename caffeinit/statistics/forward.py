@@ -12,7 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from caffeinit.engine.buffers import ThreadMemory
+from caffeinit.arithmetic.buffers import ThreadMemory
+from caffeinit.arithmetic.moments import Moments, PictureMoments, picture_moments
+from caffeinit.arithmetic.workers import worker_pool
 from caffeinit.engine.resident import RUN_BYTES, Piece, Portion, ResidentSession
 from caffeinit.engine.session import Session, compile_graph, is_segmented, output_shape
 from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
@@ -22,9 +24,7 @@ from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.rowwise import groups, is_rowwise, most_pictures, row_pieces, rowwise_values
 from caffeinit.model.sizes import numpy_type
-from caffeinit.statistics.moments import Moments, PictureMoments, picture_moments
 from caffeinit.storage.paging import trim_heap
-from caffeinit.workers import worker_pool
 
 Values = Mapping[str, np.ndarray]
 Found = Mapping[str, np.ndarray | Piece]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError, OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
@@ -23,7 +24,6 @@ from caffeinit.model.network import BARE, Network, Skipped, listed
 from caffeinit.model.units import Unit
 from caffeinit.result import NO_SPREAD, UnitStats, finite
 from caffeinit.statistics.forward import measure_moments, unit_outputs
-from caffeinit.statistics.moments import Moments
 from caffeinit.statistics.nonfinite import describe_first
 from caffeinit.statistics.rate_options import RateOptions, first_pictures
 from caffeinit.statistics.rates import RateProbe, known_spread

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import WeightsError
 from caffeinit.model.network import Network
 from caffeinit.statistics.forward import PIECE_BYTES, cut
-from caffeinit.statistics.moments import Moments
 
 Values = Mapping[str, np.ndarray]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffeinit.apply.factors import is_zero
+from caffeinit.arithmetic.factors import is_zero
 from caffeinit.engine.session import is_segmented
 from caffeinit.errors import CaffeinitError, GradientError
 from caffeinit.gradients.absorbing import absorbed

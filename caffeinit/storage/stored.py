@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from caffeinit.arithmetic.workers import row_slices
 from caffeinit.errors import WeightsError
 from caffeinit.storage import wire
 from caffeinit.storage.paging import let_go, let_go_of
-from caffeinit.workers import row_slices
 
 FLOAT = np.dtype("<f4")
 _BLOCK = 1 << 20  # numbers that are compared at once

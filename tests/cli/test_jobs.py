@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import caffeinit
-from caffeinit.statistics.moments import Moments
+from caffeinit.arithmetic.moments import Moments
 from tests.cli.asking import refused, rescale
 from tests.cli.conftest import NET
 

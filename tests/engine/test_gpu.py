@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import CUDA, Device, find_device
 from caffeinit.engine.resident import Piece, Portion, ResidentSession
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.methods.within import normalize
 from caffeinit.statistics.forward import measure_moments
-from caffeinit.statistics.moments import Moments
 from tests.engine.test_resident import MORE, WINDOWS, assert_same_params, gathered
 from tests.nets import pictures
 

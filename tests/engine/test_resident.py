@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.draw import Rows, Window
 from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.arrays import DeviceArray
@@ -26,7 +27,6 @@ from caffeinit.errors import WeightsError
 from caffeinit.methods.responses import Responses
 from caffeinit.methods.within import normalize
 from caffeinit.statistics.forward import measure_moments
-from caffeinit.statistics.moments import Moments
 from tests.modes import EXACT, options_of
 from tests.nets import NETS, NetBuilder, pictures
 

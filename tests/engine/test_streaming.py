@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.engine.session import Session, Settings
 from caffeinit.engine.streaming import Streaming, can_stream
 from caffeinit.model.following import channel_map, followed_units
 from caffeinit.statistics.forward import looked_at, measure_moments, unit_outputs
-from caffeinit.statistics.moments import Moments
 from tests.nets import NETS, pictures
 
 

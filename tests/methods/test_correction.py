@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.methods.correction import Target, Trust, plan_correction
 from caffeinit.model.units import Unit
-from caffeinit.statistics.moments import Moments
 from tests.nets import NetBuilder
 
 CHANNELS, VALUES = 4000, 16

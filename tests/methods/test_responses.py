@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.methods.responses import RIDGE, Correlations, Refiner, ResponseKeeper, Responses, turn_filters
-from caffeinit.statistics.moments import Moments
 from tests.nets import NetBuilder
 
 LRN = """name: "lrn"

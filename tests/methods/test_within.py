@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import caffeinit
+from caffeinit.arithmetic.moments import Moments
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import WeightsError
 from caffeinit.methods.within import normalize
-from caffeinit.statistics.moments import Moments
 from tests.nets import NETS, NetBuilder, batch_statistics, pictures
 
 

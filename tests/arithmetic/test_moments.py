@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.statistics.moments import Moments
+from caffeinit.arithmetic.moments import Moments
 
 SHAPES = [
     ((5, 3, 7, 11), 1),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.engine.buffers import BufferPool, ThreadMemory
+from caffeinit.arithmetic.buffers import BufferPool, ThreadMemory
 
 FLOAT = np.dtype(np.float32)
 

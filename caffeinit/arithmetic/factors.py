@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from caffeinit.workers import each
+from caffeinit.arithmetic.workers import each
 
 _BLOCK_ELEMENTS = 1 << 17  # of float64, which stay in the cache
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.apply.factors import copied, fits, is_finite, is_zero, multiply, shortened
+from caffeinit.arithmetic.factors import copied, fits, is_finite, is_zero, multiply, shortened
 
 # Shape, axes that the factors vary along, and the order of the axes in memory.
 CASES = [

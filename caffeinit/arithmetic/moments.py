@@ -21,7 +21,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from caffeinit.engine.buffers import ThreadMemory
+from caffeinit.arithmetic.buffers import ThreadMemory
 
 # A channel whose deviation is below this fraction of its mean cannot be given another to a thousandth: float32 keeps
 # 6e-8 of the mean. Well below, it carries rounding noise only, which normalising would blow up to unit size.
