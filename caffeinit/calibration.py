@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caffeinit.errors import CaffeinitError, OptionError
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.heads import find_heads
 from caffeinit.images import Calibration, GivenBatches, Preprocessing, as_calibration, named_inputs, read_images
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, listed
 from caffeinit.printing import printable
 

@@ -21,10 +21,10 @@ from onnx import TensorProto, helper
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.norms import find_statistic, stored_factor
+from caffeinit.graph.remarks import Remarks
 from caffeinit.model.network import Network
-from caffeinit.model.norms import find_statistic, stored_factor
-from caffeinit.model.remarks import Remarks
 from caffeinit.storage.files import check_target, replacing_all
 
 MOST_EMBEDDED = 1_900_000_000  # bytes; protobuf's limit is 2 GiB for the whole file

@@ -30,12 +30,12 @@ from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import can_stream
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.gradients.sources import Way
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import most_pictures
+from caffeinit.graph.sizes import value_bytes
 from caffeinit.images.batches import Calibration
 from caffeinit.methods.within import plan_pass
-from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import most_pictures
-from caffeinit.model.sizes import value_bytes
 from caffeinit.model.units import Unit
 from caffeinit.proof.verify import SPOOL_BYTES
 from caffeinit.statistics.forward import PIECE_BYTES, looked_at, unit_outputs, written

@@ -21,8 +21,8 @@ from caffeinit.caffe.net import Net, read_net
 from caffeinit.caffe.source import net_outputs, places, read_elsewhere
 from caffeinit.caffe.weights import BinaryWeights, WeightsFile, open_weights
 from caffeinit.errors import FormatError, OptionError
+from caffeinit.graph import Shape
 from caffeinit.methods.redraw import holding_reason, keeping_reason
-from caffeinit.model.graph import Shape
 from caffeinit.model.network import Skipped
 from caffeinit.model.nounits import without_unit
 from caffeinit.model.units import Unit, find_units

@@ -7,9 +7,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from caffeinit.engine.session import Settings
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.opsets import raised
 from caffeinit.model.network import Network
-from caffeinit.model.opsets import raised
 from caffeinit.model.units import Learned
 from tests.nets import NoFiles
 

@@ -13,7 +13,7 @@ import numpy as np
 from caffeinit.arithmetic.factors import fits, is_zero, multiply
 from caffeinit.arithmetic.moments import Moments
 from caffeinit.errors import WeightsError
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit, Use
 from caffeinit.scales.classes import ScaleSystem

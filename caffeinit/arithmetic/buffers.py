@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 SLAB_BYTES = 1 << 26  # of the first slab; each further one is twice as large, up to
 MOST_SLAB_BYTES = 1 << 29

@@ -16,9 +16,9 @@ from caffeinit.batch.pairing import Matchmaker, distance_between, folder_of
 from caffeinit.batch.table import Job, options_of
 from caffeinit.caffe.fits import NetShapes, net_shapes
 from caffeinit.errors import CaffeinitError
+from caffeinit.graph import Shape
 from caffeinit.images.means import read_mean
 from caffeinit.images.transform_param import find_mean
-from caffeinit.model.graph import Shape
 
 
 def completed(maker: Matchmaker, path: str, job: Job, options: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 
 def open_rows(graph: Graph, chosen: Iterable[str]) -> None:

@@ -15,8 +15,8 @@ from caffeinit.caffe.lower import infer_net
 from caffeinit.caffe.match import shapes_equal
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.weights import open_weights
+from caffeinit.graph import Shape
 from caffeinit.images.transform_param import mean_name
-from caffeinit.model.graph import Shape
 
 Path = str | PathLike[str]
 

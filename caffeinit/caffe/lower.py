@@ -29,8 +29,8 @@ from caffeinit.caffe.naming import NamedLayer
 from caffeinit.caffe.net import Net
 from caffeinit.caffe.sharing import ParamKey, Sharing, check_specs
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.netnumbers import NetNumber
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.netnumbers import NetNumber
 from caffeinit.model.network import BEHIND
 from caffeinit.model.units import Learned
 

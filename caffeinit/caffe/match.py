@@ -9,7 +9,7 @@ import numpy as np
 
 from caffeinit.caffe.weights import BlobKey, StoredBlob, WeightsFile
 from caffeinit.errors import WeightsError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 @dataclass

@@ -26,7 +26,7 @@ from caffeinit.caffe.naming import NamedLayer, name_values
 from caffeinit.caffe.textformat import Reading, Unknown, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
-from caffeinit.model.netnumbers import NetNumber
+from caffeinit.graph.netnumbers import NetNumber
 from caffeinit.storage.files import HDF5_MAGIC, leads_out, read_bytes_limited
 
 MAX_NET_BYTES = 1 << 28

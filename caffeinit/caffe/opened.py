@@ -16,10 +16,10 @@ from caffeinit.caffe.match import Matched, match_weights
 from caffeinit.caffe.net import Net
 from caffeinit.caffe.weights import WeightsFile
 from caffeinit.errors import ImagesError
+from caffeinit.graph import Shape
 from caffeinit.images import preprocessing_of_net
 from caffeinit.images.extents import Teller
 from caffeinit.images.means import read_mean
-from caffeinit.model.graph import Shape
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from caffeinit.caffe.layers import Layer, LayerType, Param
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 ParamKey = tuple[str, int]
 _RATES = ("lr_mult", "decay_mult")

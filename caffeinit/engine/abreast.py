@@ -20,10 +20,10 @@ import numpy as np
 from caffeinit.arithmetic.buffers import ThreadMemory
 from caffeinit.engine.affine import Affine, with_corrections
 from caffeinit.engine.session import Session, Settings, fed_weights, output_shape
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.products import has_product
-from caffeinit.model.rowwise import common_rows, is_rowwise
-from caffeinit.model.sizes import numpy_type
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.products import has_product
+from caffeinit.graph.rowwise import common_rows, is_rowwise
+from caffeinit.graph.sizes import numpy_type
 
 Seen = TypeVar("Seen")
 PART_BYTES = 1 << 22  # of the largest value of a part; a picture at least

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
-from caffeinit.model.graph import Graph, Shape
+from caffeinit.graph import Graph, Shape
 
 _AXES_ARE_INPUTS = {"ReduceSum": 13}  # the opset since when a reduction takes them so; 18 for the others
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffeinit.model.graph import Graph, Shape
+from caffeinit.graph import Graph, Shape
 
 _BLOCK_ELEMENTS = 1 << 16  # of float32, which stay in the cache for the few passes over them
 _ZEROS = np.zeros(_BLOCK_ELEMENTS, np.float32)

@@ -20,7 +20,7 @@ from onnx import helper
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.session import Settings, start
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 ALIGNMENT = 256  # bytes; what CUDA's own allocator keeps to
 

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere
-from caffeinit.model.graph import Graph
-from caffeinit.model.inference import IR_VERSION
-from caffeinit.model.nodes import subgraphs
+from caffeinit.graph import Graph
+from caffeinit.graph.inference import IR_VERSION
+from caffeinit.graph.nodes import subgraphs
 
 
 def has_kernel(node: onnx.NodeProto, versions: Mapping[str, int], kinds: Sequence[int]) -> bool:

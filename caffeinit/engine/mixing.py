@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from caffeinit.engine.affine import Affine, take_positive
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from caffeinit.engine.arrays import DeviceArray
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import MEMORY_ERRORS, explained, is_out_of_memory
 from caffeinit.engine.session import FED_ELEMENTS, Settings, declare, fed_weights, output_shape, start
-from caffeinit.model.graph import Graph
-from caffeinit.model.rowwise import is_rowwise
-from caffeinit.model.sizes import numpy_type
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import is_rowwise
+from caffeinit.graph.sizes import numpy_type
 
 HOST = Device()
 RUN_BYTES = 1 << 31  # of what a run reads and gives: a GPU is idle while the next run is begun, so that few are best

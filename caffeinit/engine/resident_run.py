@@ -18,8 +18,8 @@ from caffeinit.engine.resident import RUN_BYTES, Piece, Portion, ResidentSession
 from caffeinit.engine.session import Settings
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import Stage
-from caffeinit.model.graph import Graph
-from caffeinit.model.rowwise import groups, is_rowwise, most_pictures
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import groups, is_rowwise, most_pictures
 
 
 def start_run(

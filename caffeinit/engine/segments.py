@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from caffeinit.engine.session import FED_ELEMENTS, Session, Settings
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.storage.mapped import release
 
 SEGMENT_BYTES = 1 << 28  # of weights in one segment; a single node may have more

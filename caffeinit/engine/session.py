@@ -24,8 +24,8 @@ import onnxruntime as ort
 from caffeinit.engine.device import Device
 from caffeinit.engine.failures import explained
 from caffeinit.engine.shelf import Room
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.products import PRODUCTS, Product
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.products import PRODUCTS, Product
 
 FED_ELEMENTS = 1 << 14  # matrices above this size are fed, if they have
 WIDE_COLUMNS = 2048  # output channels, or are huge

@@ -20,7 +20,7 @@ import numpy as np
 
 from caffeinit.arithmetic.buffers import BufferPool
 from caffeinit.errors import OutputError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 class Change(Protocol):

@@ -24,10 +24,10 @@ from caffeinit.engine.affine import Affine
 from caffeinit.engine.session import Session, Settings, output_shape
 from caffeinit.engine.shelf import Piece, Shelf
 from caffeinit.engine.stages import Stage
-from caffeinit.model.graph import Graph
-from caffeinit.model.products import has_product
-from caffeinit.model.rowwise import is_rowwise
-from caffeinit.model.sizes import numpy_type
+from caffeinit.graph import Graph
+from caffeinit.graph.products import has_product
+from caffeinit.graph.rowwise import is_rowwise
+from caffeinit.graph.sizes import numpy_type
 
 Observer = Callable[[str, Sequence[PictureMoments]], None]
 Arrays = Mapping[str, np.ndarray]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 
 @dataclass

@@ -18,9 +18,9 @@ import numpy as np
 from caffeinit.arithmetic.buffers import ThreadMemory
 from caffeinit.arithmetic.workers import single_threaded
 from caffeinit.engine.session import Session, Settings, fed_weights, is_segmented, output_shape
-from caffeinit.model.graph import Graph
-from caffeinit.model.rowwise import is_rowwise
-from caffeinit.model.sizes import numpy_type
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import is_rowwise
+from caffeinit.graph.sizes import numpy_type
 
 Values = Mapping[str, np.ndarray]
 Seen = TypeVar("Seen")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import onnx
 
-from caffeinit.model.graph import Graph, attribute
+from caffeinit.graph import Graph, attribute
 from caffeinit.ops.building import to_shape
 
 

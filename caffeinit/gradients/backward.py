@@ -19,8 +19,8 @@ from caffeinit.arithmetic.workers import worker_pool
 from caffeinit.engine.session import Session, Settings
 from caffeinit.gradients.absorbing import absorbed
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
-from caffeinit.model.rowwise import is_rowwise, row_pieces
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import is_rowwise, row_pieces
 
 Values = Mapping[str, np.ndarray]
 Compile = Callable[[Graph, Sequence[str], Settings], Session]

@@ -22,9 +22,9 @@ from caffeinit.engine.session import declare, start
 from caffeinit.gradients.runs import GradientRun, Values
 from caffeinit.gradients.sources import GradientSource, Way, gradient_squares
 from caffeinit.gradients.squares import KeptSquares, Squares
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.products import PRODUCTS
-from caffeinit.model.sizes import resized
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.products import PRODUCTS
+from caffeinit.graph.sizes import resized
 from caffeinit.model.units import grouped_view
 
 _LEAST, _MOST = 1e-6, 1e6  # of a unit's largest gradient: what is 1e-13 of it still counts

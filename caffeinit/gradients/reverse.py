@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph
-from caffeinit.ops import find_rule
+from caffeinit.graph import Graph
+from caffeinit.graph.rules import find_rule
 from caffeinit.ops.building import zeros_like
 
 

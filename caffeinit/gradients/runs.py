@@ -23,8 +23,8 @@ from caffeinit.engine.session import Settings
 from caffeinit.gradients.sources import GradientSource, Prepared, Way, gradient_squares, gradient_sum
 from caffeinit.gradients.squares import FiledSquares, KeptSquares, Squares, SquaresInOrder
 from caffeinit.gradients.steps import NUM_STEPS, cut_on_way_back, held_beside
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.sizes import count_pictures, resized, value_bytes
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.sizes import count_pictures, resized, value_bytes
 from caffeinit.storage.mapped import ScratchArrays, release
 
 Values = Mapping[str, np.ndarray]

@@ -19,12 +19,11 @@ import onnx
 
 from caffeinit.engine.session import Session, Settings
 from caffeinit.gradients.squares import PictureSquares, ProductSquares, Squares, array_squares
-from caffeinit.model.graph import Graph
-from caffeinit.model.products import PRODUCTS, Product
-from caffeinit.model.sizes import numpy_type
+from caffeinit.graph import Graph
+from caffeinit.graph.products import PRODUCTS, Product
+from caffeinit.graph.rules import PictureGradient, find_rule
+from caffeinit.graph.sizes import numpy_type
 from caffeinit.model.units import Unit, Use, grouped_view
-from caffeinit.ops import find_rule
-from caffeinit.ops.base import PictureGradient
 from caffeinit.storage.mapped import ScratchArrays, empty_pages, release
 
 MOST_PICTURES = 8  # in a piece of a batch

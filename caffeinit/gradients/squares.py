@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from caffeinit.arithmetic.workers import each, row_slices
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 from caffeinit.storage.mapped import ScratchArrays, release
 
 _BLOCK_ROWS = 32  # summed in single precision

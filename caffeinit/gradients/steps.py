@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from caffeinit.engine.segments import Segment
 from caffeinit.gradients.sources import GradientSource
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 NUM_STEPS = 24  # at most, of about as many numbers: each has a session of its own
 LEAST_ELEMENTS = 1 << 20  # of a picture's values that squares are taken from; fewer are not worth a cut

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.model.units import Unit
 
 # Making a value of so many products takes no longer than writing it, reading it and correcting it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 

@@ -16,6 +16,11 @@ from onnx import TensorProto
 from caffeinit.apply.plan import Plan, apply, labels_beyond
 from caffeinit.arithmetic.moments import Moments
 from caffeinit.errors import CaffeinitError
+from caffeinit.graph import Graph
+from caffeinit.graph.heads import find_heads
+from caffeinit.graph.netnumbers import shortest
+from caffeinit.graph.nodes import INSIDE, operator_of
+from caffeinit.graph.places import find_places
 from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.equalize import plan_unit_deviations
@@ -23,12 +28,7 @@ from caffeinit.methods.halves import SMALLEST, Planned, exact_system, plan_halve
 from caffeinit.methods.telling import holding, learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
-from caffeinit.model.graph import Graph
-from caffeinit.model.heads import find_heads
-from caffeinit.model.netnumbers import shortest
 from caffeinit.model.network import Network
-from caffeinit.model.nodes import INSIDE, operator_of
-from caffeinit.model.places import find_places
 from caffeinit.model.units import Unit
 from caffeinit.proof.functions import NetFunction, differences
 from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept

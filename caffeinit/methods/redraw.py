@@ -35,10 +35,10 @@ from caffeinit.draw import (
     wanted_samples,
 )
 from caffeinit.errors import OptionError
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.products import PRODUCTS, Product
 from caffeinit.methods.obstacles import reads_itself
-from caffeinit.model.graph import Graph, attribute
 from caffeinit.model.network import Network
-from caffeinit.model.products import PRODUCTS, Product
 from caffeinit.model.units import Learned, Unit, Use
 from caffeinit.patterns import matches
 

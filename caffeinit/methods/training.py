@@ -18,6 +18,7 @@ import numpy as np
 
 from caffeinit.apply.plan import apply, has_one_scale
 from caffeinit.errors import CaffeinitError
+from caffeinit.graph.heads import find_heads
 from caffeinit.methods.between import each_has_a_scale, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.correction import Trust
@@ -45,7 +46,6 @@ from caffeinit.methods.telling import (
     uneven_notes,
 )
 from caffeinit.methods.within import InputSampler, normalize
-from caffeinit.model.heads import find_heads
 from caffeinit.model.network import Network, digest
 from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport, UnitStats

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.model.network import Network
 from caffeinit.model.units import Unit
 

@@ -16,8 +16,8 @@ from caffeinit.arithmetic.factors import is_zero
 from caffeinit.engine.session import Session, Settings, compile_graph
 from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward
-from caffeinit.model.blobs import check_blobs, fits, reachable
-from caffeinit.model.graph import Graph, Shape
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.blobs import check_blobs, fits, reachable
 from caffeinit.model.nounits import without_unit
 from caffeinit.model.readings import other_readings
 from caffeinit.model.units import Learned, Unit, find_units

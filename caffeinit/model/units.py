@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 
 from caffeinit.arithmetic.factors import multiply, shortened
-from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.products import PRODUCTS, PictureAxes, Product, why_no_weight
 
 _AFFINE = ("Conv", "ConvTranspose", *PRODUCTS)
 

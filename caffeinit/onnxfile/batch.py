@@ -17,9 +17,9 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.rowwise import joins_rows
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.folding import known_value
+from caffeinit.graph.rowwise import joins_rows
 from caffeinit.onnxfile.build import settle_types
 from caffeinit.onnxfile.picturesfirst import StuckError, pictures_first
 from caffeinit.onnxfile.resized import resized_freely

@@ -23,14 +23,14 @@ from onnx.shape_inference import InferenceError
 
 from caffeinit.engine.kernels import has_kernel
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.folding import constant_node, known_value
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.inference import IR_VERSION
-from caffeinit.model.nodes import INSIDE, captured, name_of, operator_of
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.folding import constant_node, known_value
+from caffeinit.graph.inference import IR_VERSION
+from caffeinit.graph.nodes import INSIDE, captured, name_of, operator_of
+from caffeinit.graph.rules import find_rule
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.plain import Plain
 from caffeinit.onnxfile.shapes import declared_shape, is_one_picture
-from caffeinit.ops import find_rule
 from caffeinit.patterns import first_of
 
 _OTHER_BATCH, _OTHER_SIZE = 3, 2  # times as many pictures, and as large ones, where the file leaves that open

@@ -28,14 +28,14 @@ from caffeinit.engine.kernels import without_kernel
 from caffeinit.engine.onnxrun import known_operators
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError, FormatError
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import OPSET, Graph, Shape, attribute
-from caffeinit.model.inference import IR_VERSION
+from caffeinit.graph import OPSET, Graph, Shape, attribute
+from caffeinit.graph.folding import known_value
+from caffeinit.graph.inference import IR_VERSION
+from caffeinit.graph.nodes import SUBGRAPHS, captured, node_label, nodes_within, operator_of, subgraphs
+from caffeinit.graph.opsets import raised
+from caffeinit.graph.readable import NUMBERS, in_its_place, told_by
+from caffeinit.graph.sizes import MOST_NUMBERS
 from caffeinit.model.network import Skipped
-from caffeinit.model.nodes import SUBGRAPHS, captured, node_label, nodes_within, operator_of, subgraphs
-from caffeinit.model.opsets import raised
-from caffeinit.model.readable import NUMBERS, in_its_place, told_by
-from caffeinit.model.sizes import MOST_NUMBERS
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
 from caffeinit.onnxfile.plain import Plain

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from caffeinit.model.nodes import SUBGRAPHS, captured, nodes_within, subgraphs
+from caffeinit.graph.nodes import SUBGRAPHS, captured, nodes_within, subgraphs
 
 
 def needed_nodes(graph: onnx.GraphProto) -> set[int]:

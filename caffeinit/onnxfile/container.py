@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
-from caffeinit.model.nodes import all_nodes, check_names
+from caffeinit.graph.nodes import all_nodes, check_names
 from caffeinit.onnxfile.lrn import Alpha, find_alpha
 from caffeinit.onnxfile.sparse import SparseTensor, read_sparse
 from caffeinit.onnxfile.tensors import DataFile, OpenData, Tensor, read_list, read_tensor

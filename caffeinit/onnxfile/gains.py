@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.products import PRODUCTS, Product
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.products import PRODUCTS, Product
 from caffeinit.model.units import Learned, array_view
 from caffeinit.onnxfile.learning import maker_of
 from caffeinit.ops.base import rewritten

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import onnx
 from onnx import TensorProto
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.nodes import INSIDE, captured
+from caffeinit.graph import Graph
+from caffeinit.graph.nodes import INSIDE, captured
 from caffeinit.model.units import Learned
 from caffeinit.onnxfile.container import Container
 from caffeinit.onnxfile.learning import inside_layers

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import onnx
 
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.nodes import INSIDE, node_label
 from caffeinit.inspection import FileReport, Inspection, LayerReport, unfinite_notes
 from caffeinit.methods.redraw import holding_reason, keeping_reason
-from caffeinit.model.graph import Graph, Shape
 from caffeinit.model.network import Network
-from caffeinit.model.nodes import INSIDE, node_label
 from caffeinit.model.units import Unit, Use
 from caffeinit.onnxfile.learning import is_table
 from caffeinit.onnxfile.source import OnnxSource, load_onnx

@@ -11,8 +11,8 @@ from collections.abc import Container, Mapping, Sequence
 
 import onnx
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.nodes import INSIDE
+from caffeinit.graph import Graph
+from caffeinit.graph.nodes import INSIDE
 from caffeinit.model.units import array_view
 from caffeinit.ops.base import rewritten
 

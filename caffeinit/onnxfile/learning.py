@@ -22,13 +22,13 @@ from onnx import TensorProto
 
 from caffeinit.arithmetic.factors import is_zero
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.nodes import node_label
+from caffeinit.graph.products import PRODUCTS, PictureAxes, Product, why_no_weight
+from caffeinit.graph.varying import followers
 from caffeinit.model.network import Skipped
-from caffeinit.model.nodes import node_label
 from caffeinit.model.nounits import AGAIN, VALUES
-from caffeinit.model.products import PRODUCTS, PictureAxes, Product, why_no_weight
 from caffeinit.model.units import Learned, Unit, array_view, find_units, grouped_view
-from caffeinit.model.varying import followers
 from caffeinit.onnxfile.numbers import has_one_channel
 from caffeinit.onnxfile.positions import along_positions
 from caffeinit.ops.base import rewritten

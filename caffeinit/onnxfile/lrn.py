@@ -1,6 +1,6 @@
 """LRN nodes whose alpha may change: taken apart in our graph, and where the file has the number.
 
-Where alpha is to make up for scales it must be an array that plans can multiply (`model/netnumbers.py`), and so the node
+Where alpha is to make up for scales it must be an array that plans can multiply (`graph/netnumbers.py`), and so the node
 becomes a convolution with a band of alpha / size over squares, a power and a division, as LRN layers of Caffe do. In the
 file the node stays, and its attribute gets the new number; a node that leaves the default unsaid gets the attribute.
 Source: onnx/onnx.proto, AttributeProto; the operator's specification.
@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto
 
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.netnumbers import NetNumber
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.netnumbers import NetNumber
 from caffeinit.ops.normalize import band_of
 from caffeinit.storage import wire
 

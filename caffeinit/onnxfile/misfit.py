@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import onnx
 
-from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.ops import find_rule
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.rules import find_rule
 from caffeinit.ops.recurrent import Recurrent
 
 _FLAGS = ("keepdims", "transA", "transB", "allowzero")

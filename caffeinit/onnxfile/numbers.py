@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.nodes import INSIDE, rewired
-from caffeinit.model.products import PRODUCTS
+from caffeinit.graph import Graph
+from caffeinit.graph.nodes import INSIDE, rewired
+from caffeinit.graph.products import PRODUCTS
+from caffeinit.graph.varying import followers
 from caffeinit.model.units import array_view
-from caffeinit.model.varying import followers
 
 _ONE = f"{INSIDE}/one"  # in the names of values that have one channel for our sake
 _FEWEST = 3  # places; with less, numbers that differ may be those of two formulas

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.folding import known_value
 from caffeinit.ops.base import rewritten
 
 _EACH = ("Identity", "Cast", "Relu", "Erf", "Sigmoid", "Tanh", "Sqrt", "Neg", "Add", "Sub", "Mul", "Div")

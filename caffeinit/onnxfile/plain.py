@@ -10,10 +10,10 @@ import onnx.inliner
 from onnx import TensorProto
 
 from caffeinit.errors import FormatError
-from caffeinit.model.folding import constant_node
-from caffeinit.model.nodes import check_made_once, check_outputs
-from caffeinit.model.opsets import check_opset
-from caffeinit.model.remarks import Remarks
+from caffeinit.graph.folding import constant_node
+from caffeinit.graph.nodes import check_made_once, check_outputs
+from caffeinit.graph.opsets import check_opset
+from caffeinit.graph.remarks import Remarks
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.container import MOST_NODES, Container
 from caffeinit.onnxfile.shapes import check_declared

@@ -10,10 +10,10 @@ from collections.abc import Collection
 
 import onnx
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.nodes import INSIDE
+from caffeinit.graph import Graph
+from caffeinit.graph.nodes import INSIDE
+from caffeinit.graph.rules import find_rule
 from caffeinit.model.units import array_view
-from caffeinit.ops import find_rule
 from caffeinit.ops.building import to_shape
 
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.model.nodes import VIEWS
-from caffeinit.model.products import PRODUCTS, Product
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.nodes import VIEWS
+from caffeinit.graph.products import PRODUCTS, Product
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _SAME = frozenset(

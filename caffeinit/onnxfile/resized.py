@@ -7,8 +7,8 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.folding import known_value
 from caffeinit.ops.base import rewritten
 
 _AXES_SINCE = 18  # opset in which Resize can be told of some axes alone

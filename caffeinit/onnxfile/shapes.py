@@ -13,9 +13,9 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError, FormatError, OptionError
+from caffeinit.graph import Shape
+from caffeinit.graph.sizes import MOST_FED
 from caffeinit.images import preprocess
-from caffeinit.model.graph import Shape
-from caffeinit.model.sizes import MOST_FED
 
 
 def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], where: str) -> dict[str, Shape]:

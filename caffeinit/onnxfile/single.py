@@ -12,8 +12,8 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from caffeinit.errors import WeightsError
-from caffeinit.model.graph import attribute
-from caffeinit.model.nodes import name_of
+from caffeinit.graph import attribute
+from caffeinit.graph.nodes import name_of
 from caffeinit.patterns import first_of
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)

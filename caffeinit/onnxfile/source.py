@@ -11,12 +11,13 @@ import numpy as np
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError, FormatError, WeightsError
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.hidden import find_hidden
+from caffeinit.graph.netnumbers import NetNumber
+from caffeinit.graph.nodes import INSIDE, operator_of
+from caffeinit.graph.rules import find_rule
 from caffeinit.images import Preprocessing
-from caffeinit.model.graph import Graph, Shape
-from caffeinit.model.hidden import find_hidden
-from caffeinit.model.netnumbers import NetNumber
 from caffeinit.model.network import Network, Params
-from caffeinit.model.nodes import INSIDE, operator_of
 from caffeinit.model.units import Learned
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.bodies import laid_open
@@ -41,7 +42,6 @@ from caffeinit.onnxfile.plainly import spelt_plainly
 from caffeinit.onnxfile.shapes import declared_shape, input_shapes, is_channels_last
 from caffeinit.onnxfile.spelt import find_spelt
 from caffeinit.onnxfile.verdicts import find_softmax
-from caffeinit.ops import find_rule
 
 Path = str | PathLike[str]
 

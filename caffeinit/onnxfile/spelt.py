@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.folding import known_value
 
 # Between the squares and their mean: of degree one, and never negative of what is not.
 _AVERAGING = frozenset({"AveragePool", "Pad", "Reshape", "Squeeze", "Unsqueeze", "Identity"})

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.folding import known_value
 from caffeinit.ops.base import rewritten
 
 _TARGETS = {"Expand": 1, "Tile": 1, "ConstantOfShape": 0}  # operator -> which input tells how often it repeats

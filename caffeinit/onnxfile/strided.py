@@ -12,9 +12,9 @@ import onnx
 from onnx import helper
 
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph
-from caffeinit.model.varying import followers
+from caffeinit.graph import Graph
+from caffeinit.graph.folding import known_value
+from caffeinit.graph.varying import followers
 
 
 def ordered_view(node: onnx.NodeProto, made: Graph, graph: Graph, moving: set[str], twin: Graph | None = None) -> bool:

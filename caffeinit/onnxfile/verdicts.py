@@ -1,16 +1,16 @@
 """Softmax that a model spells out in several operators, known as a verdict on what it reads.
 
 Exports of JAX and TensorFlow have no operator for it: exp(z - max z) / sum of these, with changes of shape in between; its
-logarithm is z - max z - log of that sum. Rates are taken on what stands before a softmax (`model/heads.py`).
+logarithm is z - max z - log of that sum. Rates are taken on what stands before a softmax (`graph/heads.py`).
 """
 
 from __future__ import annotations
 
 import onnx
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph
-from caffeinit.model.nodes import VIEWS
+from caffeinit.graph import Graph
+from caffeinit.graph.folding import known_value
+from caffeinit.graph.nodes import VIEWS
 
 _FORMS = {*VIEWS, "Expand"}
 

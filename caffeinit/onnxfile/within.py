@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import WeightsError
-from caffeinit.model.nodes import all_nodes, subgraphs
+from caffeinit.graph.nodes import all_nodes, subgraphs
 from caffeinit.onnxfile.tensors import OpenData, Tensor, is_beside, read_tensor
 from caffeinit.storage import wire
 

@@ -17,20 +17,15 @@ from caffeinit.ops import (
     shape,
     unmoved,
 )
-from caffeinit.ops.base import OpRule, find_rule, known_ops, op_rule
 
 __all__ = [
-    "OpRule",
     "activation",
     "convolution",
     "einsum",
     "elementwise",
-    "find_rule",
     "gates",
     "indexing",
-    "known_ops",
     "normalize",
-    "op_rule",
     "pooling",
     "product",
     "recurrent",

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.nodes import INSIDE
-from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.nodes import INSIDE
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import rewritten, single
 from caffeinit.ops.building import choose, masked, ratio, total, unbroadcast
 from caffeinit.ops.scaling import inverts, passes, takes_root
 

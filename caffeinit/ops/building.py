@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph, Operand
+from caffeinit.graph import Graph, Operand
+from caffeinit.graph.folding import known_value
 from caffeinit.ops.signs import is_positive
 
 

@@ -22,8 +22,9 @@ from operator import lt
 import numpy as np
 import onnx
 
-from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, rewritten, single
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.rules import Diffs, OpRule, PictureGradient, op_rule
+from caffeinit.ops.base import rewritten, single
 from caffeinit.ops.building import swapped_last, to_shape, total, transposed
 from caffeinit.ops.correlation import correlated
 from caffeinit.ops.scaling import convolves

@@ -12,9 +12,10 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.nodes import INSIDE
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.nodes import INSIDE
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import single
 from caffeinit.ops.building import expand_like, unbroadcast
 
 if TYPE_CHECKING:

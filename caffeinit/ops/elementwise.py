@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import rewritten, single
 from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
 from caffeinit.ops.scaling import REACH, adds, casts, chooses, divides, limits, multiplies, passes, raises
 

@@ -6,9 +6,9 @@ import math
 
 import onnx
 
-from caffeinit.model.graph import Graph, attribute
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.rules import op_rule
 from caffeinit.ops.activation import Unary, bends
-from caffeinit.ops.base import op_rule
 
 CUBE = 0.044715  # of the approximation by tanh; Hendrycks & Gimpel, arXiv 1606.08415
 

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import rewritten, single
 from caffeinit.ops.building import constant_of, expand_like, like, scatter_add, to_shape, total, zeros_like
 from caffeinit.ops.scaling import compresses, gathers, gathers_at_tuples, scatters, scatters_anywhere, ties_axis
 

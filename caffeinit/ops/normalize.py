@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import CaffeinitError, GradientError
-from caffeinit.model.graph import Graph, Operand, Shape, attribute
-from caffeinit.model.nodes import INSIDE, name_of, node_label
-from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
+from caffeinit.graph import Graph, Operand, Shape, attribute
+from caffeinit.graph.nodes import INSIDE, name_of, node_label
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import rewritten, single
 from caffeinit.ops.building import along_axis, constant_of, like, ratio, reduced, to_shape, total, unbroadcast
 from caffeinit.ops.scaling import normalizes, ties_axis
 

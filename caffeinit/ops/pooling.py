@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, Shape, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single
+from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import rewritten, single
 from caffeinit.ops.building import along_axis, count, expand_like, like, masked, ratio, scatter_add, to_shape
 from caffeinit.ops.scaling import pools, unpools
 from caffeinit.ops.windows import Windows, windows_of

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.nodes import INSIDE
-from caffeinit.model.products import Product
-from caffeinit.ops.base import Diffs, OpRule, PictureGradient, op_rule, rewritten, single
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.nodes import INSIDE
+from caffeinit.graph.products import Product
+from caffeinit.graph.rules import Diffs, OpRule, PictureGradient, op_rule
+from caffeinit.ops.base import rewritten, single
 from caffeinit.ops.building import like, swapped_last, to_shape, unbroadcast
 from caffeinit.ops.scaling import multiplies_matrices
 

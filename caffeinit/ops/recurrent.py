@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph, Operand, attribute
-from caffeinit.model.nodes import INSIDE, name_of
-from caffeinit.ops.base import OpRule, op_rule
+from caffeinit.graph import Graph, Operand, attribute
+from caffeinit.graph.folding import known_value
+from caffeinit.graph.nodes import INSIDE, name_of
+from caffeinit.graph.rules import OpRule, op_rule
 
 MOST_STEPS = 512  # of all directions; above, the unrolled graph has tens of thousands of nodes
 _NUMBERS = {"alpha": "activation_alpha", "beta": "activation_beta"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single, with_settings
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import single, with_settings
 from caffeinit.ops.building import choose, constant_of, count, expand_like, masked, ratio, reduced, scatter_add, total
 from caffeinit.ops.scaling import reduces
 

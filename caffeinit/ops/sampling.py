@@ -11,8 +11,9 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, single
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import single
 from caffeinit.ops.building import expand_like, like, scatter_add, to_shape, total
 from caffeinit.ops.scaling import pools_regions
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from caffeinit.model.graph import attribute
-from caffeinit.model.products import Product, is_matrix
+from caffeinit.graph import attribute
+from caffeinit.graph.products import Product, is_matrix
 from caffeinit.ops.building import constant_of
 from caffeinit.scales.labels import PINNED, ZEROS, compact, reshaped
 
 if TYPE_CHECKING:
-    from caffeinit.ops.base import OpRule
+    from caffeinit.graph.rules import OpRule
     from caffeinit.scales.walk import Scales
 
 

@@ -7,8 +7,9 @@ import onnx
 from onnx import helper
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten, single, with_settings
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
+from caffeinit.ops.base import rewritten, single, with_settings
 from caffeinit.ops.building import along_axis, constant_of, like, to_shape, total, unbroadcast, zeros_like
 from caffeinit.ops.scaling import cuts, joins, moves_blocks, pads, permutes, reshapes, splits, spreads
 

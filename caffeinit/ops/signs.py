@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffeinit.model.folding import constant_node
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.folding import constant_node
 
 _NEVER_NEGATIVE = {"Abs", "Exp", "Relu", "Sigmoid", "Sqrt", "ReduceSumSquare", "ReduceL2", "ReduceL1"}
 _KEEPING = {"AveragePool", "GlobalAveragePool", "Identity", "MaxPool", "ReduceSum", "Reshape", "Transpose"}

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.rules import Diffs, OpRule, op_rule
 from caffeinit.ops.activation import AlongAxis
-from caffeinit.ops.base import Diffs, OpRule, op_rule, rewritten
+from caffeinit.ops.base import rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
 
 if TYPE_CHECKING:

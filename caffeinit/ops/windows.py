@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from caffeinit.model.graph import Shape, attribute
+from caffeinit.graph import Shape, attribute
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError, WeightsError
+from caffeinit.graph import Shape
 from caffeinit.images.batches import pictures_in
-from caffeinit.model.graph import Shape
 from caffeinit.model.network import BARE, Network
 from caffeinit.proof.functions import Function, NetFunction, Run, Values, differences
 from caffeinit.proof.verify import TOLERANCE, Difference, is_kept

@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 
 from caffeinit.engine.session import compile_graph
-from caffeinit.model.heads import chosen_from, find_heads
+from caffeinit.graph.heads import chosen_from, find_heads
+from caffeinit.graph.places import Places, find_places, is_squashed
+from caffeinit.graph.readable import NUMBERS
 from caffeinit.model.network import Network
-from caffeinit.model.places import Places, find_places, is_squashed
-from caffeinit.model.readable import NUMBERS
 from caffeinit.proof.verify import TOLERANCE, Difference
 
 Values = Mapping[str, np.ndarray]

@@ -11,8 +11,8 @@ from typing import IO, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from caffeinit.model.graph import Shape
-from caffeinit.model.places import Places
+from caffeinit.graph import Shape
+from caffeinit.graph.places import Places
 
 # Weights are rounded once more, 6e-8 of each; deep nets blow that up a few hundred times.
 TOLERANCE = 1e-4
@@ -37,7 +37,7 @@ class Difference:
         rows: how many rows it is of then.
         places: what the value tells the places of; None of other values.
         squashed: a sigmoid puts it out.
-        chosen_from: of a list of entries that the data choose, the values that tell all of it (`model/heads.py`).
+        chosen_from: of a list of entries that the data choose, the values that tell all of it (`graph/heads.py`).
         counted: whole numbers that were held against each other, for being equal or not; 0 of real numbers.
         unequal: how many of them differ, and `ties`: how many of these are places of numbers that tie within `tolerance`.
         shapes: of both sides, where they differ.

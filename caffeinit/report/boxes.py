@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from caffeinit.model.graph import Graph, Shape
+from caffeinit.graph import Graph, Shape
+from caffeinit.graph.nodes import INSIDE, value_in
 from caffeinit.model.network import Network
-from caffeinit.model.nodes import INSIDE, value_in
 from caffeinit.scales.free import UnitScales
 
 # Operators that move numbers about only; not worth a word beside others.

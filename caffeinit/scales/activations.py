@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 
 import onnx
 
-from caffeinit.model.graph import Graph
-from caffeinit.ops import find_rule
+from caffeinit.graph import Graph
+from caffeinit.graph.rules import find_rule
 from caffeinit.ops.building import constant_of
 
 _GATES = {"Sigmoid", "HardSigmoid", "Tanh", "Erf", "Clip"}

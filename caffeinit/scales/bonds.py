@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.netnumbers import number_behind
+from caffeinit.graph import Graph
+from caffeinit.graph.netnumbers import number_behind
 from caffeinit.scales.activations import find_activations
 from caffeinit.scales.labels import PINNED
 from caffeinit.scales.standardised import find_standardised

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.sparse.linalg import lsmr
 
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.norms import stored_factor
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.norms import stored_factor
 from caffeinit.scales.bonds import Bond
 from caffeinit.scales.labels import PINNED, Constraints, Labels
 from caffeinit.scales.links import Link, Use, lowest_gain

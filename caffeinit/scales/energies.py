@@ -9,10 +9,10 @@ import numpy as np
 from caffeinit.engine.session import compile_graph
 from caffeinit.errors import GradientError
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import joins_rows
+from caffeinit.graph.sizes import count_pictures, scaled_rows
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import joins_rows
-from caffeinit.model.sizes import count_pictures, scaled_rows
 from caffeinit.ops.building import reduced
 from caffeinit.scales.mixtures import Edge
 

@@ -16,9 +16,9 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from caffeinit.apply.plan import channel_labels
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.nodes import name_of, value_in
 from caffeinit.model.network import Place, nowhere
-from caffeinit.model.nodes import name_of, value_in
 from caffeinit.model.units import Learned, Unit, array_view
 from caffeinit.scales.classes import ScaleSystem, find_scales
 from caffeinit.scales.labels import PINNED

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 PINNED = 0
 ZEROS = -1

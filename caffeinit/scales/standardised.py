@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, attribute
+from caffeinit.graph import Graph, attribute
 from caffeinit.ops.building import constant_of
 from caffeinit.ops.reduction import reduced_axes
 

@@ -17,9 +17,9 @@ from scipy.interpolate import CubicSpline
 from caffeinit.arithmetic.workers import worker_pool
 from caffeinit.engine.session import Session, compile_graph
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import joins_rows
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import joins_rows
 from caffeinit.scales.bonds import Bond
 
 # Log scales at which a layer is tried, closer where it bends; beyond them the curve goes on straight.

@@ -14,12 +14,12 @@ import onnx
 
 from caffeinit.arithmetic.factors import is_zero
 from caffeinit.errors import GradientError
-from caffeinit.model.graph import Graph, attribute
-from caffeinit.model.nodes import VIEWS, name_of, readers_behind_views
-from caffeinit.model.norms import Statistic, find_statistic, stored_factor
-from caffeinit.model.products import Product
+from caffeinit.graph import Graph, attribute
+from caffeinit.graph.nodes import VIEWS, name_of, readers_behind_views
+from caffeinit.graph.norms import Statistic, find_statistic, stored_factor
+from caffeinit.graph.products import Product
+from caffeinit.graph.rules import find_rule
 from caffeinit.model.units import array_view
-from caffeinit.ops import find_rule
 from caffeinit.ops.building import constant_of
 from caffeinit.scales.bonds import Bond, interior, pass_layer, passed_layers
 from caffeinit.scales.labels import (

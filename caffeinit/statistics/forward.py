@@ -19,11 +19,11 @@ from caffeinit.engine.resident import RUN_BYTES, Piece, Portion, ResidentSession
 from caffeinit.engine.session import Session, compile_graph, is_segmented, output_shape
 from caffeinit.engine.streaming import PIECE_BYTES as STREAMED_BYTES
 from caffeinit.engine.streaming import Streaming, can_stream
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import groups, is_rowwise, most_pictures, row_pieces, rowwise_values
+from caffeinit.graph.sizes import numpy_type
 from caffeinit.model.following import channel_map, followed_units
-from caffeinit.model.graph import Graph
 from caffeinit.model.network import Network
-from caffeinit.model.rowwise import groups, is_rowwise, most_pictures, row_pieces, rowwise_values
-from caffeinit.model.sizes import numpy_type
 from caffeinit.storage.paging import trim_heap
 
 Values = Mapping[str, np.ndarray]

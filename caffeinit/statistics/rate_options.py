@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from caffeinit.graph.sizes import count_pictures
 from caffeinit.model.network import Network
-from caffeinit.model.sizes import count_pictures
 
 Batch = Mapping[str, np.ndarray]
 # Rates are measured on so many pictures by default, whatever the size of the batches that bring them.

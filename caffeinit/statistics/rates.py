@@ -1,7 +1,7 @@
 """Rates of change: how fast each unit's weights would move, relative to their size, under gradients of one strength.
 
 The rate C of a unit is the root of sum(dW^2) / sum(W^2), where dW is the gradient of <eta, head> for one picture and eta is
-noise of covariance 1 on the net's heads (`statistics/noise.py`, `model/heads.py`); squares are averaged over pictures. C_j
+noise of covariance 1 on the net's heads (`statistics/noise.py`, `graph/heads.py`); squares are averaged over pictures. C_j
 is the same over the weights that read input channel j alone. Noise and pictures stay the same from one measurement to the
 next, so that two of them can be compared to more digits than an average over the noise would have.
 Method: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016, section 3.
@@ -25,15 +25,15 @@ from caffeinit.gradients.reverse import append_backward
 from caffeinit.gradients.runs import SegmentedRun, WholeRun
 from caffeinit.gradients.sources import MOST_PICTURES, find_sources
 from caffeinit.gradients.squares import FiledSquares, Squares, array_squares
-from caffeinit.model.graph import Graph
-from caffeinit.model.heads import find_heads
+from caffeinit.graph import Graph
+from caffeinit.graph.heads import find_heads
+from caffeinit.graph.nodes import operator_of
+from caffeinit.graph.products import PRODUCTS
+from caffeinit.graph.rowwise import most_pictures
+from caffeinit.graph.rules import find_rule
+from caffeinit.graph.sizes import count_pictures, scaled_rows
 from caffeinit.model.network import Network, Place
-from caffeinit.model.nodes import operator_of
-from caffeinit.model.products import PRODUCTS
-from caffeinit.model.rowwise import most_pictures
-from caffeinit.model.sizes import count_pictures, scaled_rows
 from caffeinit.model.units import Unit
-from caffeinit.ops import find_rule
 from caffeinit.scales.links import Link
 from caffeinit.statistics.forward import cut
 from caffeinit.statistics.noise import PictureNoise, draw_signs

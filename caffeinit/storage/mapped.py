@@ -15,7 +15,7 @@ import tempfile
 import numpy as np
 
 from caffeinit.errors import OutputError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 from caffeinit.storage.paging import mapping_of
 
 _BLOCK = 1 << 24  # bytes that are written at a time

@@ -9,8 +9,8 @@ from onnx import helper
 
 from caffeinit.engine.abreast import Abreast
 from caffeinit.engine.session import Session, Settings
-from caffeinit.model.graph import Graph
-from caffeinit.model.rowwise import is_rowwise
+from caffeinit.graph import Graph
+from caffeinit.graph.rowwise import is_rowwise
 
 
 def made(*nodes: onnx.NodeProto, batch: int = 4) -> Graph:

@@ -8,7 +8,7 @@ import pytest
 from caffeinit.engine.abreast import Abreast
 from caffeinit.engine.affine import BLOCKED, Affine, with_corrections
 from caffeinit.engine.session import Session, Settings
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 SHAPES = [((3, 5), 1), ((4, 3, 5), 1), ((2, BLOCKED, 7, 9), 1), ((2, 8, 60, 300), 1), ((3, 4, 6), 2), ((5, 2, 3, 3), 0)]
 

@@ -8,7 +8,7 @@ import pytest
 from caffeinit.engine.affine import with_corrections
 from caffeinit.engine.mixing import Mixing
 from caffeinit.engine.session import Session, Settings
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 SHAPES = [((3, 6), 1), ((4, 6, 5), 1), ((2, 32, 7, 9), 1), ((3, 4, 6), 2), ((6, 2, 3, 3), 0), ((2, 3, 4, 6), -1)]
 

@@ -6,7 +6,7 @@ import pytest
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import plan_stages
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from tests.nets import NETS, pictures
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import caffeinit
 from caffeinit.engine.session import Session, Settings, fed_weights
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 INPUTS = 3072
 

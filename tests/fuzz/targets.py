@@ -28,6 +28,7 @@ from caffeinit.caffe.source import CaffeSource
 from caffeinit.caffe.weights import open_weights
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError, ImagesError
+from caffeinit.graph.heads import find_heads
 from caffeinit.images.databases import datum_sample, parse_datum
 from caffeinit.images.decode import check_header, decode
 from caffeinit.images.means import read_mean
@@ -35,7 +36,6 @@ from caffeinit.images.preprocess import Preprocessing
 from caffeinit.images.sources import open_sources, source_names
 from caffeinit.inspection import inspect_files
 from caffeinit.methods.between import scale_system
-from caffeinit.model.heads import find_heads
 from caffeinit.onnxfile.source import OnnxSource
 from tests.fuzz.models import DATA, DATA_BYTES
 from tests.fuzz.seeds import SMALL_NET, weights_of_the_small_net

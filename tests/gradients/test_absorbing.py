@@ -6,7 +6,7 @@ import pytest
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.gradients.absorbing import absorbed
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 
 def net(bias=True):

@@ -8,7 +8,7 @@ import pytest
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import GradientError
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from tests.caffe.test_golden import CASES, group, load_case
 from tests.conftest import GOLDEN
 

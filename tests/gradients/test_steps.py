@@ -12,7 +12,7 @@ from caffeinit.gradients import steps
 from caffeinit.gradients.runs import WholeRun
 from caffeinit.gradients.squares import KeptSquares, SquaresInOrder
 from caffeinit.gradients.steps import cut_on_way_back, held_beside
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.statistics.rates import RateProbe
 from tests.gradients.test_runs import ALL
 from tests.nets import pictures

@@ -5,9 +5,9 @@ import pytest
 
 import caffeinit
 from caffeinit.errors import CaffeinitError
+from caffeinit.graph.rules import _RULES
 from caffeinit.methods.halves import LARGEST
 from caffeinit.methods.preserving import _refusal, _Run
-from caffeinit.ops.base import _RULES
 from caffeinit.ops.scaling import passes
 from caffeinit.proof.verify import Difference
 from caffeinit.statistics.forward import measure_moments

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
-from caffeinit.model.nodes import operator_of
+from caffeinit.graph.nodes import operator_of
 from tests.modes import EXACT, options_of
 from tests.onnxfile.test_files import assert_same_function, load
 from tests.onnxfile.test_kinds import Maker, batch, info, tensor

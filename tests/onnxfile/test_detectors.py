@@ -5,7 +5,7 @@ import pytest
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFunction
-from caffeinit.model.heads import chosen_from, find_heads
+from caffeinit.graph.heads import chosen_from, find_heads
 from caffeinit.proof.comparison import compare
 from caffeinit.proof.functions import ToldFunction
 from caffeinit.proof.verify import Difference, is_kept

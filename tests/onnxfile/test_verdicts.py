@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.model.heads import find_heads
+from caffeinit.graph.heads import find_heads
 from tests.onnxfile.test_files import load
 from tests.onnxfile.test_kinds import Maker, batch, tensor
 

@@ -18,8 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import OPSET, Graph
-from caffeinit.model.opsets import raised
+from caffeinit.graph import OPSET, Graph
+from caffeinit.graph.opsets import raised
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.walk import Scales
 from tests.ops.reference import NEW_OPS

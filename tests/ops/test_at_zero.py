@@ -5,7 +5,7 @@ import pytest
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 ROWS = [[0.0, 0.0, 0.0], [3.0, 0.0, -4.0]]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.scales.walk import Scales
 from tests.ops.checks import Built, case, check_built, evaluate, forward_graph
 

@@ -8,7 +8,7 @@ import pytest
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.graph import OPSET
+from caffeinit.graph import OPSET
 from tests.ops.checks import LATER, build, skip_newer, written_graph
 from tests.ops.test_rules import CASES
 

@@ -5,7 +5,7 @@ import pytest
 
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 
 
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])

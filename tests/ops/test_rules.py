@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from caffeinit.ops import known_ops
-from caffeinit.ops.base import _RULES
+from caffeinit.graph.rules import _RULES, known_ops
 from caffeinit.ops.unmoved import Flat
 from tests.ops.checks import Operand, case, check_forward, check_gradient, check_scale, param
 

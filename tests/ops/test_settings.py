@@ -7,7 +7,7 @@ from onnx import TensorProto
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.errors import GradientError
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from tests.ops.checks import case, check_scale
 
 INDICES, TUPLES = np.asarray([[0, 1], [2, 3]]), np.asarray([[0], [2]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffeinit.gradients.reverse import append_backward
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
 from caffeinit.ops.signs import is_never_negative, is_positive
 
 

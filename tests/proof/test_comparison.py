@@ -8,8 +8,8 @@ from onnx import helper, numpy_helper
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFunction
 from caffeinit.errors import CaffeinitError
+from caffeinit.graph.places import Places
 from caffeinit.images import as_calibration, read_images
-from caffeinit.model.places import Places
 from caffeinit.proof.comparison import Difference, compare
 from caffeinit.proof.functions import NetFunction
 from tests.engine.test_onnxrun import ROWS, WEIGHT, write_product

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffeinit.engine.session import Session, Settings, compile_graph
-from caffeinit.model.rowwise import rowwise_values
+from caffeinit.graph.rowwise import rowwise_values
 from caffeinit.statistics import forward
 from caffeinit.statistics.forward import looked_at, measure_moments, written
 from caffeinit.statistics.rates import RateProbe

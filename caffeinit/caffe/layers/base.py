@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from caffeinit.errors import CaffeinitError, LayerError
-from caffeinit.model.graph import Graph, Shape
+from caffeinit.graph import Graph, Shape
 
 ENTRY_POINTS = "caffeinit.layers"
 MAX_AXES, MAX_COUNT = 32, 2**31 - 1  # of a Caffe blob

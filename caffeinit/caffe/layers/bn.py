@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from caffeinit.caffe import schema
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 SEGNET = ("scale_filler", "shift_filler", "bn_mode", "var_eps")
 STORED = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine", "icnet")

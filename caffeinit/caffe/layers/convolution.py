@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
 from caffeinit.caffe.layers.windows import Windows, check_positive, per_axis, reaching, side_pads
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 class Windowed(LayerType):

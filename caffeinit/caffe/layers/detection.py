@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 _CORNER, _CENTER_SIZE, _CORNER_SIZE = 1, 2, 3
 _LEAST = float(np.finfo(np.float32).min)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 _PROD, _SUM, _MAX = range(3)
 

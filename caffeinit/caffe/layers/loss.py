@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, canonical_axis, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 _FULL, _VALID, _BATCH_SIZE, _NONE, _PRE_FIXED = range(5)
 _SMALLEST = 1e-20  # Caffe's floor under a probability before the logarithm

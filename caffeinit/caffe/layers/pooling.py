@@ -10,7 +10,7 @@ import numpy as np
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
 from caffeinit.caffe.layers.windows import Windows, check_positive, per_axis, side_pads
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 _MAX, _AVE, _STOCHASTIC, _AVE_EXC_PAD = range(4)
 _SMALLEST = float(np.finfo(np.float32).tiny)

@@ -12,7 +12,7 @@ import numpy as np
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 @layer_type("PriorBox")

@@ -16,8 +16,8 @@ import numpy as np
 
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
-from caffeinit.model.hidden import hide
+from caffeinit.graph import Shape
+from caffeinit.graph.hidden import hide
 
 _MOST = float(np.finfo(np.float32).max)
 MOST_STEPS = 2048  # above, the unrolled graph has tens of thousands of nodes

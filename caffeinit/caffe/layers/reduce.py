@@ -11,7 +11,7 @@ from caffeinit.caffe import schema
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
 from caffeinit.caffe.layers.pooling import Pooling
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 _ASUM, _SUMSQ, _MEAN = 2, 3, 4
 

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 def check_regions(regions: Shape) -> None:

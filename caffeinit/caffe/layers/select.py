@@ -14,7 +14,7 @@ from onnx import TensorProto
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
 from caffeinit.caffe.layers.convolution import Windowed
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 MOST_PLACES = 1 << 12  # the picking kernels hold the square of it, for each channel
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, canonical_axis, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 @layer_type("Concat")

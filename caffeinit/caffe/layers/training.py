@@ -8,7 +8,7 @@ from typing import Any
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
 from caffeinit.caffe.layers.data import DataLayer
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 @layer_type(

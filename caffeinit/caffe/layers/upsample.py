@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from caffeinit.caffe.layers.base import Layer, LayerType, ParamGraph, layer_type
 from caffeinit.errors import LayerError
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 
 class Resizing(LayerType):

@@ -14,7 +14,7 @@ from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import infer_net, lower_net
 from caffeinit.caffe.net import read_net
 from caffeinit.engine.session import Settings, compile_graph
-from caffeinit.model.graph import Shape
+from caffeinit.graph import Shape
 
 _NUMBER = itertools.count()
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import onnx
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph.graph import Graph
 
 KEY = "caffeinit"
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx.shape_inference import InferenceError
 
-from caffeinit.model.graph import Graph, Shape
+from caffeinit.graph.graph import Graph, Shape
 
 MOST_FED = 1 << 30  # numbers of an input
 MOST_NUMBERS = 1 << 40  # of a value: four terabytes

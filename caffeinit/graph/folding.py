@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 if TYPE_CHECKING:
-    from caffeinit.model.graph import Graph
+    from caffeinit.graph.graph import Graph
 
 LARGEST = 64  # elements; shapes, axes and bounds have fewer
 _ARITHMETIC = frozenset(

@@ -5,8 +5,8 @@ import pytest
 
 from caffeinit.engine.device import Device
 from caffeinit.engine.session import Session, Settings
-from caffeinit.model.graph import Graph
-from caffeinit.model.sizes import resized, value_bytes
+from caffeinit.graph import Graph
+from caffeinit.graph.sizes import resized, value_bytes
 from caffeinit.statistics.rates import RateProbe
 from tests.gradients.test_runs import ALL
 from tests.nets import pictures

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.hidden import find_hidden, hide
+from caffeinit.graph import Graph
+from caffeinit.graph.hidden import find_hidden, hide
 
 
 def test_products_with_a_hidden_array_are_found_through_views_and_no_others_are():

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from caffeinit.model.graph import Graph, Shape, attribute
+from caffeinit.graph.graph import Graph, Shape, attribute
+from caffeinit.graph.rules import find_rule
 
 PRODUCTS = ("Gemm", "MatMul")
 
@@ -113,8 +114,6 @@ def why_no_weight(graph: Graph, node: onnx.NodeProto, side: int, pictures: Pictu
 
 def _picture_axes(graph: Graph) -> dict[str, int]:
     """Return value -> the axis of its pictures; inputs have it first."""
-    from caffeinit.ops import find_rule
-
     found = {name: 0 for name, shape in graph.inputs.items() if shape}
     moving = graph.moving_values()
     for node in graph.nodes:

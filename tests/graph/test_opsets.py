@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph
-from caffeinit.model.opsets import raised
+from caffeinit.graph import Graph
+from caffeinit.graph.folding import known_value
+from caffeinit.graph.opsets import raised
 from caffeinit.scales.classes import find_scales
 from tests.nets import NetBuilder
 from tests.ops.checks import doubles, evaluate

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.blobs import check_blobs, fits, reachable
+from caffeinit.graph.blobs import check_blobs, fits, reachable
 from tests.nets import NETS
 
 

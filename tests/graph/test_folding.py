@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from caffeinit.model.folding import known_value
-from caffeinit.model.graph import Graph
+from caffeinit.graph import Graph
+from caffeinit.graph.folding import known_value
 
 
 def doubled(times):

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
-from caffeinit.model.graph import Graph
-from caffeinit.ops import find_rule
+from caffeinit.graph.graph import Graph
+from caffeinit.graph.rules import find_rule
 
 
 def row_pieces(batch: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:

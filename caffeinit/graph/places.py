@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from caffeinit.model.graph import attribute
-from caffeinit.model.nodes import VIEWS
+from caffeinit.graph.graph import attribute
+from caffeinit.graph.nodes import VIEWS
 
 _VIEWS = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 

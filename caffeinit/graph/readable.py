@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import onnx
 from onnx import TensorProto
 
-from caffeinit.model.nodes import captured
+from caffeinit.graph.nodes import captured
 
 NUMBERS = frozenset(
     getattr(TensorProto, name)

@@ -8,8 +8,8 @@ file's graph too. Newer opsets stay as they are: rules read both forms.
 from __future__ import annotations
 
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.graph import OPSET, Graph
-from caffeinit.ops import find_rule
+from caffeinit.graph.graph import OPSET, Graph
+from caffeinit.graph.rules import find_rule
 
 OLDEST = 7  # before it, broadcasting was spelt out in attributes
 

@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from caffeinit.model.folding import LARGEST, known_value
+from caffeinit.graph.folding import LARGEST, known_value
+from caffeinit.graph.rules import find_rule
 
 if TYPE_CHECKING:
-    from caffeinit.model.graph import Graph, Shape
+    from caffeinit.graph.graph import Graph, Shape
 
 IR_VERSION = 8
 _MOST_SIZES = 4096
@@ -45,8 +46,6 @@ def tensor_type(elem_type: int, shape: Shape) -> onnx.TypeProto:
 
 
 def _known_to_rule(graph: Graph, node: onnx.NodeProto) -> Shape | None:
-    from caffeinit.ops.base import find_rule
-
     rule = find_rule(node)
     try:
         return rule.known_shape(node, graph) if rule else None

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from caffeinit.model.inference import IR_VERSION, infer_types, tensor_type
-from caffeinit.model.netnumbers import NetNumber
-from caffeinit.model.nodes import rewired
+from caffeinit.graph.inference import IR_VERSION, infer_types, tensor_type
+from caffeinit.graph.netnumbers import NetNumber
+from caffeinit.graph.nodes import rewired
 
 OPSET = 17
 

@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from caffeinit.model.readable import NUMBERS, in_its_place, innermost_type, told_by
+from caffeinit.graph.readable import NUMBERS, in_its_place, innermost_type, told_by
 
 TENSOR = helper.make_tensor_type_proto(TensorProto.STRING, None)
 

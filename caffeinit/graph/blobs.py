@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from caffeinit.errors import CaffeinitError
-from caffeinit.model.graph import Graph, Shape
+from caffeinit.graph.graph import Graph, Shape
 
 
 def check_blobs(graph: Graph, names: Iterable[str], known: Collection[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph.graph import Graph
 
 
 @dataclass(frozen=True)

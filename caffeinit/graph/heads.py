@@ -14,8 +14,8 @@ from collections.abc import Collection
 
 import onnx
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.varying import followers
+from caffeinit.graph.graph import Graph
+from caffeinit.graph.varying import followers
 
 _CHOICES = ("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "TopK")
 _JUDGES = ("Sigmoid", "Softmax", "LogSoftmax", "Hardmax", *_CHOICES)

@@ -6,9 +6,9 @@ step so, and they stay known for what they are in an ONNX file, whose steps may 
 
 from __future__ import annotations
 
-from caffeinit.model.graph import Graph
-from caffeinit.model.nodes import VIEWS
-from caffeinit.model.products import PRODUCTS
+from caffeinit.graph.graph import Graph
+from caffeinit.graph.nodes import VIEWS
+from caffeinit.graph.products import PRODUCTS
 
 
 def hide(graph: Graph, array: str) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 import caffeinit
 from caffeinit.export import export_onnx
-from caffeinit.model.remarks import KEY, Remarks
+from caffeinit.graph.remarks import KEY, Remarks
 from tests.nets import NETS, pictures
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from caffeinit.model.graph import Graph
+from caffeinit.graph.graph import Graph
 
 
 def followers(graph: Graph, values: Iterable[str]) -> set[str]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.model.graph import Graph
-from caffeinit.model.heads import find_heads
+from caffeinit.graph import Graph
+from caffeinit.graph.heads import find_heads
 from tests.nets import NetBuilder, pictures
 
 
