@@ -28,7 +28,7 @@ class BuildWithDescriptors(build_py):
     def run(self) -> None:
         root = HERE if self.editable_mode else Path(self.build_lib)
         super().run()
-        compile_descriptors(root / "caffeinit" / "caffe" / "caffe.desc")
+        compile_descriptors(root / "caffeinit" / "protos" / "caffe.desc")
 
 
 class EditableWithDescriptors(develop):
@@ -36,7 +36,7 @@ class EditableWithDescriptors(develop):
 
     def run(self) -> None:
         super().run()
-        compile_descriptors(HERE / "caffeinit" / "caffe" / "caffe.desc")
+        compile_descriptors(HERE / "caffeinit" / "protos" / "caffe.desc")
 
 
 class SourcesWithTests(sdist):

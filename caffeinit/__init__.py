@@ -5,13 +5,14 @@ result = caffeinit.rescale(net, caffeinit.read_images(net, "pictures/"), mode="n
 net.save("rescaled.caffemodel")
 
 The packages, in the order in which a job goes through them:
-    read     `caffe`, `onnxfile`, `images`: nets and pictures as they lie in files
-             `model`: what a net is once it is read; `ops`: what is known of an operator
+    read     `caffe`, `onnxfile`, `images`: nets and pictures as they lie in files; `protos`: Caffe's messages
+             `graph`: nodes, and what can be read off them; `ops`: what is known of an operator; `model`: a net, once read
     run      `engine`: onnxruntime's sessions, whole nets and parts of them
     measure  `statistics`: moments and rates; `gradients`: what rates are made from
     plan     `scales`: which factors a graph leaves free; `methods`: which ones a net is to get
     apply    `apply`: plans and their execution; `draw`: new weights
     write    `storage`: files, written whole or not at all; `proof`: the function is the same
+`arithmetic` computes for all of them. None imports what builds on it (tests/test_packages.py).
 `jobs` joins them; `cli`, `batch` and `report` show what it returns.
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from caffeinit.arguments import check_mapping, check_network
+from caffeinit.arguments import check_mapping, check_type
 from caffeinit.errors import (
     CaffeinitError,
     FormatError,
@@ -36,10 +37,10 @@ from caffeinit.errors import (
 if TYPE_CHECKING:
     from caffeinit.images import Calibration
     from caffeinit.images.extents import Teller
+    from caffeinit.measuring import Measurement
     from caffeinit.model.network import Network
     from caffeinit.proof.comparison import Comparison
     from caffeinit.result import Result
-    from caffeinit.statistics.measuring import Measurement
 
 __all__ = [
     "CaffeinitError",
@@ -146,7 +147,7 @@ def read_images(net: Network, sources: Any, **options: Any) -> Calibration:
     Raises:
         ImagesError: no picture can be used.
     """
-    check_network("net", net)
+    _check_network("net", net)
     from caffeinit.calibration import read_calibration
 
     return read_calibration(net, sources, **options)
@@ -154,7 +155,7 @@ def read_images(net: Network, sources: Any, **options: Any) -> Calibration:
 
 def init(net: Network, images: Any, **options: Any) -> Result:
     """Draw all weights of a net and normalise them on pictures; see `caffeinit.jobs.init` for the options."""
-    check_network("net", net)
+    _check_network("net", net)
     from caffeinit import jobs
 
     return jobs.init(net, images, **options)
@@ -162,7 +163,7 @@ def init(net: Network, images: Any, **options: Any) -> Result:
 
 def rescale(net: Network, images: Any, **options: Any) -> Result:
     """Rescale the weights of a net by what pictures do in it; see `caffeinit.jobs.rescale` for the options."""
-    check_network("net", net)
+    _check_network("net", net)
     from caffeinit import jobs
 
     return jobs.rescale(net, images, **options)
@@ -171,17 +172,17 @@ def rescale(net: Network, images: Any, **options: Any) -> Result:
 def measure(net: Network, images: Any, **options: Any) -> Measurement:
     """Measure what a net's units do on pictures, and change nothing.
 
-    See `caffeinit.statistics.measuring.measure` for the options.
+    See `caffeinit.measuring.measure` for the options.
     """
-    check_network("net", net)
-    from caffeinit.statistics import measuring
+    _check_network("net", net)
+    from caffeinit import measuring
 
     return measuring.measure(net, images, **options)
 
 
 def write_report(path: str | PathLike[str], net: Network, found: Any, **options: Any) -> None:
     """Write a page about what `init`, `rescale` or `measure` returned; see `caffeinit.report.write_report`."""
-    check_network("net", net)
+    _check_network("net", net)
     from caffeinit import report
 
     report.write_report(path, net, found, **options)
@@ -189,8 +190,15 @@ def write_report(path: str | PathLike[str], net: Network, found: Any, **options:
 
 def compare(a: Network, b: Network, images: Any, **options: Any) -> Comparison:
     """Tell whether two nets are the same function on pictures; see `caffeinit.proof.comparison.compare` for the options."""
-    check_network("a", a)
-    check_network("b", b)
+    _check_network("a", a)
+    _check_network("b", b)
     from caffeinit.proof import comparison
 
     return comparison.compare_networks(a, b, images, **options)
+
+
+def _check_network(name: str, given: Any) -> None:
+    """Refuse an argument that is no net, such as the name of a file; see `arguments.check_type`."""
+    from caffeinit.model.network import Network
+
+    check_type(name, given, Network, "a net, as caffeinit.load returns it")

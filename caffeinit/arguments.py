@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NETWORK = "a net, as caffeinit.load returns it"
-
 
 def check_type(name: str, given: Any, wanted: type | tuple[type, ...], what: str) -> None:
     """Refuse an argument of another type.
@@ -23,10 +21,3 @@ def check_type(name: str, given: Any, wanted: type | tuple[type, ...], what: str
 def check_mapping(name: str, given: Any, what: str) -> None:
     """Refuse an argument that is no mapping; see `check_type`."""
     check_type(name, given, Mapping, what)
-
-
-def check_network(name: str, given: Any) -> None:
-    """Refuse an argument that is no net, such as the name of a file; see `check_type`."""
-    from caffeinit.model.network import Network
-
-    check_type(name, given, Network, NETWORK)

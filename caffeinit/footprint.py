@@ -33,10 +33,10 @@ from caffeinit.gradients.sources import Way
 from caffeinit.graph import Graph
 from caffeinit.graph.rowwise import most_pictures
 from caffeinit.graph.sizes import value_bytes
+from caffeinit.graph.units import Unit
 from caffeinit.images.batches import Calibration
 from caffeinit.methods.within import plan_pass
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.proof.verify import SPOOL_BYTES
 from caffeinit.statistics.forward import PIECE_BYTES, looked_at, unit_outputs, written
 from caffeinit.statistics.rates import RateProbe

@@ -6,8 +6,8 @@ import numpy as np
 
 from caffeinit.engine.session import Settings
 from caffeinit.graph import Graph
+from caffeinit.graph.units import Learned
 from caffeinit.model.network import Network
-from caffeinit.model.units import Learned
 
 
 class NoFiles:

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from caffeinit.engine.session import Settings
 from caffeinit.graph import Graph
 from caffeinit.graph.opsets import raised
+from caffeinit.graph.units import Learned
 from caffeinit.model.network import Network
-from caffeinit.model.units import Learned
 from tests.nets import NoFiles
 
 SHAPE = (3, 16, 12)

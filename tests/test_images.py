@@ -139,7 +139,7 @@ def test_idx_files_of_mnist(tmp_path, packed):
 
 def test_an_lmdb_of_datum_records(tmp_path):
     lmdb = pytest.importorskip("lmdb")
-    from caffeinit.caffe import schema
+    from caffeinit.protos import schema
 
     planes = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 6), np.uint8)
     environment = lmdb.open(str(tmp_path / "db"), map_size=1 << 22)

@@ -17,13 +17,12 @@ from bench_nets import NETS
 from PIL import Image
 
 import caffeinit
-from caffeinit import jobs
+from caffeinit import jobs, measuring
 from caffeinit.caffe.layers import find_type
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.methods.redraw import draw_network
 from caffeinit.methods.within import normalize
 from caffeinit.model.network import Network
-from caffeinit.statistics import measuring
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.rates import RateProbe
 

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffeinit.graph import Shape
-
 SLAB_BYTES = 1 << 26  # of the first slab; each further one is twice as large, up to
 MOST_SLAB_BYTES = 1 << 29
 _FILLED = 7 / 8  # the part of a slab that an array takes at least, where as little as can be is to be taken
@@ -40,7 +38,7 @@ class BufferPool:
         self._slabs: list[_Slab] = []
         self._taken: dict[int, tuple[_Slab, int, int]] = {}  # address -> slab, and place there
 
-    def take(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an uninitialised contiguous array."""
         size = int(np.prod(shape)) * dtype.itemsize
         rounded = max(_ALIGNMENT, -(-size // _ALIGNMENT) * _ALIGNMENT)
@@ -131,7 +129,7 @@ class ThreadMemory:
     def __init__(self) -> None:
         self._own = threading.local()
 
-    def take(self, arrays: Sequence[tuple[Shape, np.dtype]]) -> list[np.ndarray]:
+    def take(self, arrays: Sequence[tuple[tuple[int, ...], np.dtype]]) -> list[np.ndarray]:
         """Return uninitialised contiguous arrays, which take the place of those of this thread's last call."""
         sizes = [-(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for shape, dtype in arrays]
         memory: np.ndarray = getattr(self._own, "memory", np.empty(0, np.uint8))

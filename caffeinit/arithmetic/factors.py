@@ -72,6 +72,12 @@ def shortened(factors: np.ndarray) -> np.ndarray:
     return short if ((sizes >= limits.tiny) & (sizes <= limits.max)).all() else factors
 
 
+def moves(logs: np.ndarray) -> bool:
+    """Tell whether log factors change a number in single precision."""
+    with np.errstate(over="ignore"):  # what leaves it changes numbers, too
+        return bool((np.exp(logs).astype(np.float32) != 1).any())
+
+
 def fits(array: np.ndarray, *factors: np.ndarray, threads: int = 0) -> bool:
     """Tell whether `multiply` would leave finite numbers only; nothing is changed."""
     if not array.size:

@@ -21,15 +21,13 @@ import numpy as np
 
 from caffeinit.arithmetic.factors import is_finite
 from caffeinit.errors import CaffeinitError, FormatError, OutputError, WeightsError
-from caffeinit.storage.files import replacing
+from caffeinit.storage.files import HDF5_DAMAGE, replacing
 from caffeinit.storage.stored import FLOAT, NAMES, merged, round_as_stored, to_float
 
 _MAX_BLOBS = 1000  # of one layer
 _MAX_LINKS = 8  # one leading to the next
 # A file cannot hold more numbers than this many bytes for each of its own, as far as compression of weights goes.
 _MAX_GROWTH, _SMALL = 64, 64 << 20
-# What h5py raises over damaged files.
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, MemoryError)
 
 
 def _h5py() -> Any:
@@ -65,7 +63,7 @@ class Hdf5Blob:
         try:
             with _h5py().File(self.path, "r") as file:
                 numbers: np.ndarray = np.asarray(file[self.name][()])
-        except DAMAGE as error:
+        except HDF5_DAMAGE as error:
             raise FormatError(f"{self.path}: dataset {self.name} cannot be read: {error}") from None
         return numbers
 
@@ -175,7 +173,7 @@ def open_hdf5(path: Path) -> Hdf5Weights:
             data = _member(h5py, file, "data")
             for layer in data:
                 found.layers[layer] = _blobs(h5py, found, layer, _member(h5py, data, layer))
-    except DAMAGE as error:
+    except HDF5_DAMAGE as error:
         raise FormatError(f"{path}: is no HDF5 weights file, or one that is damaged: {error}") from None
     claimed = {b.address: math.prod(b.shape) * b.dtype.itemsize for blobs in found.layers.values() for b in blobs if b}
     size = path.stat().st_size

@@ -31,8 +31,8 @@ from caffeinit.caffe.sharing import ParamKey, Sharing, check_specs
 from caffeinit.errors import LayerError
 from caffeinit.graph import Graph, Shape
 from caffeinit.graph.netnumbers import NetNumber
+from caffeinit.graph.units import Learned
 from caffeinit.model.network import BEHIND
-from caffeinit.model.units import Learned
 
 
 @dataclass

@@ -20,13 +20,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.foreign import foreign_kind
 from caffeinit.caffe.naming import NamedLayer, name_values
 from caffeinit.caffe.textformat import Reading, Unknown, read_text
 from caffeinit.caffe.upgrade import entry_places, generation, upgrade_net
 from caffeinit.errors import FormatError
 from caffeinit.graph.netnumbers import NetNumber
+from caffeinit.protos import schema
 from caffeinit.storage.files import HDF5_MAGIC, leads_out, read_bytes_limited
 
 MAX_NET_BYTES = 1 << 28

@@ -19,11 +19,11 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.textformat import read_text
 from caffeinit.caffe.upgrade import generation, left_behind, upgrade_net
 from caffeinit.caffe.weights import BinaryWeights, open_weights
 from caffeinit.errors import FormatError
+from caffeinit.protos import schema
 from caffeinit.storage import wire
 from caffeinit.storage.files import check_regular_file, read_bytes_limited, replacing
 

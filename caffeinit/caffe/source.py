@@ -19,10 +19,10 @@ from caffeinit.caffe.upgrade import field_in_text
 from caffeinit.caffe.weights import WeightsFile, open_weights, write_new
 from caffeinit.errors import CaffeinitError, FormatError, LayerError, OptionError, OutputError, WeightsError
 from caffeinit.graph import Graph, Shape
+from caffeinit.graph.layouts import is_channels_last
 from caffeinit.graph.netnumbers import shortest
 from caffeinit.images import Preprocessing, preprocessing_of_net
 from caffeinit.images.extents import Teller
-from caffeinit.images.preprocess import is_channels_last
 from caffeinit.model.network import Network, Params, Place, Skipped
 from caffeinit.patterns import first_of
 from caffeinit.storage.files import replacing_all

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from caffeinit.caffe import schema
 from caffeinit.errors import FormatError
+from caffeinit.protos import schema
 
 # V1's enum in today's spelling, where taking the underscores out is not enough.
 _V1_TYPES = {

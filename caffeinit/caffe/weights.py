@@ -17,10 +17,10 @@ from typing import Protocol
 import numpy as np
 
 from caffeinit.arithmetic.factors import is_finite
-from caffeinit.caffe.blobs import encode_blob, encode_legacy_blob, read_blob
 from caffeinit.caffe.foreign import foreign_kind, other_message
 from caffeinit.caffe.upgrade import v0_name, v0_type, v1_number, v1_type
 from caffeinit.errors import FormatError, WeightsError
+from caffeinit.protos.blobs import encode_blob, encode_legacy_blob, read_blob
 from caffeinit.storage import wire
 from caffeinit.storage.files import check_regular_file, is_hdf5, is_named_hdf5, replacing
 from caffeinit.storage.stored import StoredArray

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from caffeinit.cli.tables import console, full_width, print_wide
+from caffeinit.measuring import Measurement, UnitMeasurement
 from caffeinit.report.showing import all_remarks, measured_columns
-from caffeinit.statistics.measuring import Measurement, UnitMeasurement
 
 
 def measurement_tables(found: Sequence[Measurement], files: Sequence[str], pictures: str) -> None:

@@ -74,7 +74,7 @@ def command(
     from caffeinit.cli.reporting import about_run
     from caffeinit.cli.tables import progress
     from caffeinit.cli.targets import check_targets
-    from caffeinit.statistics.measuring import measure
+    from caffeinit.measuring import measure
 
     read = {"the net": net, "the weights": weights, "the other weights": other}
     check_targets({"--report": report, "--json": json_file}, force, read)

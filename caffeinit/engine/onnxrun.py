@@ -20,11 +20,11 @@ from caffeinit.engine.device import Device
 from caffeinit.engine.failures import ORT_ERRORS, NotImplementedThere, explained
 from caffeinit.engine.kernels import has_kernel
 from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.graph.layouts import is_one_picture
 from caffeinit.graph.nodes import captured, check_made_once, check_names, nodes_within, operator_of
 from caffeinit.graph.places import Places, find_places, is_squashed
 from caffeinit.graph.readable import NUMBERS, in_its_place, innermost_type, told_by
 from caffeinit.graph.sizes import MOST_FED
-from caffeinit.images.preprocess import is_one_picture
 from caffeinit.storage.files import check_regular_file
 
 _BESIDE = "session.model_external_initializers_file_folder_path"  # where weights outside the model lie

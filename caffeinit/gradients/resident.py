@@ -25,7 +25,7 @@ from caffeinit.gradients.squares import KeptSquares, Squares
 from caffeinit.graph import Graph, Shape
 from caffeinit.graph.products import PRODUCTS
 from caffeinit.graph.sizes import resized
-from caffeinit.model.units import grouped_view
+from caffeinit.graph.units import grouped_view
 
 _LEAST, _MOST = 1e-6, 1e6  # of a unit's largest gradient: what is 1e-13 of it still counts
 

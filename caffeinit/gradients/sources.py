@@ -23,7 +23,7 @@ from caffeinit.graph import Graph
 from caffeinit.graph.products import PRODUCTS, Product
 from caffeinit.graph.rules import PictureGradient, find_rule
 from caffeinit.graph.sizes import numpy_type
-from caffeinit.model.units import Unit, Use, grouped_view
+from caffeinit.graph.units import Unit, Use, grouped_view
 from caffeinit.storage.mapped import ScratchArrays, empty_pages, release
 
 MOST_PICTURES = 8  # in a piece of a batch

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.caffe.hdf5 import DAMAGE
 from caffeinit.errors import ImagesError
 from caffeinit.images.arrays import Source, check_row, choose_named, values_shape
 from caffeinit.images.decode import check_header, decode, read_shape
 from caffeinit.images.lmdbfile import LmdbFile
 from caffeinit.images.preprocess import Preprocessing, Sample
 from caffeinit.printing import printable
+from caffeinit.storage.files import HDF5_DAMAGE
 
 
 def _h5py(path: str) -> Any:
@@ -79,7 +79,7 @@ def parse_datum(raw: bytes) -> Any:
     """
     from google.protobuf.message import DecodeError
 
-    from caffeinit.caffe import schema
+    from caffeinit.protos import schema
 
     try:
         return schema.message("Datum").FromString(raw)
@@ -126,7 +126,7 @@ class Hdf5Source(Source):
             self._shape: tuple[int, ...] = self._rows.shape or ()
             dtype, chunks = self._rows.dtype, self._rows.chunks or ()
             lies_elsewhere = self._rows.is_virtual or self._rows.external
-        except DAMAGE as error:
+        except HDF5_DAMAGE as error:
             raise ImagesError(f"{printable(path)}: no usable HDF5 file: {printable(error)}") from error
         if lies_elsewhere:
             raise ImagesError(f"{printable(path)}: its values lie in other files: give those files themselves.")
@@ -147,7 +147,7 @@ class Hdf5Source(Source):
     def read(self, index: int, shape: Sequence[int], preprocessing: Preprocessing) -> Sample:
         try:
             row = self._rows[index]
-        except DAMAGE as error:
+        except HDF5_DAMAGE as error:
             raise ImagesError(printable(error)) from error
         return Sample(np.asarray(row, np.float32), stored=True)
 
@@ -158,5 +158,5 @@ def hdf5_names(path: str) -> list[str]:
     try:
         with h5py.File(path, "r") as file:
             return [n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)]
-    except DAMAGE as error:
+    except HDF5_DAMAGE as error:
         raise ImagesError(f"{printable(path)}: no usable HDF5 file: {printable(error)}") from error

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from caffeinit.errors import ImagesError
+from caffeinit.graph.layouts import is_channels_last
 from caffeinit.images.batches import Batch, Calibration, is_flat, pictures_in
-from caffeinit.images.preprocess import is_channels_last
 from caffeinit.printing import printable
 
 Shapes = Mapping[str, Sequence[int]]

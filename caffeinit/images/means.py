@@ -7,9 +7,9 @@ from os import PathLike
 
 import numpy as np
 
-from caffeinit.caffe.blobs import read_blob
 from caffeinit.errors import CaffeinitError, ImagesError, WeightsError
 from caffeinit.printing import printable
+from caffeinit.protos.blobs import read_blob
 from caffeinit.storage.files import check_regular_file
 from caffeinit.storage.wire import WireError
 

@@ -11,9 +11,9 @@ from caffeinit.apply.plan import Plan, apply
 from caffeinit.arithmetic.factors import copied
 from caffeinit.engine.shelf import ScratchFile, Stored
 from caffeinit.errors import CaffeinitError, WeightsError
+from caffeinit.graph.units import Unit
 from caffeinit.methods.between import spread_of
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.statistics.rates import UnitRates
 
 _SHORT = 1.0  # the longest log scale of a change that is undone by its inverse

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from caffeinit.apply.plan import Plan
+from caffeinit.graph.units import Unit
 from caffeinit.methods.goal import Goal
 from caffeinit.methods.terms import find_terms
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.scales.classes import ScaleSystem, find_scales
 from caffeinit.statistics.rates import UnitRates, known_spread
 

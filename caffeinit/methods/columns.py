@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from caffeinit.apply.plan import Plan
+from caffeinit.graph.units import Unit
 from caffeinit.methods.between import FLOOR
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.statistics.rates import UnitRates
 

@@ -11,7 +11,7 @@ from enum import Enum
 import numpy as np
 
 from caffeinit.arithmetic.moments import Moments
-from caffeinit.model.units import Unit
+from caffeinit.graph.units import Unit
 
 
 @dataclass(frozen=True)

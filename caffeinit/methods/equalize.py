@@ -13,10 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from caffeinit.apply.plan import Plan, scaled_apart
+from caffeinit.apply.plan import Plan
 from caffeinit.arithmetic.moments import Moments
 from caffeinit.methods.between import FLOOR
 from caffeinit.model.network import Network
+from caffeinit.scales.channels import scaled_apart
 from caffeinit.scales.classes import ScaleSystem
 
 

@@ -13,12 +13,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from caffeinit.apply.plan import Plan, scaled_apart
+from caffeinit.apply.plan import Plan
 from caffeinit.arithmetic.moments import Moments
 from caffeinit.graph import Graph
 from caffeinit.graph.nodes import name_of
 from caffeinit.graph.rules import find_rule
 from caffeinit.model.network import Network
+from caffeinit.scales.channels import scaled_apart
 from caffeinit.scales.classes import ScaleSystem
 
 LARGEST, SMALLEST = 65504.0, 2.0**-14  # of half precision; below the latter digits get lost

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from caffeinit.graph import Graph
-from caffeinit.model.units import Unit
+from caffeinit.graph.units import Unit
 
 # Making a value of so many products takes no longer than writing it, reading it and correcting it.
 CHEAP_PRODUCTS = 64

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from caffeinit.graph import Graph
+from caffeinit.graph.units import Unit
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 
 
 class Turns:

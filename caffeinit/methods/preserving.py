@@ -21,6 +21,7 @@ from caffeinit.graph.heads import find_heads
 from caffeinit.graph.netnumbers import shortest
 from caffeinit.graph.nodes import INSIDE, operator_of
 from caffeinit.graph.places import find_places
+from caffeinit.graph.units import Unit
 from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.equalize import plan_unit_deviations
@@ -29,7 +30,6 @@ from caffeinit.methods.telling import holding, learns, rate_notes
 from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.proof.functions import NetFunction, differences
 from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats

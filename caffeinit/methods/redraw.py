@@ -37,9 +37,9 @@ from caffeinit.draw import (
 from caffeinit.errors import OptionError
 from caffeinit.graph import Graph, attribute
 from caffeinit.graph.products import PRODUCTS, Product
+from caffeinit.graph.units import Learned, Unit, Use
 from caffeinit.methods.obstacles import reads_itself
 from caffeinit.model.network import Network
-from caffeinit.model.units import Learned, Unit, Use
 from caffeinit.patterns import matches
 
 DEFAULT_SLOPE = 0.25  # Caffe's for PReLU

@@ -11,15 +11,16 @@ from copy import copy
 
 import numpy as np
 
-from caffeinit.apply.plan import Plan, has_one_scale
+from caffeinit.apply.plan import Plan
+from caffeinit.graph.units import Unit
 from caffeinit.methods.acceleration import LONG, Accelerated
 from caffeinit.methods.between import each_has_a_scale, free_groups, scale_system
 from caffeinit.methods.goal import ONE_RATE, RIDGE, Bends, Goal, Held, Within
 from caffeinit.methods.restoring import can_restore
 from caffeinit.methods.terms import Term, Terms, find_terms
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.scales.bonds import values_below
+from caffeinit.scales.channels import has_one_scale
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.mixtures import Growth
 from caffeinit.scales.sums import Sums

@@ -20,7 +20,7 @@ from caffeinit.arithmetic.factors import put
 from caffeinit.arithmetic.moments import Moments, PictureMoments, as_blocks
 from caffeinit.arithmetic.workers import each, single_threaded
 from caffeinit.draw.whitening import RANK_TOLERANCE, largest_signs
-from caffeinit.model.units import Unit
+from caffeinit.graph.units import Unit
 
 # Responses of each filter from which on their correlations are more than chance, for each filter; and the same for those
 # on a few pictures, which are to stand for all.

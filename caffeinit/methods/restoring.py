@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from caffeinit.arithmetic.moments import Moments
+from caffeinit.graph.units import Unit
 from caffeinit.methods.correction import Target, Trust
 from caffeinit.methods.responses import ResponseKeeper, Responses
 from caffeinit.methods.within import normalize
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport
 from caffeinit.statistics.forward import Found, measure_moments
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from caffeinit.graph.units import Unit
 from caffeinit.methods.goal import ONE_RATE
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.patterns import first_of
 from caffeinit.result import UnitReport
 from caffeinit.scales.classes import ScaleSystem

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from caffeinit.model.units import Unit
+from caffeinit.graph.units import Unit
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.mixtures import Growth, Source
 from caffeinit.scales.walk import Link

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.apply.plan import apply, has_one_scale
+from caffeinit.apply.plan import apply
 from caffeinit.errors import CaffeinitError
 from caffeinit.graph.heads import find_heads
+from caffeinit.graph.units import Unit
 from caffeinit.methods.between import each_has_a_scale, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.correction import Trust
@@ -47,8 +48,8 @@ from caffeinit.methods.telling import (
 )
 from caffeinit.methods.within import InputSampler, normalize
 from caffeinit.model.network import Network, digest
-from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport, UnitStats
+from caffeinit.scales.channels import has_one_scale
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.statistics.forward import measure_moments
 from caffeinit.statistics.rate_options import BALANCED, Pictures, RateOptions, first_pictures

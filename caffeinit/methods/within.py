@@ -25,13 +25,13 @@ from caffeinit.engine.staged import StagedRun
 from caffeinit.engine.stages import Stage, plan_stages
 from caffeinit.errors import OptionError
 from caffeinit.graph import Graph
+from caffeinit.graph.units import Unit
 from caffeinit.methods.correction import Correction, Target, plan_correction, set_statistics
 from caffeinit.methods.keeping import Kept, keep_little
 from caffeinit.methods.obstacles import Turns, is_fed_back
 from caffeinit.methods.responses import Responses, Turner, is_enough, turn_filters
 from caffeinit.model.following import channel_map, has_channels_of
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.statistics.nonfinite import check_finite
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from caffeinit.graph import Graph
+from caffeinit.graph.units import Unit
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -18,9 +18,9 @@ from caffeinit.errors import CaffeinitError
 from caffeinit.gradients.backward import Backward
 from caffeinit.graph import Graph, Shape
 from caffeinit.graph.blobs import check_blobs, fits, reachable
-from caffeinit.model.nounits import without_unit
-from caffeinit.model.readings import other_readings
-from caffeinit.model.units import Learned, Unit, find_units
+from caffeinit.graph.nounits import without_unit
+from caffeinit.graph.readings import other_readings
+from caffeinit.graph.units import Learned, Unit, find_units
 from caffeinit.patterns import first_of, one_or_more
 
 BEHIND = "depends on layer "  # how the reason of a layer begins that is left alone because another one is

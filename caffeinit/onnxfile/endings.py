@@ -2,7 +2,7 @@
 
 LayerNormalization and its kin standardise what they read, whatever its scale would be, and end with a learned factor and
 shift per channel. These give their output any scale. In our graph they are a Mul and an Add behind the operator, known
-like any others (`model/units.py`); in the file the node stays as it is.
+like any others (`graph/units.py`); in the file the node stays as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import onnx
 from caffeinit.graph import Graph
 from caffeinit.graph.nodes import INSIDE
 from caffeinit.graph.rules import find_rule
-from caffeinit.model.units import array_view
+from caffeinit.graph.units import array_view
 from caffeinit.ops.base import rewritten
 from caffeinit.ops.building import to_shape
 

@@ -17,7 +17,7 @@ import onnx
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.graph import Graph, attribute
 from caffeinit.graph.products import PRODUCTS, Product
-from caffeinit.model.units import Learned, array_view
+from caffeinit.graph.units import Learned, array_view
 from caffeinit.onnxfile.learning import maker_of
 from caffeinit.ops.base import rewritten
 

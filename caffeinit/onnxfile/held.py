@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from caffeinit.graph import Graph
 from caffeinit.graph.nodes import INSIDE, captured
-from caffeinit.model.units import Learned
+from caffeinit.graph.units import Learned
 from caffeinit.onnxfile.container import Container
 from caffeinit.onnxfile.learning import inside_layers
 from caffeinit.onnxfile.plain import Plain

@@ -24,11 +24,11 @@ from caffeinit.arithmetic.factors import is_zero
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.graph import Graph
 from caffeinit.graph.nodes import node_label
+from caffeinit.graph.nounits import AGAIN, VALUES
 from caffeinit.graph.products import PRODUCTS, PictureAxes, Product, why_no_weight
+from caffeinit.graph.units import Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.graph.varying import followers
 from caffeinit.model.network import Skipped
-from caffeinit.model.nounits import AGAIN, VALUES
-from caffeinit.model.units import Learned, Unit, array_view, find_units, grouped_view
 from caffeinit.onnxfile.numbers import has_one_channel
 from caffeinit.onnxfile.positions import along_positions
 from caffeinit.ops.base import rewritten

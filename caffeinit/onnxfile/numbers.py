@@ -20,8 +20,8 @@ import onnx
 from caffeinit.graph import Graph
 from caffeinit.graph.nodes import INSIDE, rewired
 from caffeinit.graph.products import PRODUCTS
+from caffeinit.graph.units import array_view
 from caffeinit.graph.varying import followers
-from caffeinit.model.units import array_view
 
 _ONE = f"{INSIDE}/one"  # in the names of values that have one channel for our sake
 _FEWEST = 3  # places; with less, numbers that differ may be those of two formulas

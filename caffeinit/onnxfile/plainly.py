@@ -13,7 +13,7 @@ import onnx
 from caffeinit.graph import Graph
 from caffeinit.graph.nodes import INSIDE
 from caffeinit.graph.rules import find_rule
-from caffeinit.model.units import array_view
+from caffeinit.graph.units import array_view
 from caffeinit.ops.building import to_shape
 
 

@@ -13,9 +13,8 @@ import onnx
 from onnx import TensorProto
 
 from caffeinit.errors import CaffeinitError, FormatError, OptionError
-from caffeinit.graph import Shape
+from caffeinit.graph import Shape, layouts
 from caffeinit.graph.sizes import MOST_FED
-from caffeinit.images import preprocess
 
 
 def input_shapes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], where: str) -> dict[str, Shape]:
@@ -129,9 +128,9 @@ def _in_words(elem_type: int, shape: Sequence[int | str] | None) -> str:
 
 def is_one_picture(value: onnx.ValueInfoProto) -> bool:
     """Tell whether an input takes a single picture, (3, H, W)."""
-    return preprocess.is_one_picture(_declared(value) or [])
+    return layouts.is_one_picture(_declared(value) or [])
 
 
 def is_channels_last(value: onnx.ValueInfoProto) -> bool:
     """Tell whether an input takes pictures as (N, H, W, C)."""
-    return preprocess.is_channels_last(_declared(value) or [])
+    return layouts.is_channels_last(_declared(value) or [])

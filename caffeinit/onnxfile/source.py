@@ -16,9 +16,9 @@ from caffeinit.graph.hidden import find_hidden
 from caffeinit.graph.netnumbers import NetNumber
 from caffeinit.graph.nodes import INSIDE, operator_of
 from caffeinit.graph.rules import find_rule
+from caffeinit.graph.units import Learned
 from caffeinit.images import Preprocessing
 from caffeinit.model.network import Network, Params
-from caffeinit.model.units import Learned
 from caffeinit.onnxfile.batch import declares_batch, free_batch
 from caffeinit.onnxfile.bodies import laid_open
 from caffeinit.onnxfile.build import Built, build_graph

@@ -1,6 +1,6 @@
 """How positive factors pass through kinds of operators; each rule names the one that is true of it.
 
-Joined with `scales/walk.py` and `scales/labels.py`, which hold the label arrays these functions work on.
+Joined with `scales/walk.py` and `ops/labels.py`, which hold the label arrays these functions work on.
 Source: positive homogeneity.
 """
 
@@ -14,7 +14,7 @@ import onnx
 from caffeinit.graph import attribute
 from caffeinit.graph.products import Product, is_matrix
 from caffeinit.ops.building import constant_of
-from caffeinit.scales.labels import PINNED, ZEROS, compact, reshaped
+from caffeinit.ops.labels import PINNED, ZEROS, compact, reshaped
 
 if TYPE_CHECKING:
     from caffeinit.graph.rules import OpRule

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from os import PathLike
 
 from caffeinit.arguments import check_type
+from caffeinit.measuring import Measurement
 from caffeinit.model.network import Network
 from caffeinit.report.content import About
 from caffeinit.report.run_page import run_page
 from caffeinit.result import Result
-from caffeinit.statistics.measuring import Measurement
 from caffeinit.storage.files import replacing
 
 __all__ = ["About", "write_report"]

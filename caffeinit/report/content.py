@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from caffeinit.measuring import Measurement, UnitMeasurement
 from caffeinit.result import Result, UnitStats
-from caffeinit.statistics.measuring import Measurement, UnitMeasurement
 
 _DRAWN_RANGE = 1e-8
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from caffeinit.errors import CaffeinitError, OptionError
-from caffeinit.model.units import Unit
+from caffeinit.graph.units import Unit
 from caffeinit.storage.files import replacing
 
 Scaling = Literal["filter", "all"]

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 
+from caffeinit.measuring import Measurement
 from caffeinit.model.network import Network, cause_lines
 from caffeinit.report.content import About, Content, content_of
 from caffeinit.report.drawing import graph_section
@@ -26,7 +27,6 @@ from caffeinit.report.showing import (
     stats_cells,
 )
 from caffeinit.result import Result
-from caffeinit.statistics.measuring import Measurement
 
 Found = Result | Sequence[Measurement]
 

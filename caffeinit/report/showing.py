@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from caffeinit.measuring import Measurement, UnitMeasurement
 from caffeinit.model.network import Skipped, cause_lines
 from caffeinit.result import Result, UnitReport, UnitStats
-from caffeinit.statistics.measuring import Measurement, UnitMeasurement
 
 # A variation below this is float32 rounding in what was measured, and not worth a reader's time.
 ROUNDING = 1e-6

@@ -15,8 +15,8 @@ import numpy as np
 
 from caffeinit.graph import Graph
 from caffeinit.graph.netnumbers import number_behind
+from caffeinit.ops.labels import PINNED
 from caffeinit.scales.activations import find_activations
-from caffeinit.scales.labels import PINNED
 from caffeinit.scales.standardised import find_standardised
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 A unit takes up any factor of its input and gives its output any other: weight[i, j] is multiplied by
 exp(s_out[i] - s_in[j]), its bias by exp(s_out[i]). In between, each operator's rule says how factors pass (`ops/`), and
-inputs and outputs of the net are held. What remains free is found once, by `labels.solve`; every value's log scales are
+inputs and outputs of the net are held. What remains free is found once, by `solving.solve`; every value's log scales are
 then linear functions of independent unknowns.
 """
 
@@ -17,8 +17,8 @@ from scipy.sparse.linalg import lsmr
 
 from caffeinit.graph import Graph, attribute
 from caffeinit.graph.norms import stored_factor
+from caffeinit.ops.labels import PINNED, Constraints, Labels
 from caffeinit.scales.bonds import Bond
-from caffeinit.scales.labels import PINNED, Constraints, Labels
 from caffeinit.scales.links import Link, Use, lowest_gain
 from caffeinit.scales.solving import Solution, solve
 from caffeinit.scales.walk import Scales

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from caffeinit.apply.plan import channel_labels
 from caffeinit.graph import Graph
 from caffeinit.graph.nodes import name_of, value_in
+from caffeinit.graph.units import Learned, Unit, array_view
 from caffeinit.model.network import Place, nowhere
-from caffeinit.model.units import Learned, Unit, array_view
+from caffeinit.ops.labels import PINNED
+from caffeinit.scales.channels import channel_labels
 from caffeinit.scales.classes import ScaleSystem, find_scales
-from caffeinit.scales.labels import PINNED
 from caffeinit.scales.solving import RELATED
 
 SCALE_OF = "the scale of "  # before what a reason names, where a unit's output has its scale from below

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from caffeinit.scales.labels import Labels
+from caffeinit.ops.labels import Labels
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra, minimum_spanning_tree
 
-from caffeinit.scales.labels import PINNED, ZEROS, Constraints, Labels, distinct
+from caffeinit.ops.labels import PINNED, ZEROS, Constraints, Labels, distinct
 
 _LONG = 100  # rows of a relation, from which on they are compared before each is looked at by itself
 _WIDEST = 8  # columns of relations whose rows are looked through for those that follow from others

@@ -24,11 +24,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from caffeinit.graph.units import Unit, Use
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit, Use
+from caffeinit.ops.labels import PINNED, Labels
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.scales.energies import Energies
-from caffeinit.scales.labels import PINNED, Labels
 from caffeinit.scales.mixtures import Edge, Growth, Mixtures, Part
 
 # The numbers of functions that belong to the elements of a label array.

@@ -19,10 +19,9 @@ from caffeinit.graph.nodes import VIEWS, name_of, readers_behind_views
 from caffeinit.graph.norms import Statistic, find_statistic, stored_factor
 from caffeinit.graph.products import Product
 from caffeinit.graph.rules import find_rule
-from caffeinit.model.units import array_view
+from caffeinit.graph.units import array_view
 from caffeinit.ops.building import constant_of
-from caffeinit.scales.bonds import Bond, interior, pass_layer, passed_layers
-from caffeinit.scales.labels import (
+from caffeinit.ops.labels import (
     PINNED,
     ZEROS,
     Constraints,
@@ -33,6 +32,7 @@ from caffeinit.scales.labels import (
     same_rank,
     weight_labels,
 )
+from caffeinit.scales.bonds import Bond, interior, pass_layer, passed_layers
 from caffeinit.scales.links import Link, Use, lowest_gain
 
 __all__ = ["Link", "Scales", "Use"]

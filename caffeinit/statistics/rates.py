@@ -32,8 +32,8 @@ from caffeinit.graph.products import PRODUCTS
 from caffeinit.graph.rowwise import most_pictures
 from caffeinit.graph.rules import find_rule
 from caffeinit.graph.sizes import count_pictures, scaled_rows
+from caffeinit.graph.units import Unit
 from caffeinit.model.network import Network, Place
-from caffeinit.model.units import Unit
 from caffeinit.scales.links import Link
 from caffeinit.statistics.forward import cut
 from caffeinit.statistics.noise import PictureNoise, draw_signs

@@ -26,6 +26,8 @@ def is_onnx(path: str | PathLike[str]) -> bool:
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_ENDINGS = (".h5", ".hdf5")
+# What h5py raises over damaged files.
+HDF5_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, MemoryError)
 CAFFEMODEL_ENDINGS = (*(f".caffemodel{ending}" for ending in HDF5_ENDINGS), ".caffemodel")
 
 

@@ -15,7 +15,6 @@ import tempfile
 import numpy as np
 
 from caffeinit.errors import OutputError
-from caffeinit.graph import Shape
 from caffeinit.storage.paging import mapping_of
 
 _BLOCK = 1 << 24  # bytes that are written at a time
@@ -46,7 +45,7 @@ class ScratchArrays:
         self._data: Scratch | None = None
         self._used = 0
 
-    def zeros(self, shape: Shape) -> np.ndarray:
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return zeros of single precision.
 
         Raises:
@@ -85,7 +84,7 @@ class Pages(mmap.mmap):
     """Memory without a file: what is given back of it is zero afterwards."""
 
 
-def empty_pages(shape: Shape, dtype: np.dtype) -> np.ndarray:
+def empty_pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an array whose memory can be given back while it lives, where the system can do that."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return np.empty(shape, dtype)

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.lower import infer_net
 from caffeinit.caffe.naming import name_values
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.rewrite import upgrade_file
 from caffeinit.caffe.textformat import read_text
 from caffeinit.errors import CaffeinitError, FormatError
+from caffeinit.protos import schema
 from tests.conftest import SHARED
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.caffe import schema
 from caffeinit.errors import CaffeinitError, OptionError
 from caffeinit.inspection import inspect_files
+from caffeinit.protos import schema
 
 WINDOWS = "convolution_param { num_output: 4 kernel_size: 3 }"
 CONV = f'layer {{ name: "conv" type: "Convolution" bottom: "data" top: "conv" {WINDOWS} }}\n'

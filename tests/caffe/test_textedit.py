@@ -4,10 +4,10 @@ import difflib
 
 import pytest
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.textedit import with_numbers
 from caffeinit.caffe.textformat import read_text
 from caffeinit.errors import FormatError
+from caffeinit.protos import schema
 
 # What stands around the layer has to stay: comments in any encoding, odd spacing, lists, layers of one name.
 BEFORE = b"# n\xe9t, Latin-1\r\nname: 'a' 'b'\nlayer [ { name: \"x\" }, { name: \"n\" } ]  # alpha: 1\n"

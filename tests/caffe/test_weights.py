@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.weights import open_weights, write_new
 from caffeinit.errors import CaffeinitError, WeightsError
+from caffeinit.protos import schema
 from caffeinit.storage import wire
 from tests.conftest import SHARED, shared
 

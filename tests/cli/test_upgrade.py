@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import caffeinit
-from caffeinit.caffe import schema
 from caffeinit.caffe.net import read_net
 from caffeinit.caffe.weights import open_weights
+from caffeinit.protos import schema
 from caffeinit.storage import wire
 from tests.conftest import shared
 

@@ -5,7 +5,7 @@ import glob
 import pytest
 from google.protobuf import text_format
 
-from caffeinit.caffe import schema
+from caffeinit.protos import schema
 from tests.cli.conftest import NET
 
 QUOTED = "put it in quotes, as in --images 'pictures/*.png', or give the folder: --images pictures"

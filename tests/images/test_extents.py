@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caffeinit.caffe import schema
 from caffeinit.errors import ImagesError
 from caffeinit.images.extents import LOOKED_AT, Extent, common_extent, extents
 from caffeinit.images.sources import open_sources
+from caffeinit.protos import schema
 from tests.images.pictures import flat, write
 from tests.images.test_sources import idx
 

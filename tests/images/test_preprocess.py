@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from caffeinit.caffe import schema
 from caffeinit.errors import ImagesError, OptionError
 from caffeinit.images import Preprocessing, preprocessing_of, read_images
 from caffeinit.images.preprocess import Sample
+from caffeinit.protos import schema
 from tests.images.pictures import SHAPES, write
 
 RGB = np.random.default_rng(0).integers(0, 256, (10, 16, 3), np.uint8)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from caffeinit.caffe import schema
 from caffeinit.errors import ImagesError, OptionError
 from caffeinit.images import Preprocessing, read_images
 from caffeinit.images.sources import open_sources
+from caffeinit.protos import schema
 from tests.conftest import shared
 from tests.images.pictures import SHAPES, flat, values_of, write
 

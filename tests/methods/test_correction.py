@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from caffeinit.arithmetic.moments import Moments
+from caffeinit.graph.units import Unit
 from caffeinit.methods.correction import Target, Trust, plan_correction
-from caffeinit.model.units import Unit
 from tests.nets import NetBuilder
 
 CHANNELS, VALUES = 4000, 16

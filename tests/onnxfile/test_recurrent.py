@@ -8,7 +8,7 @@ from onnx import helper
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
 from caffeinit.errors import CaffeinitError, GradientError
-from caffeinit.onnxfile.inspecting import inspect_onnx
+from caffeinit.inspection.onnxmodel import inspect_onnx
 from caffeinit.report.boxes import find_boxes
 from caffeinit.scales.free import report_scales
 from tests.modes import EXACT, options_of

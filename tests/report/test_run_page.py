@@ -9,11 +9,11 @@ import pytest
 import caffeinit
 from caffeinit.cli.tables import unit_table
 from caffeinit.errors import OutputError
+from caffeinit.measuring import Measurement
 from caffeinit.model.network import Skipped
 from caffeinit.report import About, write_report
 from caffeinit.report.showing import plain
 from caffeinit.result import Result
-from caffeinit.statistics.measuring import Measurement
 from tests.nets import NETS, NetBuilder, pictures
 from tests.report.pages import Page
 

@@ -6,8 +6,8 @@ import pytest
 import caffeinit
 from caffeinit.apply.plan import Plan, apply, can_apply
 from caffeinit.errors import WeightsError
+from caffeinit.ops.labels import Constraints
 from caffeinit.scales.classes import _nodes_above, find_scales
-from caffeinit.scales.labels import Constraints
 from caffeinit.scales.solving import solve
 from tests.caffe.test_golden import group, load_case
 from tests.caffe.test_models import MODELS, files_of, input_values

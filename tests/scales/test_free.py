@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from caffeinit.apply.plan import channel_labels
 from caffeinit.inspection import inspect_files
+from caffeinit.scales.channels import channel_labels
 from caffeinit.scales.classes import find_scales
 from caffeinit.scales.free import report_scales
 from tests.nets import NETS

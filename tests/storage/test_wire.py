@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from caffeinit.caffe import schema
+from caffeinit.protos import schema
 from caffeinit.storage import wire
 
 GROUP = wire.encode_varint(9 << 3 | wire.GROUP_START), wire.encode_varint(9 << 3 | wire.GROUP_END)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, layer_type
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
+from caffeinit.protos import schema
 
 SEGNET = ("scale_filler", "shift_filler", "bn_mode", "var_eps")
 STORED = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine", "icnet")

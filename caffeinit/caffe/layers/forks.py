@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.layers.activation import Elementwise
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
+from caffeinit.protos import schema
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import TensorProto
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.layers.base import Layer, LayerType, Param, ParamGraph, canonical_axis, layer_type
 from caffeinit.caffe.layers.pooling import Pooling
 from caffeinit.errors import LayerError
 from caffeinit.graph import Shape
+from caffeinit.protos import schema
 
 _ASUM, _SUMSQ, _MEAN = 2, 3, 4
 

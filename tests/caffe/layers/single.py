@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from caffeinit.caffe import schema
 from caffeinit.caffe.layers import find_type
 from caffeinit.caffe.lower import infer_net, lower_net
 from caffeinit.caffe.net import read_net
 from caffeinit.engine.session import Settings, compile_graph
 from caffeinit.graph import Shape
+from caffeinit.protos import schema
 
 _NUMBER = itertools.count()
 

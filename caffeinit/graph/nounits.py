@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from caffeinit.model.units import Learned, Unit
+from caffeinit.graph.units import Learned, Unit
 
 VALUES = "its numbers are values themselves, and multiply nothing"
 AGAIN = "its weights are used again at every step"

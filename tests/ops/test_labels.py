@@ -5,8 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from caffeinit.scales import labels, solving
-from caffeinit.scales.labels import Constraints
+from caffeinit.ops import labels
+from caffeinit.ops.labels import Constraints
+from caffeinit.scales import solving
 from caffeinit.scales.solving import solve
 
 

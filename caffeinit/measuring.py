@@ -19,9 +19,9 @@ from caffeinit.arithmetic.moments import Moments
 from caffeinit.calibration import given_calibration
 from caffeinit.errors import CaffeinitError, OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
+from caffeinit.graph.units import Unit
 from caffeinit.images.batches import pictures_in
 from caffeinit.model.network import BARE, Network, Skipped, listed
-from caffeinit.model.units import Unit
 from caffeinit.result import NO_SPREAD, UnitStats, finite
 from caffeinit.statistics.forward import measure_moments, unit_outputs
 from caffeinit.statistics.nonfinite import describe_first

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 @functools.cache
 def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
-    compiled = resources.files("caffeinit.caffe").joinpath("caffe.desc").read_bytes()
+    compiled = resources.files("caffeinit.protos").joinpath("caffe.desc").read_bytes()
     for file in descriptor_pb2.FileDescriptorSet.FromString(compiled).file:
         pool.Add(file)
     return pool

@@ -12,10 +12,10 @@ import onnx
 
 from caffeinit.graph import Graph, Shape
 from caffeinit.graph.nodes import INSIDE, node_label
-from caffeinit.inspection import FileReport, Inspection, LayerReport, unfinite_notes
+from caffeinit.graph.units import Unit, Use
+from caffeinit.inspection.found import FileReport, Inspection, LayerReport, unfinite_notes
 from caffeinit.methods.redraw import holding_reason, keeping_reason
 from caffeinit.model.network import Network
-from caffeinit.model.units import Unit, Use
 from caffeinit.onnxfile.learning import is_table
 from caffeinit.onnxfile.source import OnnxSource, load_onnx
 from caffeinit.scales.free import report_scales

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffeinit.graph import Graph
-from caffeinit.model.units import Unit
+from caffeinit.graph.units import Unit
 
 
 def other_readings(graph: Graph, units: Sequence[Unit]) -> dict[str, list[str]]:
