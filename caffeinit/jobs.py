@@ -11,11 +11,12 @@ from caffeinit.calibration import given_calibration, needed_inputs, no_unit
 from caffeinit.errors import OptionError, WeightsError
 from caffeinit.footprint import Work, bounded
 from caffeinit.graph.units import Unit
+from caffeinit.methods.outcome import Outcome
 from caffeinit.methods.preserving import MODES as PRESERVING
 from caffeinit.methods.preserving import compared, rescale_preserving
 from caffeinit.methods.redraw import Drawing, draw_network, drawing_memory, holding_reason, keeping_reason, select
 from caffeinit.methods.responses import refiners
-from caffeinit.methods.training import Outcome, keeps_function, prepare_training
+from caffeinit.methods.training import keeps_function, prepare_training
 from caffeinit.methods.within import check_beta, normalize
 from caffeinit.model.network import BARE, Network
 from caffeinit.patterns import check_matched, one_or_more

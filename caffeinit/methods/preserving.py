@@ -26,8 +26,8 @@ from caffeinit.methods.between import plan_balance, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.equalize import plan_unit_deviations
 from caffeinit.methods.halves import SMALLEST, Planned, exact_system, plan_halves, to_powers_of_two
+from caffeinit.methods.outcome import Outcome
 from caffeinit.methods.telling import holding, learns, rate_notes
-from caffeinit.methods.training import Outcome
 from caffeinit.methods.within import ALL_DEAD
 from caffeinit.model.network import Network
 from caffeinit.proof.functions import NetFunction, differences

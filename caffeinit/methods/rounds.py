@@ -7,7 +7,7 @@ did is measured, with the same pictures and noise, before the next round.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,59 +71,112 @@ def iterate(
         rounds: measurements at most; fewer if the last six brought nothing better, or two promise nothing. The best counts.
         restorer: what makes up for changes of the function beside what was planned; nothing does without.
     """
-    network, probe = relaxed.network, relaxed.probe
-    exact = scale_system(network, relaxed.chosen, probe.heads, relaxed=False)
-    start = Plan(exact, np.zeros(exact.solution.matrix.shape[0]))
     relaxed.start()
-    restorer = restorer or Restorer()
-    state = Best(network, relaxed.units)
-    before: dict[str, UnitRates] = {}
-    marked: dict[str, UnitRates] = {}  # rates at the point that is gone back to, where they can be kept
-    done = since_best = idle = 0
-    is_back = False
-    while done < rounds:
-        if is_back and marked:
-            rates = marked
-        else:
-            rates = probe.measure()
-            done += 1
-            progress(done, rounds)
-        before = before or without_squares(rates)
-        best, spread = state.spread, np.inf
-        if not relaxed.is_astray(spread_of(rates, relaxed.units), spread_of(before, relaxed.units)):
-            plan = plan_balance(network, rates, relaxed.counted, start, evenly=True)
-            spread = state.offer(plan, predict(network.units, rates, plan))
-        if not is_back:
-            since_best = 0 if spread <= _PROGRESS * best else since_best + 1
-        if state.spread <= (limit if done < _STRICT else 1.5 * limit) or since_best >= _PATIENCE or done == rounds:
+    search = _Search(relaxed, limit, rounds, restorer or Restorer())
+    while search.done < rounds:
+        rates = search.rates()
+        progress(search.done, rounds)
+        search.judge(rates)
+        if search.is_over():
             break
-        if relaxed.is_lost(spread, state.spread) and not is_back:
-            restorer.returned(state.back(), relaxed.back())
-            is_back = True
+        if search.is_lost():
+            search.go_back()
             continue
-        if is_back or spread == state.spread:
-            relaxed.mark()
-            marked = rates if relaxed.has_sums and probe.can_keep else {}
-        is_back = False
-        change, expected = relaxed.step(rates)
+        change = search.next_step(rates)
         del rates  # what they come from makes room for the next ones
-        is_idle = (
-            relaxed.has_sums
-            and expected > _PROGRESS * state.spread
-            and np.abs(relaxed.moved).max(initial=0) <= _IDLE_STEP
-        )
-        idle = idle + 1 if is_idle else 0
-        if idle == _IDLE or not np.abs(change.scales).max(initial=0) > STILL:
+        if change is None or not search.take(change):
             break
-        restorer.prepare(relaxed.way)
+    return search.reached()
+
+
+class _Search:
+    """Rounds: where they have led, and the best point so far.
+
+    Attributes:
+        done: measurements.
+        best: the point with the least spread.
+        spread: of the rates as last measured; infinite where the function is astray.
+        since_best: rounds without progress. idle: rounds one after the other that promised none.
+        is_back: the rates are those of a point that was gone back to.
+        marked: rates at the point that is gone back to, where they can be kept.
+    """
+
+    def __init__(self, relaxed: Relaxed, limit: float, rounds: int, restorer: Restorer) -> None:
+        self._relaxed, self._limit, self._rounds, self._restorer = relaxed, limit, rounds, restorer
+        exact = scale_system(relaxed.network, relaxed.chosen, relaxed.probe.heads, relaxed=False)
+        self._start = Plan(exact, np.zeros(exact.solution.matrix.shape[0]))
+        self.best = Best(relaxed.network, relaxed.units)
+        self.before: dict[str, UnitRates] = {}
+        self.marked: dict[str, UnitRates] = {}
+        self.done = self.since_best = self.idle = 0
+        self.spread = np.inf
+        self.is_back = False
+
+    def rates(self) -> dict[str, UnitRates]:
+        """Return the rates where the net stands."""
+        if self.is_back and self.marked:
+            return self.marked
+        self.done += 1
+        return self._relaxed.probe.measure()
+
+    def judge(self, rates: Mapping[str, UnitRates]) -> None:
+        """See what scales that keep the function would make of these rates, and whether that is the best so far."""
+        relaxed, network = self._relaxed, self._relaxed.network
+        self.before = self.before or without_squares(rates)
+        best, self.spread = self.best.spread, np.inf
+        if not relaxed.is_astray(spread_of(rates, relaxed.units), spread_of(self.before, relaxed.units)):
+            plan = plan_balance(network, rates, relaxed.counted, self._start, evenly=True)
+            self.spread = self.best.offer(plan, predict(network.units, rates, plan))
+        if not self.is_back:
+            self.since_best = 0 if self.spread <= _PROGRESS * best else self.since_best + 1
+
+    def is_over(self) -> bool:
+        """Tell whether the best point is good enough, or no better one is to be expected."""
+        limit = self._limit if self.done < _STRICT else 1.5 * self._limit
+        return self.best.spread <= limit or self.since_best >= _PATIENCE or self.done == self._rounds
+
+    def is_lost(self) -> bool:
+        """Tell whether the last step led away, so that another way is to be gone from the best point."""
+        return self._relaxed.is_lost(self.spread, self.best.spread) and not self.is_back
+
+    def go_back(self) -> None:
+        """Take back what has been done since the best point."""
+        self._restorer.returned(self.best.back(), self._relaxed.back())
+        self.is_back = True
+
+    def next_step(self, rates: dict[str, UnitRates]) -> Plan | None:
+        """Return the step that promises most; None where that is hardly anything."""
+        relaxed = self._relaxed
+        if self.is_back or self.spread == self.best.spread:
+            relaxed.mark()
+            self.marked = rates if relaxed.has_sums and relaxed.probe.can_keep else {}
+        self.is_back = False
+        change, expected = relaxed.step(rates)
+        is_idle = relaxed.has_sums and expected > _PROGRESS * self.best.spread and _length(relaxed.moved) <= _IDLE_STEP
+        self.idle = self.idle + 1 if is_idle else 0
+        return change if self.idle < _IDLE and _length(change.scales) > STILL else None
+
+    def take(self, change: Plan) -> bool:
+        """Apply a change, and make up for what it does to the function; return whether the numbers can take it."""
+        way = self._relaxed.way
+        self._restorer.prepare(way)
         try:
-            given = state.leave(change)
-        except WeightsError:  # no number can take this step; the best point can be gone back to
-            break
-        if restorer.acts(relaxed.way):
-            state.keep()
-        restorer.restore(given, relaxed.way)
-    return Balanced(state.finish(), before, state.rates, done, state.is_moved)
+            given = self.best.leave(change)
+        except WeightsError:  # the best point can be gone back to
+            return False
+        if self._restorer.acts(way):
+            self.best.keep()
+        self._restorer.restore(given, way)
+        return True
+
+    def reached(self) -> Balanced:
+        """Go to the best point and return what it is."""
+        return Balanced(self.best.finish(), self.before, self.best.rates, self.done, self.best.is_moved)
+
+
+def _length(steps: np.ndarray) -> float:
+    """Return the longest of some steps, log; 0 of none."""
+    return float(np.abs(steps).max(initial=0))
 
 
 def approach(
@@ -171,7 +224,7 @@ def approach(
         apply(network, change, roughly=True)
         best.gone.append(change)
         given = planned
-        is_short = np.abs(relaxed.moved).max(initial=0) <= LONG
+        is_short = _length(relaxed.moved) <= LONG
         if (expected <= limit and is_short) or (number == rounds - 1 and not relaxed.has_sums):
             break
         if restorer.restore(given, relaxed.way) <= _CLOSE and expected <= limit:
