@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,11 @@ def run_job(
     Raises:
         CaffeinitError: something is refused; nothing has been written then.
     """
-    quiet, force, dry_run = options.pop("quiet"), options.pop("force"), options.pop("dry_run")
-    json_file, filters, report = options.pop("json_file"), options.pop("filters"), options.pop("report")
-    own = net if weights is not None or not is_onnx(net) else None  # an ONNX model may be written over with itself
-    results = {"--output": output, "--output-net": output_net} if not dry_run else {}
-    check_targets(results, force, {"the net": own})
-    shown = {"--filters": filters, "--report": report} if not dry_run else {}
-    check_targets(shown | {"--json": json_file}, force, {"the net": net, "the weights": weights, **results})
-    _check_form(output, net)
+    files = _Files.taken(net, weights, output, output_net, options)
+    files.check()
     network = load_network(net, weights, options)
     network.source.check_writable()
-    if weights is not None and is_named_hdf5(output) and not is_hdf5(weights):
-        raise OptionError(f"--output {output}: weights are written in the form that they came in, which is not HDF5")
-    if filters is not None:
-        check_filters(network.units, filters)
+    files.check_form(network)
     methods = options.pop("methods")
     given = {
         "beta": options.pop("beta"),
@@ -79,40 +71,123 @@ def run_job(
     channels = options["channels"]
     pictures = read_pictures(network, options)
     assert not options, options
-    with progress(f"{job} on {pictures.num_images} pictures", quiet) as advance:
+    with progress(f"{job} on {pictures.num_images} pictures", files.quiet) as advance:
         result: Result = getattr(jobs, job)(network, pictures, progress=advance, **given, **more)
-    is_unchanged = not any(u.done for u in result.units)
-    is_shown = not quiet and json_file != "-"
-    if is_unchanged and not is_shown:  # else the table tells why
+    if not _is_changed(result) and not files.shows:  # else the table tells why
         say(f"nothing was changed:\n{_reasons(result)}", err=True)
-    if not dry_run:
-        network.save(output, force=force, net_path=output_net)
     # All files are written before anything is shown: whoever reads that may go away.
-    notes, drawn = [*result.notes], ""
+    notes = [*result.notes]
     result.notes += warnings
-    if filters is not None and not dry_run:
-        drawn = save_filters(network.units, filters, force, channels)
-    if report is not None and not dry_run:
-        from caffeinit.report import write_report
-
-        files = {"net": net, "weights": weights, "output": output, "net written": output_net}
-        write_report(report, network, result, about=about_run(files, pictures.describe()), force=force)
-    outputs = {"output": output} | ({"output_net": output_net} if output_net is not None else {})
-    told = dict.fromkeys(outputs) if dry_run else outputs
-    write_json(json_file, {"job": job, **told, "taken": network.taken, **result.to_json()}, force)
-    if json_file == "-":
-        return result
-    if is_shown:
+    drawn = files.write(job, network, result, pictures.describe(), channels)
+    if files.shows:
         trains = job == "init" or more.get("mode") == "normalize"
         show(result, pictures.describe(), notes, trains)
-        written = " and ".join(shlex.quote(p) for p in outputs.values())
-        unchanged = ", in which nothing was changed" if is_unchanged else ""
-        say(f"{'would write' if dry_run else 'wrote'} {written}{unchanged}")
-    if drawn:
-        say(drawn)
-    if report is not None and not dry_run:
-        say(f"wrote {shlex.quote(report)}")
+        files.tell_output(result)
+    if files.json_file != "-":
+        files.tell_beside(drawn)
     return result
+
+
+def _is_changed(result: Result) -> bool:
+    return any(u.done for u in result.units)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a job, and what becomes of them.
+
+    Attributes:
+        net, weights: what is read.
+        output, output_net: where the weights go, and the net if it is rewritten.
+        json_file, filters, report: where what is found goes; "-" is stdout.
+        force: write over what is there. dry_run: write nothing but JSON. quiet: show nothing.
+    """
+
+    net: str
+    weights: str | None
+    output: str
+    output_net: str | None
+    json_file: str | None
+    filters: str | None
+    report: str | None
+    force: bool
+    dry_run: bool
+    quiet: bool
+
+    @classmethod
+    def taken(
+        cls, net: str, weights: str | None, output: str, output_net: str | None, options: dict[str, Any]
+    ) -> _Files:
+        """Take what is about files out of the options."""
+        names = ("json_file", "filters", "report", "force", "dry_run", "quiet")
+        return cls(net, weights, output, output_net, **{name: options.pop(name) for name in names})
+
+    @property
+    def shows(self) -> bool:
+        """Whether the table is shown, rather than nothing, or JSON in its place."""
+        return not self.quiet and self.json_file != "-"
+
+    @property
+    def _outputs(self) -> dict[str, str]:
+        return {"output": self.output} | ({"output_net": self.output_net} if self.output_net is not None else {})
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, or must not be, before anything is read."""
+        # An ONNX model may be written over with itself.
+        own = self.net if self.weights is not None or not is_onnx(self.net) else None
+        results = {"--output": self.output, "--output-net": self.output_net} if not self.dry_run else {}
+        check_targets(results, self.force, {"the net": own})
+        shown = {"--filters": self.filters, "--report": self.report} if not self.dry_run else {}
+        read = {"the net": self.net, "the weights": self.weights, **results}
+        check_targets(shown | {"--json": self.json_file}, self.force, read)
+        _check_form(self.output, self.net)
+
+    def check_form(self, network: Network) -> None:
+        """Refuse what cannot be written of this net in the form that is asked for."""
+        if self.weights is not None and is_named_hdf5(self.output) and not is_hdf5(self.weights):
+            raise OptionError(
+                f"--output {self.output}: weights are written in the form that they came in, which is not HDF5"
+            )
+        if self.filters is not None:
+            check_filters(network.units, self.filters)
+
+    def write(self, job: str, network: Network, result: Result, pictures: str, channels: str | None) -> str:
+        """Write all files; return a sentence on the filters that were drawn.
+
+        Args:
+            pictures: what they were, in words.
+            channels: the order of the input's channels.
+        """
+        drawn = ""
+        if not self.dry_run:
+            network.save(self.output, force=self.force, net_path=self.output_net)
+            if self.filters is not None:
+                drawn = save_filters(network.units, self.filters, self.force, channels)
+            self._write_report(network, result, pictures)
+        told = dict.fromkeys(self._outputs) if self.dry_run else self._outputs
+        write_json(self.json_file, {"job": job, **told, "taken": network.taken, **result.to_json()}, self.force)
+        return drawn
+
+    def _write_report(self, network: Network, result: Result, pictures: str) -> None:
+        if self.report is None:
+            return
+        from caffeinit.report import write_report
+
+        files = {"net": self.net, "weights": self.weights, "output": self.output, "net written": self.output_net}
+        write_report(self.report, network, result, about=about_run(files, pictures), force=self.force)
+
+    def tell_output(self, result: Result) -> None:
+        """Say where the weights are, and the net."""
+        written = " and ".join(shlex.quote(p) for p in self._outputs.values())
+        unchanged = "" if _is_changed(result) else ", in which nothing was changed"
+        say(f"{'would write' if self.dry_run else 'wrote'} {written}{unchanged}")
+
+    def tell_beside(self, drawn: str) -> None:
+        """Say what was written beside: of the filters what `write` returned, and the report."""
+        if drawn:
+            say(drawn)
+        if self.report is not None and not self.dry_run:
+            say(f"wrote {shlex.quote(self.report)}")
 
 
 def _lost_patterns(network: Network, given: dict[str, Any], methods: Sequence[str], more: dict[str, Any]) -> list[str]:
