@@ -135,17 +135,7 @@ def rescale(
     Raises:
         CaffeinitError: as for `init`.
     """
-    if mode not in MODES:
-        raise OptionError(f'there is no mode "{mode}"; modes: {", ".join(MODES)}')
-    if per_channel_rates and (mode not in ("preserve", "normalize") or not balanced):
-        raise OptionError("rates per channel are for modes preserve and normalize, with balancing")
-    if mode == "balance" and not balanced:
-        raise OptionError("mode balance does nothing but balance, and so cannot do with --no-balance")
-    for given, option in ((rewrite_lrn, "--rewrite-lrn"), (powers_of_two, "--powers-of-two")):
-        if given and mode not in PRESERVING:
-            raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
-    if beta is not None and mode in PRESERVING:
-        raise OptionError(f"mode {mode} keeps the function, and so sets no means and has no use for --beta")
+    _check_mode(mode, beta, balanced, per_channel_rates, rewrite_lrn, powers_of_two)
     check_beta(BETA if beta is None else beta)
     layers, reinit = None if layers is None else one_or_more(layers), one_or_more(reinit)
     chosen = _choose(network, layers)
@@ -161,9 +151,7 @@ def rescale(
     calibration = given_calibration(network, images)
     if mode in PRESERVING:
         reason = _preserving_reasons(network, chosen)
-        balances = mode in ("balance", "preserve") and balanced
-        num_pictures = rates.num_pictures(calibration) if balances else 0
-        work = Work(forward=compared(network, needed_inputs(network)), compares=True, rate_pictures=num_pictures)
+        work = _preserving_work(network, calibration, mode, rates)
         with bounded(network, calibration, work, memory_limit, temp_dir):
             found = rescale_preserving(network, calibration, reason, mode, rates, rewrite_lrn, powers_of_two, progress)
         return _result(network, calibration, found, Drawing())
@@ -174,6 +162,23 @@ def rescale(
         found = _train(network, calibration, reason, beta, drawing, rates, progress)
     network.missing = [key for key in network.missing if key[0] not in drawn]
     return _result(network, calibration, found, drawing)
+
+
+def _check_mode(
+    mode: str, beta: float | None, balanced: bool, per_channel: bool, rewrite_lrn: bool, powers_of_two: bool
+) -> None:
+    """Refuse options that a mode has no use for."""
+    if mode not in MODES:
+        raise OptionError(f'there is no mode "{mode}"; modes: {", ".join(MODES)}')
+    if per_channel and (mode not in ("preserve", "normalize") or not balanced):
+        raise OptionError("rates per channel are for modes preserve and normalize, with balancing")
+    if mode == "balance" and not balanced:
+        raise OptionError("mode balance does nothing but balance, and so cannot do with --no-balance")
+    for given, option in ((rewrite_lrn, "--rewrite-lrn"), (powers_of_two, "--powers-of-two")):
+        if given and mode not in PRESERVING:
+            raise OptionError(f"mode {mode} does not keep the function, and so has no use for {option}")
+    if beta is not None and mode in PRESERVING:
+        raise OptionError(f"mode {mode} keeps the function, and so sets no means and has no use for --beta")
 
 
 def drawn_by_init(network: Network, layers: Sequence[str] | None) -> set[str]:
@@ -198,6 +203,12 @@ def _check_nothing_drawn(network: Network, mode: str, reinit: Sequence[str]) -> 
     if unset := network.unset:
         names = ", ".join(sorted(unset))
         raise WeightsError(f"the weights file holds no numbers for {names}; {keeps}: --mode normalize can")
+
+
+def _preserving_work(network: Network, calibration: Any, mode: str, rates: RateOptions) -> Work:
+    """Return what a job that keeps the function will take memory for."""
+    num_pictures = rates.num_pictures(calibration) if mode in ("balance", "preserve") and rates.balanced else 0
+    return Work(forward=compared(network, needed_inputs(network)), compares=True, rate_pictures=num_pictures)
 
 
 def _training_work(
