@@ -51,6 +51,8 @@ _NOISE = (
     r"\S+ [=!<>]+ \S+ was false\. ",
     r" Please fix either the inputs/outputs or the model\.",
 )
+# onnx is often released before what can run its newest operators.
+_TOO_NEW = re.compile(r"Opset (\d+) is under development.* domain ai\.onnx is till opset (\d+)")
 
 
 def plain(error: BaseException) -> str:
@@ -80,5 +82,11 @@ def explained(what: str, which: str = "the net") -> Iterator[None]:
             raise CaffeinitError(
                 f"{which} cannot be {what}, for memory ran out: {reason}. Take fewer pictures at a time (--batch-size), "
                 "or leave the GPU (--device cpu)"
+            ) from None
+        if versions := _TOO_NEW.search(reason):
+            convert = f"onnx.version_converter.convert_version(model, {versions[2]})"
+            raise CaffeinitError(
+                f"{which} cannot be {what}: it is of opset {versions[1]}, and the newest that onnxruntime "
+                f"{ort.__version__} runs is {versions[2]}. Convert it first: {convert}"
             ) from None
         raise CaffeinitError(f"{which} cannot be {what} with these inputs: {reason}") from None
