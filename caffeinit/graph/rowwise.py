@@ -58,14 +58,17 @@ def is_rowwise(graph: Graph) -> bool:
 
 
 def joins_rows(graph: Graph) -> bool:
-    """Tell whether a node is known to do something else with several pictures than with each, which no shape need show."""
+    """Tell whether a node does something else with several pictures than with each, which no shape need show.
+
+    Of operators that nothing is known of, it is not known; nor is it behind them, where shapes are not.
+    """
     fed = set(graph.inputs)
     for node in graph.nodes:
         if node.op_type in ("Shape", "Size") or not any(i in fed for i in node.input):
             continue
         fed.update(o for o in node.output if o)
         rule = find_rule(node)
-        if rule is not None and rule.joins_rows(node, graph):
+        if rule is None or not all(map(graph.is_typed, filter(None, node.input))) or rule.joins_rows(node, graph):
             return True
     return False
 

@@ -9,7 +9,7 @@ import onnx
 from caffeinit.graph import Graph, attribute
 from caffeinit.graph.nodes import INSIDE
 from caffeinit.graph.rules import Diffs, OpRule, op_rule
-from caffeinit.ops.base import rewritten, single
+from caffeinit.ops.base import Elementwise, rewritten, single
 from caffeinit.ops.building import choose, masked, ratio, total, unbroadcast
 from caffeinit.ops.scaling import inverts, passes, takes_root
 
@@ -70,17 +70,13 @@ class LeakyRelu(Unary):
 
 
 @op_rule("PRelu")
-class PRelu(OpRule):
+class PRelu(Elementwise):
     """y = x where positive, else slope x; the slope is learned and broadcast."""
 
     def scale(self, node: onnx.NodeProto, scales: Scales) -> None:
         """The output has x's scale; a slope that is computed has none, since what is positive knows nothing of it."""
         scales.constraints.pin(scales.of(node.input[1]))
         passes(self, node, scales)
-
-    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
-        """Element by element."""
-        return True
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""

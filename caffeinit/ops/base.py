@@ -1,4 +1,4 @@
-"""What rules of several operators share: nodes in another form, and the gradient of the only output."""
+"""What rules of several operators share: how rows go, nodes in another form, and the gradient of the only output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from onnx import helper
 
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, Operand, attribute
-from caffeinit.graph.rules import Diffs
+from caffeinit.graph.rules import Diffs, OpRule
+
+
+class Elementwise(OpRule):
+    """An operator on several operands, element by element, with numpy's broadcasting."""
+
+    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Element by element; an operand of lower rank would lie along other axes."""
+        return all(
+            len(graph.shape(i)) == len(graph.shape(node.output[0])) for i in node.input if graph.depends_on_input(i)
+        )
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where the rows of an operand of lower rank lie along another axis."""
+        return not self.is_rowwise(node, graph)
 
 
 def rewritten(

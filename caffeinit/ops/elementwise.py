@@ -10,21 +10,15 @@ from onnx import TensorProto, helper
 
 from caffeinit.graph import Graph, attribute
 from caffeinit.graph.rules import Diffs, OpRule, op_rule
-from caffeinit.ops.base import rewritten, single
+from caffeinit.ops.base import Elementwise, rewritten, single
 from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
 from caffeinit.ops.scaling import REACH, adds, casts, chooses, divides, limits, multiplies, passes, raises
 
 _EXACT_ROOTS = 16  # powers by multiples of 1 / 16 are exact for the powers of two that come out as such
 
 
-class Broadcast(OpRule):
+class Broadcast(Elementwise):
     """An elementwise operator; `pull_back` gives the gradient of one operand before it is summed to its shape."""
-
-    def is_rowwise(self, node: onnx.NodeProto, graph: Graph) -> bool:
-        """Element by element; an operand of lower rank would lie along other axes."""
-        return all(
-            len(graph.shape(i)) == len(graph.shape(node.output[0])) for i in node.input if graph.depends_on_input(i)
-        )
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """See OpRule."""
@@ -216,7 +210,7 @@ class Clip(OpRule):
 
 
 @op_rule("Where")
-class Where(OpRule):
+class Where(Elementwise):
     """a where the condition holds, else b."""
 
     scale = chooses

@@ -20,11 +20,20 @@ if TYPE_CHECKING:
     from caffeinit.scales.walk import Scales
 
 
+def is_first(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Tell whether a node works along the first axis of what it reads."""
+    return not attribute(node, "axis", 0) % max(1, len(graph.shape(node.input[0])))
+
+
 @op_rule("Gather")
 class Gather(OpRule):
     """y = slices of x along an axis."""
 
     scale = gathers
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Of rows by their numbers, which are others in another batch."""
+        return graph.depends_on_input(node.input[0]) and is_first(node, graph)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add the slices of dy where they came from; a permutation is undone by another."""
@@ -60,6 +69,10 @@ class GatherElements(OpRule):
 
     scale = scatters
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Of rows by their numbers, which are others in another batch."""
+        return graph.depends_on_input(node.input[0]) and is_first(node, graph)
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the elements came from."""
         x, indices = node.input
@@ -71,6 +84,10 @@ class GatherND(OpRule):
     """y = slices of x at tuples of indices."""
 
     scale = gathers_at_tuples
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Of rows by their numbers, unless each tuple is for its own row."""
+        return graph.depends_on_input(node.input[0]) and not attribute(node, "batch_dims", 0)
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the slices came from."""
@@ -93,8 +110,8 @@ class ScatterElements(OpRule):
             scatters(self, node, scales)
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
-        """By constant indices, which are of so many rows."""
-        return not graph.depends_on_input(node.input[1])
+        """At rows by their numbers, and at constant indices, which are of so many rows."""
+        return is_first(node, graph) or not graph.depends_on_input(node.input[1])
 
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """It has a new name."""
@@ -125,8 +142,8 @@ class ScatterND(OpRule):
             scatters_anywhere(self, node, scales)
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
-        """By constant indices, which name rows."""
-        return not graph.depends_on_input(node.input[1])
+        """At rows by their numbers, which are others in another batch."""
+        return True
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Take dy out where slices were replaced; the updates get dy at their indices."""
@@ -220,8 +237,8 @@ class ReverseSequence(OpRule):
         scales.put(node.output[0], scales.collapse(node.input[0], [attribute(node, "time_axis", 0)]))
 
     def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
-        """Along the first axis."""
-        return not attribute(node, "time_axis", 0)
+        """Along the first axis, or by constant lengths, which are of so many rows."""
+        return not attribute(node, "time_axis", 0) or not graph.depends_on_input(node.input[1])
 
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Reverse the same places of dy."""

@@ -182,6 +182,13 @@ class Pad(OpRule):
 
     scale = pads
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where rows are added or taken away."""
+        try:
+            return 0 in padded_places(node, graph)
+        except GradientError:
+            return True
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """The extents and the constant were attributes."""
         if opset >= 11:

@@ -13,7 +13,7 @@ import onnx
 from caffeinit.graph import Graph
 from caffeinit.graph.rules import Diffs, OpRule, op_rule
 from caffeinit.ops.activation import AlongAxis
-from caffeinit.ops.base import rewritten
+from caffeinit.ops.base import Elementwise, rewritten
 from caffeinit.ops.scaling import compares, fills, forgets, pools_regions, ties_axis
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Steps(Flat):
 
 
 @op_rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-class Comparison(Flat):
+class Comparison(Elementwise, Flat):
     """Tells which of two operands is larger."""
 
     scale = compares
@@ -56,11 +56,16 @@ class Hardmax(AlongAxis, Flat):
     gradient = Flat.gradient
 
 
-@op_rule("And", "IsInf", "IsNaN", "NonZero", "Not", "Or", "Shape", "Sign", "Size", "Xor")
+@op_rule("IsInf", "IsNaN", "NonZero", "Not", "Shape", "Sign", "Size")
 class Scaleless(Flat):
     """Does not change when its inputs are scaled."""
 
     scale = forgets
+
+
+@op_rule("And", "Or", "Xor")
+class Logic(Elementwise, Scaleless):
+    """Joins truths."""
 
 
 @op_rule("EyeLike")
@@ -88,6 +93,10 @@ class Regions(OpRule):
         pools_regions(self, node, scales)
         scales.put(node.output[0], scales.collapse(node.output[0], [0]))
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Each region names a picture by its number, which is another in another batch."""
+        return True
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Up to opset 15 RoiAlign did not move places by half a pixel."""
         if opset < 16 and node.op_type == "RoiAlign":
@@ -101,6 +110,10 @@ class Regions(OpRule):
 @op_rule("If", "Loop", "Scan")
 class Subgraphs(OpRule):
     """Holds graphs of its own."""
+
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """What they do with rows is not looked at."""
+        return True
 
     refusal = "graphs inside operators are not differentiated"
 

@@ -122,7 +122,57 @@ def padded_as_needed(b, x):
     return b.op("Pad", x, pads, out="z")
 
 
+def by_lower_rank(*kinds):
+    """Return what joins (1, 3, 80) with its mean (1, 80), of which the pictures lie along the channels of the other."""
+
+    def append(b, x):
+        x = b.op("Reshape", x, numbers(b, [1, 3, -1]), out="three")
+        read = [x, b.op("ReduceMean", x, out="mean", axes=[1], keepdims=0)]
+        for number, kind in enumerate(kinds):
+            read = [b.op(kind, *read, out=f"joined{number}"), *read[:2]]
+        x = b.op("Cast", read[0], out="z", to=1)
+        return b.op("Reshape", x, numbers(b, SHAPE), out="back")
+
+    return append
+
+
+def at_first_row(kind, *shape, **attributes):
+    """Return what works at the first row, which each picture names for itself; so numbered are those of one batch."""
+
+    def append(b, x):
+        mean = b.op("ReduceMean", x, out="mean", axes=[1, 2, 3], keepdims=0)
+        row = b.op("Mul", b.op("Cast", mean, out="whole", to=7), numbers(b, 0), out="row")
+        if shape:
+            row = b.op("Reshape", row, numbers(b, shape), out="rows")
+        if len(shape) == 4:
+            row = b.op("Expand", row, b.op("Shape", x, out="size"), out="wide")
+        more = [b.op("Neg", x, out="minus")] if kind.startswith("Scatter") else []
+        return b.op(kind, x, row, *more, out="z", **attributes)
+
+    return append
+
+
+def regions(b, x):
+    mean = b.op("ReduceMean", x, out="mean", axes=[1, 2, 3], keepdims=0)
+    picture = b.op("Mul", b.op("Cast", mean, out="whole", to=7), numbers(b, 0), out="picture")
+    box = b.op("Sigmoid", b.op("Gemm", b.op("Flatten", x, out="flat"), b.array("w", 240, 4), out="corners"), out="box")
+    return b.op("RoiAlign", x, box, picture, out="z", output_height=8, output_width=6)
+
+
 JOINING = {
+    "mask": by_lower_rank("Mul"),
+    "slopes": by_lower_rank("PRelu"),
+    "comparison": by_lower_rank("Greater"),
+    "choice": by_lower_rank("Greater", "Where"),
+    "computed rows": at_first_row("Gather"),
+    "computed places": at_first_row("GatherElements", -1, 1, 1, 1),
+    "computed tuples": at_first_row("GatherND", -1, 1),
+    "written rows": at_first_row("ScatterND", -1, 1),
+    "written places": at_first_row("ScatterElements", -1, 1, 1, 1),
+    "regions": regions,
+    "shift": plain("Pad", [1, 0, 0, 0, -1, 0, 0, 0]),
+    "lengths": plain("ReverseSequence", [3], batch_axis=0, time_axis=1),
+    "unknown": plain("Acos"),
     "view in another order": strided(np.arange(240)[::-1].reshape(1, 5, 48)),
     "softmax": plain("Softmax", axis=0),
     "hardmax": plain("Hardmax", axis=0),
