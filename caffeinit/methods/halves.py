@@ -1,8 +1,9 @@
 """Powers of two as scales, with which every number keeps its digits, and head-room below 65504 for half precision.
 
 Each free channel's largest value on the pictures is brought near one size, unless the net has head-room enough and would
-lose no fewer digits. Multiplying by a power of two is exact, and so the net computes bit by bit what it did, except where
-a number leaves the range of its type.
+lose no fewer digits; and to a smaller one, where products of such values, or their sums, would be too large. Multiplying
+by a power of two is exact, and so the net computes bit by bit what it did, except where a number leaves the range of its
+type.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from caffeinit.scales.channels import scaled_apart
 from caffeinit.scales.classes import ScaleSystem
 
 LARGEST, SMALLEST = 65504.0, 2.0**-14  # of half precision; below the latter digits get lost
-# What the largest value of every free channel is brought to: a factor of 4000 below overflow, and far more above zero.
-WANTED = 16.0
+# What the largest value of every free channel is brought to: a factor of 4000 below overflow, and far more above zero. The
+# next is tried where what is made of them overflows.
+WANTED = (16.0, 4.0, 1.0, 0.25)
 _NEGLIGIBLE = 1e-7  # of a unit's largest value: a channel that never exceeds this has nothing to lose
 # Scales of one unit's channels differ by no more than this: weights grow with a scale, and a value of 16 / 256 is as safe.
 _APART = 256.0
@@ -71,22 +73,34 @@ class Planned:
     reason: str = ""
 
 
-def plan_halves(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> Planned:
-    """Return the plan that brings the largest value of each free channel near WANTED by powers of two.
+def plan_halves(
+    network: Network, moments: Mapping[str, Moments], largest: Mapping[str, np.ndarray], system: ScaleSystem
+) -> Planned:
+    """Return the plan that brings the largest value of each free channel near one of WANTED by powers of two.
 
     Where nothing comes near either end of half precision, or the plan would help neither, it changes nothing.
+
+    Args:
+        largest: sizes of all values, as `statistics.largest` measures them.
     """
     nothing = Plan(system, system.expand(np.zeros(system.num_unknowns)))
-    plan = Plan(system, system.expand(_rounded(system, _wanted(network, moments, system))))
-    before, after = _extent(network, moments, nothing), _extent(network, moments, plan)
-    if after.shortfall < before.shortfall:
-        return Planned(plan, before.described("before") + after.described("after"))
+    before = _extent(network, moments, largest, nothing)
+    best, after = nothing, before
+    for wanted in WANTED:
+        plan = Plan(system, system.expand(_rounded(system, _wanted(network, moments, system, wanted))))
+        found = _extent(network, moments, largest, plan)
+        if found.shortfall < after.shortfall:
+            best, after = plan, found
+        if not after.shortfall[0]:
+            break
+    if best is not nothing:
+        return Planned(best, before.described("before") + after.described("after"))
     reason = _NO_HELP if any(before.shortfall) else _HAS_ROOM
     return Planned(nothing, [*before.described("as it is"), f"no scale was changed: {reason}"], reason)
 
 
-def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSystem) -> np.ndarray:
-    """Return the unknowns with which the largest values of channels come nearest to WANTED; of tied ones, the largest."""
+def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSystem, size: float) -> np.ndarray:
+    """Return the unknowns with which the largest values of channels come nearest to a size; of tied ones, the largest."""
     labels, sizes = [np.zeros(0, int)], [np.zeros(0)]
     for unit in network.units:
         for channels, found in scaled_apart(network.graph, system, unit, moments[unit.key]):
@@ -100,7 +114,7 @@ def _wanted(network: Network, moments: Mapping[str, Moments], system: ScaleSyste
     counts = np.isfinite(extents)
     tops = np.zeros(groups.max() + 1)
     np.maximum.at(tops, groups[counts], extents[counts])
-    return system.unknowns_for(flat, np.log(WANTED / np.where(counts, tops[groups], np.nan)))
+    return system.unknowns_for(flat, np.log(size / np.where(counts, tops[groups], np.nan)))
 
 
 def to_powers_of_two(plan: Plan) -> Plan:
@@ -134,11 +148,13 @@ class _Extent:
 
     Attributes:
         values: name of each unit -> largest absolute value of its output on the pictures.
+        others: the same of what lies between units; name of what makes it.
         weights: layer -> largest absolute weight.
         lost, total: number of weights so small that half precision loses digits, and of all.
     """
 
     values: dict[str, float]
+    others: dict[str, float]
     weights: dict[str, float]
     lost: int
     total: int
@@ -147,17 +163,18 @@ class _Extent:
     def shortfall(self) -> tuple[float, float]:
         """What is lacking to `_ENOUGH` at the upper end of the range, and then at the lower one, in binary digits.
 
-        Of each unit and each layer, the largest number counts: what is small beside it adds little to any sum.
+        Of each unit and each layer, the largest number counts: what is small beside it adds little to any sum. What is made
+        of units' outputs may be small, as probabilities are.
         """
-        sizes = np.array([*self.values.values(), *self.weights.values()])
-        logs = np.log2(sizes[sizes > 0])
-        above = np.maximum(0, logs - np.log2(LARGEST / _ENOUGH))
-        below = np.maximum(0, np.log2(SMALLEST * _ENOUGH) - logs)
+        own = np.array([*self.values.values(), *self.weights.values()])
+        own, others = np.log2(own[own > 0]), np.log2([size for size in self.others.values() if size > 0])
+        above = np.maximum(0, np.concatenate([own, others]) - np.log2(LARGEST / _ENOUGH))
+        below = np.maximum(0, np.log2(SMALLEST * _ENOUGH) - own)
         return float(above.sum()), float(below.sum())
 
     def described(self, when: str) -> list[str]:
         """Return sentences on the head-room of values and of weights."""
-        notes = [f"largest value {when}: {_head_room(self.values)}"]
+        notes = [f"largest value {when}: {_head_room({**self.values, **self.others})}"]
         if self.total:
             notes.append(
                 f"largest weight {when}: {_head_room(self.weights)}; {self.lost} of {self.total} below {SMALLEST:.2g}, "
@@ -166,10 +183,10 @@ class _Extent:
         return notes
 
 
-def _extent(network: Network, moments: Mapping[str, Moments], plan: Plan) -> _Extent:
+def _extent(network: Network, moments: Mapping[str, Moments], largest: Mapping[str, np.ndarray], plan: Plan) -> _Extent:
     """Return how far numbers reach with this plan; the arrays are as they were."""
     values = {u.name: plan.moments(network.graph, u, moments[u.key]).max_abs for u in network.units}
-    found = _Extent(values, {}, 0, 0)
+    found = _Extent(values, _between(network, largest, plan), {}, 0, 0)
     logs = plan.system.log_factors(network.graph, plan.scales)
     shares = _shares(network)
     for name in (n for n in logs if n in network.learned):
@@ -179,6 +196,24 @@ def _extent(network: Network, moments: Mapping[str, Moments], plan: Plan) -> _Ex
         found.lost += int(((array > 0) & (array < SMALLEST)).sum())
         found.total += array.size
     return found
+
+
+def _between(network: Network, largest: Mapping[str, np.ndarray], plan: Plan) -> dict[str, float]:
+    """Return what makes values that no unit puts out -> the largest number of these."""
+    made = {use.output for unit in network.units for use in unit.uses}
+    found: dict[str, float] = {}
+    for value, sizes in largest.items():
+        if value not in made:
+            labels = plan.system.labels[value]
+            scaled = sizes * np.exp(plan.scales[labels.reshape(sizes.shape)])
+            maker = _maker(network, value)
+            found[maker] = max(found.get(maker, 0.0), float(scaled.max(initial=0)))
+    return found
+
+
+def _maker(network: Network, value: str) -> str:
+    node = network.graph.producer(value)
+    return network.makers[value][0] if value in network.makers or node is None else name_of(node)
 
 
 def _shares(network: Network) -> dict[str, float]:

@@ -35,6 +35,7 @@ from caffeinit.proof.verify import TOLERANCE, Difference, KeptValues, is_kept
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scales.classes import ScaleSystem
 from caffeinit.statistics.forward import Found, kept_values, looked_at, measure_moments, run_pieces
+from caffeinit.statistics.largest import measure_largest
 from caffeinit.statistics.nonfinite import check_finite
 from caffeinit.statistics.rate_options import BALANCED, Pictures, RateOptions, first_pictures
 from caffeinit.statistics.rates import RateProbe, UnitRates, without_squares
@@ -63,6 +64,7 @@ class _Run:
         powers_of_two: round all scales to powers of two.
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's key -> moments of its output as it was.
+        largest: value -> how large its numbers are; in mode fp16 alone.
         measured: unit's key -> moments as they have become, measured where they do not follow from the scales of channels.
         rates: unit's key -> rates as they were.
         rounded: weights are stored in half precision, and new ones were rounded to it.
@@ -78,6 +80,7 @@ class _Run:
     powers_of_two: bool = False
     probe: RateProbe | None = None
     moments: dict[str, Moments] = field(default_factory=dict)
+    largest: dict[str, np.ndarray] = field(default_factory=dict)
     measured: dict[str, Moments] = field(default_factory=dict)
     rates: dict[str, UnitRates] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -104,7 +107,7 @@ def rescale_preserving(
     """Rescale a network in place, its function kept.
 
     Args:
-        batches: input -> array; iterated over three times.
+        batches: input -> array; iterated over several times.
         chosen: returns why a unit's arrays are to be left alone; empty to let them change.
         mode: one of MODES.
         options: in mode preserve, whether units get one rate, and whether the columns of each one instead of its channels
@@ -128,7 +131,7 @@ def rescale_preserving(
         run.moments = measure_moments(network, batches, kept.names, kept.keep)
         check_finite(network, run.moments, batches)
         progress(1, 3)
-        plan = _plan(run, outputs)
+        plan = _plan(run, outputs, batches)
         _describe_plan(run, plan)
         run.rates = without_squares(run.rates)
         apply(network, plan)
@@ -176,10 +179,12 @@ def _measure_rates(run: _Run, first: Sequence[Batch]) -> None:
     run.notes += rate_notes(run.network, run.probe, run.rates)
 
 
-def _plan(run: _Run, held: Sequence[str]) -> Plan:
+def _plan(run: _Run, held: Sequence[str], batches: Iterable[Batch]) -> Plan:
     """Return what is to change; all values that are compared afterwards are held, the heads among them."""
     system = scale_system(run.network, run.chosen, held, relaxed=False, rewritten=run.rewritten)
     system = exact_system(system, run.network.graph) if run.is_exact else system
+    if run.mode == "fp16":
+        run.largest = measure_largest(run.network, batches, held, system.labels)
     found = _plan_in(run, system)
     while len(beyond := labels_beyond(run.network, found.plan)):
         system = system.held(beyond, "their factors would take numbers beyond single precision (3.4e38)")
@@ -191,7 +196,7 @@ def _plan(run: _Run, held: Sequence[str]) -> Plan:
 
 def _plan_in(run: _Run, system: ScaleSystem) -> Planned:
     if run.mode == "fp16":
-        return plan_halves(run.network, run.moments, system)
+        return plan_halves(run.network, run.moments, run.largest, system)
     plan = Plan(system, np.zeros(system.solution.matrix.shape[0]))
     if run.per_channel_rates and run.probe:
         plan = plan_column_rates(run.network, run.rates, learns, system)

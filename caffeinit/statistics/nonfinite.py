@@ -17,6 +17,7 @@ from caffeinit.engine.session import compile_graph
 from caffeinit.errors import WeightsError
 from caffeinit.model.network import Network
 from caffeinit.statistics.forward import PIECE_BYTES, cut
+from caffeinit.statistics.largest import is_real, shown_values
 
 Values = Mapping[str, np.ndarray]
 
@@ -69,10 +70,7 @@ def describe_first(network: Network, batches: Iterable[Values], ends: Sequence[s
 
 def find_first(network: Network, batches: Iterable[Values], ends: Sequence[str]) -> Culprit | None:
     """Return the first value, in the order of the graph, that is not finite on some picture; None if there is none."""
-    graph = network.graph
-    moving = graph.moving_values()
-    shown = network.makers or moving
-    values = [v for n in graph.ancestors(ends) for v in n.output if v in shown and v in moving and _is_real(network, v)]
+    graph, values = network.graph, shown_values(network, ends)
     if not values:
         return None
     session = compile_graph(graph, values, network.settings)
@@ -87,11 +85,6 @@ def find_first(network: Network, batches: Iterable[Values], ends: Sequence[str])
             )
             values = values[:first]  # another picture may show an earlier one
     return found
-
-
-def _is_real(network: Network, value: str) -> bool:
-    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
-    return network.graph.is_typed(value) and network.graph.elem_type(value) in kinds
 
 
 def _largest(arrays: Sequence[np.ndarray]) -> float:
@@ -109,7 +102,7 @@ def _read(network: Network, value: str) -> list[str]:
                 found[name] = None
             elif name in moving:
                 pending.append(name)
-    return [name for name in found if name in graph.inputs or _is_real(network, name)]
+    return [name for name in found if name in graph.inputs or is_real(network, name)]
 
 
 def _maker(network: Network, value: str) -> str:

@@ -12,6 +12,8 @@ from tests.caffe.test_models import files_of
 from tests.conftest import shared
 from tests.nets import NETS as NETS_WITH_ROOM
 from tests.nets import pictures
+from tests.onnxfile.test_files import load
+from tests.onnxfile.test_kinds import Maker, tensor
 from tests.onnxnets import MODELS, SHAPE, network_of
 
 
@@ -81,6 +83,42 @@ def test_scales_that_were_spread_are_brought_back_and_no_bit_moves(name):
     assert above[1] < above[0] / 4
     for output, values in net.forward(batch).items():
         np.testing.assert_array_equal(values, before[output])
+
+
+def gated(b):
+    return b.op("Mul", b.conv("x", "value", 3, 8), b.conv("x", "gate", 3, 8), out="product")
+
+
+def squared(b):
+    b.initializers.append(tensor("two", np.float32(2)))
+    return b.op("Pow", b.conv("x", "value", 3, 8), "two", out="product")
+
+
+def correlated(b):
+    b.initializers += [tensor("rows", np.array([0, 8, 48])), tensor("places", np.array([0, 48, 8, 6]))]
+    one, other = (b.op("Reshape", b.conv("x", name, 3, 8), "rows", out=f"rows_{name}") for name in "ab")
+    product = b.op("MatMul", b.op("Transpose", one, out="turned", perm=[0, 2, 1]), other, out="product")
+    return b.op("Reshape", product, "places", out="scores")
+
+
+@pytest.mark.parametrize(("make", "channels"), [(gated, 8), (squared, 8), (correlated, 48)])
+@pytest.mark.parametrize("size", [6e5, 1e9])
+def test_what_is_made_of_units_outputs_is_given_room_too(make, channels, size, tmp_path):
+    """Products of values that have room themselves may have none."""
+    b = Maker(shape=("N", 3, 8, 6))
+    b.conv(make(b), "last", channels, 4, out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    feeds = {"x": np.random.default_rng(4).standard_normal((4, 3, 8, 6)).astype(np.float32)}
+    factor = np.sqrt(size / np.abs(net.forward(feeds, ["product"])["product"]).max())
+    for array in (a for unit in net.units[:-1] for a in net.params[unit.layer]):
+        array *= np.float32(factor)
+    whole = net.forward(feeds, ["y"])["y"]
+    assert not np.isfinite(run_in_halves(net, feeds, "y")).all()
+    result = caffeinit.rescale(net, feeds, mode="fp16")
+    np.testing.assert_array_equal(net.forward(feeds, ["y"])["y"], whole)
+    assert np.isfinite(run_in_halves(net, feeds, "product")).all()
+    assert np.abs(net.forward(feeds, ["product"])["product"]).max() < LARGEST / 64
+    assert any("overflows" in note for note in result.notes if note.startswith("largest value before"))
 
 
 @pytest.mark.parametrize("name", NETS_WITH_ROOM)
