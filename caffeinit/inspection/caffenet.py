@@ -48,33 +48,10 @@ def inspect_caffe(
     lowered = lower_net(found, matched.arrays)
     makers = {top: entry.layer.name for entry in net.named_layers for top in entry.tops}
     units = find_units(lowered.graph, lowered.learned, makers)
-    apart = without_unit(units, lowered.learned)
-    by_name = {unit.name: unit for unit in reversed(units)}
-    layers = []
-    for entry in net.named_layers:
-        layer = entry.layer
-        described = find_type(layer.type)
-        bottoms = [found.shapes[b] for b in entry.bottoms if b in found.shapes]
-        unit = by_name.get(layer.name)
-        kept = keeping_reason(unit, lowered.learned) if unit else {}
-        runs = layer.name not in found.blocked
-        layers.append(
-            LayerReport(
-                name=layer.name,
-                type=layer.type,
-                tops=[found.shapes[t] for t in entry.tops if t in found.shapes],
-                params=wanted.get(layer.name, []),
-                macs=described.macs(layer, bottoms) if described and runs and not described.is_data else 0,
-                unit=unit.kind if unit else "",
-                reason=found.blocked.get(layer.name, "") or kept.get(layer.name, ""),
-                apart=apart.get(layer.name, ""),
-                sharing=_sharing(found, layer.name),
-            )
-        )
     return Inspection(
         files=[_net_file(net), *([_weights_file(file)] if file else [])],
         inputs=found.inputs,
-        layers=layers,
+        layers=_layers(found, lowered, units),
         mismatches=matched.mismatches,
         missing=sorted({layer for layer, _ in matched.missing}) if file else [],
         unused=[name for name in matched.unused if name not in found.blocked],
@@ -89,6 +66,33 @@ def inspect_caffe(
         units=units,
         scales=_find_scales(found, lowered, matched, units) if scales else None,
     )
+
+
+def _layers(found: Inference, lowered: Lowered, units: list[Unit]) -> list[LayerReport]:
+    apart = without_unit(units, lowered.learned)
+    by_name = {unit.name: unit for unit in reversed(units)}
+    layers = []
+    for entry in found.net.named_layers:
+        layer = entry.layer
+        described = find_type(layer.type)
+        bottoms = [found.shapes[b] for b in entry.bottoms if b in found.shapes]
+        unit = by_name.get(layer.name)
+        kept = keeping_reason(unit, lowered.learned) if unit else {}
+        runs = layer.name not in found.blocked
+        layers.append(
+            LayerReport(
+                name=layer.name,
+                type=layer.type,
+                tops=[found.shapes[t] for t in entry.tops if t in found.shapes],
+                params=[p.shape for p in found.params.get(layer.name, [])],
+                macs=described.macs(layer, bottoms) if described and runs and not described.is_data else 0,
+                unit=unit.kind if unit else "",
+                reason=found.blocked.get(layer.name, "") or kept.get(layer.name, ""),
+                apart=apart.get(layer.name, ""),
+                sharing=_sharing(found, layer.name),
+            )
+        )
+    return layers
 
 
 def _sharing(found: Inference, layer: str) -> str:
