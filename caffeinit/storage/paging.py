@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
+from typing import Any
 
 import numpy as np
 
@@ -50,13 +52,18 @@ def return_large_blocks() -> None:
     By itself it raises the size that counts as large to that of the blocks that were freed, and then keeps them, holes
     between them.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    mallopt = _of_c_library("mallopt")  # glibc's
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def trim_heap() -> None:
     """Have C's allocator give back what it holds free between small blocks; glibc's does that when it is told to."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = _of_c_library("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _of_c_library(name: str) -> Any:
+    """Return a function of C's library; None where there is none of the name, or as on Windows no such library."""
+    return None if sys.platform == "win32" else getattr(ctypes.CDLL(None), name, None)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from caffeinit.storage.paging import let_go, let_go_of, trim_heap
+from caffeinit.storage.paging import let_go, let_go_of, return_large_blocks, trim_heap
 
 
 @pytest.fixture
@@ -71,3 +71,15 @@ def test_other_memory_is_left_alone():
     let_go_of(array[3:])
     let_go(b"bytes", 0, 5)
     assert (array == 1).all()
+
+
+def test_a_system_without_a_c_library_of_its_own_is_left_alone(monkeypatch):
+    """On Windows there is none to ask for; the loader fails there."""
+
+    def load(name):
+        raise TypeError("bad argument type for built-in operation")
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    trim_heap()
+    return_large_blocks()
