@@ -312,3 +312,15 @@ def test_a_softmax_of_axes_that_nobody_knows_is_read(kind, axis, opset, tmp_path
     assert done(caffeinit.rescale(net, batch(16), mode="equalize"))["conv1.weight"] == "equalized"
     net.save(out)
     assert_same_function(path, out, "x", batch())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("Clip", {"min": -0.5, "max": 0.3}), ("Pad", {"pads": [0, 0, 1, 0] * 2})]
+)
+def test_settings_that_were_attributes_are_read_where_the_type_is_not_known(kind, settings, tmp_path):
+    b = Maker()
+    b.domains[""] = 10
+    b.op(kind, untyped(b, b.conv("x", "conv1", 3, 4)), out="y", **settings)
+    path = b.save(tmp_path / "net.onnx")
+    wanted = OnnxFile(path, threads=1).run({"x": batch()}, ["y"])["y"]
+    np.testing.assert_allclose(load(path).forward({"x": batch()}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-6)
