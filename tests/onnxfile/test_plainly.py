@@ -195,3 +195,23 @@ def test_an_identity_parts_nothing(mode, tmp_path):
         net.save(tmp_path / f"{name}.out.onnx")
         written.append(onnx.load(tmp_path / f"{name}.out.onnx").graph.initializer)
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("mode", ["preserve", EXACT])
+@pytest.mark.parametrize("equation", ["nchw->ncwh", "nchw->nc"])
+def test_einsum_of_one_value_passes_scales(equation, mode, tmp_path):
+    b = Maker()
+    x = b.op("Einsum", b.op("Relu", b.conv("x", "conv1", 3, 6), out="r"), out="e", equation=equation)
+    if equation == "nchw->nc":
+        b.op("Gemm", x, b.array("last", 6, 4), out="y")
+    else:
+        b.conv(x, "conv2", 6, 4, out="y")
+    model = b.model()
+    model.graph.output[0].CopyFrom(info("y", None))
+    path, out = tmp_path / "net.onnx", tmp_path / "out.onnx"
+    onnx.save(model, path)
+    net = load(path)
+    assert net.skipped == []
+    assert all(unit.done for unit in caffeinit.rescale(net, batch(16), **options_of(mode)).units)
+    net.save(out)
+    assert_same_function(path, out, "x", batch())
