@@ -65,6 +65,7 @@ class Drawing:
     functions: list[onnx.FunctionProto] = field(default_factory=list)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
+    others: dict[str, int] = field(default_factory=dict)  # outputs that are no real numbers -> their type
     sized: bool = False
     odd: bool = False
 
@@ -225,7 +226,7 @@ def _outputs(drawing: Drawing) -> list[str]:
 
 def _finish(drawing: Drawing) -> onnx.ModelProto:
     rng = drawing.rng
-    outputs = [onnx.ValueInfoProto(name=name) for name in _outputs(drawing)]
+    outputs = [onnx.ValueInfoProto(name=name) for name in [*_outputs(drawing), *drawing.others]]
     arrays = [numpy_helper.from_array(array, name) for name, array in drawing.arrays.items()]
     inputs = list(drawing.inputs)
     version = 8 if drawing.opset < 21 else 10
@@ -237,10 +238,12 @@ def _finish(drawing: Drawing) -> onnx.ModelProto:
         inputs += [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in arrays if rng.random() < 0.2]
     graph = helper.make_graph(drawing.nodes, "net", inputs, outputs, arrays)
     for info in graph.output:
-        info.type.tensor_type.elem_type = TensorProto.FLOAT
+        info.type.tensor_type.elem_type = drawing.others.get(info.name, TensorProto.FLOAT)
     domains = [helper.make_opsetid("", drawing.opset)]
     if drawing.functions:
         domains.append(helper.make_opsetid("own", 1))
+    if any(node.domain == "nobody" for node in drawing.nodes):
+        domains.append(helper.make_opsetid("nobody", 1))
     return helper.make_model(graph, opset_imports=domains, ir_version=version, functions=drawing.functions)
 
 

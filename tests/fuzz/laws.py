@@ -155,9 +155,8 @@ def _outputs_of(model: onnx.ModelProto, weight: str) -> tuple[list[str], int] | 
     else:
         return None
     found = [node.output[0]]
-    followers = [n for n in nodes if found[0] in n.input]
-    if len(followers) == 1 and followers[0].op_type in ("Add", "Sub"):
-        found.append(followers[0].output[0])
+    # What else reads it may lead nowhere, and then does not count.
+    found += [n.output[0] for n in nodes if found[0] in n.input and n.op_type in ("Add", "Sub")]
     return found, axis
 
 
@@ -207,6 +206,8 @@ def _statistics_apart(
         return None
     computed, rounded = _statistics(values, axis), _statistics(moved, axis)
     size = max(computed["max_abs"], 1e-30)
+    if computed["out_std"] < 1e-5 * size:
+        return None  # rounding
     for name, value in computed.items():
         told = unit[name]
         if told is None and (name == "max_abs" or not computed["out_std"]):

@@ -82,6 +82,27 @@ def einsum_alone(d: Drawing, x: Value) -> Value | None:
     return d.made(d.op("Einsum", x, x, equation="nchw,nchw->nchw"), *x.shape)
 
 
+@operator(2, 3, 4, weight=0.4)
+def told_besides(d: Drawing, x: Value) -> Value | None:
+    """Outputs that are places, whether something holds, or a shape, and in what follows nothing of them."""
+    way = d.rng.randrange(4)
+    if way == 0 and d.opset >= 9:
+        d.others[d.op("NonZero", d.op("Relu", x))] = TensorProto.INT64
+    elif way == 1:
+        d.others[d.op("ArgMax", x, axis=1)] = TensorProto.INT64
+    elif way == 2 and d.opset >= 9:
+        d.others[d.op("Greater", x, np.float32(0))] = TensorProto.BOOL
+    else:
+        d.others[d.op("Shape", x)] = TensorProto.INT64
+    return x
+
+
+@operator(2, 3, 4, weight=0.1)
+def foreign(d: Drawing, x: Value) -> Value:
+    """An operator that nobody has."""
+    return d.made(d.op("Unheard", x, domain="nobody"), *x.shape)
+
+
 @operator(2, 3, weight=0.7)
 def best(d: Drawing, x: Value) -> Value | None:
     """The largest channels, or which of them is the largest."""

@@ -64,7 +64,11 @@ def conv(d: Drawing, x: Value, outputs: int = 0, plain: bool = False) -> Value:
     strides = [1, 1] if plain else d.rng.choice(([1, 1], [1, 1], [2, 2], [2, 1]))
     weight = d.learned((outputs, c // group, *kernel), c // group * math.prod(kernel))
     more = [d.learned((outputs,), 1, "bias")] if d.chance(0.7) else []
-    y = d.op("Conv", x, weight, *more, kernel_shape=kernel, pads=pads, strides=strides, group=group)
+    settings = {"kernel_shape": kernel, "strides": strides, "group": group}
+    if d.chance(0.1) and d.opset >= 11:
+        y = d.op("Conv", x, weight, *more, **settings, auto_pad=d.rng.choice(("SAME_UPPER", "SAME_LOWER")))
+        return d.made(y, n, outputs, *(-(-s // by) for s, by in zip((h, w), strides, strict=True)))
+    y = d.op("Conv", x, weight, *more, **settings, pads=pads)
     h, w = ((s + pads[i] + pads[i + 2] - kernel[i]) // strides[i] + 1 for i, s in enumerate((h, w)))
     return d.made(y, n, outputs, h, w)
 

@@ -96,6 +96,14 @@ def told_shapes(model: onnx.ModelProto, rng: Random) -> None:
     model.CopyFrom(shape_inference.infer_shapes(model))
 
 
+def spelt_batch(model: onnx.ModelProto, rng: Random) -> None:
+    """Say how many pictures there are."""
+    for info in model.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        if dims and dims[0].dim_param == "N":
+            dims[0].dim_value = 8  # NUM_PICTURES
+
+
 def one_by_one(model: onnx.ModelProto, rng: Random) -> None:
     """Write the numbers of some arrays one by one instead of as bytes."""
     for array in model.graph.initializer:
@@ -132,7 +140,7 @@ def in_type(model: onnx.ModelProto, kind: int) -> None:
 
 
 VARIANTS: list[Callable[[onnx.ModelProto, Random], None]] = [
-    *(swapped, constants, initializers, identities, reordered, arrays_reordered, told_shapes, one_by_one)
+    *(swapped, constants, initializers, identities, reordered, arrays_reordered, told_shapes, spelt_batch, one_by_one)
 ]
 
 
