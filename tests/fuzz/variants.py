@@ -5,6 +5,7 @@ Each takes a copy that it may change, and a source of chance; arrays keep their 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from random import Random
 
@@ -93,7 +94,8 @@ def arrays_reordered(model: onnx.ModelProto, rng: Random) -> None:
 
 def told_shapes(model: onnx.ModelProto, rng: Random) -> None:
     """Write down the shapes of all values."""
-    model.CopyFrom(shape_inference.infer_shapes(model))
+    with contextlib.suppress(shape_inference.InferenceError):  # branches state single precision in models of halves
+        model.CopyFrom(shape_inference.infer_shapes(model))
 
 
 def spelt_batch(model: onnx.ModelProto, rng: Random) -> None:
