@@ -9,6 +9,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from caffeinit.graph.graph import Graph
+from caffeinit.graph.nodes import VIEWS
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,13 @@ class Statistic:
 
 def find_statistic(graph: Graph, norm: onnx.NodeProto, value: str) -> Statistic | None:
     """Return the initializer behind a statistic that a node reads: itself, or a row of them times one number."""
-    if value in graph.initializers:
-        return Statistic(value, norm, None)
     node = graph.producer(value)
+    while node is not None and node.op_type in VIEWS:
+        value = node.input[0]
+        node = graph.producer(value)
+    if value in graph.initializers:
+        array = graph.initializers[value]
+        return Statistic(value, norm, None) if array.shape[-1:] == (array.size,) else None
     if node is None or node.op_type != "Mul":
         return None
     stored = [i for i in node.input if i in graph.initializers]

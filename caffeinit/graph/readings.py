@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from caffeinit.graph import Graph
+from caffeinit.graph.graph import Graph
 from caffeinit.graph.units import Unit
 
 

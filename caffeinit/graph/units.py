@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 
 from caffeinit.arithmetic.factors import multiply, shortened
-from caffeinit.graph import Graph, Shape, attribute
+from caffeinit.graph.folding import known_value
+from caffeinit.graph.graph import Graph, Shape, attribute
 from caffeinit.graph.products import PRODUCTS, PictureAxes, Product, why_no_weight
 
 _AFFINE = ("Conv", "ConvTranspose", *PRODUCTS)
@@ -348,6 +349,8 @@ class _Finder:
             return None
         arrays = {role: self.graph.initializers[roles[role]].reshape(-1) for role in roles}
         weight, bias = self._view(node.input[1]), self._view(node.input[2])
+        if not (weight or self._is_all(node.input[1], 1)) or not (bias or self._is_all(node.input[2], 0)):
+            return None  # what is not the unit's own is taken for 1 and 0
         names = [roles[r] for r in ("mean", "variance", "factor") if r in roles]
         names += [v[0] for v in (weight, bias) if v]
         unit = self._unit("norm", [Use(node, node.input[0], node.output[0], 1)], names)
@@ -355,6 +358,11 @@ class _Finder:
         unit.weight, unit.bias = weight[1] if weight else None, bias[1] if bias else None
         unit.epsilon = attribute(node, "epsilon", 1e-5)
         return unit
+
+    def _is_all(self, value: str, number: float) -> bool:
+        """Tell whether a value is known to be one number everywhere."""
+        found = known_value(self.graph, value)
+        return found is not None and bool((found == number).all())
 
     def _sources(self, value: str) -> list[str]:
         """Return the learned initializers that a value is computed from."""

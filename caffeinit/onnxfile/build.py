@@ -35,6 +35,7 @@ from caffeinit.graph.nodes import SUBGRAPHS, captured, node_label, nodes_within,
 from caffeinit.graph.opsets import raised
 from caffeinit.graph.readable import NUMBERS, in_its_place, told_by
 from caffeinit.graph.sizes import MOST_NUMBERS
+from caffeinit.graph.units import array_view
 from caffeinit.model.network import Skipped
 from caffeinit.onnxfile import calls
 from caffeinit.onnxfile.misfit import misfit
@@ -264,8 +265,10 @@ class _Builder:
 
 def _is_idle_cast(node: onnx.NodeProto, graph: Graph) -> bool:
     """Tell whether a node casts an array to single precision that is of single precision by now: a plain view."""
-    array = graph.initializers.get(node.input[0]) if node.op_type == "Cast" and not node.domain else None
-    return array is not None and array.dtype == np.float32 and attribute(node, "to") == TensorProto.FLOAT
+    if node.op_type != "Cast" or node.domain or attribute(node, "to") != TensorProto.FLOAT:
+        return False
+    found = array_view(graph, node.input[0])
+    return found is not None and found[1].dtype == np.float32
 
 
 def settle_types(graph: Graph, where: str) -> None:

@@ -211,7 +211,7 @@ def _shared_zeros(units: Collection[Unit]) -> set[str]:
 
 def _has_one_channel(graph: Graph, node: onnx.NodeProto, moving: Collection[str]) -> bool:
     """Tell whether a product is one with an array that has a single output."""
-    fixed = [side for side in (0, 1) if node.input[side] not in moving]
+    fixed = [side for side, value in enumerate(node.input[:2]) if value not in moving]  # an Einsum may read one alone
     if len(fixed) != 1 or not all(graph.is_typed(v) for v in (node.input[1 - fixed[0]], node.output[0])):
         return False
     product, shape = Product.of(node, fixed[0], len(graph.shape(node.input[1 - fixed[0]]))), graph.shape(node.output[0])
@@ -261,7 +261,9 @@ def not_units(graph: Graph, units: Collection[Unit]) -> list[Skipped]:
             continue
         if not graph.recurrent.keys().isdisjoint(node.input):
             continue
-        fixed = [side for side in (0, 1) if node.input[side] not in moving]
+        fixed = [
+            side for side, value in enumerate(node.input[:2]) if value not in moving
+        ]  # an Einsum may read one alone
         if fixed:
             why = _why_no_unit(graph, node, fixed[0], pictures)
             found.append(Skipped(node_label(node), why))

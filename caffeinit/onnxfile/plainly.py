@@ -1,7 +1,8 @@
 """Operators that multiply by weights among other things, spelt so that their units are known as all others are.
 
 An Einsum with an array may be a product with a matrix or a convolution; a Gemm may add what another layer has made. So are
-windows whose padding is left open, where onnx and onnxruntime do not agree on it. Only what is computed with changes.
+windows whose padding is left open, where onnx and onnxruntime do not agree on it. An Identity would part what belongs
+together, such as a product from what is added to it. Only what is computed with changes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from caffeinit.ops.building import to_shape
 
 def spelt_plainly(graph: Graph) -> Graph:
     """Return a graph that computes the same, with plainer nodes in place of such ones."""
+    graph = _without_identities(graph)
     made = graph.copy()
     nodes, made.nodes = made.nodes, []
     moving, readers = graph.moving_values(), graph.consumers()
@@ -37,6 +39,20 @@ def spelt_plainly(graph: Graph) -> Graph:
     made = made.without(moved, {}) if moved else made
     if made.outputs:
         made.drop(0, made.outputs)  # what nodes read that others stand for now, such as first states of zeros
+    return made
+
+
+def _without_identities(graph: Graph) -> Graph:
+    """Return a graph in which what reads an Identity of a value reads the value; those that name an output stay."""
+    moving = graph.moving_values()
+    same: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op_type == "Identity" and not node.domain and node.output[0] in moving:
+            same[node.output[0]] = same.get(node.input[0], node.input[0])
+    removed = [n for n in graph.nodes if n.output[0] in same and n.output[0] not in graph.outputs]
+    outputs = graph.outputs
+    made = graph.without(removed, same) if same else graph
+    made.outputs = outputs
     return made
 
 

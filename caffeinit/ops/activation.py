@@ -314,9 +314,9 @@ class AlongAxis(Unary):
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Make the axes one where they are several."""
         x = node.input[0]
-        rank = len(graph.shape(x))
-        axis = attribute(node, "axis", 1 if opset < 13 else -1) % rank
-        if opset >= 13 or axis == rank - 1:
+        axis = attribute(node, "axis", 1 if opset < 13 else -1)
+        # Of what a Loop makes, the rank may not be known.
+        if opset >= 13 or (graph.is_typed(x) and axis in (-1, len(graph.shape(x)) - 1)):
             rewritten(node, graph, [x], axis=axis)
             return
         flat = graph.op("Flatten", x, axis=axis, name=graph.fresh(f"{x}{INSIDE}"))

@@ -37,6 +37,12 @@ def zeros_like(graph: Graph, model: str) -> str:
     return result
 
 
+def dtype_of(graph: Graph, value: str) -> np.dtype:
+    """Return numpy's type of a value: single precision where it is not known, as of what a Loop makes."""
+    kind = graph.elem_type(value) or onnx.TensorProto.FLOAT
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+
 def to_shape(graph: Graph, value: str, dims: Sequence[int]) -> str:
     """Return the value reshaped; one of `dims` may be -1."""
     return graph.op("Reshape", value, np.asarray(dims, np.int64))

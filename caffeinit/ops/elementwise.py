@@ -6,12 +6,12 @@ from collections.abc import Container
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from caffeinit.graph import Graph, attribute
 from caffeinit.graph.rules import Diffs, OpRule, op_rule
 from caffeinit.ops.base import Elementwise, rewritten, single
-from caffeinit.ops.building import choose, constant_of, masked, unbroadcast
+from caffeinit.ops.building import choose, constant_of, dtype_of, masked, unbroadcast
 from caffeinit.ops.scaling import REACH, adds, casts, chooses, divides, limits, multiplies, passes, raises
 
 _EXACT_ROOTS = 16  # powers by multiples of 1 / 16 are exact for the powers of two that come out as such
@@ -195,7 +195,7 @@ class Clip(OpRule):
         if opset >= 11:
             graph.append(node)
             return
-        kind = helper.tensor_dtype_to_np_dtype(graph.elem_type(node.input[0]))
+        kind = dtype_of(graph, node.input[0])
         limits = (attribute(node, "min"), attribute(node, "max"))
         bounds = ["" if v is None else np.asarray(v, kind) for v in limits]
         rewritten(node, graph, [node.input[0], *bounds], without=["min", "max"])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from caffeinit.errors import GradientError
 from caffeinit.graph import Graph, attribute
 from caffeinit.graph.rules import Diffs, OpRule, op_rule
 from caffeinit.ops.base import rewritten, single, with_settings
-from caffeinit.ops.building import along_axis, constant_of, like, to_shape, total, unbroadcast, zeros_like
+from caffeinit.ops.building import along_axis, constant_of, dtype_of, like, to_shape, total, unbroadcast, zeros_like
 from caffeinit.ops.scaling import cuts, joins, moves_blocks, pads, permutes, reshapes, splits, spreads
 
 
@@ -194,7 +193,7 @@ class Pad(OpRule):
         if opset >= 11:
             graph.append(node)
             return
-        kind = helper.tensor_dtype_to_np_dtype(graph.elem_type(node.input[0]))
+        kind = dtype_of(graph, node.input[0])
         extents = np.asarray(attribute(node, "pads"), np.int64)
         filler = np.asarray(attribute(node, "value", 0.0), kind)
         rewritten(node, graph, [node.input[0], extents, filler], without=["pads", "value"])

@@ -13,6 +13,7 @@ import onnx
 
 from caffeinit.engine.session import compile_graph
 from caffeinit.model.network import Network
+from caffeinit.ops.building import reduced
 from caffeinit.statistics.forward import PIECE_BYTES, cut
 
 Values = Mapping[str, np.ndarray]
@@ -45,19 +46,19 @@ def measure_largest(
     """
     graph = network.graph.copy()
     values = [v for v in shown_values(network, ends) if v in labels and -1 not in graph.shape(v)]
-    reduced = {}
+    largest = {}
     for value in values:
         own = _of_rank(labels[value], len(graph.shape(value)))
         axes = [axis for axis, extent in enumerate(own.shape) if extent == 1]
         size = graph.op("Abs", value)
-        reduced[value] = graph.op("ReduceMax", size, axes=axes) if axes else size
+        largest[value] = reduced(graph, "ReduceMax", size, axes) if axes else size
     if not values:
         return {}
-    session = compile_graph(graph, list(reduced.values()), network.settings)
+    session = compile_graph(graph, list(largest.values()), network.settings)
     found: dict[str, np.ndarray] = {}
     for piece in cut(network.graph, batches, values, PIECE_BYTES):
         made = session.run({name: piece[name] for name in session.inputs})
-        for value, name in reduced.items():
+        for value, name in largest.items():
             found[value] = np.maximum(found.get(value, 0.0), made[name])
     return found
 

@@ -285,3 +285,42 @@ def test_bodies_that_fail_with_a_single_picture_are_not_taken(tmp_path):
     assert any("AffineGrid" in note for note in net.notes)
     wanted = OnnxFile(path, threads=1).run({"x": batch()}, ["y"])["y"]
     np.testing.assert_allclose(net.forward({"x": batch()}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def untyped(b, x, out="looped"):
+    """Return a value of which onnx's inference does not know how many axes it has: what a Loop makes."""
+    nodes = [helper.make_node("Tanh", ["v"], ["bent"]), helper.make_node("Identity", ["go"], ["on"])]
+    read = [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("v", None)]
+    body = helper.make_graph(nodes, "body", read, [info("on", [], TensorProto.BOOL), info("bent", None)])
+    limits = [constant(b, "once", np.int64(1)), constant(b, "yes", np.asarray(True))]
+    b.nodes.append(helper.make_node("Loop", [*limits, x], [out], "loop", body=body))
+    return out
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17])
+@pytest.mark.parametrize("axis", [None, 1, 3])
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
+def test_a_softmax_of_axes_that_nobody_knows_is_read(kind, axis, opset, tmp_path):
+    b = Maker()
+    b.domains[""] = opset
+    x = untyped(b, b.conv(b.op("Relu", b.conv("x", "conv1", 3, 5), out="r"), "conv2", 5, 4))
+    b.op(kind, x, out="y", **({} if axis is None else {"axis": axis}))
+    path, out = b.save(tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    net = load(path)
+    wanted = OnnxFile(path, threads=1).run({"x": batch()}, ["y"])["y"]
+    np.testing.assert_allclose(net.forward({"x": batch()}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-6)
+    assert done(caffeinit.rescale(net, batch(16), mode="equalize"))["conv1.weight"] == "equalized"
+    net.save(out)
+    assert_same_function(path, out, "x", batch())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("Clip", {"min": -0.5, "max": 0.3}), ("Pad", {"pads": [0, 0, 1, 0] * 2})]
+)
+def test_settings_that_were_attributes_are_read_where_the_type_is_not_known(kind, settings, tmp_path):
+    b = Maker()
+    b.domains[""] = 10
+    b.op(kind, untyped(b, b.conv("x", "conv1", 3, 4)), out="y", **settings)
+    path = b.save(tmp_path / "net.onnx")
+    wanted = OnnxFile(path, threads=1).run({"x": batch()}, ["y"])["y"]
+    np.testing.assert_allclose(load(path).forward({"x": batch()}, ["y"])["y"], wanted, rtol=1e-5, atol=1e-6)

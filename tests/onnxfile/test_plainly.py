@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
@@ -152,4 +153,65 @@ def test_windows_that_onnx_sees_elsewhere_lie_where_onnxruntime_has_them(kind, s
     done, result = rescaled(path, out)
     assert done["conv1.weight"] == "equalized"
     assert max(result.outputs_moved.values()) < 1e-5
+    assert_same_function(path, out, "x", batch())
+
+
+def parted():
+    """Return the nodes of a net in which an Identity could part what makes a unit, and its arrays."""
+    b = Maker()
+    x = b.op("Relu", b.op("BatchNormalization", b.conv("x", "conv", 3, 6), "s", "t", "m", "v", out="norm"), out="r")
+    x = b.op("MatMul", b.op("Transpose", x, out="last", perm=[0, 2, 3, 1]), b.array("w", 6, 5), out="product")
+    x = b.op("Relu", b.op("Add", x, b.array("b", 5), out="sum"), out="r2")
+    half = b.op("Cast", b.op("Identity", "h", out="h as it is"), out="single", to=onnx.TensorProto.FLOAT)
+    x = b.op("MatMul", x, half, out="product2")
+    b.op("Transpose", x, out="y", perm=[0, 3, 1, 2])
+    for name in ("s", "t", "m"):
+        b.array(name, 6)
+    arrays = {"v": np.linspace(0.5, 2, 6, dtype=np.float32), "h": b.rng.standard_normal((5, 4)).astype(np.float16)}
+    b.initializers += [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    return b
+
+
+@pytest.mark.parametrize("mode", [EXACT, "normalize"])
+def test_an_identity_parts_nothing(mode, tmp_path):
+    """Not a product and its bias, nor a convolution and the BatchNormalization or a weight and the Cast that read it."""
+    plain = parted().model()
+    model = onnx.ModelProto()
+    model.CopyFrom(plain)
+    del model.graph.node[:]
+    for node in plain.graph.node:
+        for place, name in enumerate(node.input):
+            if name in ("x", "conv", "norm", "r", "product", "product2", "sum"):
+                model.graph.node.add(op_type="Identity", input=[name], output=[f"{name} for {node.output[0]}"])
+                node.input[place] = f"{name} for {node.output[0]}"
+        model.graph.node.add().CopyFrom(node)
+    written = []
+    for name, one in (("plain", parted().model()), ("parted", model)):
+        onnx.save(one, tmp_path / f"{name}.onnx")
+        net = load(tmp_path / f"{name}.onnx")
+        assert [unit.name for unit in net.units] == ["conv.weight", "s", "w", "h"]
+        result = caffeinit.rescale(net, batch(16), **options_of(mode))
+        assert result.units[2].done
+        net.save(tmp_path / f"{name}.out.onnx")
+        written.append(onnx.load(tmp_path / f"{name}.out.onnx").graph.initializer)
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("mode", ["preserve", EXACT])
+@pytest.mark.parametrize("equation", ["nchw->ncwh", "nchw->nc"])
+def test_einsum_of_one_value_passes_scales(equation, mode, tmp_path):
+    b = Maker()
+    x = b.op("Einsum", b.op("Relu", b.conv("x", "conv1", 3, 6), out="r"), out="e", equation=equation)
+    if equation == "nchw->nc":
+        b.op("Gemm", x, b.array("last", 6, 4), out="y")
+    else:
+        b.conv(x, "conv2", 6, 4, out="y")
+    model = b.model()
+    model.graph.output[0].CopyFrom(info("y", None))
+    path, out = tmp_path / "net.onnx", tmp_path / "out.onnx"
+    onnx.save(model, path)
+    net = load(path)
+    assert net.skipped == []
+    assert all(unit.done for unit in caffeinit.rescale(net, batch(16), **options_of(mode)).units)
+    net.save(out)
     assert_same_function(path, out, "x", batch())
