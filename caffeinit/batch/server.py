@@ -72,8 +72,10 @@ class Server:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> None:
-        """Serve until the requests end."""
+        """Tell that it is ready, and serve until the requests end."""
         try:
+            self.answers.write(b'{"ready": true}\n')
+            self.answers.flush()
             while True:
                 ready, _, _ = select.select([self.requests, self._woken], [], [], _TICK if self.children else None)
                 if self._woken in ready:
@@ -244,8 +246,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in (*_PRELOADED, *(f"caffeinit.cli.{job}_verb" for job in JOBS if job in VERBS)):
         importlib.import_module(name)
-    answers.write(b'{"ready": true}\n')
-    answers.flush()
     Server(os.dup(0), answers).run()
 
 

@@ -139,9 +139,10 @@ def load_onnx(path: Path, given: Mapping[str, Shape] | None = None, *, strict: b
     if strict and built.skipped:
         lines = "\n".join(f"  {s.name}: {s.reason}" for s in built.skipped)
         raise CaffeinitError(f"{path}: these nodes cannot run:\n{lines}\nWithout --strict, the rest is done.")
-    changeable = {n for n, t in file.tensors.items() if t.is_real and not (plain.is_ours and is_constant(n))}
+    constants = {n for n in file.tensors if plain.is_ours and is_constant(n)}
+    changeable = {n for n, t in file.tensors.items() if t.is_real} - constants
     named = {n for n in changeable if plain.is_ours and is_parameter(n)}
-    held = ready.parts | find_held(file, built.plain)
+    held = {n: why for n, why in (ready.parts | find_held(file, built.plain)).items() if n not in constants}
     learned = find_learned(graph, changeable, held, computed, named, plain.remarks.frozen)
     weights = {of.layer: _checksum(graph.initializers[n]) for n, of in computed.items() if n in learned}
     source = OnnxSource(file, plain, weights, built.handed)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -113,3 +115,12 @@ def test_leaving_early_ends_everything(task, tmp_path):
     next(running)
     running.close()
     assert wait_for(lambda: not [p for p in parents() if str(tmp_path) in log_of(p)])
+
+
+def test_a_server_whose_asker_is_gone_before_it_is_ready_ends_without_a_word():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "caffeinit.batch.server"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
