@@ -38,6 +38,8 @@ def run(net, feeds):
 
 @pytest.mark.parametrize(("name", "opset"), ROWS)
 def test_free_factors_keep_the_function_at_every_opset(name, opset):
+    if name == "unet" and tuple(map(int, onnx.__version__.split(".")[:2])) < (1, 22):
+        pytest.skip("the reference implementation of this onnx takes minutes for a Resize")
     system = assert_kept_in_double(network_of(MODELS[name][0](opset)))
     assert not system.unknown_operators
     more = FREE_IN_SPELT_OUT_NORMS if name == "vit" and opset < 17 else 0

@@ -157,6 +157,17 @@ class LRN(OpRun):
         return (x / (bias + alpha / size * np.einsum("ij,nj...->ni...", near, x * x)) ** beta,)
 
 
+class OneHot(OpRun):
+    """Indices out of bounds are nowhere; up to onnx 1.22 they were taken by their remainder."""
+
+    def _run(self, indices, depth, values, axis=-1):
+        index = np.expand_dims(np.where(indices < 0, indices + depth, indices), axis)
+        shape = [1] * index.ndim
+        shape[axis] = -1
+        is_there = index == np.arange(int(depth)).reshape(shape)
+        return (np.where(is_there, values[1], values[0]),)
+
+
 class Pad(OpRun):
     def _run(self, x, pads, value=None, axes=None, mode="constant"):
         axes = range(x.ndim) if axes is None else axes
@@ -171,5 +182,5 @@ class Pad(OpRun):
 
 NEW_OPS = [
     Compress, ConvTranspose, GridSample, MaxPool, Erf, Gelu, GlobalLpPool, GroupNormalization, LpNormalization,
-    MeanVarianceNormalization, LRN, Pad,
+    MeanVarianceNormalization, LRN, OneHot, Pad,
 ]  # fmt: skip
