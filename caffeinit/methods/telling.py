@@ -18,6 +18,7 @@ from caffeinit.statistics.rates import RateProbe, UnitRates
 
 # The variation from which on deviations in one unit are told to differ.
 _ALIKE = 0.02
+_SHIFTED = 0.25  # of a deviation, by which a mean that was set may lie elsewhere untold
 _FAR_APART = 1.0  # of rates, log: then one rate has not been had, and deviations have been given up for little
 _LOUD = 4.0  # the deviation of pictures that are scaled further down where nets are trained
 _FORETOLD = (
@@ -156,3 +157,21 @@ def uneven_notes(units: Sequence[Unit], reports: Sequence[UnitReport]) -> list[s
             uneven.append(report.name)
     told = "balancing the rates has scaled channels of one unit apart: they are not alike any more in"
     return [f"{told} {first_of(uneven)}"] if uneven else []
+
+
+def shifted_notes(units: Sequence[Unit], reports: Sequence[UnitReport], beta: float) -> list[str]:
+    """Return a sentence on the units whose means were set, and lie elsewhere since the rates were balanced.
+
+    Args:
+        beta: the mean that was given, as a share of the deviation.
+    """
+    farthest: dict[str, float] = {}
+    for unit, report in zip(units, reports, strict=True):
+        if report.after is None or not report.done.endswith("normalised"):
+            continue  # it has no bias, or was not normalised
+        means, stds = (np.delete(a, report.dead) for a in (report.after.channel_means, report.after.channel_stds))
+        shift = float(np.abs(means / stds - beta).max(initial=0))
+        if shift > _SHIFTED:
+            farthest[unit.name] = shift
+    told = f"balancing the rates has shifted means of channels, by up to {max(farthest.values(), default=0):.2g} deviations"
+    return [f"{told}, in {first_of(list(farthest))}"] if farthest else []

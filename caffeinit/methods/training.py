@@ -32,6 +32,7 @@ from caffeinit.methods.telling import (
     learns,
     loose_notes,
     rate_notes,
+    shifted_notes,
     too_far_notes,
     uneven_notes,
 )
@@ -104,7 +105,7 @@ def prepare_training(
     outcome.notes += too_far_notes(done.too_far, outcome.spreads)
     outcome.notes += rates.told(batches) + large_notes(done.reports)
     if not is_foretold and not rates.per_channel:
-        outcome.notes += uneven_notes(network.units, done.reports)
+        outcome.notes += uneven_notes(network.units, done.reports) + shifted_notes(network.units, done.reports, beta)
     return outcome
 
 

@@ -202,6 +202,27 @@ def test_channels_that_balancing_has_made_unlike_are_told(mode):
     assert told == uneven
 
 
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_means_that_balancing_has_shifted_are_told(blocks, balanced):
+    b = NetBuilder()
+    x = b.relu(b.norm(b.conv("data", "stem", 4), "norm"))
+    for number in range(blocks):
+        y = b.conv(b.graph.op("Add", x, b.conv(x, f"branch{number}", 4)), f"sum{number}", 4)
+        x = b.graph.op("Add", x, b.relu(y) if number % 2 else y)
+    net = b.finish(b.product(x, "head", 3))
+    result = caffeinit.init(net, pictures(), balanced=balanced)
+    units = [u for u in caffeinit.measure(net, pictures()).units if u.kind == "affine"]
+    shifts = {u.name: np.abs(u.stats.channel_means / u.stats.channel_stds - 0.1).max() for u in units}
+    told = [note for note in result.notes if "shifted means" in note]
+    if any(shift > 0.25 for shift in shifts.values()):
+        assert f"by up to {max(shifts.values()):.2g} deviations" in told[0]
+        assert all((name in told[0]) == (shift > 0.25) for name, shift in shifts.items())
+    else:
+        assert not told
+    assert balanced or not told
+
+
 def test_a_shift_without_a_factor_is_not_told_to_have_been_made_alike():
     b = NetBuilder()
     x = b.graph.op("Max", b.conv("data", "one", 4), b.conv("data", "two", 4))
