@@ -259,25 +259,46 @@ def _eliminate(rows: Sequence[dict[int, float]], sums: Mapping[int, dict[int, fl
         rows: weighted sums that are 0.
         sums: class, in none of these -> its weighted sum.
     """
-    substitutes: dict[int, dict[int, float]] = {}
-
-    def resolve(row: dict[int, float]) -> dict[int, float]:
-        while hit := [k for k in row if k in substitutes]:
-            for name in hit:
-                weight = row.pop(name)
-                for other, factor in substitutes[name].items():
-                    row[other] = row.get(other, 0.0) + weight * factor
-            row = {k: v for k, v in row.items() if abs(v) > 1e-12}
-        return row
-
+    found = _Substitutes()
     for row in rows:
-        rest = resolve(dict(row))
+        rest = found.resolved(row)
         if not rest:
             continue
         pivot = min(rest, key=lambda k: (abs(abs(rest[k]) - 1), k))
         weight = rest.pop(pivot)
-        substitutes[pivot] = {k: -v / weight for k, v in rest.items()}
-    return {name: resolve(dict(row)) for name, row in (*substitutes.items(), *sums.items())}
+        found.rows[pivot] = {k: -v / weight for k, v in rest.items()}
+    return {name: found.resolved(row) for name, row in (*list(found.rows.items()), *sums.items())}
+
+
+class _Substitutes:
+    """Classes and the weighted sums of others that they are; what has been followed to its end is not followed again."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[int, float]] = {}
+
+    def resolved(self, row: Mapping[int, float]) -> dict[int, float]:
+        """Return a weighted sum in classes that stay free as far as is known."""
+        for name in row:
+            self._settle(name)
+        return self._replaced(row)
+
+    def _settle(self, name: int) -> None:
+        """Let a class be a sum of free classes; chains are longer than Python's recursion limit."""
+        pending = [name] if name in self.rows else []
+        while pending:
+            row = self.rows[pending[-1]]
+            if unsettled := [k for k in row if k in self.rows and not self.rows.keys().isdisjoint(self.rows[k])]:
+                pending += unsettled
+                continue
+            self.rows[pending.pop()] = self._replaced(row)
+
+    def _replaced(self, row: Mapping[int, float]) -> dict[int, float]:
+        """Return a sum of settled classes, and of free ones, in free ones alone."""
+        result: dict[int, float] = {}
+        for name, weight in row.items():
+            for other, factor in self.rows.get(name, {name: 1.0}).items():
+                result[other] = result.get(other, 0.0) + weight * factor
+        return {k: v for k, v in result.items() if abs(v) > 1e-12}
 
 
 def _matrix(classes: np.ndarray, substitutes: dict[int, dict[int, float]]) -> csr_matrix:
