@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from caffeinit.engine.session import compile_graph
+from caffeinit.graph import Shape
 from caffeinit.model.network import Network
 from caffeinit.ops.building import reduced
 from caffeinit.statistics.forward import PIECE_BYTES, cut
@@ -46,10 +47,10 @@ def measure_largest(
     """
     graph = network.graph.copy()
     values = [v for v in shown_values(network, ends) if v in labels and -1 not in graph.shape(v)]
-    largest = {}
+    largest, shapes = {}, {}
     for value in values:
-        own = _of_rank(labels[value], len(graph.shape(value)))
-        axes = [axis for axis, extent in enumerate(own.shape) if extent == 1]
+        shapes[value] = _of_rank(labels[value], len(graph.shape(value))).shape
+        axes = [axis for axis, extent in enumerate(shapes[value]) if extent == 1]
         size = graph.op("Abs", value)
         largest[value] = reduced(graph, "ReduceMax", size, axes) if axes else size
     if not values:
@@ -59,8 +60,21 @@ def measure_largest(
     for piece in cut(network.graph, batches, values, PIECE_BYTES):
         made = session.run({name: piece[name] for name in session.inputs})
         for value, name in largest.items():
-            found[value] = np.maximum(found.get(value, 0.0), made[name])
+            sizes = _of_all_pictures(made[name], shapes[value], graph.batch_size())
+            found[value] = np.maximum(found.get(value, 0.0), sizes)
     return found
+
+
+def _of_all_pictures(sizes: np.ndarray, shape: Shape, pictures: int) -> np.ndarray:
+    """Return the largest numbers of any picture where each has several rows on axis 0, told apart by their labels.
+
+    Args:
+        shape: of the labels, which are for so many `pictures`.
+    """
+    if sizes.shape == shape:
+        return sizes
+    of_any = sizes.reshape(-1, shape[0] // pictures, *shape[1:]).max(0)
+    return np.concatenate([of_any] * pictures)
 
 
 def _of_rank(labels: np.ndarray, rank: int) -> np.ndarray:
