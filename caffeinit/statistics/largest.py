@@ -13,6 +13,7 @@ import onnx
 
 from caffeinit.engine.session import compile_graph
 from caffeinit.graph import Shape
+from caffeinit.graph.sizes import numpy_type
 from caffeinit.model.network import Network
 from caffeinit.ops.building import reduced
 from caffeinit.statistics.forward import PIECE_BYTES, cut
@@ -39,6 +40,8 @@ def measure_largest(
 ) -> dict[str, np.ndarray]:
     """Return the largest absolute numbers of the values before `ends`, in one forward pass.
 
+    Infinities do not count, such as those that masks hold: they are the same in any precision.
+
     Args:
         labels: value -> array that broadcasts to its shape, along the axes of which numbers are told apart.
     Returns:
@@ -52,6 +55,9 @@ def measure_largest(
         shapes[value] = _of_rank(labels[value], len(graph.shape(value))).shape
         axes = [axis for axis, extent in enumerate(shapes[value]) if extent == 1]
         size = graph.op("Abs", value)
+        kind = numpy_type(graph, value)
+        is_finite = graph.op("Less", size, np.asarray(np.inf, kind))
+        size = graph.op("Where", is_finite, size, np.asarray(0, kind))
         largest[value] = reduced(graph, "ReduceMax", size, axes) if axes else size
     if not values:
         return {}
