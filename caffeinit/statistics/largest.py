@@ -16,7 +16,7 @@ from caffeinit.graph import Shape
 from caffeinit.graph.sizes import numpy_type
 from caffeinit.model.network import Network
 from caffeinit.ops.building import reduced
-from caffeinit.statistics.forward import PIECE_BYTES, cut
+from caffeinit.statistics.forward import PIECE_BYTES, cut, unit_outputs
 
 Values = Mapping[str, np.ndarray]
 _REAL = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
@@ -38,7 +38,7 @@ def shown_values(network: Network, ends: Sequence[str]) -> list[str]:
 def measure_largest(
     network: Network, batches: Iterable[Values], ends: Sequence[str], labels: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return the largest absolute numbers of the values before `ends`, in one forward pass.
+    """Return the largest absolute numbers of the values before `ends` that no unit puts out, in one forward pass.
 
     Infinities do not count, such as those that masks hold: they are the same in any precision.
 
@@ -49,7 +49,8 @@ def measure_largest(
         not among them.
     """
     graph = network.graph.copy()
-    values = [v for v in shown_values(network, ends) if v in labels and -1 not in graph.shape(v)]
+    known = {*unit_outputs(network)}
+    values = [v for v in shown_values(network, ends) if v in labels and v not in known and -1 not in graph.shape(v)]
     largest, shapes = {}, {}
     for value in values:
         shapes[value] = _of_rank(labels[value], len(graph.shape(value))).shape
