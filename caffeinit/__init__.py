@@ -13,7 +13,7 @@ The packages, in the order in which a job goes through them:
     apply    `apply`: plans and their execution; `draw`: new weights
     write    `storage`: files, written whole or not at all; `proof`: the function is the same
 `arithmetic` computes for all of them. None imports what builds on it (tests/test_packages.py).
-`jobs` joins them; `cli`, `batch` and `report` show what it returns.
+`jobs` joins them; `cli`, `batch` and `report` show what it returns, and what `inspection` finds before anything is run.
 """
 
 from __future__ import annotations

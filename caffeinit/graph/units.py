@@ -319,7 +319,7 @@ class _Finder:
         """
         others = [i for i in node.input if i != moving]
         found = self._view(others[0]) if len(others) == 1 else None
-        if found is None:
+        if found is None or not self.graph.is_typed(node.output[0]):
             return None
         shape = self.graph.shape(node.output[0])
         axis = _single_axis(found[1].shape, shape, single)

@@ -81,7 +81,7 @@ def plan_halves(
     Where nothing comes near either end of half precision, or the plan would help neither, it changes nothing.
 
     Args:
-        largest: sizes of all values, as `statistics.largest` measures them.
+        largest: sizes of what no unit puts out, as `statistics.largest` measures them.
     """
     nothing = Plan(system, system.expand(np.zeros(system.num_unknowns)))
     before = _extent(network, moments, largest, nothing)
@@ -200,14 +200,12 @@ def _extent(network: Network, moments: Mapping[str, Moments], largest: Mapping[s
 
 def _between(network: Network, largest: Mapping[str, np.ndarray], plan: Plan) -> dict[str, float]:
     """Return what makes values that no unit puts out -> the largest number of these."""
-    made = {use.output for unit in network.units for use in unit.uses}
     found: dict[str, float] = {}
     for value, sizes in largest.items():
-        if value not in made:
-            labels = plan.system.labels[value]
-            scaled = sizes * np.exp(plan.scales[labels.reshape(sizes.shape)])
-            maker = _maker(network, value)
-            found[maker] = max(found.get(maker, 0.0), float(scaled.max(initial=0)))
+        labels = plan.system.labels[value]
+        scaled = sizes * np.exp(plan.scales[labels.reshape(sizes.shape)])
+        maker = _maker(network, value)
+        found[maker] = max(found.get(maker, 0.0), float(scaled.max(initial=0)))
     return found
 
 

@@ -64,7 +64,7 @@ class _Run:
         powers_of_two: round all scales to powers of two.
         probe: measures rates; None where the mode does not need them, or there are none.
         moments: unit's key -> moments of its output as it was.
-        largest: value -> how large its numbers are; in mode fp16 alone.
+        largest: value that no unit puts out -> how large its numbers are; in mode fp16 alone.
         measured: unit's key -> moments as they have become, measured where they do not follow from the scales of channels.
         rates: unit's key -> rates as they were.
         rounded: weights are stored in half precision, and new ones were rounded to it.

@@ -20,9 +20,7 @@ from caffeinit.methods.between import each_has_a_scale, scale_system, spread_of
 from caffeinit.methods.columns import plan_column_rates
 from caffeinit.methods.outcome import Outcome
 from caffeinit.methods.relaxed import Relaxed
-from caffeinit.methods.restoring import (
-    Restorer,
-)
+from caffeinit.methods.restoring import Restorer
 from caffeinit.methods.rounds import Balanced, iterate
 from caffeinit.methods.telling import (
     apart_notes,

@@ -2,8 +2,8 @@
 
 Every value carries an array of integer labels that broadcasts to its shape; axes along which the scale cannot vary have
 size 1, the batch among them. A label stands for the logarithm of a positive factor. Label 0 is the factor 1; -1 marks
-exact zeros, which any factor leaves as they are. Operators' rules (`ops/`) tie labels to each other, pin them, or
-state linear relations; nothing is merged before `solving.solve`, so that all of it is array work.
+exact zeros, which any factor leaves as they are. Operators' rules tie labels to each other, pin them, or state linear
+relations; nothing is merged before `scales.solving.solve`, so that all of it is array work.
 """
 
 from __future__ import annotations

@@ -105,6 +105,12 @@ class MaxPool(Pool):
         """Picture by picture, but for the places of the largest values, which are counted over the whole batch."""
         return len([o for o in node.output if o]) == 1
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where anything but a MaxUnpool, which counts alike, reads these places."""
+        places = "".join(node.output[1:])
+        readers = graph.consumers().get(places, ())
+        return bool(places) and (places in graph.outputs or any(r.op_type != "MaxUnpool" for r in readers))
+
     def gradient(self, node: onnx.NodeProto, graph: Graph, dys: Diffs) -> list[str | None]:
         """Add dy where the maxima were; they are found again, since the node may not tell."""
         x = node.input[0]

@@ -36,6 +36,10 @@ class Resize(OpRule):
             mixed = [a for a in range(rank) if a > 1 or not _keeps(node, scales.graph, a)]
             scales.put(node.output[0], scales.collapse(node.input[0], mixed))
 
+    def joins_rows(self, node: onnx.NodeProto, graph: Graph) -> bool:
+        """Where there are more rows, or fewer, between the old ones."""
+        return 0 in _moved_axes(node, graph)
+
     def modernize(self, node: onnx.NodeProto, graph: Graph, opset: int) -> None:
         """Places were counted from the corner and rounded down, and factors were an attribute before that."""
         if opset >= 11:

@@ -121,6 +121,41 @@ def test_what_is_made_of_units_outputs_is_given_room_too(make, channels, size, t
     assert any("overflows" in note for note in result.notes if note.startswith("largest value before"))
 
 
+@pytest.mark.parametrize("made_for", [1, 2])
+def test_rows_of_pictures_that_have_scales_of_their_own_are_told_apart(made_for, tmp_path):
+    """Channels that a Reshape brings to axis 0 have their scales there, for any number of pictures."""
+    b = Maker(shape=("N", 3, 8, 6))
+    b.initializers += [tensor("rows", np.array([-1, 48])), tensor("places", np.array([-1, 4, 8, 6]))]
+    x = b.op("Relu", b.op("Reshape", b.conv("x", "conv1", 3, 4), "rows", out="row"), out="r")
+    b.conv(b.op("Reshape", x, "places", out="back"), "conv2", 4, 2, out="y")
+    net = load(b.save(tmp_path / "net.onnx"), input_shapes={"x": (made_for, 3, 8, 6)})
+    factors = np.float32([1e3, 1e4, 1e5, 1e6])
+    for array in (a for name in ("conv1.weight", "conv1.bias") for a in net.params[name]):
+        array *= factors.reshape(-1, *(1,) * (array.ndim - 1))
+    feeds = {"x": np.random.default_rng(4).standard_normal((5, 3, 8, 6)).astype(np.float32)}
+    whole = net.forward(feeds, ["y"])["y"]
+    caffeinit.rescale(net, feeds, mode="fp16")
+    np.testing.assert_array_equal(net.forward(feeds, ["y"])["y"], whole)
+    assert np.all(np.abs(net.forward(feeds, ["row"])["row"].reshape(5, 4, 48)).max((0, 2)) < 32)
+
+
+def test_numbers_beside_infinities_of_a_mask_get_room(tmp_path):
+    """A causal mask is minus infinity in half precision, too, and is no number that overflows."""
+    b = Maker(shape=("N", 6, 8))
+    b.initializers += [tensor("mask", np.float32(np.triu(np.full((6, 6), -np.inf), 1)))]
+    q, k, v = (b.op("MatMul", "x", b.array(name, 8, 8), out=f"{name}.y") for name in "qkv")
+    scores = b.op("MatMul", q, b.op("Transpose", k, out="turned", perm=[0, 2, 1]), out="scores")
+    share = b.op("Softmax", b.op("Add", scores, "mask", out="masked"), out="share")
+    b.op("MatMul", b.op("MatMul", share, v, out="mixed"), b.array("last", 8, 4), out="y")
+    net = load(b.save(tmp_path / "net.onnx"))
+    net.params["v"][0][...] *= np.float32(1e6)
+    net.params["last"][0][...] *= np.float32(1e-6)
+    feeds = {"x": np.random.default_rng(4).standard_normal((4, 6, 8)).astype(np.float32)}
+    result = caffeinit.rescale(net, feeds, mode="fp16")
+    assert not any("inf" in note for note in result.notes)
+    assert np.abs(net.forward(feeds, ["v.y"])["v.y"]).max() < 1024
+
+
 @pytest.mark.parametrize("name", NETS_WITH_ROOM)
 def test_a_net_with_room_enough_is_left_as_it_is(name):
     net = NETS_WITH_ROOM[name]()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import caffeinit
 from caffeinit.engine.onnxrun import OnnxFile
@@ -159,6 +160,28 @@ def regions(b, x):
     return b.op("RoiAlign", x, box, picture, out="z", output_height=8, output_width=6)
 
 
+def larger_rows(mode):
+    """Return what makes (40, 6) twice as high, where a linear map goes beyond a picture's own rows."""
+
+    def append(b, x):
+        rows = b.op("Reshape", x, numbers(b, [40, 6]), out="rows")
+        large = b.op("Resize", rows, "", numbers(b, [2, 1], np.float32), out="large", mode=mode)
+        return b.op("Reshape", large, numbers(b, [1, 5, 16, 6]), out="back")
+
+    return append
+
+
+def pooled_places(b, x):
+    """Return places of largest values, which are counted over all pictures."""
+    b.nodes.append(helper.make_node("MaxPool", [x], ["large", "places"], kernel_shape=[2, 2]))
+    return b.op("Cast", "places", out="z", to=1)
+
+
+def unpooled(b, x):
+    b.nodes.append(helper.make_node("MaxPool", [x], ["large", "places"], kernel_shape=[2, 2], strides=[2, 2]))
+    return b.op("MaxUnpool", "large", "places", out="z", kernel_shape=[2, 2], strides=[2, 2])
+
+
 JOINING = {
     "mask": by_lower_rank("Mul"),
     "slopes": by_lower_rank("PRelu"),
@@ -191,6 +214,8 @@ JOINING = {
     "flip": plain("Slice", [-1], [-9], [0], [-1]),
     "eye": unit_rows,
     "lstm": recurrent,
+    "resized rows": larger_rows("linear"),
+    "places of pooling": pooled_places,
 }
 
 APART = {
@@ -214,6 +239,7 @@ APART = {
     "zeros allowed, rest": allowing_zero((1, 5, -1)),
     "zeros allowed, heads": allowing_zero((5, 16, -1)),
     "computed padding": padded_as_needed,
+    "unpooling": unpooled,
 }
 
 
