@@ -206,8 +206,8 @@ def _statistics_apart(
         return None
     computed, rounded = _statistics(values, axis), _statistics(moved, axis)
     size = max(computed["max_abs"], 1e-30)
-    if computed["out_std"] < 1e-5 * size:
-        return None  # rounding
+    if computed["out_std"] < 3e-5 * size:
+        return None  # the rounding of an InstanceNormalization over one place is 1.1e-5
     for name, value in computed.items():
         told = unit[name]
         if told is None and (name == "max_abs" or not computed["out_std"]):
@@ -223,10 +223,11 @@ def _statistics_apart(
 
 def same_arrays(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> str | None:
     """Tell whether two spellings of one model were scaled alike."""
-    for name in sorted(a.keys() & b.keys()):
+    shared = [n for n in sorted(a.keys() & b.keys()) if a[n].dtype.kind == "f" and a[n].shape == b[n].shape]
+    if a and not shared:
+        return "no array is there as it was"
+    for name in shared:
         x, y = a[name].astype(np.float64), b[name].astype(np.float64)
-        if x.dtype.kind != "f" or x.shape != y.shape:
-            continue
         apart = np.abs(x - y) > SCALES * np.maximum(np.abs(x), np.abs(y)) + 1e-6 * np.abs(x).max(initial=0)
         if apart.any():
             at = tuple(int(i) for i in np.argwhere(apart)[0])

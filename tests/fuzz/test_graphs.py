@@ -64,3 +64,12 @@ def test_a_weight_that_is_off_by_a_thousandth_is_noticed(tmp_path):
         assert laws.only_numbers_change(tmp_path / "net.onnx", tmp_path / "off.onnx") is None
         noticed += laws.keeps_outputs(tmp_path / "net.onnx", tmp_path / "off.onnx", feeds) is not None
     assert noticed > 0.4 * len(SEEDS)
+
+
+def test_scales_that_are_off_by_a_hundredth_are_noticed():
+    arrays = {"weight": np.ones((3, 2), np.float32), "bias": np.arange(3, dtype=np.float32)}
+    assert laws.same_arrays(arrays, {name: array.copy() for name, array in arrays.items()}) is None
+    for name in arrays:
+        off = {**arrays, name: arrays[name] * np.float32(1.01)}
+        assert name in (laws.same_arrays(arrays, off) or "")
+    assert laws.same_arrays(arrays, {"other": arrays["weight"]}) is not None
