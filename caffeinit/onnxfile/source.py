@@ -186,7 +186,9 @@ def _make_ready(plain: Plain, shapes: Mapping[str, Shape]) -> _Ready:
     built = build_graph(laid_open(plain, shapes), shapes)
     built.graph.verdicts.update(plain.remarks.verdicts_in(built.graph))
     spelt = spelt_plainly(built.graph)
-    free = free_batch(spelt, declares_batch(plain.inputs), plain.where)
+    is_open = declares_batch(plain.inputs)
+    # A net that `convert` could not free of its batch keeps it, so that it is fed as the Caffe net is.
+    free = free_batch(spelt, is_open, plain.where) if is_open or not plain.is_ours else spelt
     before = one_channel(endings_apart(factors_last(free)))
     graph, without_gain, gains = gains_after(before)
     if plain.is_ours:

@@ -73,6 +73,15 @@ layer {{ name: "fc2" type: "InnerProduct" bottom: "other" top: "fc2"
         'layer { name: "norm" type: "BatchNorm" bottom: "lrn" top: "norm" }\n'
         'layer { name: "fc1" type: "InnerProduct" bottom: "norm"',
     ),
+    # Pictures are fed one by one in both, though the file could be freed of the batch.
+    "a batch that is spelt out": NET.replace("dim: 2 dim: 3", "dim: 1 dim: 3").replace(
+        'layer { name: "fc1" type: "InnerProduct" bottom: "joined"',
+        'layer { name: "rows" type: "Reshape" bottom: "joined" top: "rows"\n'
+        "        reshape_param { shape { dim: 1 dim: 9 dim: 4 dim: -1 } } }\n"
+        'layer { name: "back" type: "Reshape" bottom: "rows" top: "back"\n'
+        "        reshape_param { shape { dim: 1 dim: 9 dim: 10 dim: 8 } } }\n"
+        'layer { name: "fc1" type: "InnerProduct" bottom: "back"',
+    ),
 }
 
 
@@ -82,6 +91,7 @@ def test_both_forms_of_a_net_get_the_same_scales(text, mode, tmp_path):
     caffe, other = both(tmp_path, text)
     results = [caffeinit.rescale(net, PICTURES, **options_of(mode)) for net in (caffe, other)]
     assert [u.kind for u in caffe.units] == [u.kind for u in other.units]
+    assert caffe.graph.batch_axis_free == other.graph.batch_axis_free
     for one, two, first, second in zip(caffe.units, other.units, *(r.units for r in results), strict=True):
         assert first.done.partition("held: ")[0] == second.done.partition("held: ")[0]
         for attribute in ("weight", "bias", "mean"):
