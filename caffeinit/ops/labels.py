@@ -148,7 +148,7 @@ def reshaped(labels: Labels, old: Shape, new: Shape) -> Labels:
 def same_rank(arrays: Sequence[Labels]) -> list[Labels]:
     """Return arrays with axes of size 1 in front, as many as the longest has."""
     rank = max(a.ndim for a in arrays)
-    return [a.reshape((1,) * (rank - a.ndim) + a.shape) for a in arrays]
+    return [of_rank(a, rank) for a in arrays]
 
 
 def last_axes(labels: Labels, rank: int) -> Labels:
@@ -172,3 +172,8 @@ def weight_labels(outputs: Labels, by_group: Labels, rank: int, o: int, i: int) 
     if o < i:  # (O, I/group): every output channel reads the inputs of its group
         return along(outputs, (o,)), along(np.repeat(by_group, grouped.shape[1], 0), (o, i))
     return along(np.repeat(grouped, by_group.shape[1], 0), (i, o)), along(by_group.reshape(-1), (i,))
+
+
+def of_rank(array: np.ndarray, rank: int) -> np.ndarray:
+    """Return an array with as many axes, those that it lacks of size 1 before its own."""
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)

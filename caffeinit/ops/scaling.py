@@ -14,7 +14,7 @@ import onnx
 from caffeinit.graph import attribute
 from caffeinit.graph.products import Product, is_matrix
 from caffeinit.ops.building import constant_of
-from caffeinit.ops.labels import PINNED, ZEROS, compact, reshaped
+from caffeinit.ops.labels import PINNED, ZEROS, compact, of_rank, reshaped
 
 if TYPE_CHECKING:
     from caffeinit.graph.rules import OpRule
@@ -254,7 +254,7 @@ def spreads(self: OpRule, node: onnx.NodeProto, scales: Scales) -> None:
     """The input repeated along axes, or as a whole."""
     labels = scales.of(node.input[0])
     rank, shape = len(scales.graph.shape(node.output[0])), scales.graph.shape(node.input[0])
-    labels = labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+    labels = of_rank(labels, rank)
     if node.op_type == "Tile":
         times = [
             new // old if n > 1 else 1
@@ -362,7 +362,7 @@ def multiplies_matrices(self: OpRule, node: onnx.NodeProto, scales: Scales) -> N
         return
     left, right = scales.collapse(a, [-1]), scales.collapse(b, [-2])
     width = max(rank, rank_b)
-    left, right = (x.reshape((1,) * (width - x.ndim) + x.shape) for x in (left, right))
+    left, right = (of_rank(x, width) for x in (left, right))
     scales.put(node.output[0], scales.constraints.combine((1.0, left), (1.0, right)))
 
 

@@ -8,7 +8,7 @@ from caffeinit.arithmetic.factors import moves
 from caffeinit.arithmetic.moments import Moments
 from caffeinit.graph import Graph
 from caffeinit.graph.units import Unit, Use
-from caffeinit.ops.labels import PINNED
+from caffeinit.ops.labels import PINNED, of_rank
 from caffeinit.scales.classes import ScaleSystem
 
 
@@ -26,7 +26,7 @@ def _all_labels(graph: Graph, system: ScaleSystem, use: Use) -> np.ndarray:
     """
     rank = len(graph.shape(use.output))
     labels = system.labels.get(use.output, np.full((1,) * rank, PINNED))
-    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+    return of_rank(labels, rank)
 
 
 def _first_of_channels(axis: int, rank: int) -> tuple[slice, ...]:

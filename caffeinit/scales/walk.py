@@ -28,6 +28,7 @@ from caffeinit.ops.labels import (
     Labels,
     compact,
     last_axes,
+    of_rank,
     reshaped,
     same_rank,
     weight_labels,
@@ -123,7 +124,7 @@ class Scales:
 
     def wide(self, labels: Labels, value: str) -> Labels:
         """Return labels with as many axes as a value has."""
-        return labels.reshape((1,) * (len(self.graph.shape(value)) - labels.ndim) + labels.shape)
+        return of_rank(labels, len(self.graph.shape(value)))
 
     def merge(self, *values: str) -> Labels:
         """Tie values to each other, element by element, and return their common labels."""
@@ -322,7 +323,7 @@ class Scales:
         name = self.source(value) if may_learn else None
         shape = self.graph.shape(value)
         rank = max(labels.ndim, len(shape))
-        labels = labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+        labels = of_rank(labels, rank)
         if name is None:
             return self.constraints.merge(*same_rank([labels, self.of(value)]))
         labels = self.constraints.instead_of_zeros(labels)

@@ -16,6 +16,7 @@ from caffeinit.graph import Shape
 from caffeinit.graph.sizes import numpy_type
 from caffeinit.model.network import Network
 from caffeinit.ops.building import reduced
+from caffeinit.ops.labels import of_rank
 from caffeinit.statistics.forward import PIECE_BYTES, cut, unit_outputs
 
 Values = Mapping[str, np.ndarray]
@@ -53,7 +54,7 @@ def measure_largest(
     values = [v for v in shown_values(network, ends) if v in labels and v not in known and -1 not in graph.shape(v)]
     largest, shapes = {}, {}
     for value in values:
-        shapes[value] = _of_rank(labels[value], len(graph.shape(value))).shape
+        shapes[value] = of_rank(labels[value], len(graph.shape(value))).shape
         axes = [axis for axis, extent in enumerate(shapes[value]) if extent == 1]
         size = graph.op("Abs", value)
         kind = numpy_type(graph, value)
@@ -82,7 +83,3 @@ def _of_all_pictures(sizes: np.ndarray, shape: Shape, pictures: int) -> np.ndarr
         return sizes
     of_any = sizes.reshape(-1, shape[0] // pictures, *shape[1:]).max(0)
     return np.concatenate([of_any] * pictures)
-
-
-def _of_rank(labels: np.ndarray, rank: int) -> np.ndarray:
-    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
