@@ -19,7 +19,7 @@ from caffeinit.methods.restoring import Normalizer, Thorough, scale_targets
 from caffeinit.methods.rounds import approach, iterate
 from caffeinit.methods.telling import learns
 from caffeinit.methods.within import normalize
-from caffeinit.methods.work import Done, Phases, Work, left_alone
+from caffeinit.methods.work import Done, Phases, Training, left_alone
 from caffeinit.result import UnitReport
 
 Scales = Mapping[str, np.ndarray]
@@ -27,7 +27,7 @@ Scales = Mapping[str, np.ndarray]
 _ROUGH_LIMIT, _ROUGH_ROUNDS = 0.1, 4
 
 
-def bend(work: Work, relaxed: Relaxed, both: Phases) -> Done:
+def bend(work: Training, relaxed: Relaxed, both: Phases) -> Done:
     """Draw, normalise and give one rate where scales change the function, so that one undoes the other."""
     network, chosen = work.network, work.chosen
     as_found = _look_first(work)
@@ -59,7 +59,7 @@ def bend(work: Work, relaxed: Relaxed, both: Phases) -> Done:
     return done
 
 
-def _unbent(work: Work, relaxed: Relaxed, left: Mapping[str, int]) -> Done:
+def _unbent(work: Training, relaxed: Relaxed, left: Mapping[str, int]) -> Done:
     """Normalise once more, and scale by what keeps the function alone: what changes it has led away from one rate."""
     reports, peak = work.normalized()
     found = iterate(relaxed, rounds=1)
@@ -68,7 +68,7 @@ def _unbent(work: Work, relaxed: Relaxed, left: Mapping[str, int]) -> Done:
     )
 
 
-def _look_first(work: Work) -> list[UnitReport]:
+def _look_first(work: Training) -> list[UnitReport]:
     """Draw what is to be drawn, and normalise; return what the units put out at first."""
     if work.samplers:
         # Responses are made uncorrelated when the scales are found, on which they depend.

@@ -35,7 +35,7 @@ from caffeinit.methods.telling import (
     uneven_notes,
 )
 from caffeinit.methods.within import InputSampler
-from caffeinit.methods.work import Done, Phases, Work, all_restored, is_restored, left_alone, numbers_of
+from caffeinit.methods.work import Done, Phases, Training, all_restored, is_restored, left_alone, numbers_of
 from caffeinit.model.network import Network
 from caffeinit.result import UnitReport, UnitStats
 from caffeinit.scales.channels import has_one_scale
@@ -85,7 +85,7 @@ def prepare_training(
     Raises:
         WeightsError: a unit's output is not finite; the network must not be saved then.
     """
-    work = Work(network, batches, chosen, beta, samplers, uncorrelated or {}, rates.num_pictures(batches))
+    work = Training(network, batches, chosen, beta, samplers, uncorrelated or {}, rates.num_pictures(batches))
     if not rates.balanced:
         return Outcome(*work.drawn(progress=progress))
     try:
@@ -107,7 +107,7 @@ def prepare_training(
     return outcome
 
 
-def _give_one_rate(work: Work, probe: RateProbe, both: Phases, per_channel: bool) -> Done:
+def _give_one_rate(work: Training, probe: RateProbe, both: Phases, per_channel: bool) -> Done:
     """Draw, normalise and give the units one rate, and if asked for their columns, too."""
     network, relaxed = work.network, work.relaxed(probe)
     bent = is_restored(network, relaxed.system) and (bool(relaxed.system.bonds) or relaxed.has_sums)
@@ -122,7 +122,7 @@ def _give_one_rate(work: Work, probe: RateProbe, both: Phases, per_channel: bool
     return done
 
 
-def _settle(work: Work, done: Done) -> bool:
+def _settle(work: Training, done: Done) -> bool:
     """Round numbers as the file is to hold them, and measure again what is then not known.
 
     Returns:
@@ -145,7 +145,7 @@ def _settle(work: Work, done: Done) -> bool:
     return is_foretold
 
 
-def _scale(work: Work, relaxed: Relaxed, both: Phases) -> Done:
+def _scale(work: Training, relaxed: Relaxed, both: Phases) -> Done:
     """Draw and normalise, and then give one rate."""
     reports, peak = work.drawn(progress=both.first)
     left = left_alone(work.network, reports, work.chosen)
@@ -154,7 +154,7 @@ def _scale(work: Work, relaxed: Relaxed, both: Phases) -> Done:
     return Done(relaxed, reports, peak, left, found, relaxed.held, relaxed.too_far)
 
 
-def _balance_columns(work: Work, probe: RateProbe, restorer: Restorer, found: Balanced) -> Balanced:
+def _balance_columns(work: Training, probe: RateProbe, restorer: Restorer, found: Balanced) -> Balanced:
     """Give the columns of each unit one rate, which keeps the function, and the units one rate again."""
     network, chosen = work.network, work.chosen
     system = scale_system(network, chosen, probe.heads, relaxed=False)
@@ -177,7 +177,7 @@ def _measure_again(network: Network, batches: Iterable[Batch], reports: Sequence
             found.scales[unit.key] = np.zeros(unit.num_channels)
 
 
-def _outcome(work: Work, done: Done) -> Outcome:
+def _outcome(work: Training, done: Done) -> Outcome:
     network, relaxed, reports, found = work.network, done.relaxed, done.reports, done.found
     units = [unit for unit in network.units if learns(unit)]
     spreads = spread_of(found.before, units), spread_of(found.after, units)

@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass
-class Work:
+class Training:
     """What is to be trained, and with what.
 
     Attributes:
